@@ -1,0 +1,1 @@
+"""All that reads or changes the cluster under test."""

@@ -1,0 +1,48 @@
+"""Every error a user can meet: one sentence that names what, where and what is allowed."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+
+class BenchError(Exception):
+    """Base of all errors whose text is written for the person who runs the benchmark."""
+
+
+class InvalidInput(BenchError):
+    """Something from outside (a param, plan file, agent document, CSV) is not what it must be."""
+
+
+class PreconditionFailed(BenchError):
+    """The cluster cannot be benchmarked as it is; nothing was changed because of this."""
+
+
+class SwitchFailed(BenchError):
+    """An arm could not be put in force, or could not be proven to be in force."""
+
+
+class FenceLost(BenchError):
+    """This run no longer owns the cluster, so it must not change it."""
+
+
+class RestoreFailed(BenchError):
+    """The cluster's state could not be put back, or differs from the saved one after the attempt."""
+
+
+class MeasurementFailed(BenchError):
+    """A repetition produced no usable measurement."""
+
+
+def validation_sentence(error: ValidationError, where: str) -> str:
+    """Return one sentence for the first problem of a pydantic ``error`` in ``where`` (a file, a param set)."""
+    problems = error.errors()
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the document"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "is not a known field"
+    shown = repr(first.get("input"))
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {field} = {shown}: {message}{more}"

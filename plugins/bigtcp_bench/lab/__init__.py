@@ -1,0 +1,1 @@
+"""A one-machine cluster: real datapath, emulated Kubernetes API and Cilium agent."""

@@ -1,0 +1,256 @@
+"""What to measure: the plan, its scenarios and its order of blocks, validated once, at the door."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bigtcp_bench.errors import InvalidInput, validation_sentence
+from bigtcp_bench.metrics import Traffic
+from bigtcp_bench.resources import include_dir
+
+Arm = Literal["off", "on"]
+Family = Literal["ipv4", "ipv6"]
+Scope = Literal["nodes", "cluster"]
+
+ARMS: tuple[Arm, Arm] = ("off", "on")
+
+#: The DAG has one pair of tasks (switch, measure) for each of these; a block takes the next one of its arm.
+SLOT_ARMS: tuple[Arm, ...] = ("off", "on", "off", "on", "off", "on")
+
+#: A packet above this size cannot exist without BIG TCP: the 16-bit length field of IP ends here.
+CLASSIC_MAX_PACKET_BYTES = 65_536
+
+
+class Scenario(BaseModel):
+    """One IP family × traffic: what is sent, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    family: Family
+    traffic: Traffic
+    streams: int = 1
+
+
+def _scenarios() -> dict[str, Scenario]:
+    kinds: tuple[tuple[str, Traffic, int], ...] = (
+        ("stream-1", "stream", 1),
+        ("stream-8", "stream", 8),
+        ("rate", "rate", 1),
+        ("rr", "rr", 1),
+    )
+    families: tuple[Family, ...] = ("ipv4", "ipv6")
+    return {
+        f"{family}-{kind}": Scenario(name=f"{family}-{kind}", family=family, traffic=traffic, streams=streams)
+        for family in families
+        for kind, traffic, streams in kinds
+    }
+
+
+SCENARIOS: dict[str, Scenario] = _scenarios()
+
+
+class Thresholds(BaseModel):
+    """Every number a verdict depends on; stored with each verdict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin: float = Field(0.05, gt=0, le=0.5, description="changes smaller than this do not matter (0.05 = 5 %)")
+    confidence_level: float = Field(0.95, ge=0.5, lt=1, description="level of the confidence intervals")
+    drift_limit: float = Field(
+        0.15, gt=0, le=1, description="first against last block of one arm may differ by this much"
+    )
+
+
+class Plan(BaseModel):
+    """What one run measures. Frozen: a changed plan is another plan."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("custom", min_length=1, max_length=63)
+    description: str = ""
+    scenarios: tuple[str, ...] = Field(min_length=1)
+    order: tuple[Arm, ...] = ("off", "on", "off")
+    generations: int = Field(3, ge=1, le=20, description="fresh pod pairs per outer block")
+    repetitions: int = Field(2, ge=1, le=20, description="measurements per scenario in one generation")
+    duration_s: int = Field(10, ge=1, le=300, description="measured seconds of one repetition")
+    omit_s: int = Field(2, ge=0, le=30, description="seconds before that which are not counted")
+    rate_bps: int = Field(
+        1_000_000_000, ge=1_000_000, le=400_000_000_000, description="rate of the fixed-rate scenarios"
+    )
+    request_bytes: int = Field(80_000, ge=1, le=10_000_000, description="request and response size of rr")
+    scope: Scope = "nodes"
+    client_node: str | None = Field(None, description="node that sends; empty: the labelled pair, or any pair")
+    server_node: str | None = Field(None, description="node that receives")
+    image: str = Field("nicolaka/netshoot:v0.14", min_length=1)
+    seed: int = Field(0, ge=0, description="of the shuffled order of scenarios; 0: from the run's id")
+    thresholds: Thresholds = Thresholds.model_validate({})
+
+    @field_validator("scenarios", mode="before")
+    @classmethod
+    def _split_scenarios(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("scenarios")
+    @classmethod
+    def _known_scenarios(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in SCENARIOS]
+        if unknown:
+            raise ValueError(f"unknown scenario {unknown[0]!r}; allowed are {', '.join(SCENARIOS)}")
+        if len(set(value)) != len(value):
+            raise ValueError("a scenario may be named only once")
+        return value
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _split_order(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare on or off as a boolean.
+        words = {True: "on", False: "off"}
+        value = _split(words.get(value, value) if isinstance(value, bool) else value)
+        if isinstance(value, Sequence):
+            value = [words[arm] if isinstance(arm, bool) else arm for arm in value]
+        return value
+
+    @field_validator("order")
+    @classmethod
+    def _valid_order(cls, value: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        text = ",".join(value)
+        if len(set(value)) < 2 and text not in ("off,off", "on,on"):
+            raise ValueError(
+                f"order {text!r} has blocks of one arm only; allowed are orders with both arms, such as "
+                "off,on,off, and the A/A runs off,off and on,on"
+            )
+        if _slots_of([arm for arm, _ in _runs(value)]) is None:
+            raise ValueError(
+                f"order {text!r} has too many switches; allowed are up to {len(SLOT_ARMS)} blocks beginning "
+                f"with off, or {len(SLOT_ARMS) - 1} beginning with on"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _two_nodes(self) -> Plan:
+        if (self.client_node is None) != (self.server_node is None):
+            raise ValueError("client_node and server_node must be given together, or neither")
+        if self.client_node is not None and self.client_node == self.server_node:
+            raise ValueError(
+                f"client_node and server_node are both {self.client_node!r}; they must be two different nodes"
+            )
+        return self
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether this is an A/A run: one arm against itself, to measure the cluster's own noise."""
+        return len(set(self.order)) == 1
+
+    @property
+    def measuring_time_s(self) -> int:
+        """Return the seconds the run spends on measured and omitted traffic, without any overhead."""
+        repetitions = sum(block.generations for block in blocks(self)) * self.repetitions * len(self.scenarios)
+        return repetitions * (self.duration_s + self.omit_s)
+
+
+class Block(BaseModel):
+    """A stretch of time with one arm in force: ``generations`` fresh pod pairs, measured in DAG slot ``slot``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    arm: Arm
+    slot: int
+    generations: int
+    #: How many generations of the same arm come before this block: both arms share one sequence of shuffles.
+    arm_offset: int
+
+
+def blocks(plan: Plan) -> list[Block]:
+    """Return the blocks of ``plan`` in order, numbered from 1.
+
+    Neighbours of one arm are one block (no switch lies between them), except in an A/A run, where a restart
+    separates them. A single block between two others has twice the generations, so that each arm is measured
+    as often as the other and a linear drift cancels (the A|BB|A design).
+    """
+    runs = [(arm, 1) for arm in plan.order] if plan.is_aa else _runs(plan.order)
+    slots = _slots_of([arm for arm, _ in runs])
+    if slots is None:  # the validator of Plan.order lets no such plan through
+        raise InvalidInput(f"order {','.join(plan.order)!r} does not fit into {len(SLOT_ARMS)} slots")
+    result: list[Block] = []
+    measured: dict[Arm, int] = {"off": 0, "on": 0}
+    for index, ((arm, length), slot) in enumerate(zip(runs, slots, strict=True)):
+        inner = 0 < index < len(runs) - 1
+        generations = plan.generations * (max(length, 2) if inner else length)
+        result.append(
+            Block(number=index + 1, arm=arm, slot=slot, generations=generations, arm_offset=measured[arm])
+        )
+        measured[arm] += generations
+    return result
+
+
+def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]:
+    """Return the scenarios shuffled for the ``arm_generation``-th generation (from 0) of either arm."""
+    names = list(plan.scenarios)
+    random.Random(f"{seed}/{arm_generation}").shuffle(names)
+    return [SCENARIOS[name] for name in names]
+
+
+def plan_names() -> list[str]:
+    """Return the names of the plans in ``include/plans``, sorted."""
+    return sorted(path.stem for path in (include_dir() / "plans").glob("*.yaml"))
+
+
+def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Return the plan of a name in ``include/plans`` or of a YAML file, with ``overrides`` on top.
+
+    An override of ``None`` means "as the plan says". Raises InvalidInput, in one sentence, for anything wrong.
+    """
+    import yaml
+
+    is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
+    path = Path(name_or_path) if is_path else include_dir() / "plans" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(plan_names())
+        raise InvalidInput(
+            f"plan {name_or_path!r} does not exist; allowed are {known}, or the path of a YAML file"
+        )
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"plan {name_or_path!r} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise InvalidInput(f"plan {name_or_path!r} must be a mapping of fields, not {type(document).__name__}")
+    document.setdefault("name", path.stem)
+    document.update({key: value for key, value in (overrides or {}).items() if value is not None})
+    return validate_plan(document, f"plan {name_or_path!r}")
+
+
+def validate_plan(document: Mapping[str, Any], where: str = "plan") -> Plan:
+    """Return ``document`` as a Plan. Raises InvalidInput, in one sentence, for anything wrong."""
+    try:
+        return Plan.model_validate(dict(document))
+    except ValidationError as error:
+        raise InvalidInput(validation_sentence(error, where)) from error
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _runs(order: Sequence[Arm]) -> list[tuple[Arm, int]]:
+    return [(arm, len(list(group))) for arm, group in itertools.groupby(order)]
+
+
+def _slots_of(arms: Sequence[Arm]) -> list[int] | None:
+    """Return for each block the next slot of its arm (numbered from 1), or None if they do not fit."""
+    slots: list[int] = []
+    for arm in arms:
+        start = slots[-1] if slots else 0
+        later = [index + 1 for index in range(start, len(SLOT_ARMS)) if SLOT_ARMS[index] == arm]
+        if not later:
+            return None
+        slots.append(later[0])
+    return slots

@@ -1,0 +1,1 @@
+"""One rendering for each audience (terminal, Slack), all from the same verdicts."""

@@ -1,0 +1,35 @@
+"""Where the files beside the code are: manifests, plans and SQL, in a checkout or in an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKOUT = _PACKAGE.parent.parent
+
+
+def include_dir() -> Path:
+    """Return the folder ``include/``: the checkout's when there is one, else the copy in the wheel."""
+    checkout = _CHECKOUT / "include"
+    return checkout if checkout.is_dir() else _PACKAGE / "_include"
+
+
+def dags_dir() -> Path:
+    """Return the folder of the DAG files: the checkout's when there is one, else the copy in the wheel."""
+    checkout = _CHECKOUT / "dags"
+    return checkout if checkout.is_dir() else _PACKAGE / "_dags"
+
+
+def load_manifests(name: str) -> list[dict[str, Any]]:
+    """Return the Kubernetes objects of ``include/manifests/<name>`` as dictionaries, in file order."""
+    import yaml
+
+    text = (include_dir() / "manifests" / name).read_text(encoding="utf-8")
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def load_manifest(name: str) -> dict[str, Any]:
+    """Return the only Kubernetes object of ``include/manifests/<name>``."""
+    (document,) = load_manifests(name)
+    return document

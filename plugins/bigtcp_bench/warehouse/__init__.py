@@ -1,0 +1,1 @@
+"""The only SQL of the project: schema, migrations, store and trend queries."""
