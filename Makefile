@@ -1,0 +1,41 @@
+# make demo, make test: everything on a fresh Debian machine. make help lists the rest.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+.PHONY: help install demo test lint up down lock clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: ## Create .venv with the pinned packages, and install missing system packages
+	@scripts/install run
+
+demo: install  ## Run the comparison once on a one-machine cluster and print the result
+	@$(BIN)/bigtcp-bench demo
+
+test: ## Lint, type check and run every test, the end-to-end run included
+	@scripts/install test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: install  ## Only lint and type check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+up: install  ## Start the lab and Airflow (UI, scheduler) in the background
+	@$(BIN)/bigtcp-bench up
+
+down: ## Stop what make up started
+	@if [ -x $(BIN)/bigtcp-bench ]; then $(BIN)/bigtcp-bench down; else echo "nothing is installed, so nothing runs"; fi
+
+lock: install ## Resolve requirements.lock again from pyproject.toml
+	@scripts/lock
+
+clean: down ## Stop everything and delete what the other targets created
+	rm -rf $(VENV) .bigtcp .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

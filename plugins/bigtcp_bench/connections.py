@@ -1,0 +1,125 @@
+"""From Airflow connections to the things the library works with; the only place that reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bigtcp_bench.errors import PreconditionFailed
+
+if TYPE_CHECKING:
+    from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.warehouse.store import Warehouse
+
+WAREHOUSE_CONN_ID = "bigtcp_warehouse"
+SLACK_CONN_ID = "bigtcp_slack"
+
+
+@dataclass(frozen=True)
+class SlackSettings:
+    """Where messages go: ``channel`` is a channel id, ``base_url`` is None for Slack itself."""
+
+    token: str
+    channel: str
+    base_url: str | None
+    timeout_s: int
+
+    def __repr__(self) -> str:
+        return f"SlackSettings(channel={self.channel!r}, base_url={self.base_url!r})"
+
+
+def cluster_api(conn_id: str) -> ClusterApi:
+    """Return the API of the cluster behind the Airflow connection ``conn_id``."""
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+    from bigtcp_bench.cluster.api import ClusterApi
+
+    return ClusterApi(KubernetesHook(conn_id=conn_id).api_client)
+
+
+def cluster_name(conn_id: str) -> str:
+    """Return the short name of the cluster: the connection's extra ``cluster_name``, else its id."""
+    connection = _connection(conn_id)
+    name = connection.extra_dejson.get("cluster_name") if connection is not None else None
+    return str(name) if name else conn_id
+
+
+def warehouse_url() -> str:
+    """Return the SQLAlchemy URL of the connection ``bigtcp_warehouse``.
+
+    Raises PreconditionFailed with the sentence that says how to create the connection.
+    """
+    connection = _connection(WAREHOUSE_CONN_ID)
+    if connection is None:
+        raise PreconditionFailed(
+            f"the Airflow connection {WAREHOUSE_CONN_ID!r} does not exist; create it with the database for the "
+            f"results, for example AIRFLOW_CONN_BIGTCP_WAREHOUSE='sqlite:////var/lib/bigtcp/warehouse.db' or "
+            "'postgres://user:password@host:5432/bigtcp'"
+        )
+    return _sqlalchemy_url(connection)
+
+
+def warehouse() -> Warehouse:
+    """Return the warehouse of the connection ``bigtcp_warehouse``, after a check of its version."""
+    from bigtcp_bench.warehouse.store import Warehouse
+
+    return Warehouse(warehouse_url())
+
+
+def slack_settings() -> SlackSettings | None:
+    """Return the settings of the connection ``bigtcp_slack``, or None when there is no such connection.
+
+    The token is the password; the extra holds ``channel``, and ``base_url`` and ``timeout`` where needed.
+    """
+    connection = _connection(SLACK_CONN_ID)
+    if connection is None:
+        return None
+    extra = connection.extra_dejson
+    channel = extra.get("channel")
+    if not connection.password or not channel:
+        raise PreconditionFailed(
+            f"the Airflow connection {SLACK_CONN_ID!r} needs a bot token as password and the id of a channel as "
+            f'"channel" in its extra; it has {"no token" if not connection.password else "no channel"}'
+        )
+    return SlackSettings(
+        token=connection.password,
+        channel=str(channel),
+        base_url=extra.get("base_url"),
+        timeout_s=int(extra.get("timeout", 10)),
+    )
+
+
+def _connection(conn_id: str) -> Any:
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        return None
+
+
+def _sqlalchemy_url(connection: Any) -> str:
+    from sqlalchemy.engine import URL
+
+    kind = connection.conn_type
+    if kind == "sqlite":
+        # A URI puts the path into schema, the connection form into host.
+        path = connection.schema or connection.host
+        if not path:
+            raise PreconditionFailed(f"the Airflow connection {WAREHOUSE_CONN_ID!r} names no SQLite file")
+        return f"sqlite:///{path}"
+    drivers = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
+    if kind not in drivers:
+        raise PreconditionFailed(
+            f"the Airflow connection {WAREHOUSE_CONN_ID!r} has type {connection.conn_type!r}; allowed are sqlite and "
+            "postgres"
+        )
+    return URL.create(
+        drivers[kind],
+        username=connection.login,
+        password=connection.password,
+        host=connection.host,
+        port=connection.port,
+        database=connection.schema,
+    ).render_as_string(hide_password=False)

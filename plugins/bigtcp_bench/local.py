@@ -1,0 +1,220 @@
+"""Airflow on this machine, in a folder of the project: what `make demo`, `make up` and `make down` start and stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigtcp_bench.errors import BenchError
+from bigtcp_bench.resources import dags_dir
+
+#: Everything that demo and up create lies below this folder of the current directory; never in the user's home.
+DEFAULT_FOLDER = Path(".bigtcp")
+
+_READY_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class LocalAirflow:
+    """An Airflow home of our own below ``folder``, talking to the cluster of ``kubeconfig``."""
+
+    folder: Path
+    kubeconfig: Path
+    warehouse_file: Path
+    port: int = 8080
+
+    @property
+    def home(self) -> Path:
+        """Return the AIRFLOW_HOME."""
+        return self.folder / "airflow"
+
+    @property
+    def url(self) -> str:
+        """Return the address of the UI."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of every Airflow process: this one's, without its Airflow settings."""
+        keep = {
+            name: value
+            for name, value in os.environ.items()
+            # KUBECONFIG and a connection's kube_config_path exclude each other in the provider.
+            if not name.startswith("AIRFLOW") and name != "KUBECONFIG"
+        }
+        kubernetes = {
+            "conn_type": "kubernetes",
+            "extra": {"kube_config_path": str(self.kubeconfig), "cluster_name": "lab"},
+        }
+        settings = {
+            "AIRFLOW_HOME": str(self.home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags_dir()),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            # Two cores: a run is serial, and each idle worker of the default 32 costs memory.
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+            # With SQLite a busy machine answers a worker only after many seconds; the default gives up after 5.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API__SECRET_KEY": self._secret("secret_key"),
+            "AIRFLOW__API_AUTH__JWT_SECRET": self._secret("jwt_secret"),
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(kubernetes),
+            "AIRFLOW_CONN_BIGTCP_WAREHOUSE": f"sqlite:///{self.warehouse_file}",
+        }
+        passed_on = {name: os.environ[name] for name in ("AIRFLOW_CONN_BIGTCP_SLACK",) if name in os.environ}
+        return {**keep, **settings, **passed_on}
+
+    def _secret(self, name: str) -> str:
+        path = self.home / name
+        if not path.exists():
+            self.home.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(16), encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+
+    def prepare(self) -> None:
+        """Create or upgrade Airflow's own database. Raises BenchError with the end of the log if that fails."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        log = self.home / "db-migrate.log"
+        with log.open("wb") as out:
+            done = subprocess.run(
+                airflow_command("db", "migrate"), env=self.environment(), stdout=out, stderr=out, check=False
+            )
+        if done.returncode:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise BenchError(f"airflow db migrate failed with status {done.returncode}; {log} ends with:\n{tail}")
+
+    def start(self) -> None:
+        """Start `airflow standalone` in the background and wait until its API answers."""
+        if self.pid() is not None:
+            return
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                raise BenchError(f"port {self.port} is taken by another program; choose one with --port")
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self._log_file.open("ab") as out:
+            process = subprocess.Popen(
+                airflow_command("standalone"),
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        self._pid_file.write_text(f"{process.pid} {_start_time(process.pid)}", encoding="utf-8")
+        self._await_ready()
+
+    def stop(self) -> bool:
+        """Stop what start() started, all of its processes; return whether there was something to stop."""
+        pid = self.pid()
+        if pid is None:
+            self._pid_file.unlink(missing_ok=True)
+            return False
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal_session(pid, number)
+            deadline = time.monotonic() + 15
+            while _session_alive(pid) and time.monotonic() < deadline:
+                time.sleep(0.2)
+        self._pid_file.unlink(missing_ok=True)
+        return True
+
+    def pid(self) -> int | None:
+        """Return the process id of the running `airflow standalone`, or None."""
+        try:
+            pid_text, start_time = self._pid_file.read_text(encoding="utf-8").split()
+        except (FileNotFoundError, ValueError):
+            return None
+        pid = int(pid_text)
+        # A process id is used again after a while; its start time is not. The leader may be gone, its session not.
+        alive = _start_time(pid) == start_time or (_start_time(pid) is None and _session_alive(pid))
+        return pid if alive else None
+
+    def password(self) -> str:
+        """Return the password of the UI's user `admin`."""
+        path = self.home / "simple_auth_manager_passwords.json.generated"
+        return str(json.loads(path.read_text(encoding="utf-8"))["admin"])
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.home / "standalone.pid"
+
+    @property
+    def _log_file(self) -> Path:
+        return self.home / "standalone.log"
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self.pid() is None:
+                tail = "\n".join(self._log_file.read_text(errors="replace").splitlines()[-15:])
+                raise BenchError(f"airflow standalone ended; {self._log_file} ends with:\n{tail}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=5) as answer:
+                    health = json.load(answer)
+                if all(health.get(part, {}).get("status") == "healthy" for part in ("scheduler", "dag_processor")):
+                    return
+            except (urllib.error.URLError, OSError, ValueError):
+                pass
+            time.sleep(1)
+        raise BenchError(f"Airflow was not ready after {_READY_TIMEOUT_S} s; see {self._log_file}")
+
+
+def airflow_command(*arguments: str) -> list[str]:
+    """Return the command line of this environment's airflow, whatever PATH says."""
+    beside = Path(sys.executable).with_name("airflow")
+    program = str(beside) if beside.exists() else shutil.which("airflow") or "airflow"
+    return [program, *arguments]
+
+
+def _session_processes(session: int) -> list[int]:
+    """Return the processes of a session, also when their leader is gone (field 6 of /proc/<pid>/stat)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            fields = _stat_fields(int(entry.name))
+            if fields and int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def _session_alive(session: int) -> bool:
+    return bool(_session_processes(session))
+
+
+def _signal_session(session: int, number: signal.Signals) -> None:
+    for pid in _session_processes(session):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """Return the fields of /proc/<pid>/stat from the third (state) on; the name before may hold spaces."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _start_time(pid: int) -> str | None:
+    """Return the start time of a process in clock ticks since boot (field 22), or None if it is gone."""
+    fields = _stat_fields(pid)
+    return fields[19] if fields and fields[0] != "Z" else None

@@ -1,0 +1,118 @@
+"""The form of the Airflow UI: one param per field of the plan, with the limits that the plan itself has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Param
+
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.plan import SCENARIOS, Plan, load_plan, plan_names
+
+#: Offered in the form; a plan file may hold any other valid order.
+ORDERS = ("off,on,off", "on,off,on", "off,on,off,on,off", "on,off,on,off,on", "off,on", "off,off", "on,on")
+
+_NODE_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+
+
+def dag_params() -> dict[str, Param]:
+    """Return the params of the benchmark DAG. Everything but the plan defaults to "as the plan says"."""
+    return {
+        "plan": Param(
+            "nightly",
+            type="string",
+            enum=plan_names(),
+            title="Plan",
+            description_md="What to measure. **quick** takes minutes, **nightly** about an hour.",
+        ),
+        "scenarios": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string", "enum": list(SCENARIOS)},
+            uniqueItems=True,
+            examples=list(SCENARIOS),
+            title="Scenarios",
+            description_md="Empty: those of the plan. `rr` is request/response, `rate` a stream of fixed rate.",
+        ),
+        "order": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *ORDERS],
+            title="Order of blocks",
+            description_md="Empty: the plan's. `off,off` and `on,on` are A/A runs, which measure the noise.",
+        ),
+        "generations": _integer("generations", "Generations per outer block"),
+        "repetitions": _integer("repetitions", "Repetitions per generation"),
+        "duration_s": _integer("duration_s", "Seconds measured per repetition"),
+        "note": Param(
+            None,
+            type=["null", "string"],
+            maxLength=500,
+            title="Note",
+            description_md="Why this run was started, for example *after the upgrade to Cilium 1.18.4*.",
+        ),
+        "client_node": _node("client_node", "Client node"),
+        "server_node": _node("server_node", "Server node"),
+        "scope": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "nodes", "cluster"],
+            title="Scope of the change",
+            section="Placement and scope",
+            description_md="`nodes` changes the two benchmark nodes only (the plan's default).",
+        ),
+        "kubernetes_conn_id": Param(
+            "kubernetes_default",
+            type="string",
+            pattern=r"^[\w.-]{1,200}$",
+            title="Kubernetes connection",
+            section="Placement and scope",
+            description_md="The Airflow connection of the cluster under test.",
+        ),
+        "omit_s": _integer("omit_s", "Seconds left out before each repetition", section="Details"),
+        "rate_bps": _integer("rate_bps", "Bit/s of the fixed-rate scenarios", section="Details"),
+        "image": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^[\w./:@-]{1,300}$",
+            title="Image of the benchmark pods",
+            section="Details",
+            description_md="Needs python3 and iperf3. Empty: the plan's.",
+        ),
+    }
+
+
+def plan_of_params(params: Mapping[str, Any]) -> Plan:
+    """Return the plan that ``params`` of a DAG run ask for. Raises InvalidInput with one sentence."""
+    overrides = {name: params.get(name) for name in Plan.model_fields if name not in ("name", "description")}
+    plan = params.get("plan")
+    if not isinstance(plan, str):
+        raise InvalidInput(f"param plan = {plan!r}: must be the name of a plan, one of {', '.join(plan_names())}")
+    return load_plan(plan, {**overrides, "scenarios": overrides.get("scenarios") or None})
+
+
+def _integer(name: str, title: str, section: str | None = None) -> Param:
+    schema = Plan.model_json_schema()["properties"][name]
+    low, high = schema["minimum"], schema["maximum"]
+    extra = {"section": section} if section else {}
+    return Param(
+        None,
+        type=["null", "integer"],
+        minimum=low,
+        maximum=high,
+        title=title,
+        description_md=f"{schema.get('description', title).capitalize()}. Empty: the plan's. From {low} to {high}.",
+        **extra,
+    )
+
+
+def _node(name: str, title: str) -> Param:
+    return Param(
+        None,
+        type=["null", "string"],
+        pattern=_NODE_NAME,
+        title=title,
+        section="Placement and scope",
+        description_md=f"{Plan.model_fields[name].description or title}. Both or neither.".capitalize(),
+    )
