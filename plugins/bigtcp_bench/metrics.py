@@ -19,6 +19,7 @@ class Metric:
 
     ``scale`` says how two arms are compared: on the log scale (ratio of positive values) or, where zero is an
     ordinary value, on the linear scale (difference). ``judged`` metrics get a verdict; the others are evidence.
+    ``short`` is the label in tables where ``label`` is longer than 17 characters: a table must fit 80 columns.
     """
 
     name: str
@@ -28,6 +29,12 @@ class Metric:
     traffic: tuple[Traffic, ...]
     scale: Scale = "log"
     judged: bool = True
+    short: str = ""
+
+    @property
+    def short_label(self) -> str:
+        """Return the label for tables, of at most 17 characters."""
+        return self.short or self.label
 
 
 _STREAMS: tuple[Traffic, ...] = ("stream",)
@@ -36,14 +43,39 @@ _ALL: tuple[Traffic, ...] = ("stream", "rate", "rr")
 
 _METRICS = (
     Metric("throughput_bps", "bit/s", "higher", "throughput", _STREAMS),
-    Metric("transactions_per_s", "1/s", "higher", "transactions per second", _RR),
+    Metric("transactions_per_s", "1/s", "higher", "transactions per second", _RR, short="transactions"),
     Metric("latency_p50_us", "us", "lower", "latency p50", _RR),
     Metric("latency_p90_us", "us", "lower", "latency p90", _RR),
     Metric("latency_p99_us", "us", "lower", "latency p99", _RR),
-    Metric("cpu_s_per_gb_sender", "s/GB", "lower", "CPU seconds per gigabyte, sending node", _ALL),
-    Metric("cpu_s_per_gb_receiver", "s/GB", "lower", "CPU seconds per gigabyte, receiving node", _ALL),
-    Metric("softirq_share_sender", "1", "lower", "share of softirq in CPU time, sending node", _ALL, "linear"),
-    Metric("softirq_share_receiver", "1", "lower", "share of softirq in CPU time, receiving node", _ALL, "linear"),
+    Metric(
+        "cpu_s_per_gb_sender", "s/GB", "lower", "CPU seconds per gigabyte, sending node", _ALL, short="CPU sender"
+    ),
+    Metric(
+        "cpu_s_per_gb_receiver",
+        "s/GB",
+        "lower",
+        "CPU seconds per gigabyte, receiving node",
+        _ALL,
+        short="CPU receiver",
+    ),
+    Metric(
+        "softirq_share_sender",
+        "1",
+        "lower",
+        "share of softirq in CPU time, sending node",
+        _ALL,
+        "linear",
+        short="softirq sender",
+    ),
+    Metric(
+        "softirq_share_receiver",
+        "1",
+        "lower",
+        "share of softirq in CPU time, receiving node",
+        _ALL,
+        "linear",
+        short="softirq receiver",
+    ),
     Metric(
         "retransmits_per_gb",
         "1/GB",
@@ -51,9 +83,26 @@ _METRICS = (
         "retransmitted segments per gigabyte",
         ("stream", "rate"),
         "linear",
+        short="retransmits",
     ),
-    Metric("bytes_per_packet_sender", "B", "neither", "mean bytes per packet, sender", _ALL, judged=False),
-    Metric("bytes_per_packet_receiver", "B", "neither", "mean bytes per packet, receiver", _ALL, judged=False),
+    Metric(
+        "bytes_per_packet_sender",
+        "B",
+        "neither",
+        "mean bytes per packet, sender",
+        _ALL,
+        judged=False,
+        short="packet sender",
+    ),
+    Metric(
+        "bytes_per_packet_receiver",
+        "B",
+        "neither",
+        "mean bytes per packet, receiver",
+        _ALL,
+        judged=False,
+        short="packet receiver",
+    ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
