@@ -33,6 +33,10 @@ class MeasurementFailed(BenchError):
     """A repetition produced no usable measurement."""
 
 
+class WarehouseError(BenchError):
+    """The warehouse cannot be reached, or its tables are of another version than this package."""
+
+
 def validation_sentence(error: ValidationError, where: str) -> str:
     """Return one sentence for the first problem of a pydantic ``error`` in ``where`` (a file, a param set)."""
     problems = error.errors()

@@ -1,0 +1,88 @@
+"""Brings the tables of a warehouse to the version of this package, or back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from bigtcp_bench.warehouse.engine import WRITES
+from bigtcp_bench.warehouse.schema import metadata
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+#: The warehouse may share a database with others, so its version table has a name of its own.
+VERSION_TABLE = "bigtcp_alembic_version"
+
+#: Key of PostgreSQL's advisory lock around a migration: "bigtcp" in ASCII.
+_LOCK_KEY = int.from_bytes(b"bigtcp")
+
+
+def head() -> str:
+    """Return the revision that this package works with."""
+    from alembic.script import ScriptDirectory
+
+    revision = ScriptDirectory.from_config(_config(None)).get_current_head()
+    assert revision is not None, "the package contains at least one migration"
+    return revision
+
+
+def current(connection: sa.Connection) -> str | None:
+    """Return the revision of the database, or None when it has no tables of ours."""
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    column = sa.column("version_num", sa.Text)
+    return connection.execute(sa.select(column).select_from(sa.table(VERSION_TABLE, column))).scalar()
+
+
+def upgrade(engine: sa.Engine, revision: str = "head") -> None:
+    """Run the migrations up to ``revision``; all of them or none. Two at once wait for each other."""
+    from alembic import command
+
+    with _locked(engine) as connection:
+        command.upgrade(_config(connection), revision)
+
+
+def downgrade(engine: sa.Engine, revision: str) -> None:
+    """Undo the migrations after ``revision`` (``base``: all of them, with all data)."""
+    from alembic import command
+
+    with _locked(engine) as connection:
+        command.downgrade(_config(connection), revision)
+
+
+def differences(connection: sa.Connection) -> list[Any]:
+    """Return what autogenerate would still change, so that model and migrations can be held together."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "version_table": VERSION_TABLE,
+            "include_name": lambda name, kind, _parents: kind != "table" or name in metadata.tables,
+        },
+    )
+    return list(compare_metadata(context, metadata))
+
+
+@contextmanager
+def _locked(engine: sa.Engine) -> Iterator[sa.Connection]:
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
+        yield connection
+
+
+def _config(connection: sa.Connection | None) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config

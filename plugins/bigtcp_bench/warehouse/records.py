@@ -1,0 +1,291 @@
+"""The door of the warehouse: what a row must be, so that nothing unusable is ever stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import to_jsonable_python
+
+from bigtcp_bench.errors import InvalidInput, validation_sentence
+from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.plan import Arm
+
+RunStatus = Literal["running", "valid", "invalid", "failed"]
+Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid"]
+State = Literal["learning", "steady", "suspect", "regression", "recovered"]
+NoiseLevel = Literal["repetition", "generation", "switch"]
+IncidentState = Literal["suspect", "regression", "recovered", "dismissed"]
+
+
+def _plain(value: Any) -> Any:
+    # numpy's scalars come out of every data frame, and pydantic takes its integers for strangers.
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _clean(value: Any) -> Any:
+    # A zero byte is legal in a pod's output but not in PostgreSQL's text.
+    return value.replace("\x00", "\ufffd") if isinstance(value, str) else value
+
+
+def _json(value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        text = json.dumps(to_jsonable_python(value, inf_nan_mode="constants"), allow_nan=False)
+    except ValueError as error:
+        raise ValueError("must be JSON without NaN and infinity") from error
+    return json.loads(text.replace("\\u0000", "\\ufffd"))
+
+
+def _known_metric(value: str) -> str:
+    if value not in METRICS:
+        raise ValueError(f"unknown metric; known are {', '.join(METRICS)}")
+    return value
+
+
+def _to_utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+Text = Annotated[str, BeforeValidator(_clean)]
+Name = Annotated[str, BeforeValidator(_clean), Field(min_length=1, max_length=253)]
+MetricName = Annotated[str, AfterValidator(_known_metric)]
+Number = Annotated[float, BeforeValidator(_plain)]
+Count = Annotated[int, BeforeValidator(_plain), Field(ge=0)]
+Ordinal = Annotated[int, BeforeValidator(_plain), Field(ge=1)]
+Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+JsonValue = Annotated[Any, AfterValidator(_json)]
+Reasons = list[Text]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class RunFields(_Row):
+    """The columns of ``bigtcp_run`` that may change while a run goes on. Only those that were set are written."""
+
+    status: RunStatus = "running"
+    is_aa: bool = False
+    started_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
+    finished_at: Moment | None = None
+    trigger: Text | None = None
+    note: Text | None = None
+    plan_name: Text | None = None
+    block_order: Text | None = None
+    client_node: Text | None = None
+    server_node: Text | None = None
+    client_kernel: Text | None = None
+    server_kernel: Text | None = None
+    nic_driver: Text | None = None
+    nic_tso_max_size: Count | None = None
+    mtu: Count | None = None
+    cilium_version: Text | None = None
+    iperf3_version: Text | None = None
+    package_version: Text | None = None
+    dag_version: Text | None = None
+    slack_channel: Text | None = None
+    slack_ts: Text | None = None
+    reasons: Reasons = []
+    plan: JsonValue = None
+    cilium_config: JsonValue = None
+    images: JsonValue = None
+    tool_versions: JsonValue = None
+    environment: JsonValue = None
+    checks: JsonValue = None
+    effect: JsonValue = None
+    restore_result: JsonValue = None
+
+    @model_validator(mode="after")
+    def _facts_of_plan(self) -> Self:
+        # What a trend query asks of the plan stands in columns of its own.
+        if isinstance(self.plan, dict) and "order" in self.plan:
+            facts = {
+                "plan_name": self.plan.get("name"),
+                "block_order": ",".join(self.plan["order"]),
+                "is_aa": len(set(self.plan["order"])) == 1,
+            }
+            for name, value in facts.items():
+                if name not in self.model_fields_set:
+                    setattr(self, name, value)
+        return self
+
+
+class RunRecord(RunFields):
+    """A run and its identity in Airflow."""
+
+    cluster: Name
+    dag_id: Name
+    run_id: Name
+
+
+class BlockRecord(_Row):
+    """A block: the arm that was in force, and the report of the switch that put it in force."""
+
+    block: Ordinal
+    arm: Arm
+    purpose: Literal["plan", "rerun"] = "plan"
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
+    switch_report: JsonValue = None
+
+
+class ResultRow(_Row):
+    """One metric of one repetition."""
+
+    block: Ordinal
+    arm: Arm
+    generation: Ordinal
+    scenario: Name
+    repetition: Ordinal
+    metric: MetricName
+    value: Number
+    unit: Text = ""
+
+    @model_validator(mode="after")
+    def _unit_of_metric(self) -> ResultRow:
+        self.unit = _unit(self.unit, self.metric)
+        return self
+
+
+class FailureRow(_Row):
+    """A repetition without a usable measurement, or a whole generation (no scenario, repetition 0)."""
+
+    block: Ordinal
+    arm: Arm
+    generation: Ordinal
+    scenario: Text = ""
+    repetition: Count = 0
+    reason: Text
+
+
+class CounterRow(_Row):
+    """How much one counter of one node grew during a block."""
+
+    block: Ordinal
+    arm: Arm
+    node: Name
+    counter: Name
+    value: Number
+
+
+class RawDocument(_Row):
+    """A document of the pods' agent, compressed. ``scenario`` is empty where it concerns the whole generation."""
+
+    block: Ordinal
+    generation: Ordinal
+    kind: Name
+    scenario: Text = ""
+    repetition: Count = 0
+    encoding: Name = "zlib+json"
+    document: bytes
+
+
+class ComparisonRow(_Row):
+    """Both arms of one scenario and metric, and the verdict; fields as in ``analysis.compare.Comparison``."""
+
+    # The analysis may carry more than the table keeps.
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    metric: MetricName
+    scenario: Name
+    unit: Text = ""
+    better: Literal["higher", "lower", "neither", ""] = ""
+    off_median: Number | None = None
+    on_median: Number | None = None
+    change: Number | None = None
+    ci_low: Number | None = None
+    ci_high: Number | None = None
+    level: Number | None = None
+    margin: Number | None = None
+    n_off: Count | None = None
+    n_on: Count | None = None
+    smallest_detectable_change: Number | None = None
+    p_value: Number | None = None
+    verdict: Verdict
+    reasons: Reasons = []
+    thresholds: JsonValue = None
+
+    @model_validator(mode="after")
+    def _facts_of_metric(self) -> ComparisonRow:
+        self.unit = _unit(self.unit, self.metric)
+        self.better = METRICS[self.metric].better
+        return self
+
+
+class NoiseRow(_Row):
+    """Relative standard deviation of one series at one level, from an A/A run."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    metric: MetricName
+    scenario: Name
+    level: NoiseLevel
+    sd: Annotated[Number, Field(ge=0)]
+    n: Count | None = None
+
+
+class JudgementRow(_Row):
+    """The state of one series after this run."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    metric: MetricName
+    scenario: Name
+    state: State
+    change: Number | None = None
+    since: Moment | None = None
+    attribution: Text | None = None
+    details: JsonValue = None
+
+
+class Member(_Row):
+    """One series of an incident, with its estimated change."""
+
+    scenario: Name
+    metric: MetricName
+    change: Number | None = None
+
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def rows_of(model: type[Row], rows: Iterable[Any], where: str) -> list[Row]:
+    """Return ``rows`` (mappings, or objects with these attributes) as ``model``.
+
+    Raises InvalidInput, in one sentence that counts rows from 0, for the first row that may not be stored.
+    """
+    try:
+        return TypeAdapter(list[model]).validate_python(list(rows), from_attributes=True)  # type: ignore[valid-type]
+    except ValidationError as error:
+        raise InvalidInput(validation_sentence(error, where)) from error
+
+
+def row_of(model: type[Row], row: Row | Mapping[str, Any], where: str) -> Row:
+    """Return ``row`` as ``model``. Raises InvalidInput, in one sentence, if it may not be stored."""
+    try:
+        return model.model_validate(row, from_attributes=True)
+    except ValidationError as error:
+        raise InvalidInput(validation_sentence(error, where)) from error
+
+
+def _unit(unit: str, metric: str) -> str:
+    expected = METRICS[metric].unit
+    if unit not in {"", expected}:
+        raise ValueError(f"unit {unit!r} is not that of {metric}, which is {expected!r}")
+    return expected

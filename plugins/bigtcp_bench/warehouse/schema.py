@@ -1,0 +1,275 @@
+"""The tables of the warehouse, once, as SQLAlchemy Core; the migrations must lead to exactly these."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = sa.MetaData(
+    naming_convention={
+        # Named constraints can be dropped by a later migration on every database.
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """A moment in UTC. SQLite keeps no time zone, so what it returns is given UTC again."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Return ``value`` in UTC; a naive moment is refused because its zone would be a guess."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"the moment {value.isoformat()} has no time zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Return ``value`` with the zone UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+#: jsonb where there is one: it can be indexed and asked. An absent value is SQL's NULL, not JSON's null.
+Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+Column = sa.Column[Any]
+
+
+def _run_id() -> Column:
+    return sa.Column("run_id", sa.ForeignKey("bigtcp_run.id"), primary_key=True, autoincrement=False)
+
+
+def _key(name: str, kind: type[sa.types.TypeEngine[Any]]) -> Column:
+    return sa.Column(name, kind, primary_key=True, autoincrement=False)
+
+
+#: One row per run of the DAG, with everything that its figures depend on. The wide JSON columns come last:
+#: SQLite reads a row from its beginning, and trend queries need only the narrow columns.
+run = sa.Table(
+    "bigtcp_run",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cluster", sa.Text, nullable=False),
+    sa.Column("dag_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("is_aa", sa.Boolean, nullable=False),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("finished_at", UtcDateTime),
+    sa.Column("trigger", sa.Text),
+    sa.Column("note", sa.Text),
+    sa.Column("plan_name", sa.Text),
+    sa.Column("block_order", sa.Text),
+    sa.Column("client_node", sa.Text),
+    sa.Column("server_node", sa.Text),
+    sa.Column("client_kernel", sa.Text),
+    sa.Column("server_kernel", sa.Text),
+    sa.Column("nic_driver", sa.Text),
+    sa.Column("nic_tso_max_size", sa.Integer),
+    sa.Column("mtu", sa.Integer),
+    sa.Column("cilium_version", sa.Text),
+    sa.Column("iperf3_version", sa.Text),
+    sa.Column("package_version", sa.Text),
+    sa.Column("dag_version", sa.Text),
+    sa.Column("slack_channel", sa.Text),
+    sa.Column("slack_ts", sa.Text),
+    sa.Column("reasons", Json, nullable=False),
+    sa.Column("plan", Json),
+    sa.Column("cilium_config", Json),
+    sa.Column("images", Json),
+    sa.Column("tool_versions", Json),
+    sa.Column("environment", Json),
+    sa.Column("checks", Json),
+    sa.Column("effect", Json),
+    sa.Column("restore_result", Json),
+    sa.UniqueConstraint("cluster", "dag_id", "run_id"),
+    sa.Index(None, "cluster", "started_at"),
+    sa.CheckConstraint("status IN ('running', 'valid', 'invalid', 'failed')", name="ck_bigtcp_run_status"),
+)
+
+#: One row per block of a run: which arm was in force, from when to when, and what proved it.
+block = sa.Table(
+    "bigtcp_block",
+    metadata,
+    _run_id(),
+    _key("block", sa.Integer),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("started_at", UtcDateTime),
+    sa.Column("finished_at", UtcDateTime),
+    sa.Column("switch_report", Json),
+)
+
+#: The results table. Names are written out: a table that reads well in any SQL client is worth its bytes.
+#: Its primary key is its only index and begins with the run, so a new night is appended at the end.
+result = sa.Table(
+    "bigtcp_result",
+    metadata,
+    _run_id(),
+    _key("block", sa.Integer),
+    _key("generation", sa.Integer),
+    _key("scenario", sa.Text),
+    _key("repetition", sa.Integer),
+    _key("metric", sa.Text),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("unit", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: One row per repetition that produced no usable measurement, with the reason.
+failure = sa.Table(
+    "bigtcp_failure",
+    metadata,
+    _run_id(),
+    _key("block", sa.Integer),
+    _key("generation", sa.Integer),
+    _key("scenario", sa.Text),
+    _key("repetition", sa.Integer),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+#: How much each counter of a node grew during a block.
+counter = sa.Table(
+    "bigtcp_counter",
+    metadata,
+    _run_id(),
+    _key("block", sa.Integer),
+    _key("node", sa.Text),
+    _key("counter", sa.Text),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("value", sa.Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: One row per run × metric × scenario: both arms and the verdict. All trend queries read this table. The metric
+#: comes before the scenario in the key because a question names one metric and one, several or all scenarios.
+comparison = sa.Table(
+    "bigtcp_comparison",
+    metadata,
+    _run_id(),
+    _key("metric", sa.Text),
+    _key("scenario", sa.Text),
+    sa.Column("unit", sa.Text, nullable=False),
+    sa.Column("better", sa.Text, nullable=False),
+    sa.Column("off_median", sa.Double),
+    sa.Column("on_median", sa.Double),
+    sa.Column("change", sa.Double),
+    sa.Column("ci_low", sa.Double),
+    sa.Column("ci_high", sa.Double),
+    sa.Column("level", sa.Double),
+    sa.Column("margin", sa.Double),
+    sa.Column("n_off", sa.Integer),
+    sa.Column("n_on", sa.Integer),
+    sa.Column("smallest_detectable_change", sa.Double),
+    sa.Column("p_value", sa.Double),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("reasons", Json, nullable=False),
+    sa.Column("thresholds", Json),
+    sqlite_with_rowid=False,
+)
+
+#: The cluster's own noise, from an A/A run: relative standard deviation at one of the three levels.
+noise = sa.Table(
+    "bigtcp_noise",
+    metadata,
+    _run_id(),
+    _key("metric", sa.Text),
+    _key("scenario", sa.Text),
+    _key("level", sa.Text),
+    sa.Column("sd", sa.Double, nullable=False),
+    sa.Column("n", sa.Integer),
+)
+
+#: What the nights so far say about a series after this run.
+judgement = sa.Table(
+    "bigtcp_judgement",
+    metadata,
+    _run_id(),
+    _key("metric", sa.Text),
+    _key("scenario", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("change", sa.Double),
+    sa.Column("since", UtcDateTime),
+    sa.Column("attribution", sa.Text),
+    sa.Column("details", Json),
+)
+
+#: One cause from first suspicion to recovery. ``uid`` names it in every warehouse it is imported into.
+incident = sa.Table(
+    "bigtcp_incident",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("uid", sa.Text, nullable=False),
+    sa.Column("cluster", sa.Text, nullable=False),
+    sa.Column("attribution", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("suspected_at", UtcDateTime, nullable=False),
+    sa.Column("confirmed_at", UtcDateTime),
+    sa.Column("acknowledged_at", UtcDateTime),
+    sa.Column("acknowledged_by", sa.Text),
+    sa.Column("acknowledged_note", sa.Text),
+    sa.Column("closed_at", UtcDateTime),
+    sa.Column("slack_channel", sa.Text),
+    sa.Column("slack_ts", sa.Text),
+    sa.UniqueConstraint("uid"),
+    sa.Index(None, "cluster", "suspected_at"),
+    sa.CheckConstraint(
+        "state IN ('suspect', 'regression', 'recovered', 'dismissed')", name="ck_bigtcp_incident_state"
+    ),
+)
+
+#: The series that an incident covers, with the newest estimate of each one's change.
+incident_member = sa.Table(
+    "bigtcp_incident_member",
+    metadata,
+    sa.Column("incident_id", sa.ForeignKey("bigtcp_incident.id"), primary_key=True, autoincrement=False),
+    _key("scenario", sa.Text),
+    _key("metric", sa.Text),
+    sa.Column("change", sa.Double),
+    sa.Column("first_seen_at", UtcDateTime, nullable=False),
+    sa.Column("last_seen_at", UtcDateTime, nullable=False),
+)
+
+#: What the pods' agents said, compressed as they sent it. The only table that is ever pruned.
+raw = sa.Table(
+    "bigtcp_raw",
+    metadata,
+    _run_id(),
+    _key("block", sa.Integer),
+    _key("generation", sa.Integer),
+    _key("kind", sa.Text),
+    _key("scenario", sa.Text),
+    _key("repetition", sa.Integer),
+    sa.Column("encoding", sa.Text, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+)
+
+#: Messages not yet delivered. ``key`` makes the same message one row however often it is queued.
+outbox = sa.Table(
+    "bigtcp_outbox",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("payload", Json, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("claimed_until", UtcDateTime),
+    sa.Column("sent_at", UtcDateTime),
+    sa.Column("last_error", sa.Text),
+    sa.UniqueConstraint("key"),
+)

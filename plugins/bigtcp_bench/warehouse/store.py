@@ -1,0 +1,492 @@
+"""The warehouse itself: every write and read of a run's rows, each in one transaction, each repeatable."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from bigtcp_bench.errors import InvalidInput, WarehouseError
+from bigtcp_bench.plan import Plan, validate_plan
+from bigtcp_bench.warehouse import migrate, schema
+from bigtcp_bench.warehouse.engine import WRITES, engine_of, is_transient, prepared
+from bigtcp_bench.warehouse.records import (
+    BlockRecord,
+    ComparisonRow,
+    CounterRow,
+    FailureRow,
+    JudgementRow,
+    NoiseRow,
+    RawDocument,
+    ResultRow,
+    RunFields,
+    RunRecord,
+    RunStatus,
+    row_of,
+    rows_of,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+
+#: What a figure depends on beside BIG TCP: a change in one of these begins a new epoch of a series.
+ENVIRONMENT = (
+    "client_node",
+    "server_node",
+    "client_kernel",
+    "server_kernel",
+    "nic_driver",
+    "nic_tso_max_size",
+    "mtu",
+    "cilium_version",
+    "iperf3_version",
+)
+
+_RESULT_COLUMNS = ("block", "arm", "generation", "scenario", "repetition", "metric", "value", "unit")
+
+
+class Warehouse:
+    """All runs of all clusters in one database, SQLite or PostgreSQL.
+
+    Every method is one transaction, repeated when another writer was in the way, and writing the same rows twice
+    equals writing them once. Rows are mappings or objects with the fields of the models in ``records``.
+    Raises InvalidInput for rows that may not be stored, and WarehouseError when the database cannot be used.
+    """
+
+    def __init__(self, url_or_engine: str | URL | sa.Engine) -> None:
+        engine = prepared(url_or_engine) if isinstance(url_or_engine, sa.Engine) else engine_of(url_or_engine)
+        self.engine = engine
+        self._writer = engine.execution_options(**{WRITES: True})
+
+    def __repr__(self) -> str:
+        return f"Warehouse({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Return the URL without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    # Version of the tables
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the tables up to ``revision``; creates them in an empty database."""
+        self._in_one_sentence(lambda: migrate.upgrade(self.engine, revision))
+
+    def check_version(self) -> None:
+        """Raise WarehouseError unless the tables are exactly of the version that this package works with."""
+        found, wanted = self.read(migrate.current), migrate.head()
+        if found != wanted:
+            raise WarehouseError(
+                f"the tables of the warehouse {self.url} are of version {found or 'none'}, this package works "
+                f"with version {wanted}: run `bigtcp-bench warehouse migrate`"
+            )
+
+    # Runs
+
+    def start_run(self, run: RunRecord | Mapping[str, Any]) -> int:
+        """Store the beginning of a run and return its id; the same Airflow run keeps its id and first start."""
+        record = row_of(RunRecord, run, "run")
+        given = record.model_dump(exclude_unset=True)
+        again = {"status": "running", "finished_at": None, "reasons": []} | given
+        insert = self._insert(schema.run).values(record.model_dump())
+        upsert = insert.on_conflict_do_update(
+            index_elements=["cluster", "dag_id", "run_id"],
+            set_={name: insert.excluded[name] for name in again},
+        ).returning(schema.run.c.id)
+        return self.write(lambda connection: int(connection.execute(upsert).scalar_one()))
+
+    def update_run(self, run_id: int, **columns: Any) -> None:
+        """Set ``columns`` of a run. Raises InvalidInput for an unknown column, a bad value or an unknown run."""
+        values = row_of(RunFields, columns, f"run {run_id}").model_dump(exclude_unset=True)
+        if not values:
+            return
+        statement = sa.update(schema.run).where(schema.run.c.id == run_id).values(values)
+        if self.write(lambda connection: connection.execute(statement).rowcount) == 0:
+            raise InvalidInput(f"run {run_id} is not in the warehouse {self.url}")
+
+    def finish_run(
+        self,
+        run_id: int,
+        status: RunStatus,
+        reasons: Sequence[str] = (),
+        *,
+        finished_at: datetime | None = None,
+    ) -> None:
+        """Store how a run ended: ``valid``, ``invalid`` or ``failed``, and why."""
+        self.update_run(run_id, status=status, reasons=list(reasons), finished_at=finished_at or _now())
+
+    def find_run(self, cluster: str, dag_id: str, run_id: str) -> int | None:
+        """Return the id of an Airflow run, or None when it is not stored."""
+        columns = schema.run.c
+        statement = sa.select(columns.id).where(
+            columns.cluster == cluster, columns.dag_id == dag_id, columns.run_id == run_id
+        )
+        return self.read(lambda connection: connection.execute(statement).scalar())
+
+    def run(self, run_id: int) -> dict[str, Any]:
+        """Return every column of a run; moments in UTC, JSON as Python values. Raises InvalidInput if unknown."""
+        statement = sa.select(schema.run).where(schema.run.c.id == run_id)
+        row = self.read(lambda connection: connection.execute(statement).mappings().first())
+        if row is None:
+            raise InvalidInput(f"run {run_id} is not in the warehouse {self.url}")
+        return dict(row)
+
+    def plan_of(self, run_id: int) -> Plan:
+        """Return the plan of a run. Raises InvalidInput if the run is unknown or has none."""
+        plan = self.run(run_id)["plan"]
+        if plan is None:
+            raise InvalidInput(f"run {run_id} has no plan in the warehouse {self.url}")
+        return validate_plan(plan, f"plan of run {run_id}")
+
+    def clusters(self) -> list[str]:
+        """Return the names of the clusters that have runs, sorted."""
+        statement = sa.select(schema.run.c.cluster).distinct().order_by(schema.run.c.cluster)
+        return self.read(lambda connection: list(connection.execute(statement).scalars()))
+
+    def runs_frame(
+        self, cluster: str | None = None, *, since: datetime | None = None, limit: int = 100
+    ) -> pd.DataFrame:
+        """Return the newest ``limit`` runs, newest first: every column but the wide JSON ones, and ``reasons``."""
+        columns = [c for c in schema.run.c if not isinstance(c.type, sa.JSON) or c.name == "reasons"]
+        statement = (
+            sa.select(*columns).order_by(schema.run.c.started_at.desc(), schema.run.c.id.desc()).limit(limit)
+        )
+        if cluster is not None:
+            statement = statement.where(schema.run.c.cluster == cluster)
+        if since is not None:
+            statement = statement.where(schema.run.c.started_at >= since)
+        return self._frame(statement)
+
+    # Measurements
+
+    def store_block(self, run_id: int, block: BlockRecord | Mapping[str, Any]) -> None:
+        """Store a block of a run, or set those of its columns that are given."""
+        record = row_of(BlockRecord, block, f"block of run {run_id}")
+        given = {"run_id": run_id, **record.model_dump(exclude_unset=True)}
+        self.write(
+            lambda connection: self._upsert(
+                connection, schema.block, [given | {"purpose": record.purpose}], update=given
+            )
+        )
+
+    def store_generation(
+        self,
+        run_id: int,
+        block: int,
+        generation: int,
+        *,
+        results: Iterable[Any],
+        failures: Iterable[Any] = (),
+        raw: Iterable[Any] = (),
+    ) -> None:
+        """Store all that one generation measured, in place of what was stored of it before.
+
+        A generation that is measured again (its task was retried) thereby never mixes with its first attempt.
+        """
+        where = f"generation {generation} of block {block} of run {run_id}"
+        parts: list[tuple[sa.Table, Sequence[Any]]] = [
+            (schema.result, rows_of(ResultRow, results, f"results of {where}")),
+            (schema.failure, rows_of(FailureRow, failures, f"failures of {where}")),
+            (schema.raw, rows_of(RawDocument, raw, f"documents of {where}")),
+        ]
+        for _table, rows in parts:
+            for row in rows:
+                if (row.block, row.generation) != (block, generation):
+                    raise InvalidInput(
+                        f"{where}: a row belongs to generation {row.generation} of block {row.block} instead"
+                    )
+
+        def work(connection: sa.Connection) -> None:
+            for table, rows in parts:
+                columns = table.c
+                connection.execute(
+                    sa.delete(table).where(
+                        columns.run_id == run_id, columns.block == block, columns.generation == generation
+                    )
+                )
+                self._upsert(connection, table, _with_run(run_id, rows))
+
+        self.write(work)
+
+    def store_results(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store measurements (fields of ResultRow: one metric of one repetition each)."""
+        self._store(run_id, schema.result, ResultRow, rows)
+
+    def store_failures(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store repetitions that have no measurement, with the reason (fields of FailureRow)."""
+        self._store(run_id, schema.failure, FailureRow, rows)
+
+    def store_counters(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store the growth of counters per block and node (fields of CounterRow)."""
+        self._store(run_id, schema.counter, CounterRow, rows)
+
+    def store_raw(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store documents of the pods' agent, compressed as they came (fields of RawDocument)."""
+        self._store(run_id, schema.raw, RawDocument, rows)
+
+    def results_frame(self, run_id: int, *, purpose: str | None = None) -> pd.DataFrame:
+        """Return block, arm, generation, scenario, repetition, metric, value and unit of every measurement.
+
+        ``purpose`` limits them to blocks stored with that purpose (``plan`` or ``rerun``).
+        """
+        columns = schema.result.c
+        statement = (
+            sa.select(*(columns[name] for name in _RESULT_COLUMNS))
+            .where(columns.run_id == run_id)
+            .order_by(*schema.result.primary_key)
+        )
+        if purpose is not None:
+            block = schema.block
+            statement = statement.join(
+                block, (block.c.run_id == columns.run_id) & (block.c.block == columns.block)
+            ).where(block.c.purpose == purpose)
+        return self._frame(statement)
+
+    def blocks_frame(self, run_id: int) -> pd.DataFrame:
+        """Return block, arm, purpose, started_at, finished_at and switch_report of every block of a run."""
+        return self._frame_of_run(schema.block, run_id)
+
+    def failures_frame(self, run_id: int) -> pd.DataFrame:
+        """Return block, generation, scenario, repetition, arm and reason of every failed repetition of a run."""
+        return self._frame_of_run(schema.failure, run_id)
+
+    def counters_frame(self, run_id: int) -> pd.DataFrame:
+        """Return block, node, counter, arm and value of every counter of a run."""
+        return self._frame_of_run(schema.counter, run_id)
+
+    def raw_documents(self, run_id: int) -> list[RawDocument]:
+        """Return the documents of a run, in order; none after they were pruned."""
+        columns = [column for column in schema.raw.c if column.name != "run_id"]
+        statement = sa.select(*columns).where(schema.raw.c.run_id == run_id).order_by(*schema.raw.primary_key)
+        rows = self.read(lambda connection: connection.execute(statement).mappings().all())
+        return [RawDocument.model_validate(dict(row)) for row in rows]
+
+    # Verdicts
+
+    def store_comparisons(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store both arms and the verdict of scenarios and metrics (fields of ComparisonRow)."""
+        self._store(run_id, schema.comparison, ComparisonRow, rows)
+
+    def store_noise(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store what an A/A run says about the cluster's own noise (fields of NoiseRow)."""
+        self._store(run_id, schema.noise, NoiseRow, rows)
+
+    def store_judgements(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store what the nights so far say about each series (fields of JudgementRow)."""
+        self._store(run_id, schema.judgement, JudgementRow, rows)
+
+    def comparisons_frame(self, run_id: int) -> pd.DataFrame:
+        """Return every column of ``bigtcp_comparison`` but the run, for one run."""
+        return self._frame_of_run(schema.comparison, run_id)
+
+    def judgements_frame(self, run_id: int) -> pd.DataFrame:
+        """Return metric, scenario, state, change, since, attribution and details, for one run."""
+        return self._frame_of_run(schema.judgement, run_id)
+
+    def noise_frame(self, cluster: str) -> pd.DataFrame:
+        """Return the newest known noise of a cluster: metric, scenario, level, sd (relative), n, run_id."""
+        noise, run = schema.noise.c, schema.run.c
+        rank = (
+            sa.func.row_number()
+            .over(
+                partition_by=(noise.metric, noise.scenario, noise.level),
+                order_by=(run.started_at.desc(), run.id.desc()),
+            )
+            .label("rank")
+        )
+        known = (
+            sa.select(noise.metric, noise.scenario, noise.level, noise.sd, noise.n, noise.run_id, rank)
+            .join(schema.run, run.id == noise.run_id)
+            .where(run.cluster == cluster, run.status == "valid")
+            .subquery()
+        )
+        columns = [column for column in known.c if column.name != "rank"]
+        statement = (
+            sa.select(*columns).where(known.c.rank == 1).order_by(known.c.metric, known.c.scenario, known.c.level)
+        )
+        return self._frame(statement)
+
+    def series_frame(
+        self,
+        cluster: str,
+        *,
+        metrics: Sequence[str] | None = None,
+        scenarios: Sequence[str] | None = None,
+        nights: int = 400,
+        until_run: int | None = None,
+    ) -> pd.DataFrame:
+        """Return the history that a night is judged from: one row per run × metric × scenario, oldest first.
+
+        Columns: run_id, started_at, metric, scenario, off_median, on_median, change, verdict and ENVIRONMENT. Only
+        valid runs that compared both arms, the newest ``nights`` of them; with ``until_run`` that run, whatever
+        its status, and those that started before it.
+        """
+        run, comparison = schema.run.c, schema.comparison.c
+        counted = (run.status == "valid") & ~run.is_aa
+        chosen = sa.select(run.id).where(run.cluster == cluster).order_by(run.started_at.desc()).limit(nights)
+        if until_run is None:
+            chosen = chosen.where(counted)
+        else:
+            end = sa.select(run.started_at).where(run.id == until_run).scalar_subquery()
+            chosen = chosen.where(
+                ((run.started_at < end) & counted) | (run.id == until_run), run.started_at <= end
+            )
+        names = ("metric", "scenario", "off_median", "on_median", "change", "verdict")
+        statement = (
+            sa.select(
+                run.id.label("run_id"),
+                run.started_at,
+                *(comparison[name] for name in names),
+                *(run[name] for name in ENVIRONMENT),
+            )
+            .join(schema.comparison, comparison.run_id == run.id)
+            .where(run.id.in_(chosen))
+            .order_by(run.started_at, run.id, comparison.metric, comparison.scenario)
+        )
+        if metrics is not None:
+            statement = statement.where(comparison.metric.in_(list(metrics)))
+        if scenarios is not None:
+            statement = statement.where(comparison.scenario.in_(list(scenarios)))
+        return self._frame(statement)
+
+    # Housekeeping
+
+    def prune(self, keep_days: int, *, now: datetime | None = None) -> int:
+        """Delete raw documents of runs older than ``keep_days`` and return how many; results are never touched.
+
+        One run at a time, so that tonight's run never waits long. On SQLite the file shrinks, too.
+        """
+        if keep_days < 0:
+            raise InvalidInput(f"keep_days = {keep_days}: must be 0 or more")
+        cutoff = (now or _now()) - timedelta(days=keep_days)
+        raw, run = schema.raw.c, schema.run.c
+        has_raw = sa.exists().where(raw.run_id == run.id)
+        old = sa.select(run.id).where(run.started_at < cutoff, has_raw).order_by(run.id)
+        deleted = 0
+        for run_id in self.read(lambda connection: list(connection.execute(old).scalars())):
+            deleted += self.write(partial(_delete_raw, run_id))
+        if deleted and self.engine.dialect.name == "sqlite":
+            _shrink(self.engine)
+        return deleted
+
+    # Transactions
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return ``work(connection)``, run in one read transaction."""
+
+        def once() -> T:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        return self._repeated(once)
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Return ``work(connection)``, run in one write transaction; repeated if another writer was in the way."""
+
+        def once() -> T:
+            with self._writer.begin() as connection:
+                return work(connection)
+
+        return self._repeated(once)
+
+    def _repeated(self, once: Callable[[], T]) -> T:
+        retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            stop=stop_after_attempt(5),
+            wait=wait_random_exponential(multiplier=0.1, max=3),
+            reraise=True,
+        )
+        return self._in_one_sentence(lambda: retrying(once))
+
+    def _in_one_sentence(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except IntegrityError as error:
+            raise InvalidInput(
+                f"the warehouse {self.url} refuses a row, probably of an unknown run: {_first_line(error)}"
+            ) from error
+        except DBAPIError as error:
+            missing = getattr(error.orig, "sqlstate", "") == "42P01" or "no such table" in str(error.orig)
+            advice = ": run `bigtcp-bench warehouse migrate`" if missing else ""
+            raise WarehouseError(
+                f"the warehouse {self.url} cannot be used: {_first_line(error)}{advice}"
+            ) from error
+
+    # Rows
+
+    def _insert(self, table: sa.Table) -> Any:
+        # The two dialects' inserts have the same on_conflict_do_update, but no common base that has it.
+        module: Any = postgresql if self.engine.dialect.name == "postgresql" else sqlite
+        return module.insert(table)
+
+    def _upsert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        rows: Sequence[Mapping[str, Any]],
+        update: Iterable[str] | None = None,
+    ) -> None:
+        if not rows:
+            return
+        keys = [column.name for column in table.primary_key]
+        # Two writers of the same rows lock them in the same order, so neither waits for the other for ever.
+        rows = sorted(rows, key=lambda row: tuple(row[key] for key in keys))
+        insert = self._insert(table)
+        changed = [name for name in (update or rows[0]) if name not in keys]
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=keys, set_={name: insert.excluded[name] for name in changed}
+            ),
+            rows,
+        )
+
+    def _store(self, run_id: int, table: sa.Table, model: Any, rows: Iterable[Any]) -> None:
+        name = table.name.removeprefix("bigtcp_")
+        checked = _with_run(run_id, rows_of(model, rows, f"{name} of run {run_id}"))
+        self.write(lambda connection: self._upsert(connection, table, checked))
+
+    # Frames
+
+    def _frame_of_run(self, table: sa.Table, run_id: int) -> pd.DataFrame:
+        columns = [column for column in table.c if column.name != "run_id"]
+        return self._frame(sa.select(*columns).where(table.c.run_id == run_id).order_by(*table.primary_key))
+
+    def _frame(self, statement: sa.Select[Any]) -> pd.DataFrame:
+        from bigtcp_bench.warehouse.frames import frame_of
+
+        return self.read(lambda connection: frame_of(connection.execute(statement), statement.selected_columns))
+
+
+def _with_run(run_id: int, rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{"run_id": run_id, **row.model_dump()} for row in rows]
+
+
+def _delete_raw(run_id: int, connection: sa.Connection) -> int:
+    return connection.execute(sa.delete(schema.raw).where(schema.raw.c.run_id == run_id)).rowcount
+
+
+def _shrink(engine: sa.Engine) -> None:
+    # The pragma gives back one page for each of its rows that is fetched; of all calls of Python's driver only
+    # executescript fetches rows without columns. Another writer in the way is no harm: the next pruning shrinks.
+    with closing(engine.raw_connection()) as connection, suppress(sqlite3.OperationalError):
+        driver: Any = connection.driver_connection
+        driver.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
