@@ -57,14 +57,84 @@ SCENARIOS: dict[str, Scenario] = _scenarios()
 
 
 class Thresholds(BaseModel):
-    """Every number a verdict depends on; stored with each verdict."""
+    """Every number a verdict depends on; stored with each verdict.
+
+    Where a number comes from a simulation, docs/statistics.md shows what it buys. Shares and relative changes are
+    fractions (0.05 = 5 %).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    margin: float = Field(0.05, gt=0, le=0.5, description="changes smaller than this do not matter (0.05 = 5 %)")
+    # Within one run.
+    margin: float = Field(0.05, gt=0, le=0.5, description="changes smaller than this do not matter")
     confidence_level: float = Field(0.95, ge=0.5, lt=1, description="level of the confidence intervals")
+    power: float = Field(
+        0.8, ge=0.5, lt=1, description="probability with which the smallest detectable change is detected"
+    )
+    switch_sd: float = Field(
+        0.01,
+        ge=0,
+        le=0.2,
+        description="relative spread that a switch of arms adds, assumed until an A/A run has measured it",
+    )
+
+    # What makes a run, or a scenario of it, invalid.
+    min_complete_share: float = Field(
+        0.9, gt=0, le=1, description="share of a scenario's repetitions in one arm that must have succeeded"
+    )
     drift_limit: float = Field(
         0.15, gt=0, le=1, description="first against last block of one arm may differ by this much"
+    )
+    steal_limit: float = Field(
+        0.05, gt=0, le=1, description="share of CPU time that the hypervisor may take from a node during a block"
+    )
+    busy_limit: float = Field(
+        0.5, gt=0, le=1, description="share of a node's CPU time that others may use just before a block"
+    )
+    retransmit_limit_per_gb: float = Field(
+        20_000, gt=0, description="retransmitted segments per gigabyte (about 3 % of all); more is a lossy path"
+    )
+    control_limit: float = Field(
+        0.05, gt=0, le=1, description="how far the control may be from its median of the last nights"
+    )
+    control_nights: int = Field(20, ge=3, le=365, description="nights over which that median is taken")
+
+    # Across runs.
+    learning_nights: int = Field(14, ge=5, le=365, description="valid nights before a series is judged")
+    baseline_nights: int = Field(60, ge=5, le=1000, description="newest usual nights that say what is usual")
+    history_margin: float = Field(0.03, gt=0, le=0.5, description="smallest lasting change called a regression")
+    min_sd: float = Field(
+        0.005, gt=0, le=0.2, description="spread of nights is taken to be at least this, however quiet they were"
+    )
+    cusum_slack: float = Field(
+        0.8, ge=0, le=3, description="k of the CUSUM: standard deviations a night may be worse at no cost"
+    )
+    cusum_limit: float = Field(
+        5.0, gt=0, le=50, description="h of the CUSUM: accumulated standard deviations that make a regression"
+    )
+    cusum_clip: float = Field(
+        3.0, gt=0.5, le=10, description="most standard deviations that a single night can count for"
+    )
+    suspect_sds: float = Field(
+        3.5, gt=0, le=20, description="a night worse by this many standard deviations is suspect ..."
+    )
+    suspect_margin: float = Field(0.07, gt=0, le=1, description="... if it is also worse by this much")
+    rerun_sds: float = Field(
+        3.0, gt=0, le=20, description="a night off by this many standard deviations, either way, is repeated ..."
+    )
+    rerun_margin: float = Field(0.05, gt=0, le=1, description="... if it is also off by this much")
+    recovery_nights: int = Field(3, ge=1, le=30, description="normal nights in a row that end a regression")
+    new_normal_nights: int = Field(
+        90, ge=15, le=1000, description="valid nights after which a lasting regression is the new normal"
+    )
+    moved_sds: float = Field(
+        3.0, gt=0, le=10, description="standard errors by which one arm must have moved to be blamed for a change"
+    )
+    use_otava: bool = Field(
+        False, description="a regression also needs a change point by apache-otava (an optional package)"
+    )
+    incident_nights: int = Field(
+        5, ge=0, le=60, description="changes within this many days of each other are one incident"
     )
 
 

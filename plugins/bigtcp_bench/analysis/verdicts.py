@@ -1,0 +1,318 @@
+"""Decide whether a run may be judged at all: proof of effect and validity gates, each a sentence when it trips.
+
+Gates that concern the whole run make the run invalid; those that concern one scenario make only its comparisons
+invalid. Every gate is a pure function from frames and facts to reasons, and an empty answer means "passed".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians
+from bigtcp_bench.metrics import HEADLINE, METRICS
+from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Plan, Thresholds, blocks
+
+End = Literal["sender", "receiver"]
+ENDS: tuple[End, End] = ("sender", "receiver")
+
+#: The device limits that BIG TCP raises, by IP family.
+LIMITS = {"ipv4": ("gso_ipv4_max_size", "gro_ipv4_max_size"), "ipv6": ("gso_max_size", "gro_max_size")}
+
+
+@dataclass(frozen=True)
+class NodePressure:
+    """How much of one node's CPU time during (or just before) ``block`` was not the benchmark's, as shares.
+
+    ``steal_share`` was taken by the hypervisor during the block; ``busy_before_share`` was used just before it,
+    None when that was not measured.
+    """
+
+    block: int
+    node: str
+    steal_share: float
+    busy_before_share: float | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known about a run beside its results; everything may be empty.
+
+    ``environments``: block → names and values that must be the same in every block (nodes, kernel, Cilium, …).
+    ``device_limits``: (block, generation, pod) → limits of that pod's eth0 as rtnetlink names them, in bytes.
+    ``pressure``: the nodes' CPU time that was not the benchmark's. ``control`` and ``control_history``: tonight's
+    value of a measurement that BIG TCP cannot touch, and those of the nights before, oldest first.
+    """
+
+    environments: Mapping[int, Mapping[str, str | None]] = field(default_factory=dict)
+    device_limits: Mapping[tuple[int, int, str], Mapping[str, int]] = field(default_factory=dict)
+    pressure: Sequence[NodePressure] = ()
+    control: float | None = None
+    control_history: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class RunVerdict:
+    """The outcome of a run that was measured to its end: ``reasons`` is empty exactly when it is valid."""
+
+    status: Literal["valid", "invalid"]
+    reasons: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+def judge_run(
+    frame: pd.DataFrame,
+    plan: Plan,
+    facts: RunFacts | None = None,
+    switch_sds: Mapping[tuple[str, str], float] | None = None,
+) -> RunVerdict:
+    """Return status, reasons and comparisons of a run from its results, its plan and what else is known of it.
+
+    ``frame`` and ``switch_sds`` are as for ``compare.compare_run``. A run none of whose scenarios can be judged is
+    invalid as a whole.
+    """
+    facts = facts or RunFacts()
+    thresholds = plan.thresholds
+    run_reasons = [
+        *completeness_problems(frame, plan),
+        *effect_problems(frame, plan),
+        *limit_problems(facts.device_limits, plan),
+        *environment_problems(facts.environments),
+        *pressure_problems(facts.pressure, thresholds),
+        *control_problems(facts.control, facts.control_history, thresholds),
+    ]
+    by_scenario: dict[str, list[str]] = {}
+    for problems in (drift_problems(frame, plan), loss_problems(frame, plan)):
+        for scenario, sentences in problems.items():
+            by_scenario.setdefault(scenario, []).extend(sentences)
+    if not run_reasons and all(name in by_scenario for name in plan.scenarios):
+        run_reasons = [sentence for sentences in by_scenario.values() for sentence in sentences]
+    comparisons = compare_run(
+        frame, plan, run_reasons=run_reasons, scenario_reasons=by_scenario, switch_sds=switch_sds
+    )
+    return RunVerdict("invalid" if run_reasons else "valid", tuple(run_reasons), tuple(comparisons))
+
+
+def effect_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
+    """Return why it is not proven that BIG TCP acted in arm on and did not in arm off, for the bulk streams.
+
+    Mean bytes per packet of every generation must be above 65,536 in arm on and at or below it in arm off, at the
+    sender and at the receiver. Only bulk streams fill packets to the limit, so only they can prove anything.
+    """
+    problems = []
+    medians = frame.groupby(["scenario", "arm", "metric", "block", "generation"])["value"].median()
+    arms: list[Arm] = [arm for arm in ("off", "on") if arm in plan.order]
+    for name in plan.scenarios:
+        if SCENARIOS[name].traffic != "stream":
+            continue
+        for arm in arms:
+            sizes: dict[End, pd.Series] = {}
+            for end in ENDS:
+                try:
+                    sizes[end] = medians.loc[(name, arm, f"bytes_per_packet_{end}")]
+                except KeyError:
+                    problems.append(f"{name}, arm {arm}: no bytes per packet were read at the {end}")
+            if len(sizes) == len(ENDS) and (problem := _effect_problem(name, arm, sizes)):
+                problems.append(problem)
+    return problems
+
+
+def _effect_problem(name: str, arm: Arm, sizes: Mapping[End, pd.Series]) -> str | None:
+    total = len(sizes["sender"])
+    limit = f"{CLASSIC_MAX_PACKET_BYTES:,} B"
+    if arm == "off":
+        for end in ENDS:
+            wrong = sizes[end][sizes[end] > CLASSIC_MAX_PACKET_BYTES]
+            if len(wrong):
+                return (
+                    f"{name}, arm off: packets at the {end} averaged {wrong.max():,.0f} B in {len(wrong)} of "
+                    f"{total} generations; without BIG TCP they cannot exceed {limit}, so it was still on"
+                )
+        return None
+    small = {end: sizes[end][sizes[end] <= CLASSIC_MAX_PACKET_BYTES] for end in ENDS}
+    if len(small["sender"]):
+        return (
+            f"{name}, arm on: packets at the sender averaged only {small['sender'].min():,.0f} B in "
+            f"{len(small['sender'])} of {total} generations; with BIG TCP they must exceed {limit}, so it had no "
+            "effect"
+        )
+    if len(small["receiver"]):
+        return (
+            f"{name}, arm on: packets left the sender with {sizes['sender'].median():,.0f} B on average but "
+            f"reached the receiver with {small['receiver'].min():,.0f} B in {len(small['receiver'])} of {total} "
+            f"generations; they were segmented to {limit} or less on the way"
+        )
+    return None
+
+
+def completeness_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
+    """Return which scenarios lack measurements: a whole block of them, or too many repetitions of an arm.
+
+    A repetition counts when it has the scenario's headline metric. How many may be missing is
+    ``thresholds.min_complete_share``.
+    """
+    problems = []
+    for name in plan.scenarios:
+        headline = HEADLINE[SCENARIOS[name].traffic]
+        rows = frame[(frame["scenario"] == name) & (frame["metric"] == headline)]
+        present = rows.drop_duplicates(["block", "generation", "repetition"]).groupby("block").size()
+        expected: dict[Arm, int] = {"off": 0, "on": 0}
+        found: dict[Arm, int] = {"off": 0, "on": 0}
+        empty = []
+        for block in blocks(plan):
+            expected[block.arm] += block.generations * plan.repetitions
+            found[block.arm] += int(present.get(block.number, 0))
+            if not present.get(block.number, 0):
+                empty.append(f"{block.number} (arm {block.arm})")
+        if empty:
+            problems.append(f"{name}: nothing was measured in block {', '.join(empty)}")
+            continue
+        share = plan.thresholds.min_complete_share
+        problems += [
+            f"{name}, arm {arm}: only {found[arm]} of {expected[arm]} repetitions succeeded; at least "
+            f"{math.ceil(share * expected[arm] - 1e-9)} are needed"
+            for arm in expected
+            if found[arm] < share * expected[arm] - 1e-9
+        ]
+    return problems
+
+
+def drift_problems(frame: pd.DataFrame, plan: Plan) -> dict[str, list[str]]:
+    """Return, by scenario, where the headline metric moved by itself between the first and last block of an arm.
+
+    It must have moved by more than ``thresholds.drift_limit`` and beyond chance (at the confidence level, over all
+    scenarios and arms together). Moderate drift is no problem: the comparison models it.
+    """
+    thresholds = plan.thresholds
+    medians = generation_medians(frame, plan)
+    by_arm: dict[Arm, list[int]] = {"off": [], "on": []}
+    for block in blocks(plan):
+        by_arm[block.arm].append(block.number)
+    pairs = {arm: (numbers[0], numbers[-1]) for arm, numbers in by_arm.items() if len(numbers) > 1}
+    tests = max(1, len(pairs) * len(plan.scenarios))
+    problems: dict[str, list[str]] = {}
+    for name in plan.scenarios:
+        headline = HEADLINE[SCENARIOS[name].traffic]
+        rows = medians[(medians["scenario"] == name) & (medians["metric"] == headline) & (medians["value"] > 0)]
+        logs = {int(str(number)): np.log(group) for number, group in rows.groupby("block")["value"]}
+        df = sum(len(values) - 1 for values in logs.values())
+        if df < 1:
+            continue
+        variance = sum(float(((values - values.mean()) ** 2).sum()) for values in logs.values()) / df
+        for arm, (first, last) in pairs.items():
+            if first not in logs or last not in logs:
+                continue
+            moved = float(logs[last].mean() - logs[first].mean())
+            error = math.sqrt(variance * (1 / len(logs[first]) + 1 / len(logs[last])))
+            quantile = float(stats.t.ppf(1 - (1 - thresholds.confidence_level) / 2 / tests, df))
+            if abs(moved) > max(math.log1p(thresholds.drift_limit), quantile * error):
+                problems.setdefault(name, []).append(
+                    f"{name}: {METRICS[headline].label} of arm {arm} moved by {math.expm1(moved):+.0%} from block "
+                    f"{first} to block {last}; more than {thresholds.drift_limit:.0%} is no steady state"
+                )
+    return problems
+
+
+def loss_problems(frame: pd.DataFrame, plan: Plan) -> dict[str, list[str]]:
+    """Return, by scenario, the arms that retransmitted more than ``thresholds.retransmit_limit_per_gb``."""
+    limit = plan.thresholds.retransmit_limit_per_gb
+    rows = frame[frame["metric"] == "retransmits_per_gb"]
+    problems: dict[str, list[str]] = {}
+    medians = rows.groupby(["scenario", "arm"], as_index=False)["value"].median()
+    for name, arm, value in medians[["scenario", "arm", "value"]].itertuples(index=False):
+        if value > limit and name in plan.scenarios:
+            problems.setdefault(name, []).append(
+                f"{name}, arm {arm}: {value:,.0f} segments per gigabyte were retransmitted; above {limit:,.0f} "
+                "the path loses packets, and the loss is what would be measured"
+            )
+    return problems
+
+
+def limit_problems(device_limits: Mapping[tuple[int, int, str], Mapping[str, int]], plan: Plan) -> list[str]:
+    """Return the pods whose eth0 did not have the limits of its arm: above 65,536 B in arm on, not above in off.
+
+    ``device_limits`` maps (block, generation, pod) to limits in bytes. Limits that a kernel does not report are
+    the business of the preflight checks, not of this gate.
+    """
+    arms = {block.number: block.arm for block in blocks(plan)}
+    families = sorted({SCENARIOS[name].family for name in plan.scenarios})
+    problems = []
+    for (block, generation, pod), limits in sorted(device_limits.items()):
+        for name in (limit for family in families for limit in LIMITS[family]):
+            value = limits.get(name)
+            if value is None or block not in arms:
+                continue
+            if (value > CLASSIC_MAX_PACKET_BYTES) != (arms[block] == "on"):
+                wanted = "above" if arms[block] == "on" else "at most"
+                problems.append(
+                    f"block {block} (arm {arms[block]}), generation {generation}: {name} of the {pod} pod is "
+                    f"{value:,} B; it must be {wanted} {CLASSIC_MAX_PACKET_BYTES:,} B"
+                )
+    return problems
+
+
+def environment_problems(environments: Mapping[int, Mapping[str, str | None]]) -> list[str]:
+    """Return what was not the same in every block: nodes, kernel, Cilium, whatever ``environments`` names.
+
+    Names that are unknown (absent or None) in a block are not compared there.
+    """
+    problems = []
+    for name in sorted({name for environment in environments.values() for name in environment}):
+        known = {
+            block: value
+            for block, environment in sorted(environments.items())
+            if (value := environment.get(name)) is not None
+        }
+        if len(set(known.values())) > 1:
+            shown = ", ".join(f"{value!r} in block {block}" for block, value in _changes(known.items()))
+            problems.append(f"{name} changed during the run: {shown}")
+    return problems
+
+
+def pressure_problems(pressure: Iterable[NodePressure], thresholds: Thresholds) -> list[str]:
+    """Return the blocks in which a node's CPU was not the benchmark's own."""
+    problems = []
+    for item in pressure:
+        if item.steal_share > thresholds.steal_limit:
+            problems.append(
+                f"block {item.block}: the hypervisor took {item.steal_share:.1%} of the CPU time of node "
+                f"{item.node}; at most {thresholds.steal_limit:.1%} is allowed"
+            )
+        if item.busy_before_share is not None and item.busy_before_share > thresholds.busy_limit:
+            problems.append(
+                f"block {item.block}: node {item.node} was {item.busy_before_share:.0%} busy with other work "
+                f"before the block; at most {thresholds.busy_limit:.0%} is allowed"
+            )
+    return problems
+
+
+def control_problems(control: float | None, history: Sequence[float], thresholds: Thresholds) -> list[str]:
+    """Return whether the control (traffic that BIG TCP cannot touch) is off its median of the last nights.
+
+    Needs ``thresholds.learning_nights`` values in ``history`` (oldest first); until then nothing is usual.
+    """
+    recent = [value for value in history if math.isfinite(value)][-thresholds.control_nights :]
+    if control is None or len(recent) < min(thresholds.learning_nights, thresholds.control_nights):
+        return []
+    usual = float(np.median(recent))
+    if usual <= 0 or abs(control / usual - 1) <= thresholds.control_limit:
+        return []
+    return [
+        f"the control is {control / usual - 1:+.1%} off its median of the last {len(recent)} nights; beyond "
+        f"{thresholds.control_limit:.0%} the infrastructure itself has changed"
+    ]
+
+
+def _changes(values: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return the first of each stretch of equal values."""
+    result: list[tuple[int, str]] = []
+    for block, value in values:
+        if not result or result[-1][1] != value:
+            result.append((block, value))
+    return result

@@ -1,0 +1,68 @@
+"""Made-up runs for the tests of the analysis: frames as the warehouse gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bigtcp_bench.metrics import metrics_of
+from bigtcp_bench.plan import SCENARIOS, Plan, blocks, validate_plan
+
+USUAL = {
+    "throughput_bps": 14e9,
+    "transactions_per_s": 9_000.0,
+    "latency_p50_us": 100.0,
+    "latency_p90_us": 140.0,
+    "latency_p99_us": 300.0,
+    "cpu_s_per_gb_sender": 0.4,
+    "cpu_s_per_gb_receiver": 0.6,
+    "softirq_share_sender": 0.3,
+    "softirq_share_receiver": 0.5,
+    "retransmits_per_gb": 20.0,
+}
+PACKET_BYTES = {"off": 59_000.0, "on": 150_000.0}
+
+
+def make_plan(**fields: Any) -> Plan:
+    return validate_plan({"scenarios": ["ipv4-stream-1"], "generations": 3, "repetitions": 2, **fields})
+
+
+def make_frame(
+    plan: Plan, seed: int = 1, noise: float = 0.01, effect: Mapping[str, float] | None = None, drift: float = 0.0
+) -> pd.DataFrame:
+    """Return a run whose metrics change by ``effect`` (metric → on/off − 1) and by ``drift`` from end to end."""
+    random = np.random.default_rng(seed)
+    total = sum(block.generations for block in blocks(plan))
+    rows = []
+    position = 0
+    for block in blocks(plan):
+        for generation in range(1, block.generations + 1):
+            usual = 1 + drift * position / max(1, total - 1)
+            position += 1
+            for name in plan.scenarios:
+                luck = random.normal(0, noise)
+                for repetition in range(1, plan.repetitions + 1):
+                    for metric in metrics_of(SCENARIOS[name].traffic):
+                        if metric.name.startswith("bytes_per_packet"):
+                            value = PACKET_BYTES[block.arm] * (1 + random.normal(0, 0.001))
+                        else:
+                            change = (effect or {}).get(metric.name, 0.0) if block.arm == "on" else 0.0
+                            value = USUAL[metric.name] * usual * (1 + change) * float(np.exp(luck))
+                            value *= float(np.exp(random.normal(0, noise)))
+                        rows.append(
+                            (
+                                block.number,
+                                block.arm,
+                                generation,
+                                name,
+                                repetition,
+                                metric.name,
+                                value,
+                                metric.unit,
+                            )
+                        )
+    columns = ["block", "arm", "generation", "scenario", "repetition", "metric", "value", "unit"]
+    return pd.DataFrame(rows, columns=columns)

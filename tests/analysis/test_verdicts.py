@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from bigtcp_bench.analysis.verdicts import (
+    NodePressure,
+    RunFacts,
+    completeness_problems,
+    control_problems,
+    drift_problems,
+    effect_problems,
+    environment_problems,
+    judge_run,
+    limit_problems,
+    loss_problems,
+    pressure_problems,
+)
+from bigtcp_bench.plan import Thresholds
+from tests.analysis.runs import make_frame, make_plan
+
+PLAN = make_plan(scenarios=["ipv4-stream-1", "ipv6-rr"])
+ON = {"gso_ipv4_max_size": 196_608, "gro_ipv4_max_size": 196_608, "gso_max_size": 196_608, "gro_max_size": 196_608}
+OFF = dict.fromkeys(ON, 65_536)
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    return make_frame(PLAN)
+
+
+def set_packets(frame: pd.DataFrame, end: str, arm: str, value: float, block: int | None = None) -> pd.DataFrame:
+    rows = (frame["metric"] == f"bytes_per_packet_{end}") & (frame["arm"] == arm)
+    if block is not None:
+        rows &= frame["block"] == block
+    return frame.assign(value=frame["value"].mask(rows, value))
+
+
+def test_a_sound_run_is_valid(frame):
+    facts = RunFacts(
+        environments={1: {"kernel": "6.18"}, 2: {"kernel": "6.18"}, 3: {"kernel": "6.18"}},
+        device_limits={(1, 1, "client"): OFF, (2, 1, "client"): ON, (2, 1, "server"): ON},
+        pressure=[NodePressure(1, "node1", 0.01, 0.05)],
+        control=10.1,
+        control_history=[10.0] * 20,
+    )
+    verdict = judge_run(frame, PLAN, facts)
+    assert (verdict.status, verdict.reasons) == ("valid", ())
+    assert {comparison.verdict for comparison in verdict.comparisons} <= {"equivalent", "inconclusive", "evidence"}
+
+
+def test_an_invalid_run_judges_nothing(frame):
+    verdict = judge_run(set_packets(frame, "sender", "on", 59_000.0), PLAN)
+    assert verdict.status == "invalid"
+    assert {comparison.verdict for comparison in verdict.comparisons} == {"invalid"}
+    assert verdict.comparisons[0].change is not None
+
+
+@pytest.mark.parametrize(
+    ("end", "arm", "value", "words"),
+    [
+        ("sender", "on", 59_000.0, "arm on: packets at the sender averaged only 59,000 B in 6 of 6 generations"),
+        (
+            "receiver",
+            "on",
+            1_448.0,
+            "reached the receiver with 1,448 B in 6 of 6 generations; they were segmented",
+        ),
+        ("sender", "off", 150_000.0, "arm off: packets at the sender averaged 150,000 B"),
+        ("receiver", "off", 65_537.0, "arm off: packets at the receiver averaged 65,537 B"),
+    ],
+)
+def test_proof_of_effect_is_required(frame, end, arm, value, words):
+    (problem,) = effect_problems(set_packets(frame, end, arm, value), PLAN)
+    assert words in problem
+
+
+def test_one_block_without_effect_is_enough(frame):
+    (problem,) = effect_problems(set_packets(frame, "sender", "off", 150_000.0, block=3), PLAN)
+    assert "3 of 6 generations" in problem
+
+
+def test_exactly_the_classic_limit_is_off_and_not_on(frame):
+    frame = set_packets(set_packets(frame, "sender", "off", 65_536.0), "sender", "on", 65_536.0)
+    (problem,) = effect_problems(frame, PLAN)
+    assert "arm on" in problem
+
+
+def test_no_reading_is_no_proof(frame):
+    problems = effect_problems(frame[frame["metric"] != "bytes_per_packet_receiver"], PLAN)
+    assert problems == [
+        "ipv4-stream-1, arm off: no bytes per packet were read at the receiver",
+        "ipv4-stream-1, arm on: no bytes per packet were read at the receiver",
+    ]
+
+
+def test_request_response_needs_no_big_packets(frame):
+    small = (frame["scenario"] == "ipv6-rr") & frame["metric"].str.startswith("bytes_per_packet")
+    assert effect_problems(frame.assign(value=frame["value"].mask(small, 900.0)), PLAN) == []
+
+
+def test_missing_repetitions(frame):
+    assert completeness_problems(frame, PLAN) == []
+    one_missing = frame[~((frame["block"] == 1) & (frame["generation"] == 1) & (frame["repetition"] == 1))]
+    assert completeness_problems(one_missing, PLAN) == []
+    generation_missing = frame[~((frame["block"] == 1) & (frame["generation"] == 1))]
+    problems = completeness_problems(generation_missing, PLAN)
+    assert problems[0] == "ipv4-stream-1, arm off: only 10 of 12 repetitions succeeded; at least 11 are needed"
+    assert len(problems) == 2
+
+
+def test_missing_block(frame):
+    problems = completeness_problems(frame[frame["block"] != 3], PLAN)
+    assert problems[0] == "ipv4-stream-1: nothing was measured in block 3 (arm off)"
+
+
+def test_drift_of_one_scenario_spoils_only_that_one(frame):
+    late = (frame["block"] == 3) & (frame["scenario"] == "ipv4-stream-1") & (frame["metric"] == "throughput_bps")
+    drifted = frame.assign(value=frame["value"].mask(late, frame["value"] * 0.7))
+    (problem,) = drift_problems(drifted, PLAN)["ipv4-stream-1"]
+    assert "throughput of arm off moved by -3" in problem
+    assert "from block 1 to block 3" in problem
+    verdict = judge_run(drifted, PLAN)
+    assert verdict.status == "valid"
+    invalid = {item.scenario for item in verdict.comparisons if item.verdict == "invalid"}
+    assert invalid == {"ipv4-stream-1"}
+
+
+def test_drift_of_every_scenario_spoils_the_run(frame):
+    headlines = frame["metric"].isin(["throughput_bps", "transactions_per_s"])
+    drifted = frame.assign(value=frame["value"].mask(headlines & (frame["block"] == 3), frame["value"] * 0.7))
+    verdict = judge_run(drifted, PLAN)
+    assert verdict.status == "invalid"
+    assert len(verdict.reasons) == 2
+
+
+def test_noise_is_not_taken_for_drift():
+    tripped = [seed for seed in range(40) if drift_problems(make_frame(PLAN, seed, noise=0.15), PLAN)]
+    assert len(tripped) <= 5
+
+
+def test_loss_of_packets(frame):
+    lossy = frame["metric"] == "retransmits_per_gb"
+    (problem,) = loss_problems(frame.assign(value=frame["value"].mask(lossy, 50_000.0)), PLAN)["ipv4-stream-1"][:1]
+    assert "50,000 segments per gigabyte were retransmitted" in problem
+    assert loss_problems(frame, PLAN) == {}
+
+
+def test_limits_of_the_wrong_arm():
+    (problem, *more) = limit_problems(
+        {(2, 1, "server"): {**ON, "gro_max_size": 65_536}, (1, 1, "client"): OFF}, PLAN
+    )
+    assert problem == (
+        "block 2 (arm on), generation 1: gro_max_size of the server pod is 65,536 B; it must be above 65,536 B"
+    )
+    assert more == []
+    assert len(limit_problems({(3, 2, "client"): ON}, PLAN)) == 4
+
+
+def test_limits_of_a_family_that_is_not_measured_do_not_matter():
+    plan = make_plan(scenarios=["ipv6-stream-1"])
+    assert limit_problems({(2, 1, "client"): {**ON, "gso_ipv4_max_size": 65_536}}, plan) == []
+
+
+def test_environment_must_not_change():
+    (problem,) = environment_problems(
+        {
+            1: {"kernel": "6.18.1", "cilium": "1.18"},
+            2: {"kernel": "6.18.2", "cilium": None},
+            3: {"kernel": "6.18.2"},
+        }
+    )
+    assert problem == "kernel changed during the run: '6.18.1' in block 1, '6.18.2' in block 2"
+
+
+def test_cpu_time_must_be_the_benchmarks():
+    steal, busy = pressure_problems(
+        [NodePressure(1, "node1", 0.2), NodePressure(2, "node2", 0.0, 0.9), NodePressure(3, "node1", 0.05, 0.1)],
+        Thresholds.model_validate({}),
+    )
+    assert steal.startswith("block 1: the hypervisor took 20.0% of the CPU time of node node1")
+    assert busy.startswith("block 2: node node2 was 90% busy")
+
+
+def test_control_must_be_as_usual():
+    thresholds = Thresholds.model_validate({})
+    assert control_problems(10.4, [10.0] * 20, thresholds) == []
+    assert control_problems(5.0, [10.0] * 3, thresholds) == []
+    (problem,) = control_problems(9.0, [1.0] * 20 + [10.0] * 20, thresholds)
+    assert problem.startswith("the control is -10.0% off its median of the last 20 nights")
