@@ -1,0 +1,89 @@
+"""The ways in which the lab can be told to misbehave, and which of them are on.
+
+A fault is named, or named for one node: ``agent-never-ready`` or ``agent-never-ready:node2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from bigtcp_bench.errors import InvalidInput
+
+FAULTS = {
+    "agent-never-ready": "the Cilium agent starts, but never becomes ready",
+    "setting-ignored": "the Cilium agent takes the setting, but leaves every device's limits as they are",
+    "slow-path": "what a node receives is limited to 1 Gbit/s on its cable (tbf)",
+    "ip-forwarding-hop": "pods created now reach other nodes by an IP router, where IPv6 BIG TCP collapses before 7.0",
+    "outer-veth-64k": "the switch's end of a node's cable stays at 65536, so that big packets arrive segmented",
+    "nic-65536": "the NIC reports tso_max_size 65536, so that the Cilium agent cannot raise its limits",
+    "old-kernel": "pods see a kernel without the IPv4 BIG TCP attributes, as before Linux 6.3",
+    "no-cilium": "the cluster has no Cilium: no DaemonSet, no ConfigMap, no CRD (only when the lab starts)",
+    "node-dies": "a node stops without a word: its pods' processes end and it is no longer ready",
+    "api-errors": "the API answers some requests with 500 and 503 and cuts some connections",
+    "api-slow": "the API waits before it answers",
+}
+"""Name → what it does."""
+ONLY_AT_START = {"no-cilium"}
+"""Faults that cannot be switched while the lab runs."""
+WHOLE_CLUSTER = {"no-cilium", "api-errors", "api-slow", "ip-forwarding-hop"}
+"""Faults that are not a node's, so that they cannot be limited to one."""
+SLOW_PATH_MBIT = 1000
+"""Rate of ``slow-path``: far below what one machine's veth carries, far above what a test needs."""
+
+Listener = Callable[[str, str, bool], None]
+
+
+def parse_fault(text: str, nodes: Iterable[str]) -> tuple[str, str]:
+    """Return (name, node or "") of ``name`` or ``name:node``; raises InvalidInput naming what is allowed."""
+    name, _, node = text.partition(":")
+    known = sorted(nodes)
+    if name not in FAULTS:
+        raise InvalidInput(f"fault {text!r}: is not known; known are {', '.join(sorted(FAULTS))}")
+    if node and name in WHOLE_CLUSTER:
+        raise InvalidInput(f"fault {text!r}: {name} is the whole cluster's, not one node's; leave out ':{node}'")
+    if node and node not in known:
+        raise InvalidInput(f"fault {text!r}: there is no node {node}; nodes are {', '.join(known)}")
+    return name, node
+
+
+class FaultState:
+    """Which faults are on, for all nodes or for one; shared by all parts of the lab's process."""
+
+    def __init__(self, nodes: Iterable[str], faults: Iterable[str] = ()) -> None:
+        self._nodes = sorted(nodes)
+        self._on: set[tuple[str, str]] = {parse_fault(text, self._nodes) for text in faults}
+        self._listeners: list[Listener] = []
+
+    def is_on(self, name: str, node: str = "") -> bool:
+        """Return whether the fault is on, for every node or for this one."""
+        return (name, "") in self._on or (name, node) in self._on
+
+    def active(self) -> list[str]:
+        """Return the faults that are on, written as they are switched (``name`` or ``name:node``)."""
+        return sorted(f"{name}:{node}" if node else name for name, node in self._on)
+
+    def switch(self, text: str, on: bool) -> None:
+        """Switch a fault on or off; raises InvalidInput for an unknown one or one that needs a new lab.
+
+        Switching a fault off without a node also ends it where it was on for single nodes.
+        """
+        name, node = parse_fault(text, self._nodes)
+        if name in ONLY_AT_START:
+            raise InvalidInput(
+                f"fault {text!r}: can only be chosen when the lab starts (lab down, lab up --fault {name})"
+            )
+        before = {each: self.is_on(name, each) for each in ["", *self._nodes]}
+        if on:
+            self._on.add((name, node))
+        elif node:
+            self._on.discard((name, node))
+        else:
+            self._on -= {(name, each) for each in before}
+        for each, was_on in before.items():
+            if self.is_on(name, each) != was_on:
+                for listener in self._listeners:
+                    listener(name, each, not was_on)
+
+    def listen(self, listener: Listener) -> None:
+        """Call ``listener(name, node, on)`` at every change: once per node it concerns, and with "" for all."""
+        self._listeners.append(listener)
