@@ -1,0 +1,982 @@
+"""Measure inside a pod: serve or send the traffic, snapshot both ends around it, print it all, judge nothing.
+
+Run as ``python3 agent.py '<orders as JSON>'``. It is mounted into any image with python3 and iperf3, so it uses
+the standard library only and no syntax newer than Python 3.9. Three orders:
+
+- ``serve``: ``iperf3 -s``, an echo server for request/response, and a control server that answers with snapshots;
+- ``measure``: every scenario × repetition against such a server, one frame printed for each;
+- ``probe``: one frame that describes the node (in a pod with ``hostNetwork``).
+
+A frame is one log line, ``@@bigtcp-bench {"v":1,"kind":…,small fields…,"doc":"<base64(zlib(JSON))>"}``, written at
+once, so that a pod that dies keeps what it measured. All other lines are for people.
+"""
+
+from __future__ import annotations
+
+import array
+import base64
+import collections
+import contextlib
+import fcntl
+import json
+import math
+import os
+import platform
+import signal
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+VERSION = 1
+MARKER = "@@bigtcp-bench "
+
+#: How long a client waits for its server: a pod of a cached image starts within a few seconds.
+CONNECT_DEADLINE_S = 30
+#: Wait for one TCP connection, and for one answer of the control server.
+CONNECT_TIMEOUT_S = 5
+#: An iperf3 that needs this much longer than it was told to run hangs.
+GRACE_S = 10
+#: A request without its whole response for this long ends the repetition.
+RESPONSE_TIMEOUT_S = 10
+#: The write size with which BIG TCP has its largest effect (180 KB per packet; the default 128K gives 141 KB).
+WRITE_SIZE = "1M"
+#: Sanity bound of the echo server, which allocates what a client asks for.
+MAX_REQUEST_BYTES = 100_000_000
+
+Json = dict[str, Any]
+
+
+class CannotStart(Exception):
+    """The orders cannot be carried out at all; the text is the sentence for the user."""
+
+
+class Failed(Exception):
+    """One repetition failed; the text is its sentence. ``seen`` is what was observed until then."""
+
+    def __init__(self, sentence: str, seen: Json | None = None) -> None:
+        super().__init__(sentence)
+        self.seen = seen or {}
+
+
+class Stopped(BaseException):
+    """SIGTERM arrived, or the server's lifetime is over. No error, so no ``except Exception`` catches it."""
+
+
+# --- Output ---------------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """Print one line for people."""
+    _write_line(" ".join(text.split()))
+
+
+def print_frame(kind: str, fields: Json, document: Json | None = None) -> None:
+    """Print one frame: ``fields`` readable in the log, ``document`` packed."""
+    frame: Json = {"v": VERSION, "kind": kind, **fields}
+    if document is not None:
+        packed = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
+        frame["doc"] = base64.b64encode(packed).decode()
+    _write_line(MARKER + json.dumps(frame, separators=(",", ":")))
+
+
+def _write_line(text: str) -> None:
+    """Write a whole line at once. SIGTERM waits meanwhile, so that it cannot cut a frame in two."""
+    data = (text + "\n").encode()
+    blocked = {signal.SIGTERM, signal.SIGALRM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- Devices, through rtnetlink (iproute2 before 6.3 cannot show the IPv4 limits) -------------------------------
+
+RTM_GETLINK, RTM_GETADDR = 18, 22
+NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+ATTRIBUTE_TYPE_MASK = 0x3FFF
+
+# Numbers from include/uapi/linux/if_link.h and if_addr.h.
+IFLA_IFNAME, IFLA_QDISC, IFLA_LINKINFO, IFLA_STATS64 = 3, 6, 18, 23
+IFLA_INFO_KIND = 1
+IFLA_OPERSTATE = 16
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+LINK_NUMBERS = {4: "mtu", 5: "peer_index", 10: "master_index", 31: "tx_queues", 32: "rx_queues"}
+LIMITS = {
+    41: "gso_max_size",
+    58: "gro_max_size",
+    59: "tso_max_size",
+    63: "gso_ipv4_max_size",
+    64: "gro_ipv4_max_size",
+}
+OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
+#: The beginning of struct rtnl_link_stats64; every kernel since 4.6 has these.
+COUNTERS = (
+    "rx_packets",
+    "tx_packets",
+    "rx_bytes",
+    "tx_bytes",
+    "rx_errors",
+    "tx_errors",
+    "rx_dropped",
+    "tx_dropped",
+    "multicast",
+    "collisions",
+    "rx_length_errors",
+    "rx_over_errors",
+    "rx_crc_errors",
+    "rx_frame_errors",
+    "rx_fifo_errors",
+    "rx_missed_errors",
+    "tx_aborted_errors",
+    "tx_carrier_errors",
+    "tx_fifo_errors",
+    "tx_heartbeat_errors",
+    "tx_window_errors",
+    "rx_compressed",
+    "tx_compressed",
+    "rx_nohandler",
+)
+
+
+def device_limits() -> dict[str, dict[str, int]]:
+    """Return device name → BIG TCP limits (bytes) of the current network namespace.
+
+    A limit that the kernel does not know is absent.
+    """
+    return {
+        name: {limit: device[limit] for limit in LIMITS.values() if limit in device}
+        for name, device in read_devices().items()
+    }
+
+
+def read_devices() -> dict[str, Json]:
+    """Return device name → what the kernel says of it: limits, MTU, state, counters, addresses.
+
+    A dump during which devices came or went (nodes create pods all the time) may lack one, so it is repeated.
+    """
+    devices: dict[str, Json] = {}
+    for _ in range(5):
+        links, complete = _dump(RTM_GETLINK, struct.pack("=BxHiII", 0, 0, 0, 0, 0))
+        devices = dict(_device(message) for message in links)
+        if complete:
+            break
+    names = {device["index"]: name for name, device in devices.items()}
+    for device in devices.values():
+        device["master"] = names.get(device.pop("master_index", None))
+        device["addresses"] = []
+    for message in _dump(RTM_GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, 0))[0]:
+        family, index = struct.unpack_from("=B3xI", message)
+        attributes = _attributes(message[8:])
+        # IFA_LOCAL is the own address where IFA_ADDRESS is the other end's; IPv6 has IFA_ADDRESS only.
+        packed = attributes.get(IFA_LOCAL, attributes.get(IFA_ADDRESS))
+        if packed and index in names and family in (socket.AF_INET, socket.AF_INET6):
+            devices[names[index]]["addresses"].append(socket.inet_ntop(family, packed))
+    return devices
+
+
+def _device(message: bytes) -> tuple[str, Json]:
+    attributes = _attributes(message[16:])
+    device: Json = {"index": struct.unpack_from("=i", message, 4)[0]}
+    for number, name in {**LINK_NUMBERS, **LIMITS}.items():
+        if number in attributes:
+            device[name] = struct.unpack_from("=I", attributes[number])[0]
+    kind = _attributes(attributes.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND)
+    device["kind"] = _text(kind) if kind else None
+    device["qdisc"] = _text(attributes.get(IFLA_QDISC, b""))
+    state = attributes.get(IFLA_OPERSTATE, b"\0")[0]
+    device["operstate"] = OPERSTATES[state] if state < len(OPERSTATES) else "unknown"
+    statistics = attributes.get(IFLA_STATS64, b"")
+    if len(statistics) >= 8 * len(COUNTERS):
+        values = struct.unpack_from(f"={len(COUNTERS)}Q", statistics)
+        device.update({name: values[position] for position, name in enumerate(COUNTERS)})
+    return _text(attributes[IFLA_IFNAME]), device
+
+
+def _dump(kind: int, header: bytes) -> tuple[list[bytes], bool]:
+    """Return the messages of one rtnetlink dump, and whether nothing changed during it."""
+    messages: list[bytes] = []
+    complete = True
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.bind((0, 0))
+        size = 16 + len(header)
+        netlink.send(struct.pack("=IHHII", size, kind, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + header)
+        while True:
+            data = netlink.recv(1 << 17)
+            while data:
+                length, found, flags = struct.unpack_from("=IHH", data)
+                if flags & NLM_F_DUMP_INTR:
+                    complete = False
+                if found == NLMSG_DONE:
+                    return messages, complete
+                if found == NLMSG_ERROR:
+                    number = -struct.unpack_from("=i", data, 16)[0]
+                    raise OSError(number, os.strerror(number))
+                messages.append(data[16:length])
+                data = data[(length + 3) & ~3 :]
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("=HH", data)
+        if length < 4:
+            break
+        found[kind & ATTRIBUTE_TYPE_MASK] = data[4:length]
+        data = data[(length + 3) & ~3 :]
+    return found
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0", 1)[0].decode(errors="replace")
+
+
+# --- Snapshots: raw, never interpreted --------------------------------------------------------------------------
+
+TEXT_FILES = {
+    "proc_stat": "/proc/stat",
+    "snmp": "/proc/net/snmp",
+    "snmp6": "/proc/net/snmp6",
+    "netstat": "/proc/net/netstat",
+    "softnet_stat": "/proc/net/softnet_stat",
+    "sockstat": "/proc/net/sockstat",
+    "sockstat6": "/proc/net/sockstat6",
+    "meminfo": "/proc/meminfo",
+    "loadavg": "/proc/loadavg",
+    "cpu_pressure": "/proc/pressure/cpu",
+    "cgroup_cpu_stat": "/sys/fs/cgroup/cpu.stat",
+    "conntrack_count": "/proc/sys/net/netfilter/nf_conntrack_count",
+    "conntrack_max": "/proc/sys/net/netfilter/nf_conntrack_max",
+}
+
+
+def snapshot(address: str | None = None) -> Json:
+    """Return everything that is counted here, as it is now; a file that does not exist is ``None``.
+
+    ``device`` is the name of the device that has ``address``, the one the traffic of this end goes through.
+    """
+    devices = read_devices()
+    carriers = [name for name, device in devices.items() if address in device["addresses"]]
+    return {
+        "time_s": time.time(),
+        "monotonic_s": time.monotonic(),
+        "user_hz": os.sysconf("SC_CLK_TCK"),
+        "device": carriers[0] if carriers else None,
+        "devices": devices,
+        **{name: _read(path) for name, path in TEXT_FILES.items()},
+    }
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def describe() -> Json:
+    """Return what this machine and image are: names, kernel, tools, and what the kernel can do."""
+    return {
+        "hostname": socket.gethostname(),
+        "kernel_release": platform.release(),
+        "machine": platform.machine(),
+        "boot_id": (_read("/proc/sys/kernel/random/boot_id") or "").strip() or None,
+        "cpu_count": os.cpu_count(),
+        "tools": {
+            "python": platform.python_version(),
+            "iperf3": _first_line("iperf3", "--version"),
+            "ip": _first_line("ip", "-V"),
+            "ss": _first_line("ss", "-V"),
+            "ethtool": _first_line("ethtool", "--version"),
+            "tcpdump": _first_line("tcpdump", "--version"),
+        },
+        "tcp_congestion_control": (_read("/proc/sys/net/ipv4/tcp_congestion_control") or "").strip() or None,
+        "capabilities": capabilities(),
+    }
+
+
+def capabilities() -> dict[str, bool]:
+    """Return which families' BIG TCP the kernel has, by the attributes of ``lo``: distributions backport it."""
+    loopback = device_limits().get("lo", {})
+    return {
+        "ipv4_big_tcp": bool(loopback.get("gso_ipv4_max_size")),
+        "ipv6_big_tcp": bool(loopback.get("tso_max_size")),
+    }
+
+
+def _first_line(*command: str) -> str | None:
+    """Return the first line a command prints, or None if it is not there."""
+    output = _output_of(*command)
+    return output.splitlines()[0].strip() if output and output.strip() else None
+
+
+def _output_of(*command: str) -> str | None:
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=CONNECT_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace")
+
+
+# --- Server -----------------------------------------------------------------------------------------------------
+
+
+def serve(orders: Json) -> int:
+    """Serve iperf3, request/response and snapshots until SIGTERM or the end of ``lifetime_s``."""
+    iperf3 = Iperf3Server(orders["iperf_port"])
+    family = _listen_family(orders["families"])
+    echo = _listen(family, orders["rr_port"], _echo)
+    control = _listen(family, orders["control_port"], lambda connection: _control(connection, iperf3))
+    end = "stopped by SIGTERM"
+    try:
+        signal.alarm(orders["lifetime_s"])
+        iperf3.start()
+        for server in (echo, control):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        print_frame(
+            "ready", {name: orders[name] for name in ("iperf_port", "rr_port", "control_port")}, describe()
+        )
+        iperf3.keep_running()
+    except Stopped as stopped:
+        if stopped.args == (signal.SIGALRM,):
+            end = f"lifetime of {orders['lifetime_s']} s is over"
+    finally:
+        iperf3.stop()
+    say(f"server ends: {end}")
+    return 0
+
+
+class Iperf3Server:
+    """An ``iperf3 -s`` that is started again whenever it dies."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start iperf3 and wait until it listens. Raises CannotStart."""
+        self._launch()
+        if not self._wait_until_listening(CONNECT_DEADLINE_S):
+            code = self.process.poll() if self.process else None
+            raise CannotStart(f"iperf3 -s does not listen on port {self.port} (exit code {code})")
+
+    def keep_running(self) -> NoReturn:
+        """Wait for iperf3 to die and start it again, for ever."""
+        while True:
+            assert self.process is not None
+            code = self.process.wait()
+            say(f"iperf3 -s ended with exit code {code}; starting it again")
+            time.sleep(0.2)
+            self._launch()
+
+    def restart(self) -> bool:
+        """End the running iperf3 (``keep_running`` starts the next) and return whether the next one listens.
+
+        After a client was lost in the middle of a test, iperf3 calls itself busy until its own timeout.
+        """
+        old = self.process
+        if old is not None:
+            old.kill()
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while self.process is old and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self._wait_until_listening(CONNECT_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """End iperf3 for good."""
+        if self.process is not None:
+            _end(self.process)
+
+    def _launch(self) -> None:
+        try:
+            # Its report comes to the client's document (--get-server-output); complaints go to the log.
+            self.process = subprocess.Popen(
+                ["iperf3", "-s", "-p", str(self.port)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
+        except OSError as error:
+            raise CannotStart(f"iperf3 cannot be run: {_reason(error)}") from error
+
+    def _wait_until_listening(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.process is None or self.process.poll() is not None:
+                break
+            if _is_listening(self.port):
+                return True
+            time.sleep(0.02)
+        return False
+
+
+def _is_listening(port: int) -> bool:
+    """Return whether something listens on ``port``, without connecting: iperf3 would take that for a client."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (_read(table) or "").splitlines()[1:]:
+            local, state = line.split()[1], line.split()[3]
+            if state == "0A" and int(local.rsplit(":", 1)[1], 16) == port:
+                return True
+    return False
+
+
+def _listen_family(families: list[str]) -> socket.AddressFamily:
+    """Return AF_INET6 (which serves both families), unless IPv6 is not ordered or not in this kernel."""
+    if "ipv6" in families:
+        try:
+            socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+            return socket.AF_INET6
+        except OSError as error:
+            say(f"no IPv6 here ({_reason(error)}); serving IPv4 only")
+    return socket.AF_INET
+
+
+def _listen(
+    family: socket.AddressFamily, port: int, answer: Callable[[socket.socket], None]
+) -> socketserver.ThreadingTCPServer:
+    """Return a server on all addresses that calls ``answer(connection)`` in a thread for every connection."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            # A client that goes away in the middle is its own affair.
+            with contextlib.suppress(OSError):
+                self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                answer(self.request)
+
+    class Server(socketserver.ThreadingTCPServer):
+        address_family = family
+        allow_reuse_address = True
+        daemon_threads = True
+
+        def server_bind(self) -> None:
+            if family == socket.AF_INET6:
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            super().server_bind()
+
+    try:
+        return Server(("::" if family == socket.AF_INET6 else "0.0.0.0", port), Handler)
+    except OSError as error:
+        raise CannotStart(f"cannot listen on port {port}: {_reason(error)}") from error
+
+
+def _echo(connection: socket.socket) -> None:
+    """Answer requests with responses of the same size, which the client names first (8 bytes, network order)."""
+    size = struct.unpack("!Q", _receive_exactly(connection, memoryview(bytearray(8))))[0]
+    if not 0 < size <= MAX_REQUEST_BYTES:
+        return
+    view = memoryview(bytearray(size))
+    while True:
+        _receive_exactly(connection, view)
+        connection.sendall(view)
+
+
+def _receive_exactly(connection: socket.socket, view: memoryview) -> memoryview:
+    """Fill ``view``. Raises ConnectionResetError when the other end closes before."""
+    missing = len(view)
+    count = connection.recv_into(view)
+    while count < missing:
+        if not count:
+            raise ConnectionResetError("the connection was closed")
+        missing -= count
+        count = connection.recv_into(view[-missing:])
+    return view
+
+
+def _control(connection: socket.socket, iperf3: Iperf3Server) -> None:
+    """Answer one JSON line for each JSON line."""
+    with connection.makefile("rb") as lines:
+        for line in lines:
+            answer = _control_answer(line, iperf3)
+            connection.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+
+
+def _control_answer(line: bytes, iperf3: Iperf3Server) -> Json:
+    try:
+        request = json.loads(line)
+        wanted, address = request["do"], request.get("address")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {"error": "expected a JSON object with the field do"}
+    if wanted == "snapshot":
+        return snapshot(address)
+    if wanted == "hello":
+        return {**describe(), "snapshot": snapshot(address)}
+    if wanted == "restart_iperf3":
+        return {"listening": iperf3.restart()}
+    return {"error": f"unknown request {wanted!r}; known are snapshot, hello, restart_iperf3"}
+
+
+# --- Client -----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """The server pod as its client sees it: one address for each family, and the control connection."""
+
+    def __init__(self, addresses: dict[str, str], control_port: int) -> None:
+        self.addresses = addresses
+        self.control_port = control_port
+        self._connection: socket.socket | None = None
+
+    def wait(self) -> dict[str, str]:
+        """Wait until the server answers; return family → reason for each family that it cannot be reached over.
+
+        One family is enough to go on, and the other then gets CONNECT_TIMEOUT_S more: a fresh IPv6 address is
+        unusable for a second or two, but a family that stays broken must not hold up the other. Raises
+        CannotStart when no family answers within CONNECT_DEADLINE_S.
+        """
+        deadline = time.monotonic() + CONNECT_DEADLINE_S
+        pending = dict.fromkeys(self.addresses, "not tried")
+        reached = False
+        while pending and time.monotonic() < deadline:
+            for family in list(pending):
+                try:
+                    self.reach(family)
+                except Failed as failure:
+                    pending[family] = str(failure)
+                    continue
+                del pending[family]
+                if not reached:
+                    reached = True
+                    deadline = min(deadline, time.monotonic() + CONNECT_TIMEOUT_S)
+            if pending:
+                time.sleep(0.2)
+        if not reached:
+            reasons = "; ".join(pending.values()) or "the orders name no address"
+            raise CannotStart(f"the server did not answer within {CONNECT_DEADLINE_S} s: {reasons}")
+        return pending
+
+    def reach(self, family: str) -> None:
+        """Connect once over ``family`` and hang up. Raises Failed."""
+        self._connect(family).close()
+
+    def ask(self, do: str, family: str) -> Json:
+        """Return the control server's answer, over any family that works. Raises Failed.
+
+        ``family`` says through which of the server's addresses the traffic goes, not how to ask.
+        """
+        line = json.dumps({"do": do, "address": self.addresses.get(family)}).encode() + b"\n"
+        for attempt in (1, 2):
+            try:
+                connection = self._connection or self._connect_any()
+                self._connection = connection
+                connection.sendall(line)
+                with connection.makefile("rb") as answers:
+                    answer = json.loads(answers.readline())
+                if "error" in answer:
+                    raise Failed(f"the server answered {do!r} with: {answer['error']}")
+                return dict(answer)
+            except (OSError, ValueError) as error:
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+                if attempt == 2:
+                    raise Failed(f"the server did not answer {do!r}: {_reason(error)}") from error
+        raise AssertionError("unreachable")
+
+    def _connect_any(self) -> socket.socket:
+        failures = []
+        for family in self.addresses:
+            try:
+                return self._connect(family)
+            except Failed as failure:
+                failures.append(str(failure))
+        raise Failed("; ".join(failures))
+
+    def _connect(self, family: str) -> socket.socket:
+        address = self.addresses.get(family)
+        if not address:
+            raise Failed(f"the server has no {family} address")
+        try:
+            connection = socket.create_connection((address, self.control_port), CONNECT_TIMEOUT_S)
+        except OSError as error:
+            raise Failed(
+                f"cannot reach {address} port {self.control_port} over {family}: {_reason(error)}"
+            ) from error
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+
+def measure(orders: Json) -> int:
+    """Run every scenario × repetition in the order given and print one frame for each, failed ones too."""
+    server = Server(orders["server"], orders["control_port"])
+    unreachable = server.wait()
+    for reason in unreachable.values():
+        say(f"going on without it: {reason}")
+    context = {name: orders[name] for name in ("run_key", "block", "arm", "generation")}
+    _print_hello(server, orders, context, unreachable)
+    wanted = [
+        (scenario, repetition)
+        for scenario in orders["scenarios"]
+        for repetition in range(1, orders["repetitions"] + 1)
+    ]
+    started, finished, failed = time.monotonic(), 0, 0
+    try:
+        for scenario, repetition in wanted:
+            label = f"{scenario['name']} {repetition}/{orders['repetitions']}"
+            say(f"{label}: measuring {orders['duration_s']} s after {orders['omit_s']} s of warm-up")
+            fields, document = _repetition(server, orders, scenario)
+            finished += 1
+            failed += fields["error"] is not None
+            print_frame("repetition", {**context, **_identity(scenario, repetition), **fields}, document)
+            say(f"{label}: {_headline(fields, document)}")
+    except Stopped:
+        say(f"client ends: stopped by SIGTERM after {finished} of {len(wanted)} repetitions, printed above")
+        raise
+    elapsed_s = round(time.monotonic() - started, 3)
+    print_frame("done", {**context, "repetitions": finished, "failed": failed, "elapsed_s": elapsed_s})
+    say(f"client ends: {finished} repetitions, {failed} of them failed")
+    return 0
+
+
+def _identity(scenario: Json, repetition: int) -> Json:
+    return {
+        "scenario": scenario["name"],
+        "family": scenario["family"],
+        "traffic": scenario["traffic"],
+        "streams": scenario["streams"],
+        "repetition": repetition,
+    }
+
+
+def _print_hello(server: Server, orders: Json, context: Json, unreachable: dict[str, str]) -> None:
+    family = next(family for family in server.addresses if family not in unreachable)
+    try:
+        far = server.ask("hello", family)
+    except Failed as failure:
+        raise CannotStart(str(failure)) from failure
+    near = {**describe(), "snapshot": snapshot(_own_address(server, family))}
+    if near["tools"]["iperf3"] is None and any(scenario["traffic"] != "rr" for scenario in orders["scenarios"]):
+        raise CannotStart("iperf3 cannot be run: it is not in this image")
+    versions = {"client_iperf3": near["tools"]["iperf3"], "server_iperf3": far["tools"]["iperf3"]}
+    fields = {**context, **versions, "unreachable": unreachable}
+    print_frame("hello", fields, {"client": near, "server": far})
+
+
+def _repetition(server: Server, orders: Json, scenario: Json) -> tuple[Json, Json]:
+    """Return the frame's fields and its document: both ends before and after, and the traffic between.
+
+    The server is asked first and last, so that its window contains the client's. What happens in between, the
+    omitted seconds too, is inside both windows, for CPU time and for bytes alike.
+    """
+    family = scenario["family"]
+    started_s, started = time.time(), time.monotonic()
+    document: Json = {"client": {}, "server": {}}
+    error: str | None = None
+    try:
+        server.reach(family)
+        document["server"]["before"] = server.ask("snapshot", family)
+        own_address = _own_address(server, family)
+        document["client"]["before"] = snapshot(own_address)
+        try:
+            run = _run_rr if scenario["traffic"] == "rr" else _run_iperf3
+            document.update(run(server.addresses[family], orders, scenario))
+        except Failed as failure:
+            error = str(failure)
+            document.update(failure.seen)
+        document["client"]["after"] = snapshot(own_address)
+        document["server"]["after"] = server.ask("snapshot", family)
+    except Failed as failure:
+        error = error or str(failure)
+    if error and "command" in document:
+        # A test that was cut off would keep the server busy for the next repetition.
+        with contextlib.suppress(Failed):
+            server.ask("restart_iperf3", family)
+    elapsed_s = round(time.monotonic() - started, 3)
+    return {"started_s": round(started_s, 3), "elapsed_s": elapsed_s, "error": error}, document
+
+
+def _own_address(server: Server, family: str) -> str:
+    """Return the own address that packets to the server carry. Sends nothing. Raises Failed."""
+    kind = socket.AF_INET6 if family == "ipv6" else socket.AF_INET
+    try:
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.connect((server.addresses[family], server.control_port))
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise Failed(f"no route to {server.addresses[family]} over {family}: {_reason(error)}") from error
+
+
+def _run_iperf3(address: str, orders: Json, scenario: Json) -> Json:
+    """Run one iperf3 client and return what it printed. Raises Failed."""
+    duration_s, omit_s = orders["duration_s"], orders["omit_s"]
+    command = ["iperf3", "-c", address, "-p", str(orders["iperf_port"])]
+    command += ["-6" if scenario["family"] == "ipv6" else "-4", "-l", WRITE_SIZE, "-t", str(duration_s)]
+    command += ["-P", str(scenario["streams"]), "--json", "--get-server-output"]
+    command += ["--connect-timeout", str(CONNECT_TIMEOUT_S * 1000)]
+    if omit_s:
+        command += ["-O", str(omit_s)]
+    if scenario["traffic"] == "rate":
+        command += ["-b", str(orders["rate_bps"] // scenario["streams"])]
+    limit_s = omit_s + duration_s + GRACE_S
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except OSError as error:
+        raise Failed(f"iperf3 cannot be run: {_reason(error)}") from error
+    seen: Json = {"command": command}
+    timed_out = False
+    try:
+        halfway_s = omit_s + duration_s / 2
+        try:
+            output, complaints = process.communicate(timeout=halfway_s)
+        except subprocess.TimeoutExpired:
+            # Only while it runs do its sockets exist; one look costs some milliseconds of CPU.
+            seen["sockets"] = _output_of("ss", "-tinOH", "dport", "=", f":{orders['iperf_port']}")
+            try:
+                output, complaints = process.communicate(timeout=limit_s - halfway_s)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+                _end(process)
+                output, complaints = process.communicate()
+    finally:
+        _end(process)
+    seen["exit_code"] = process.returncode
+    seen["stderr"] = complaints.decode(errors="replace")[-2000:]
+    seen["iperf3"] = _first_json(output.decode(errors="replace"))
+    if timed_out:
+        raise Failed(f"iperf3 did not end within {limit_s} s and was stopped", seen)
+    if seen["iperf3"] is None:
+        seen["stdout"] = output.decode(errors="replace")[:2000]
+        shown = _tail(seen["stderr"] or seen["stdout"])
+        raise Failed(f"iperf3 (exit code {process.returncode}) printed no JSON but: {shown}", seen)
+    if seen["iperf3"].get("error"):
+        raise Failed(f"iperf3: {seen['iperf3']['error']}", seen)
+    if process.returncode:
+        raise Failed(f"iperf3 ended with exit code {process.returncode}: {_tail(seen['stderr'])}", seen)
+    return seen
+
+
+def _tail(text: str) -> str:
+    return " ".join(text.split())[-200:] or "(nothing)"
+
+
+def _first_json(text: str) -> Json | None:
+    """Return the first JSON object in ``text``: some versions print a warning before it, or it twice."""
+    start = text.find("{")
+    try:
+        found = json.JSONDecoder().raw_decode(text, start)[0] if start >= 0 else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _run_rr(address: str, orders: Json, scenario: Json) -> Json:
+    """Exchange requests and responses of ``request_bytes`` over one connection, one at a time. Raises Failed.
+
+    iperf3 has no such test. One buffer serves both directions and every exchange; the warm-up is not counted.
+    """
+    size = orders["request_bytes"]
+    view = memoryview(bytearray(size))
+    clock = time.perf_counter_ns
+    latencies_ns = array.array("Q")
+    per_second: list[int] = []
+    try:
+        with socket.create_connection((address, orders["rr_port"]), CONNECT_TIMEOUT_S) as connection:
+            # The kernel's own timeouts: Python's would make every call poll first.
+            connection.settimeout(None)
+            limit = struct.pack("@ll", RESPONSE_TIMEOUT_S, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(struct.pack("!Q", size))
+            warm = clock() + orders["omit_s"] * 1_000_000_000
+            while clock() < warm:
+                connection.sendall(view)
+                _receive_exactly(connection, view)
+            begin = now = clock()
+            for second in range(1, orders["duration_s"] + 1):
+                counted = len(latencies_ns)
+                end = begin + second * 1_000_000_000
+                while now < end:
+                    sent = now
+                    connection.sendall(view)
+                    _receive_exactly(connection, view)
+                    now = clock()
+                    latencies_ns.append(now - sent)
+                per_second.append(len(latencies_ns) - counted)
+            sockets = _output_of("ss", "-tinOH", "dport", "=", f":{orders['rr_port']}")
+    except BlockingIOError as error:
+        raise Failed(
+            f"no response within {RESPONSE_TIMEOUT_S} s, after {len(latencies_ns)} counted transactions"
+        ) from error
+    except OSError as error:
+        raise Failed(
+            f"request/response to {address} port {orders['rr_port']} broke after {len(latencies_ns)} counted "
+            f"transactions: {_reason(error)}"
+        ) from error
+    return {"rr": _summarize(latencies_ns, (now - begin) / 1e9, size, per_second), "sockets": sockets}
+
+
+def _summarize(latencies_ns: array.array[int], seconds: float, size: int, per_second: list[int]) -> Json:
+    """Return transactions, percentiles (nearest rank, to 0.1 µs) and a histogram with steps of about 12 %."""
+    counts = sorted(collections.Counter(latency // 100 for latency in latencies_ns).items())
+    total = len(latencies_ns)
+    histogram: dict[int, int] = {}
+    for tenths, count in counts:
+        step = math.ceil(20 * math.log10(max(tenths, 1) / 10))
+        histogram[step] = histogram.get(step, 0) + count
+    return {
+        "request_bytes": size,
+        "transactions": total,
+        "seconds": seconds,
+        "per_second": per_second,
+        "latency_us": {
+            "min": counts[0][0] / 10,
+            "mean": round(sum(latencies_ns) / total / 1000, 2),
+            "p50": _percentile(counts, total, 0.5),
+            "p90": _percentile(counts, total, 0.9),
+            "p99": _percentile(counts, total, 0.99),
+            "max": counts[-1][0] / 10,
+        },
+        "histogram": [[round(10 ** (step / 20), 1), count] for step, count in histogram.items()],
+    }
+
+
+def _percentile(counts: list[tuple[int, int]], total: int, share: float) -> float:
+    """Return the smallest latency (µs) that at least ``share`` of the transactions do not exceed."""
+    rank = math.ceil(share * total)
+    for tenths, count in counts:
+        rank -= count
+        if rank <= 0:
+            return tenths / 10
+    raise ValueError("no transactions")
+
+
+def _headline(fields: Json, document: Json) -> str:
+    """Return the result of a repetition in a few words for the log; nothing reads them back."""
+    if fields["error"]:
+        return f"FAILED: {fields['error']}"
+    try:
+        if "rr" in document:
+            rr = document["rr"]
+            return f"{rr['transactions'] / rr['seconds']:,.0f} transactions/s, p50 {rr['latency_us']['p50']} us"
+        device = document["client"]["before"]["device"]
+        before, after = (document["client"][when]["devices"][device] for when in ("before", "after"))
+        per_packet = (after["tx_bytes"] - before["tx_bytes"]) / (after["tx_packets"] - before["tx_packets"])
+        bps = document["iperf3"]["end"]["sum_received"]["bits_per_second"]
+        return f"{bps / 1e9:.2f} Gbit/s, {per_packet:,.0f} bytes per packet sent"
+    except (KeyError, TypeError, ZeroDivisionError):
+        return "done"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a child: politely, then not."""
+    for end in (process.terminate, process.kill):
+        if process.poll() is not None:
+            return
+        end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2)
+
+
+# --- Probe ------------------------------------------------------------------------------------------------------
+
+SIOCETHTOOL = 0x8946
+ETHTOOL_GSET, ETHTOOL_GDRVINFO = 0x1, 0x3
+SPEED_UNKNOWN = 0xFFFFFFFF
+
+
+def probe(orders: Json) -> int:
+    """Print one frame that describes this node: devices with drivers, kernel, tools, counters."""
+    seen = {**describe(), "snapshot": snapshot()}
+    for name, device in seen["snapshot"]["devices"].items():
+        device.update(_driver(name))
+    fields = {name: seen[name] for name in ("hostname", "kernel_release", "capabilities")}
+    print_frame("probe", fields, seen)
+    return 0
+
+
+def _driver(device: str) -> Json:
+    """Return driver, firmware, bus and speed (Mbit/s); None where the device has none.
+
+    Both come by ioctl, which answers for this network namespace: /sys may be another one's.
+    """
+    drvinfo = _ethtool(device, ETHTOOL_GDRVINFO, 196)
+    # struct ethtool_cmd: the low and the high half of the speed are two fields, 12 and 28 bytes in.
+    settings = _ethtool(device, ETHTOOL_GSET, 44)
+    speed = SPEED_UNKNOWN
+    if settings:
+        speed = struct.unpack_from("=H", settings, 12)[0] | struct.unpack_from("=H", settings, 28)[0] << 16
+    return {
+        "driver": _text(drvinfo[4:36]) or None,
+        "firmware": _text(drvinfo[68:100]) or None,
+        "bus": _text(drvinfo[100:132]) or None,
+        "speed_mbps": None if speed in (0, 0xFFFF, SPEED_UNKNOWN) else speed,
+    }
+
+
+def _ethtool(device: str, command: int, size: int) -> bytes:
+    """Return the answer to one ethtool command, empty if the device does not know it."""
+    answer = array.array("B", struct.pack("=I", command) + bytes(size - 4))
+    # struct ifreq: the name, then a pointer to the command's structure; the kernel copies 40 bytes.
+    request = struct.pack("16sP", device.encode(), answer.buffer_info()[0]).ljust(40, b"\0")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anchor:
+        try:
+            fcntl.ioctl(anchor, SIOCETHTOOL, request)
+        except OSError:
+            return b""
+    return answer.tobytes()
+
+
+# --- Start ------------------------------------------------------------------------------------------------------
+
+#: What can be ordered: the function, and the fields its orders must have.
+TASKS: dict[str, tuple[Callable[[Json], int], str]] = {
+    "serve": (serve, "iperf_port rr_port control_port families lifetime_s"),
+    "measure": (
+        measure,
+        "run_key block arm generation server iperf_port rr_port control_port scenarios repetitions "
+        "duration_s omit_s rate_bps request_bytes",
+    ),
+    "probe": (probe, ""),
+}
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # one is enough: the second must not interrupt the cleaning up
+    raise Stopped(number)
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out the orders; return the exit status: 0 done, 1 could not start, 143 stopped by SIGTERM."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGALRM, _stop)
+    try:
+        if len(arguments) != 1:
+            raise CannotStart("expected one argument, the orders as JSON")
+        try:
+            orders = json.loads(arguments[0])
+            version, do = orders["version"], orders["do"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise CannotStart(f"orders are not a JSON object with version and do: {error!r}") from error
+        if version != VERSION:
+            raise CannotStart(f"orders have version {version!r}; this agent knows {VERSION}")
+        if do not in TASKS:
+            raise CannotStart(f"orders say do {do!r}; allowed are {', '.join(TASKS)}")
+        task, fields = TASKS[do]
+        missing = [field for field in fields.split() if field not in orders]
+        if missing:
+            raise CannotStart(f"orders to {do} lack the field {missing[0]!r}")
+        return task(orders)
+    except CannotStart as reason:
+        sys.stderr.write(f"bigtcp-bench agent: {reason}\n")
+        return 1
+    except Stopped:
+        return 128 + signal.SIGTERM
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""What a pod is told to do: the agent's three orders, validated here, handed over as its one argument."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bigtcp_bench.plan import Arm, Family, Scenario
+from bigtcp_bench.pods import agent
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class _Orders(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+
+    def to_argument(self) -> str:
+        """Return the orders as the one JSON argument that the agent takes."""
+        return self.model_dump_json()
+
+
+class _Ports(_Orders):
+    iperf_port: Port = 5201
+    rr_port: Port = 5202
+    control_port: Port = 5203
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = (self.iperf_port, self.rr_port, self.control_port)
+        if len(set(ports)) < len(ports):
+            raise ValueError(
+                f"iperf_port, rr_port and control_port are {ports}; they must be three different ports"
+            )
+        return self
+
+
+class ServeOrders(_Ports):
+    """The server pod: iperf3, request/response and the control server, until ``lifetime_s`` is over."""
+
+    do: Literal["serve"] = "serve"
+    families: tuple[Family, ...] = Field(("ipv4", "ipv6"), min_length=1)
+    lifetime_s: int = Field(600, ge=1, le=86_400)
+
+
+class MeasureOrders(_Ports):
+    """The client pod: each scenario, in this order, ``repetitions`` times against one server."""
+
+    do: Literal["measure"] = "measure"
+    run_key: str = Field(min_length=1)
+    block: int = Field(ge=1)
+    arm: Arm
+    generation: int = Field(ge=1)
+    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
+    scenarios: tuple[Scenario, ...] = Field(min_length=1)
+    repetitions: int = Field(ge=1)
+    duration_s: int = Field(ge=1)
+    omit_s: int = Field(ge=0)
+    rate_bps: int = Field(ge=1)
+    request_bytes: int = Field(ge=1, le=agent.MAX_REQUEST_BYTES)
+
+    @model_validator(mode="after")
+    def _addresses_fit(self) -> Self:
+        for family, address in self.server.items():
+            try:
+                version = ipaddress.ip_address(address).version
+            except ValueError:
+                version = None
+            if family != f"ipv{version}":
+                raise ValueError(f"server address {address!r} is not an {family} address")
+        return self
+
+    @property
+    def time_limit_s(self) -> int:
+        """Return the longest time the client can take: every repetition hangs to its own limit.
+
+        Server and client pods may live this long and no longer. Within a repetition the agent connects once
+        and asks the server up to three times, twice each when the connection was lost.
+        """
+        contact_s = 7 * agent.CONNECT_TIMEOUT_S * len(self.server)
+        repetition_s = self.omit_s + self.duration_s + agent.GRACE_S + contact_s
+        return agent.CONNECT_DEADLINE_S + contact_s + len(self.scenarios) * self.repetitions * repetition_s
+
+
+class ProbeOrders(_Orders):
+    """A pod in the node's own network namespace: describe the node."""
+
+    do: Literal["probe"] = "probe"
+
+
+Orders = ServeOrders | MeasureOrders | ProbeOrders
