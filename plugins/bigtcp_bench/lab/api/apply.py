@@ -69,7 +69,8 @@ def applied(
             "manager": manager,
             "operation": "Apply",
             "apiVersion": resource.api_version,
-            "time": time,
+            # the same configuration again is no change at all
+            "time": mine["time"] if mine is not None and mine["fieldsV1"] == wanted else time,
             "fieldsType": "FieldsV1",
             "fieldsV1": wanted,
         },

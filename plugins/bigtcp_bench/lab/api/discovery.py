@@ -71,9 +71,7 @@ PODS = Resource(
     has_generation=True,
 )
 NODES = Resource("", "v1", "Node", "nodes", False, ("no",), (), ("status",), ("spec.unschedulable",))
-NAMESPACES = Resource(
-    "", "v1", "Namespace", "namespaces", False, ("ns",), (), ("status", "finalize"), ("status.phase",)
-)
+NAMESPACES = Resource("", "v1", "Namespace", "namespaces", False, ("ns",), (), ("status",), ("status.phase",))
 CONFIGMAPS = Resource("", "v1", "ConfigMap", "configmaps", True, ("cm",))
 SECRETS = Resource("", "v1", "Secret", "secrets", True, (), (), (), ("type",))
 SERVICES = Resource("", "v1", "Service", "services", True, ("svc",), ("all",), ("status",))
@@ -160,7 +158,6 @@ _SUBRESOURCES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "eviction": ("policy/v1", "Eviction", ("create",)),
     "binding": ("", "Binding", ("create",)),
     "token": ("authentication.k8s.io/v1", "TokenRequest", ("create",)),
-    "finalize": ("", "Namespace", ("update",)),
 }
 
 

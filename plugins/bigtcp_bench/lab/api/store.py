@@ -92,6 +92,11 @@ class Watch(AsyncIterator[tuple[str, Object]]):
         kind, obj = self._pending.popleft()
         return kind, self._store.rendered(self._resource, obj)
 
+    @property
+    def pending_count(self) -> int:
+        """Return how many changes are waiting to be taken."""
+        return len(self._pending)
+
     def close(self) -> None:
         """Stop watching; needed when the watch is not used as a context manager."""
         self._store.forget(self._resource, self)

@@ -1,0 +1,535 @@
+"""The HTTP face of the store: routes, authentication, and the verbs of the Kubernetes API."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import yaml
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from . import discovery, openapi, patch, paths, pods, rbac, status, stream, table, watches
+from .discovery import PODS, SELFSUBJECTACCESSREVIEWS, Resource
+from .middleware import FaultMiddleware, Faults
+from .paths import Target
+from .runtime_protocol import Runtime
+from .status import ApiError
+from .store import Store
+from .tokens import Tokens, User
+
+Object = dict[str, Any]
+
+VERSION = {
+    "major": "1",
+    "minor": "36",
+    "emulationMajor": "1",
+    "emulationMinor": "36",
+    "minCompatibilityMajor": "1",
+    "minCompatibilityMinor": "35",
+    "gitVersion": "v1.36.2",
+    "gitCommit": "8e16b12fda5b1dccc41a6de48b3e356cc7d5048b",
+    "gitTreeState": "clean",
+    "buildDate": "1970-01-01T00:00:00Z",
+    "goVersion": "go1.26.6",
+    "compiler": "gc",
+    "platform": "linux/amd64",
+}
+#: Seconds an idle connection is kept: longer than any pause of a client, so that no request meets a closing one.
+_KEEP_ALIVE_S = 600
+#: Seconds that open watches and logs get when the server stops.
+_SHUTDOWN_S = 1
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class Api:
+    """The request handlers; one instance serves one store."""
+
+    def __init__(self, store: Store, runtime: Runtime, tokens: Tokens, faults: Faults, *, rbac_on: bool) -> None:
+        self.store = store
+        self.runtime = runtime
+        self.tokens = tokens
+        self.faults = faults
+        self.rbac_on = rbac_on
+
+    # Who is asking, and may they
+
+    def _user(self, connection: HTTPConnection) -> User:
+        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        user = self.tokens.user(token.strip()) if scheme.lower() == "bearer" else None
+        if user is None:
+            raise ApiError(401, "Unauthorized", "Unauthorized")
+        return user
+
+    async def _authorize(self, user: User, verb: str, target: Target, name: str | None = None) -> None:
+        if self.rbac_on:
+            wanted = target.name if name is None else name
+            request = rbac.Request(verb, target.resource, target.namespace, wanted, target.subresource)
+            await rbac.check(self.store, user, request)
+
+    # Documents
+
+    async def document(self, request: Request) -> Response:
+        """Answer discovery, version, health and OpenAPI requests."""
+        path = request.url.path.strip("/")
+        parts = path.split("/")
+        found: Object | None = None
+        if path in ("healthz", "livez", "readyz"):
+            return PlainTextResponse("ok")
+        if path == "version":
+            return JSONResponse(VERSION)
+        self._user(request)
+        if path == "openapi/v2":
+            if "proto-openapi" in request.headers.get("accept", ""):
+                return Response(openapi.V2_PROTOBUF, media_type=openapi.V2_PROTOBUF_TYPE)
+            found = openapi.v2()
+        elif path == "openapi/v3":
+            found = openapi.v3_paths()
+        elif path.startswith("openapi/v3/"):
+            found = openapi.v3(path.removeprefix("openapi/v3/"))
+        elif path == "api":
+            found = discovery.api_versions(request.url.netloc)
+        elif path == "apis":
+            found = discovery.api_group_list()
+        elif parts[0] == "api":
+            found = discovery.api_resource_list("", parts[1])
+        elif len(parts) == 2:
+            found = discovery.api_group(parts[1])
+        else:
+            found = discovery.api_resource_list(parts[1], parts[2])
+        if found is None:
+            raise status.unknown_path()
+        return JSONResponse(found)
+
+    # Verbs
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request for a collection, an object or a subresource."""
+        user = self._user(request)
+        target = paths.parse(request.url.path)
+        if target.subresource in ("log", "exec", "eviction", "binding", "token"):
+            return await self._subresource(user, target, request)
+        match request.method, bool(target.name):
+            case "GET", True:
+                await self._authorize(user, "get", target)
+                obj = await self.store.get(target.resource, target.name, target.namespace)
+                return self._shown(request, target.resource, obj)
+            case "GET", False:
+                return await self._list_or_watch(user, target, request)
+            case "POST", False:
+                return await self._create(user, target, request)
+            case "PUT", True:
+                return await self._replace(user, target, request)
+            case "PATCH", True:
+                return await self._patch(user, target, request)
+            case "DELETE", True:
+                return await self._delete(user, target, request)
+            case "DELETE", False:
+                return await self._delete_collection(user, target, request)
+        raise status.method_not_allowed()
+
+    async def _list_or_watch(self, user: User, target: Target, request: Request) -> Response:
+        query, resource = request.query_params, target.resource
+        if "list" not in resource.verbs:
+            raise status.method_not_allowed()
+        selectors = (query.get("labelSelector"), query.get("fieldSelector"))
+        watching = query.get("watch") in ("1", "true", "True")
+        await self._authorize(user, "watch" if watching else "list", target, _selected_name(selectors[1]))
+        if watching:
+            return self._watch(target, request, *selectors)
+        objects = await self.store.list(resource, target.namespace or None, *selectors)
+        metadata: Object = {"resourceVersion": str(self.store.version)}
+        objects = _page(objects, query.get("limit"), query.get("continue"), metadata)
+        if table.wanted(request.headers.get("accept", "")):
+            include = query.get("includeObject", "Metadata")
+            return JSONResponse(table.table(resource, objects, metadata, include))
+        if not resource.custom:  # the items of a built-in list do not repeat what the list says
+            objects = [{k: v for k, v in obj.items() if k not in ("kind", "apiVersion")} for obj in objects]
+        kind, api_version = f"{resource.kind}List", resource.api_version
+        return JSONResponse({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": objects})
+
+    def _watch(self, target: Target, request: Request, labels: str | None, fields: str | None) -> Response:
+        query, resource = request.query_params, target.resource
+        asked = query.get("resourceVersion") or "0"
+        with_initial = query.get("sendInitialEvents") == "true"
+        since = None if asked == "0" or with_initial else _integer("resourceVersion", asked)
+        try:
+            watch = self.store.watch(resource, since, target.namespace or None, labels, fields)
+        except ApiError as error:
+            if error.code != 410:
+                raise
+            return Response(watches.error_line(error), media_type="application/json")
+        as_table = table.wanted(request.headers.get("accept", ""))
+        include = query.get("includeObject", "Metadata")
+
+        def render(obj: Object) -> Object:
+            if not as_table:
+                return obj
+            return table.table(resource, [obj], {"resourceVersion": obj["metadata"]["resourceVersion"]}, include)
+
+        body = watches.lines(
+            self.store,
+            resource,
+            watch,
+            timeout_s=float(_integer("timeoutSeconds", query.get("timeoutSeconds")) or watches.DEFAULT_TIMEOUT_S),
+            bookmarks=query.get("allowWatchBookmarks") in ("1", "true", "True"),
+            initial_count=watch.pending_count if with_initial else None,
+            render=render,
+            is_down=lambda: self.faults.api_down,
+        )
+        return StreamingResponse(body, media_type="application/json")
+
+    async def _create(self, user: User, target: Target, request: Request) -> Response:
+        resource = target.resource
+        if "create" not in resource.verbs or (resource.namespaced and not target.namespace):
+            raise status.method_not_allowed()
+        body = await _body(request)
+        await self._authorize(user, "create", target)
+        if resource == SELFSUBJECTACCESSREVIEWS:
+            return JSONResponse(await self._access_review(user, body), 201)
+        created = await self.store.create(
+            resource, body, target.namespace or None, dry_run=_dry_run(request.query_params)
+        )
+        return self._shown(request, resource, created, 201)
+
+    async def _replace(self, user: User, target: Target, request: Request) -> Response:
+        await self._authorize(user, "update", target)
+        body = await _body(request)
+        metadata = body.setdefault("metadata", {})
+        if metadata.setdefault("name", target.name) != target.name:
+            raise status.bad_request(
+                f"the name of the object ({metadata['name']}) does not match the name on the URL ({target.name})"
+            )
+        if target.resource.namespaced:
+            metadata["namespace"] = target.namespace
+        updated = await self.store.update(
+            target.resource, body, target.subresource or None, dry_run=_dry_run(request.query_params)
+        )
+        return self._shown(request, target.resource, updated)
+
+    async def _patch(self, user: User, target: Target, request: Request) -> Response:
+        await self._authorize(user, "patch", target)
+        query = request.query_params
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip()
+        body = await _body(request)
+        options: dict[str, Any] = {"subresource": target.subresource or None, "dry_run": _dry_run(query)}
+        if content_type == patch.APPLY_PATCH:
+            manager = query.get("fieldManager")
+            if not manager:
+                raise status.bad_request("PatchOptions.meta.k8s.io is invalid: fieldManager: Required value")
+            applied, created = await self.store.apply(
+                target.resource,
+                target.name,
+                target.namespace or None,
+                body,
+                field_manager=manager,
+                force=query.get("force") in ("1", "true", "True"),
+                **options,
+            )
+            return self._shown(request, target.resource, applied, 201 if created else 200)
+        patched = await self.store.patch(
+            target.resource, target.name, target.namespace or None, content_type, body, **options
+        )
+        return self._shown(request, target.resource, patched)
+
+    async def _delete(self, user: User, target: Target, request: Request) -> Response:
+        await self._authorize(user, "delete", target)
+        options = _delete_options(request, await _body(request))
+        deleted = await self.store.delete(target.resource, target.name, target.namespace or None, **options)
+        return JSONResponse(deleted)
+
+    async def _delete_collection(self, user: User, target: Target, request: Request) -> Response:
+        resource, query = target.resource, request.query_params
+        if "deletecollection" not in resource.verbs or (resource.namespaced and not target.namespace):
+            raise status.method_not_allowed()
+        await self._authorize(user, "deletecollection", target)
+        options = _delete_options(request, await _body(request))
+        selectors = (query.get("labelSelector"), query.get("fieldSelector"))
+        objects = await self.store.list(resource, target.namespace or None, *selectors)
+        for obj in objects:
+            await self.store.delete(resource, obj["metadata"]["name"], target.namespace or None, **options)
+        metadata = {"resourceVersion": str(self.store.version)}
+        kind, api_version = f"{resource.kind}List", resource.api_version
+        return JSONResponse({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": objects})
+
+    # Subresources that are not the object itself
+
+    async def _subresource(self, user: User, target: Target, request: Request) -> Response:
+        match target.subresource, request.method:
+            case "log", "GET":
+                await self._authorize(user, "get", target)
+                return await self._log(target, request)
+            case "exec", _:
+                raise status.bad_request(
+                    "this API server runs commands over WebSocket only (kubectl 1.30 or newer)"
+                )
+            case "eviction", "POST":
+                await self._authorize(user, "create", target)
+                options = _delete_options(request, (await _body(request)).get("deleteOptions") or {})
+                await self.store.delete(PODS, target.name, target.namespace, **options)
+                body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+                return JSONResponse(body, 201)
+            case "binding", "POST":
+                await self._authorize(user, "create", target)
+                pod = await self.store.get(PODS, target.name, target.namespace)
+                pod["spec"]["nodeName"] = (await _body(request))["target"]["name"]
+                await self.store.update(PODS, pod, "binding")
+                body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+                return JSONResponse(body, 201)
+            case "token", "POST":
+                await self._authorize(user, "create", target)
+                await self.store.get(target.resource, target.name, target.namespace)
+                expires = datetime.now(UTC) + timedelta(hours=1)
+                body = await _body(request)
+                body["status"] = {
+                    "token": self.tokens.service_account(target.namespace, target.name),
+                    "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                }
+                return JSONResponse(body, 201)
+        raise status.method_not_allowed()
+
+    async def _log(self, target: Target, request: Request) -> Response:
+        query = request.query_params
+        pod = await self.store.get(PODS, target.name, target.namespace)
+        container = pods.container_name(pod, query.get("container", ""))
+        previous = _boolean(query.get("previous"))
+        pods.check_log(pod, container, previous=previous)
+        since_s = _integer("sinceSeconds", query.get("sinceSeconds"))
+        if since_time := query.get("sinceTime"):
+            start = datetime.fromisoformat(since_time.replace("Z", "+00:00"))
+            since_s = max(1, round((datetime.now(UTC) - start).total_seconds()))
+        chunks = self.runtime.logs(
+            target.namespace,
+            target.name,
+            container,
+            follow=_boolean(query.get("follow")),
+            tail_lines=_integer("tailLines", query.get("tailLines")),
+            since_seconds=since_s,
+            timestamps=_boolean(query.get("timestamps")),
+            previous=previous,
+            limit_bytes=_integer("limitBytes", query.get("limitBytes")),
+        )
+        return StreamingResponse(_closing(chunks), media_type="text/plain")
+
+    async def exec(self, websocket: WebSocket) -> None:
+        """Answer ``pods/exec`` over WebSocket."""
+        try:
+            user = self._user(websocket)
+            target = paths.parse(websocket.url.path)
+            await self._authorize(user, "create", target)
+            pod = await self.store.get(PODS, target.name, target.namespace)
+            query = websocket.query_params
+            container = pods.container_name(pod, query.get("container", ""))
+            pods.check_exec(pod, container)
+            command = query.getlist("command")
+            if not command:
+                raise status.bad_request("you must specify at least 1 command for the container")
+            protocol = stream.chosen_protocol(websocket.scope.get("subprotocols") or [])
+            session = await self.runtime.exec(
+                target.namespace,
+                target.name,
+                container,
+                command,
+                stdin=_boolean(query.get("stdin")),
+                tty=_boolean(query.get("tty")),
+            )
+        except ApiError as error:
+            await websocket.send_denial_response(JSONResponse(error.body(), error.code))
+            return
+        await websocket.accept(subprotocol=protocol)
+        await stream.serve_exec(websocket, session, command)
+
+    async def _access_review(self, user: User, body: Object) -> Object:
+        asked = (body.get("spec") or {}).get("resourceAttributes") or {}
+        group, plural = asked.get("group", ""), asked.get("resource", "")
+        known = [r for r in discovery.RESOURCES if (r.group, r.plural) == (group, plural)]
+        resource = known[0] if known else Resource(group, "v1", plural, plural, True)
+        request = rbac.Request(
+            asked.get("verb", ""),
+            resource,
+            asked.get("namespace", ""),
+            asked.get("name", ""),
+            asked.get("subresource", ""),
+        )
+        allowed = not self.rbac_on or await rbac.allowed(self.store, user, request)
+        review = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}}
+        return {**review, "spec": body.get("spec") or {}, "status": {"allowed": allowed}}
+
+    def _shown(self, request: Request, resource: Resource, obj: Object, code: int = 200) -> Response:
+        if request.method == "GET" and table.wanted(request.headers.get("accept", "")):
+            metadata = {"resourceVersion": obj["metadata"]["resourceVersion"]}
+            include = request.query_params.get("includeObject", "Metadata")
+            return JSONResponse(table.table(resource, [obj], metadata, include), code)
+        return JSONResponse(obj, code)
+
+
+async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield ``chunks`` and close their source when the client goes away in between."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        if hasattr(chunks, "aclose"):
+            await chunks.aclose()
+
+
+async def _body(request: Request) -> Any:
+    """Return a request's body from JSON or YAML, ``{}`` for none; raises ``ApiError`` 400 and 415."""
+    raw = await request.body()
+    if not raw.strip():
+        return {}
+    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if not content_type.endswith(("json", "yaml")):
+        raise status.unsupported_media_type(content_type, ["application/json", "application/yaml"])
+    try:
+        # YAML that is JSON is read as JSON: some twenty times faster
+        return json.loads(raw) if raw.lstrip()[:1] in b"{[" else yaml.safe_load(raw)
+    except (ValueError, yaml.YAMLError) as error:
+        raise status.bad_request(f"the request body cannot be read: {error}") from None
+
+
+def _boolean(text: str | None) -> bool:
+    return (text or "").lower() in ("1", "true")
+
+
+def _integer(name: str, text: str | None) -> int | None:
+    if text is None or text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise status.bad_request(f'{name}: Invalid value: "{text}": must be a number') from None
+
+
+def _dry_run(query: Any) -> bool:
+    asked = query.getlist("dryRun")
+    if asked and asked != ["All"]:
+        raise status.bad_request('dryRun: Unsupported value: supported values: "All"')
+    return bool(asked)
+
+
+def _selected_name(field_selector: str | None) -> str:
+    """Return the name that a field selector picks, for access rules that name single objects."""
+    for part in (field_selector or "").split(","):
+        if part.startswith("metadata.name="):
+            return part.removeprefix("metadata.name=").removeprefix("=")
+    return ""
+
+
+def _delete_options(request: Request, body: Any) -> dict[str, Any]:
+    """Return the arguments of ``Store.delete`` from the query and the DeleteOptions in the body."""
+    query = request.query_params
+    grace = body.get("gracePeriodSeconds")
+    conditions = body.get("preconditions") or {}
+    propagation = body.get("propagationPolicy") or query.get("propagationPolicy")
+    if body.get("orphanDependents") or _boolean(query.get("orphanDependents")):
+        propagation = "Orphan"
+    asked = _integer("gracePeriodSeconds", query.get("gracePeriodSeconds"))
+    return {
+        "grace_period_seconds": asked if grace is None else grace,
+        "uid": conditions.get("uid"),
+        "resource_version": conditions.get("resourceVersion"),
+        "propagation": propagation,
+        "dry_run": _dry_run(query) or body.get("dryRun") == ["All"],
+    }
+
+
+def _page(objects: list[Object], limit: str | None, token: str | None, metadata: Object) -> list[Object]:
+    """Return one page of ``objects`` and put the token of the next into ``metadata``."""
+    start = 0
+    if token:
+        try:
+            after = tuple(json.loads(base64.urlsafe_b64decode(token)))
+        except ValueError:
+            raise status.bad_request("continue key is not valid") from None
+        keys = [(obj["metadata"].get("namespace", ""), obj["metadata"]["name"]) for obj in objects]
+        start = sum(key <= after for key in keys)
+    count = _integer("limit", limit) or len(objects)
+    page, rest = objects[start : start + count], len(objects) - start - count
+    if rest > 0:
+        last = page[-1]["metadata"]
+        position = json.dumps([last.get("namespace", ""), last["name"]]).encode()
+        metadata["continue"] = base64.urlsafe_b64encode(position).decode()
+        metadata["remainingItemCount"] = rest
+    return page
+
+
+async def _error_response(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), error.code)
+
+
+def build_app(
+    store: Store, runtime: Runtime, tokens: Tokens, faults: Faults, *, rbac_on: bool = False
+) -> Starlette:
+    """Return the API server of ``store`` as an ASGI application.
+
+    ``runtime`` serves logs and commands, ``tokens`` says who may come in, ``faults`` is obeyed at every request;
+    with ``rbac_on`` the store's roles and bindings decide what service accounts may do.
+    """
+    api = Api(store, runtime, tokens, faults, rbac_on=rbac_on)
+    documents = ["/version", "/healthz", "/livez", "/readyz", "/api", "/apis", "/api/{version}", "/apis/{group}"]
+    documents += ["/apis/{group}/{version}", "/openapi/v2", "/openapi/v3", "/openapi/v3/{path:path}"]
+    return Starlette(
+        routes=[
+            *(Route(path, api.document, methods=["GET"]) for path in documents),
+            WebSocketRoute("/api/v1/namespaces/{namespace}/pods/{name}/exec", api.exec),
+            Route("/api/{path:path}", api.handle, methods=_METHODS),
+            Route("/apis/{path:path}", api.handle, methods=_METHODS),
+            Route("/{path:path}", _unknown, methods=_METHODS),
+        ],
+        middleware=[Middleware(FaultMiddleware, faults=faults)],
+        exception_handlers={ApiError: _error_response},
+    )
+
+
+async def _unknown(request: Request) -> Response:
+    raise status.unknown_path()
+
+
+class ApiServer(uvicorn.Server):
+    """A uvicorn server that leaves the signals of its process alone.
+
+    Use ``await server.serve(sockets=[…])`` with sockets that are bound already, and end it by setting
+    ``server.should_exit``.
+    """
+
+    def __init__(self, app: Starlette, certificate: Path, key: Path) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                loop="asyncio",
+                http="httptools",
+                ws="websockets-sansio",
+                ws_ping_interval=None,  # clients ping; some of them never answer pings while they wait
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing: the process that runs the server handles its own signals."""
+        yield
+
+
+def listen(host: str, port: int = 0) -> socket.socket:
+    """Return a listening socket of the present network namespace; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=512)
