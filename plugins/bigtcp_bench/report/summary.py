@@ -1,0 +1,282 @@
+"""The text of one run: the same words on the terminal, in the task log and in Slack."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES
+from bigtcp_bench.report import units
+from bigtcp_bench.report.view import VERDICTS, NodeView, Proof, RunView
+
+if TYPE_CHECKING:
+    from bigtcp_bench.analysis.compare import Comparison
+
+#: Width of plain text: what an Airflow log and a Slack message show on a laptop without folding.
+PLAIN_WIDTH = 100
+
+#: Below this the columns of the comparison no longer fit beside each other.
+MIN_WIDTH = 80
+
+_STYLES = {
+    "valid": "bold green",
+    "invalid": "bold magenta",
+    "failed": "bold red",
+    "running": "bold yellow",
+    "faster": "green",
+    "slower": "bold red",
+    "equivalent": "cyan",
+    "inconclusive": "yellow",
+}
+
+_RESTORE = {
+    "pending": "not yet: the configuration is put back after this report",
+    "verified": "verified",
+    "not_verified": "NOT VERIFIED",
+    "not_needed": "not needed: the run changed nothing",
+}
+
+
+def print_summary(view: RunView, console: Console | None = None) -> None:
+    """Print the summary of a run on a terminal, coloured only when it is one."""
+    console = console or Console(highlight=False)
+    if console.width < MIN_WIDTH:
+        console.width = MIN_WIDTH
+    console.print(_summary(view, console.width), highlight=False)
+
+
+def plain_summary(view: RunView, width: int = PLAIN_WIDTH) -> str:
+    """Return the summary of a run as plain text of at most ``width`` columns (80 or more)."""
+    return _plain(_summary(view, width), width)
+
+
+def comparison_text(view: RunView, comparisons: Sequence[Comparison], width: int = PLAIN_WIDTH) -> str:
+    """Return the comparison table of some ``comparisons`` of ``view`` as plain text."""
+    return _plain(_comparison_table(view, comparisons, width), width)
+
+
+def proof_text(proofs: Sequence[Proof], width: int = PLAIN_WIDTH) -> str:
+    """Return only the table of the proof of effect as plain text."""
+    return _plain(_proof_table(proofs), width)
+
+
+def headline(view: RunView) -> str:
+    """Return what a reader must know of the run, in one sentence."""
+    cluster = clean(view.cluster)
+    if view.restore_failed:
+        return f"{cluster}: RESTORE {_restore_line(view)} (the run itself: {view.status})"
+    return f"{cluster}: {view.status.upper()}: {_outcome(view)}"
+
+
+def facts(view: RunView) -> list[tuple[str, str]]:
+    """Return the conditions of the run as (label, text), in the order they are told."""
+    plan = f"plan {view.plan_name}, order {','.join(view.order)}" if view.plan_name else "no valid plan"
+    rows = [
+        ("run", f"{view.dag_id} / {view.run_id} ({plan}{f', {view.trigger}' if view.trigger else ''})"),
+        ("note", view.note or ""),
+        ("nodes", nodes_line(view.nodes)),
+        ("Cilium", (view.cilium_version or "") + (" (emulated)" if view.emulated and view.cilium_version else "")),
+        (
+            "lab",
+            "the Kubernetes API and the Cilium agent are emulated; the traffic, the kernel's BIG TCP and every "
+            "counter are real"
+            if view.emulated
+            else "",
+        ),
+        ("time", _time_line(view)),
+        ("restore", _restore_line(view)),
+        ("data", f"{f'run {view.number} in ' if view.number is not None else ''}{view.data_at}"),
+        ("page", view.url or ""),
+    ]
+    return [(label, clean(text)) for label, text in rows if text]
+
+
+def nodes_line(nodes: Iterable[NodeView]) -> str:
+    """Return the pair of nodes with kernel and NIC driver; what both share is said once."""
+    nodes = list(nodes)
+    if not nodes:
+        return ""
+    pair = " → ".join(f"{node.name} ({node.role})" for node in nodes)
+    parts = [pair]
+    for label, values in (
+        ("kernel", [node.kernel for node in nodes]),
+        ("NIC driver", [node.nic_driver for node in nodes]),
+    ):
+        known = list(dict.fromkeys(value for value in values if value))
+        if known:
+            parts.append(f"{label} {' and '.join(known)}")
+    return ", ".join(parts)
+
+
+def clean(text: str) -> str:
+    """Return ``text`` on one line without control characters: it may come from a pod's log."""
+    return "".join(char for char in " ".join(text.split()) if char.isprintable())
+
+
+def _plain(renderable: RenderableType, width: int) -> str:
+    console = Console(file=io.StringIO(), width=max(width, MIN_WIDTH), color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(renderable, highlight=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+
+
+def _summary(view: RunView, width: int) -> Group:
+    style = "bold red" if view.restore_failed else _STYLES[view.status]
+    parts: list[RenderableType] = [Text(headline(view), style=style)]
+    if len(view.reasons) > 1 or (view.reasons and view.restore_failed):
+        parts += [Text("\nreasons", style="bold")]
+        parts += [Padding(Text(f"- {clean(reason)}"), (0, 0, 0, 2)) for reason in view.reasons]
+    if view.judged:
+        parts += [Text(), _comparison_table(view, view.judged, width)]
+        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _invalid_lines(view)]
+        parts += [Text(), _legend(view)]
+    if view.proofs:
+        parts += [
+            Text("\nproof of effect: mean bytes per packet on the pods' own interfaces", style="bold"),
+            _proof_table(view.proofs),
+            Text(
+                f"proven: at most {CLASSIC_MAX_PACKET_BYTES:,} B with BIG TCP off and above it with BIG TCP on.",
+                style="dim",
+            ),
+        ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    # A path or URL longer than the line is folded, never cut: it is there to be copied.
+    grid.add_column(overflow="fold")
+    for label, text in facts(view):
+        loud = label == "restore" and view.restore_failed
+        grid.add_row(label, Text(text, style="bold red" if loud else ""))
+    return Group(*parts, Text(), grid)
+
+
+def _outcome(view: RunView) -> str:
+    if view.status in ("invalid", "failed"):
+        first = clean(view.reasons[0]) if view.reasons else "no reason was stored"
+        more = f" (and {len(view.reasons) - 1} more)" if len(view.reasons) > 1 else ""
+        return f"{first}{more}"
+    if view.status == "running":
+        return "the run has not ended"
+    counts = view.verdict_counts()
+    words = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
+    what = "A/A run, the same arm twice" if view.is_aa else "BIG TCP on against off"
+    return f"{what}: {', '.join(words) or 'nothing to compare'}"
+
+
+def _comparison_table(view: RunView, comparisons: Sequence[Comparison], width: int) -> Table:
+    narrow = width < PLAIN_WIDTH
+    table = _table("scenario, metric", gap=1 if narrow else 2)
+    for name in _sides(view):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("change", justify="right")
+    table.add_column("verdict", no_wrap=True)
+    for scenario, group in itertools.groupby(comparisons, key=lambda comparison: comparison.scenario):
+        table.add_row(Text(scenario, style="bold"))
+        for comparison in group:
+            metric = METRICS[comparison.metric]
+            table.add_row(
+                Text(f" {metric.short_label}"),
+                Text(units.value_text(comparison.off_median, metric.unit)),
+                Text(units.value_text(comparison.on_median, metric.unit)),
+                Text(units.change_with_interval(comparison.change, comparison.ci_low, comparison.ci_high)),
+                Text(_verdict(comparison, "\n" if narrow else " "), style=_STYLES.get(comparison.verdict, "")),
+            )
+    return table
+
+
+def _verdict(comparison: Comparison, separator: str) -> str:
+    """Return the verdict, with the size that it needs to be understood."""
+    if comparison.below_margin:
+        return f"{comparison.verdict}{separator}below margin"
+    if comparison.verdict == "inconclusive" and comparison.smallest_detectable_change is not None:
+        size = units.change_text(comparison.smallest_detectable_change).lstrip("+")
+        return f"{comparison.verdict}{separator}sees {size}"
+    return comparison.verdict
+
+
+def _sides(view: RunView) -> tuple[str, str]:
+    """Return what the two sides of a comparison are: the arms, or in an A/A run the blocks of the same arm."""
+    return ("odd blocks", "even blocks") if view.is_aa else ("off", "on")
+
+
+def _invalid_lines(view: RunView) -> list[str]:
+    """Return why single comparisons are invalid, each reason once, without those of the whole run."""
+    reasons = (
+        reason for comparison in view.judged if comparison.verdict == "invalid" for reason in comparison.reasons
+    )
+    return [f"invalid: {clean(reason)}" for reason in dict.fromkeys(reasons) if reason not in view.reasons]
+
+
+def _legend(view: RunView) -> Text:
+    first = view.judged[0]
+    off, on = _sides(view)
+    n_off, n_on = (_range(getattr(comparison, name) for comparison in view.judged) for name in ("n_off", "n_on"))
+    return Text(
+        f"Medians over fresh pod pairs ({off}: {n_off}, {on}: {n_on}). change: {on} against {off}, with its "
+        f"{first.level * 100:g} % confidence interval. faster, slower: better, worse in the metric's own "
+        f"direction. equivalent: surely within ±{first.margin * 100:g} %. inconclusive: too noisy to tell; it "
+        "would have seen a change of the size given.",
+        style="dim",
+    )
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _proof_table(proofs: Sequence[Proof]) -> Table:
+    table = _table("scenario")
+    for name in ("off sender", "off receiver", "on sender", "on receiver"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("effect")
+    for scenario, group in itertools.groupby(proofs, key=lambda proof: proof.scenario):
+        arms = {proof.arm: proof for proof in group}
+        cells = [
+            units.value_text(end, "B")
+            for arm in (arms.get("off"), arms.get("on"))
+            for end in ((arm.sender_b, arm.receiver_b) if arm else (None, None))
+        ]
+        text, style = _effect(list(arms.values()))
+        table.add_row(Text(scenario), *map(Text, cells), Text(text, style=style))
+    return table
+
+
+def _effect(arms: Sequence[Proof]) -> tuple[str, str]:
+    if not any(proof.required for proof in arms):
+        return "not judged", ""
+    wrong = [proof.arm for proof in arms if not proof.as_intended]
+    return (f"NOT PROVEN: {', '.join(wrong)}", "bold red") if wrong else ("proven", "green")
+
+
+def _table(first: str, gap: int = 2) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    table.add_column(first, no_wrap=True)
+    return table
+
+
+def _time_line(view: RunView) -> str:
+    if view.started is None:
+        return ""
+    start = f"started {view.started:%Y-%m-%d %H:%M:%S %Z}".rstrip()
+    wall = f", took {units.duration(view.wall_time_s)}" if view.wall_time_s is not None else ""
+    measuring = (
+        f", of it {units.duration(view.measuring_time_s)} measuring" if view.measuring_time_s is not None else ""
+    )
+    return f"{start}{wall}{measuring}"
+
+
+def _restore_line(view: RunView) -> str:
+    detail = clean(view.restore.detail)
+    state = _RESTORE[view.restore.state]
+    line = f"{state}: {detail}" if detail else state
+    if view.restore_failed:
+        line += "; run the DAG bigtcp_restore or `bigtcp-bench restore`"
+    return line

@@ -1,0 +1,113 @@
+"""Numbers as people read them: 24.1 Gbit/s, 187 µs, 63,012 B, +74.2 % [+70.1, +78.5]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+
+#: What stands where there is no number.
+MISSING = "–"
+
+_PREFIXES = ("", "k", "M", "G", "T", "P")
+
+
+def value_text(value: float | None, unit: str) -> str:
+    """Return ``value`` of a ``unit`` of metrics.py for people, with three significant digits (bytes: all).
+
+    None and values that are not finite become a dash. An unknown unit is written out behind the number.
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    renderer = _RENDERERS.get(unit)
+    return renderer(value) if renderer else f"{significant(value)} {unit}"
+
+
+def bit_rate(value: float) -> str:
+    """Return bits per second with the decimal prefix that suits it: ``24.1 Gbit/s``."""
+    return _prefixed(value, "bit/s")
+
+
+def microseconds(value: float) -> str:
+    """Return a time given in microseconds as µs, from 10,000 µs as ms, from 10 s as s."""
+    for limit, divisor, unit in ((10_000.0, 1, "µs"), (10_000_000.0, 1_000, "ms")):
+        if abs(value) < limit:
+            return f"{significant(value / divisor)} {unit}"
+    return f"{significant(value / 1_000_000)} s"
+
+
+def byte_count(value: float) -> str:
+    """Return bytes in full, with separators, for packet sizes are compared to the byte: ``63,012 B``."""
+    return f"{value:,.0f} B"
+
+
+def share(value: float) -> str:
+    """Return a share between 0 and 1 in per cent: ``12.3 %``."""
+    return f"{value * 100:.1f} %"
+
+
+def change_text(change: float | None) -> str:
+    """Return a relative change (0.742 is 74.2 % more) with its sign: ``+74.2 %``."""
+    if change is None or not math.isfinite(change):
+        return MISSING
+    return f"{_signed(change)} %"
+
+
+def change_with_interval(change: float | None, low: float | None, high: float | None) -> str:
+    """Return a relative change with its confidence interval: ``+74.2 % [+70.1, +78.5]``.
+
+    Without an interval (too few generations) just the change.
+    """
+    text = change_text(change)
+    if text == MISSING or low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return text
+    return f"{text} [{_signed(low)}, {_signed(high)}]"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration with its two largest units: ``3 min 48 s``, ``1 h 5 min``."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return MISSING
+    if seconds < 60:
+        return f"{significant(seconds)} s"
+    total = timedelta(seconds=round(seconds))
+    hours, rest = divmod(int(total.total_seconds()), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Return ``value`` rounded to ``digits`` significant digits, never in exponent notation.
+
+    Digits before the decimal point are kept and separated by commas: 63,012.4 becomes ``63,012``.
+    """
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, decimals)
+    if rounded and math.floor(math.log10(abs(rounded))) > math.floor(math.log10(abs(value))):
+        decimals -= 1  # 9.996 is 10.0, not 10.00
+    return f"{value:,.{max(decimals, 0)}f}"
+
+
+def _prefixed(value: float, unit: str) -> str:
+    index = 0
+    # 999.6 would be shown as 1,000, which is one of the next prefix.
+    while abs(value) >= 999.5 and index < len(_PREFIXES) - 1:
+        value, index = value / 1000, index + 1
+    return f"{significant(value)} {_PREFIXES[index]}{unit}"
+
+
+def _signed(change: float) -> str:
+    return f"{change * 100:+z,.1f}"
+
+
+_RENDERERS: dict[str, Callable[[float], str]] = {
+    "bit/s": bit_rate,
+    "us": microseconds,
+    "B": byte_count,
+    "1": share,
+    "1/s": lambda value: f"{significant(value)} /s",
+    "s/GB": lambda value: f"{significant(value)} s/GB",
+    "1/GB": lambda value: f"{significant(value)} /GB",
+}

@@ -1,0 +1,242 @@
+"""Everything a report of one run says, in one frozen object that every rendering reads."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
+
+from bigtcp_bench.metrics import HEADLINE, METRICS
+from bigtcp_bench.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bigtcp_bench.analysis.compare import Comparison
+    from bigtcp_bench.warehouse.store import Warehouse
+
+RunStatus = Literal["running", "valid", "invalid", "failed"]
+RestoreState = Literal["pending", "verified", "not_verified", "not_needed"]
+
+#: Verdicts in the order in which they are counted and listed: what needs a look comes first.
+VERDICTS = ("slower", "faster", "equivalent", "inconclusive", "invalid")
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node of the measured pair; ``role`` is what its pod did."""
+
+    role: Literal["client", "server"]
+    name: str
+    kernel: str | None = None
+    nic_driver: str | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Mean bytes per packet on the pods' own interfaces, for one scenario in one arm: what BIG TCP really did.
+
+    ``sender_b`` and ``receiver_b`` are medians over ``repetitions`` repetitions, in bytes.
+    """
+
+    scenario: str
+    arm: Arm
+    sender_b: float | None
+    receiver_b: float | None
+    repetitions: int
+
+    @property
+    def required(self) -> bool:
+        """Whether the run's validity hangs on this row: only bulk streams fill packets to the limit."""
+        return SCENARIOS[self.scenario].traffic == "stream"
+
+    @property
+    def as_intended(self) -> bool:
+        """Whether both ends saw packets above 65,536 B in arm on, or none above it in arm off."""
+        ends = (self.sender_b, self.receiver_b)
+        if any(end is None for end in ends):
+            return False
+        above = [end > CLASSIC_MAX_PACKET_BYTES for end in ends if end is not None]
+        return all(above) if self.arm == "on" else not any(above)
+
+
+@dataclass(frozen=True)
+class RestoreView:
+    """How far the cluster is back in the state before the run; ``detail`` is one sentence.
+
+    These two fields are what ``bigtcp_run.restore_result`` holds; ``pending`` stands for no result so far.
+    """
+
+    state: RestoreState
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run as every report tells it. Texts come as they are in the warehouse; times are aware."""
+
+    cluster: str
+    dag_id: str
+    run_id: str
+    status: RunStatus
+    #: Where the results are, with any password masked.
+    data_at: str
+    #: The run's number in the warehouse, the key of every other table.
+    number: int | None = None
+    #: Name of the plan and its order of blocks; None when the run failed before it had a valid plan.
+    plan_name: str | None = None
+    order: tuple[str, ...] = ()
+    trigger: str | None = None
+    note: str | None = None
+    reasons: tuple[str, ...] = ()
+    nodes: tuple[NodeView, ...] = ()
+    cilium_version: str | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    proofs: tuple[Proof, ...] = ()
+    restore: RestoreView = field(default_factory=lambda: RestoreView("pending"))
+    started: datetime | None = None
+    finished: datetime | None = None
+    #: Seconds spent on measured and omitted traffic, of all that was stored.
+    measuring_time_s: float | None = None
+    #: The Kubernetes API and the Cilium agent are the lab's; the traffic is real.
+    emulated: bool = False
+    #: The run's page in Airflow, when Airflow's address is known.
+    url: str | None = None
+
+    @classmethod
+    def from_warehouse(cls, warehouse: Warehouse, number: int, airflow_url: str | None = None) -> RunView:
+        """Return all that ``warehouse`` knows of run ``number``.
+
+        ``airflow_url`` is the address of Airflow's own pages, for the link. Raises InvalidInput if the run is
+        unknown.
+        """
+        row = warehouse.run(number)
+        plan: Mapping[str, Any] = row["plan"] or {}
+        environment: Mapping[str, Any] = row["environment"] or {}
+        scenarios = list(plan.get("scenarios", SCENARIOS))
+        results = warehouse.results_frame(number)
+        repetitions = len(results[["block", "generation", "scenario", "repetition"]].drop_duplicates())
+        return cls(
+            cluster=row["cluster"],
+            dag_id=row["dag_id"],
+            run_id=row["run_id"],
+            status=row["status"],
+            data_at=warehouse.url,
+            number=number,
+            plan_name=row["plan_name"],
+            order=tuple((row["block_order"] or "").split(",")) if row["block_order"] else (),
+            trigger=row["trigger"],
+            note=row["note"],
+            reasons=tuple(row["reasons"]),
+            nodes=_nodes(row),
+            cilium_version=row["cilium_version"],
+            comparisons=_comparisons(warehouse.comparisons_frame(number), scenarios),
+            proofs=_proofs(results, scenarios),
+            restore=_restore(row["restore_result"]),
+            started=row["started_at"],
+            finished=row["finished_at"],
+            measuring_time_s=repetitions * (plan.get("duration_s", 0) + plan.get("omit_s", 0)),
+            emulated=bool(environment.get("emulated")),
+            url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
+        )
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether the run compares one arm with itself, to measure the cluster's own noise."""
+        return len(set(self.order)) == 1
+
+    @property
+    def judged(self) -> list[Comparison]:
+        """Return the comparisons that have a verdict; the others are evidence and stand in the proof of effect."""
+        return [comparison for comparison in self.comparisons if METRICS[comparison.metric].judged]
+
+    @property
+    def wall_time_s(self) -> float | None:
+        """Return the seconds from start to finish, or None while either is unknown."""
+        if self.started is None or self.finished is None:
+            return None
+        return (self.finished - self.started).total_seconds()
+
+    @property
+    def restore_failed(self) -> bool:
+        """Whether the cluster may still be in another state than before the run."""
+        return self.restore.state == "not_verified"
+
+    def verdict_counts(self) -> Counter[str]:
+        """Return how many comparisons have which verdict."""
+        return Counter(comparison.verdict for comparison in self.judged)
+
+    def headline_comparisons(self) -> list[Comparison]:
+        """Return the one comparison that stands for each scenario, in the order of the scenarios."""
+        return [
+            comparison
+            for comparison in self.comparisons
+            if comparison.metric == HEADLINE[SCENARIOS[comparison.scenario].traffic]
+        ]
+
+
+def _nodes(row: Mapping[str, Any]) -> tuple[NodeView, ...]:
+    return tuple(
+        NodeView(role, row[f"{role}_node"], row[f"{role}_kernel"], row["nic_driver"])
+        for role in ("client", "server")
+        if row[f"{role}_node"]
+    )
+
+
+def _comparisons(frame: pd.DataFrame, scenarios: list[str]) -> tuple[Comparison, ...]:
+    """Return the rows of ``frame`` in the order of ``scenarios``, and in each in that of the metrics."""
+    from bigtcp_bench.analysis.compare import Comparison
+
+    names = {item.name for item in fields(Comparison)}
+    found = []
+    for row in frame.to_dict("records"):
+        values = {name: _known(value) for name, value in row.items() if name in names}
+        values["reasons"] = tuple(values["reasons"] or ())
+        values.setdefault("below_margin", _is_below_margin(values))
+        found.append(Comparison(**values))
+    metrics = list(METRICS)
+    return tuple(sorted(found, key=lambda item: (scenarios.index(item.scenario), metrics.index(item.metric))))
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _is_below_margin(values: Mapping[str, Any]) -> bool:
+    """Return whether a change is real but, on the scale of ratios, smaller than the margin."""
+    change, margin = values["change"], values["margin"]
+    if values["verdict"] not in ("faster", "slower") or change is None or margin is None or change <= -1:
+        return False
+    return abs(math.log1p(change)) < math.log1p(margin)
+
+
+def _proofs(results: pd.DataFrame, scenarios: list[str]) -> tuple[Proof, ...]:
+    medians = results.groupby(["scenario", "arm", "metric"])["value"].median().to_dict()
+    repetitions = results.drop_duplicates(["block", "generation", "scenario", "repetition"])
+    counts = repetitions.groupby(["scenario", "arm"]).size().to_dict()
+    return tuple(
+        Proof(
+            scenario=scenario,
+            arm=arm,
+            sender_b=medians.get((scenario, arm, "bytes_per_packet_sender")),
+            receiver_b=medians.get((scenario, arm, "bytes_per_packet_receiver")),
+            repetitions=counts[scenario, arm],
+        )
+        for scenario in scenarios
+        for arm in ARMS
+        if (scenario, arm) in counts
+    )
+
+
+def _restore(result: Mapping[str, Any] | None) -> RestoreView:
+    return RestoreView(result["state"], result.get("detail") or "") if result else RestoreView("pending")
+
+
+def _run_url(airflow_url: str | None, dag_id: str, run_id: str) -> str | None:
+    if not airflow_url:
+        return None
+    return f"{airflow_url.rstrip('/')}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
