@@ -102,8 +102,9 @@ class _PatientRateLimitHandler(RateLimitErrorRetryHandler):
 def slack_client(token: str, base_url: str | None = None, timeout_s: int = 10) -> WebClient:
     """Return a client that waits and repeats when Slack limits its rate, errs, or cannot be reached.
 
-    ``base_url`` replaces Slack's own address; ``timeout_s`` is for each attempt. A request that timed out while
-    Slack was answering is not repeated, because the message may have been posted.
+    ``base_url`` replaces Slack's own address; ``timeout_s`` is for each attempt. A request is repeated when the
+    connection broke before any answer (at worst the message stands there twice), but not when Slack was silent
+    for ``timeout_s`` or stopped in the middle of its answer: then the message was most likely posted.
     """
     return WebClient(
         token=token,

@@ -1,0 +1,76 @@
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.report import units
+
+FACTORS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+positive = st.floats(min_value=1e-6, max_value=9e17, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (24.1234e9, "bit/s", "24.1 Gbit/s"),
+        (999.6e6, "bit/s", "1.00 Gbit/s"),
+        (0.0, "bit/s", "0 bit/s"),
+        (187.2, "us", "187 µs"),
+        (12_345.0, "us", "12.3 ms"),
+        (12_345_678.0, "us", "12.3 s"),
+        (63_012.4, "B", "63,012 B"),
+        (0.1234, "1", "12.3 %"),
+        (12_345.6, "1/s", "12,346 /s"),
+        (0.41234, "s/GB", "0.412 s/GB"),
+        (9.996, "s/GB", "10.0 s/GB"),
+        (0.25, "1/GB", "0.250 /GB"),
+        (None, "B", "–"),
+        (math.nan, "bit/s", "–"),
+        (math.inf, "us", "–"),
+    ],
+)
+def test_values_read_as_people_write_them(value, unit, text):
+    assert units.value_text(value, unit) == text
+
+
+@given(positive)
+def test_a_bit_rate_says_the_rate_to_three_digits(value):
+    number, prefix = re.fullmatch(r"([\d.,]+) ([kMGTP]?)bit/s", units.bit_rate(value)).groups()
+    shown = float(number.replace(",", "")) * FACTORS[prefix]
+    assert shown == pytest.approx(value, rel=0.0051)
+    assert 1 <= float(number.replace(",", "")) < 1000 or prefix in ("", "P")
+
+
+@given(st.floats(min_value=1e-9, max_value=1e15))
+def test_significant_digits_are_neither_lost_nor_invented(value):
+    text = units.significant(value)
+    assert "e" not in text
+    assert float(text.replace(",", "")) == pytest.approx(value, rel=0.0051)
+    if value < 99:
+        assert len(text.replace(".", "").lstrip("0")) == 3
+
+
+@given(st.sampled_from([metric.unit for metric in METRICS.values()]), st.floats())
+def test_every_unit_renders_every_number(unit, value):
+    text = units.value_text(value, unit)
+    assert (text == units.MISSING) == (not math.isfinite(value))
+
+
+def test_changes_carry_sign_and_interval():
+    assert units.change_with_interval(0.742, 0.701, 0.785) == "+74.2 % [+70.1, +78.5]"
+    assert units.change_with_interval(-0.051, -0.08, -0.02) == "-5.1 % [-8.0, -2.0]"
+    assert units.change_with_interval(0.742, None, None) == "+74.2 %"
+    assert units.change_with_interval(0.742, math.nan, 0.8) == "+74.2 %"
+    assert units.change_with_interval(None, 0.1, 0.2) == "–"
+    assert units.change_text(-0.0001) == "+0.0 %", "a rounded zero has no minus"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.25, "0.250 s"), (59.9, "59.9 s"), (228, "3 min 48 s"), (3900, "1 h 5 min"), (None, "–")],
+)
+def test_durations(seconds, text):
+    assert units.duration(seconds) == text
