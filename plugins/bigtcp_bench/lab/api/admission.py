@@ -6,8 +6,8 @@ import re
 import secrets
 from typing import Any
 
-from .discovery import DAEMONSETS, JOBS, NAMESPACES, PODS, SECRETS, Resource
-from .status import invalid
+from .discovery import CONFIGMAPS, DAEMONSETS, JOBS, NAMESPACES, PODS, SECRETS, Resource
+from .status import bad_request, invalid
 
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _SUBDOMAIN_MESSAGE = (
@@ -108,6 +108,10 @@ def _validate(resource: Resource, obj: dict[str, Any]) -> None:
             causes.append(("spec.selector", "FieldValueRequired", "Required value"))
     elif resource.plural == "cronjobs":
         causes += _cronjob_causes(spec)
+    elif resource == CONFIGMAPS:
+        _check_strings(obj, "data")
+    elif resource.plural == "ciliumnodeconfigs":
+        causes += _node_config_causes(spec)
     if causes:
         raise invalid(resource, name, causes)
 
@@ -140,6 +144,27 @@ def _pod_causes(spec: dict[str, Any], path: str) -> list[tuple[str, str, str]]:
     if deadline is not None and deadline < 1:
         text = f"Invalid value: {deadline}: must be between 1 and 2147483647, inclusive"
         causes.append((f"{path}.activeDeadlineSeconds", "FieldValueInvalid", text))
+    return causes
+
+
+def _check_strings(obj: dict[str, Any], field: str) -> None:
+    """Refuse anything but text in a map of text, as the API's decoder does."""
+    for key, value in (obj.get(field) or {}).items():
+        if not isinstance(value, str):
+            raise bad_request(
+                f"{obj['kind']} in version {obj['apiVersion']!r} cannot be handled as a {obj['kind']}: json: cannot "
+                f"unmarshal {type(value).__name__} into Go struct field {obj['kind']}.{field} of type string ({key})"
+            )
+
+
+def _node_config_causes(spec: dict[str, Any]) -> list[tuple[str, str, str]]:
+    missing = [name for name in ("defaults", "nodeSelector") if name not in spec]
+    causes = [(f"spec.{name}", "FieldValueRequired", "Required value") for name in missing]
+    for key, value in (spec.get("defaults") or {}).items():
+        if not isinstance(value, str):
+            kind = {"bool": "boolean", "int": "integer"}.get(type(value).__name__, "object")
+            text = f'Invalid value: "{kind}": spec.defaults.{key} in body must be of type string: "{kind}"'
+            causes.append((f"spec.defaults.{key}", "FieldValueTypeInvalid", text))
     return causes
 
 

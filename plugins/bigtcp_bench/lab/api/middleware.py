@@ -1,62 +1,84 @@
-"""Making the API misbehave on demand: delays, errors, an outage."""
+"""Making the API misbehave on demand: delays, errors, lost connections."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from typing import Protocol
 
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .status import ApiError
 
-_REASONS = {429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout"}
+#: With the fault ``api-errors``, the share of requests that go wrong: a client that never retries is sure to fail.
+ERROR_RATE = 0.2
+#: With the fault ``api-slow``, how long every request waits.
+DELAY_S = 2.0
+_ERRORS = {500: "InternalError", 503: "ServiceUnavailable"}
+_CUT_BEFORE, _CUT_AFTER = "cut before", "cut after"
 
 
 class Faults(Protocol):
-    """The switches that the server obeys, read at every request."""
+    """Which faults are on, asked at every request."""
 
-    #: Share of the requests, 0 to 1, that are answered with ``api_error_code``.
-    api_error_rate: float
-    api_error_code: int
-    #: Seconds that every request waits before it is handled.
-    api_delay_s: float
-    #: Whether the server is to look dead: every request gets 503 and watches end.
-    api_down: bool
+    def is_on(self, name: str, node: str = "") -> bool:
+        """Return whether the fault ``name`` is on."""
 
 
 class NoFaults:
     """A server that does its best."""
 
-    api_error_rate = 0.0
-    api_error_code = 500
-    api_delay_s = 0.0
-    api_down = False
+    def is_on(self, name: str, node: str = "") -> bool:
+        """Return ``False``."""
+        return False
+
+
+class ConnectionCut(Exception):
+    """Raised to make the server close a connection in the middle of an answer."""
+
+
+class _HideCuts(logging.Filter):
+    """Keeps connections that were cut on purpose out of the server's log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], ConnectionCut))
 
 
 class FaultMiddleware:
-    """Answers some requests with errors, as ``faults`` says, and hands on all others."""
+    """Spoils some requests as ``faults`` says, and hands on all others.
+
+    A connection is cut either before the request is carried out or after: the client cannot tell which.
+    """
 
     def __init__(self, app: ASGIApp, faults: Faults) -> None:
         self.app = app
         self.faults = faults
+        logging.getLogger("uvicorn.error").addFilter(_HideCuts())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or connection."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
+        if scope["type"] == "http":
+            if self.faults.is_on("api-slow"):
+                await asyncio.sleep(DELAY_S)
+            if self.faults.is_on("api-errors") and random.random() < ERROR_RATE:
+                await self._spoil(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    async def _spoil(self, scope: Scope, receive: Receive, send: Send) -> None:
+        how = random.choice([*_ERRORS, _CUT_BEFORE, _CUT_AFTER])
+        if isinstance(how, int):
+            error = ApiError(how, _ERRORS[how], "the lab was told to answer with this error", {})
+            await JSONResponse(error.body(), how)(scope, receive, send)
             return
-        if self.faults.api_delay_s > 0:
-            await asyncio.sleep(self.faults.api_delay_s)
-        code = 503 if self.faults.api_down else None
-        if code is None and random.random() < self.faults.api_error_rate:
-            code = self.faults.api_error_code
-        if code is None:
-            await self.app(scope, receive, send)
-            return
-        error = ApiError(
-            code, _REASONS.get(code, "InternalError"), "the lab was told to answer with this error", {}
-        )
-        headers = {"Retry-After": "1"} if code in (429, 503) else {}
-        await JSONResponse(error.body(), code, headers)(scope, receive, send)
+        if how == _CUT_AFTER and scope["method"] != "GET":  # reading leaves no trace, and may never end
+            await self.app(scope, receive, _drop)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})
+        raise ConnectionCut
+
+
+async def _drop(message: Message) -> None:
+    """Lose an answer."""

@@ -56,11 +56,10 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 class Api:
     """The request handlers; one instance serves one store."""
 
-    def __init__(self, store: Store, runtime: Runtime, tokens: Tokens, faults: Faults, *, rbac_on: bool) -> None:
+    def __init__(self, store: Store, runtime: Runtime, tokens: Tokens, *, rbac_on: bool) -> None:
         self.store = store
         self.runtime = runtime
         self.tokens = tokens
-        self.faults = faults
         self.rbac_on = rbac_on
 
     # Who is asking, and may they
@@ -186,7 +185,6 @@ class Api:
             bookmarks=query.get("allowWatchBookmarks") in ("1", "true", "True"),
             initial_count=watch.pending_count if with_initial else None,
             render=render,
-            is_down=lambda: self.faults.api_down,
         )
         return StreamingResponse(body, media_type="application/json")
 
@@ -283,8 +281,7 @@ class Api:
             case "binding", "POST":
                 await self._authorize(user, "create", target)
                 pod = await self.store.get(PODS, target.name, target.namespace)
-                pod["spec"]["nodeName"] = (await _body(request))["target"]["name"]
-                await self.store.update(PODS, pod, "binding")
+                await pods.bind(self.store, pod, (await _body(request))["target"]["name"])
                 body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
                 return JSONResponse(body, 201)
             case "token", "POST":
@@ -478,7 +475,7 @@ def build_app(
     ``runtime`` serves logs and commands, ``tokens`` says who may come in, ``faults`` is obeyed at every request;
     with ``rbac_on`` the store's roles and bindings decide what service accounts may do.
     """
-    api = Api(store, runtime, tokens, faults, rbac_on=rbac_on)
+    api = Api(store, runtime, tokens, rbac_on=rbac_on)
     documents = ["/version", "/healthz", "/livez", "/readyz", "/api", "/apis", "/api/{version}", "/apis/{group}"]
     documents += ["/apis/{group}/{version}", "/openapi/v2", "/openapi/v3", "/openapi/v3/{path:path}"]
     return Starlette(

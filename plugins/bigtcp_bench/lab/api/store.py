@@ -21,6 +21,7 @@ from .discovery import (
     NAMESPACES,
     NODES,
     PODS,
+    PRIORITYCLASSES,
     SERVICEACCOUNTS,
     SERVICES,
     Resource,
@@ -228,6 +229,8 @@ class Store:
             metadata["generation"] = 1
         if resource.has_status and resource != NODES:  # a kubelet creates its node with the status filled in
             obj.pop("status", None)
+        if resource == PODS:
+            self._set_priority(obj)
         admission.prepare(resource, obj)
         return self._commit(resource, "ADDED", obj, None, dry_run=dry_run)
 
@@ -373,6 +376,17 @@ class Store:
             why = f"unable to create new content in namespace {namespace} because it is being terminated"
             raise status.forbidden(resource, name, why)
 
+    def _set_priority(self, pod: Object) -> None:
+        """Give ``pod`` the priority of the class that it names."""
+        spec = pod.get("spec") or {}
+        if name := spec.get("priorityClassName"):
+            found = self._objects[PRIORITYCLASSES.key].get(("", name))
+            if found is None:
+                why = f"no PriorityClass with name {name} was found"
+                raise status.forbidden(PODS, pod["metadata"]["name"], why)
+            spec["priority"] = found["value"]
+            spec.setdefault("preemptionPolicy", found.get("preemptionPolicy", "PreemptLowerPriority"))
+
     def _replace(
         self, resource: Resource, old: Object, new: Object, subresource: str | None, *, dry_run: bool
     ) -> Object:
@@ -385,9 +399,7 @@ class Store:
             raise status.precondition_failed(resource, name, "UID", metadata["uid"], before["uid"])
         if subresource == "status":
             new = {**copy.deepcopy(old), "status": new.get("status") or {}}
-        elif subresource == "binding":  # the scheduler's way to set a pod's node
-            new["status"] = copy.deepcopy(old.get("status"))
-        else:
+        elif subresource != "binding":  # the scheduler sets a pod's node and its condition in one go
             if resource.has_status:
                 new.pop("status", None)
                 if "status" in old:

@@ -15,8 +15,6 @@ from .store import Store, Watch
 DEFAULT_TIMEOUT_S = 1800
 #: Seconds between bookmarks, as of a real server.
 BOOKMARK_INTERVAL_S = 60
-#: Seconds after which a quiet watch looks whether the server is still meant to be up.
-_CHECK_INTERVAL_S = 1.0
 
 
 def _line(kind: str, obj: dict[str, Any]) -> bytes:
@@ -45,9 +43,8 @@ async def lines(
     bookmarks: bool,
     initial_count: int | None,
     render: Callable[[dict[str, Any]], dict[str, Any]],
-    is_down: Callable[[], bool],
 ) -> AsyncIterator[bytes]:
-    """Yield the lines of a watch until ``timeout_s`` is over or the server is to look dead.
+    """Yield the lines of a watch until ``timeout_s`` is over.
 
     ``initial_count`` present objects come first when the client asked for them to be marked as such; a bookmark
     follows them. ``render`` turns an object into what the client wants to see (itself, or a table).
@@ -57,8 +54,8 @@ async def lines(
     with watch:
         if initial_count == 0:
             yield bookmark(resource, store.version, initial_end=True)
-        while (remaining_s := end - loop.time()) > 0 and not is_down():
-            found = await watch.next(min(remaining_s, _CHECK_INTERVAL_S))
+        while (remaining_s := end - loop.time()) > 0:
+            found = await watch.next(min(remaining_s, BOOKMARK_INTERVAL_S))
             if found is not None:
                 kind, obj = found
                 yield _line(kind, render(obj))
@@ -69,5 +66,5 @@ async def lines(
             elif bookmarks and loop.time() >= next_bookmark:
                 next_bookmark = loop.time() + BOOKMARK_INTERVAL_S
                 yield bookmark(resource, store.version, initial_end=False)
-        if bookmarks and not is_down():
+        if bookmarks:
             yield bookmark(resource, store.version, initial_end=False)

@@ -1,0 +1,53 @@
+"""The garbage collector: deletes objects whose owners are gone, and lets owners wait for what they own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigtcp_bench.lab.api.discovery import EVENTS, LEASES, Resource, stored_resources
+from bigtcp_bench.lab.api.store import Store
+
+Object = dict[str, Any]
+
+#: Leases are renewed every few seconds and events written all the time; neither owns anything.
+WATCHED = tuple(resource for resource in stored_resources() if resource not in (EVENTS, LEASES))
+
+
+async def reconcile(store: Store) -> None:
+    """Delete orphans, and carry out the deletions that asked for their dependents to go first or to stay."""
+    found = [(resource, obj) for resource in [*WATCHED, LEASES] for obj in await store.list(resource)]
+    alive = {obj["metadata"]["uid"] for _, obj in found}
+    for resource, obj in found:
+        finalizers = obj["metadata"].get("finalizers") or []
+        if "deletionTimestamp" in obj["metadata"] and {"orphan", "foregroundDeletion"} & set(finalizers):
+            await _finish_owner(store, resource, obj, found)
+        owners = obj["metadata"].get("ownerReferences") or []
+        if owners and not any(owner["uid"] in alive for owner in owners):
+            await _delete(store, resource, obj)
+
+
+async def _finish_owner(
+    store: Store, resource: Resource, owner: Object, found: list[tuple[Resource, Object]]
+) -> None:
+    metadata = owner["metadata"]
+    dependents = [
+        (kind, obj)
+        for kind, obj in found
+        if any(r["uid"] == metadata["uid"] for r in obj["metadata"].get("ownerReferences") or [])
+    ]
+    if "orphan" in metadata["finalizers"]:
+        for kind, obj in dependents:
+            left = [r for r in obj["metadata"]["ownerReferences"] if r["uid"] != metadata["uid"]]
+            await store.update(kind, {**obj, "metadata": {**obj["metadata"], "ownerReferences": left}})
+    elif dependents:
+        for kind, obj in dependents:
+            await _delete(store, kind, obj)
+        return  # comes back when they are gone
+    left = [name for name in metadata["finalizers"] if name not in ("orphan", "foregroundDeletion")]
+    await store.update(resource, {**owner, "metadata": {**metadata, "finalizers": left}})
+
+
+async def _delete(store: Store, resource: Resource, obj: Object) -> None:
+    metadata = obj["metadata"]
+    if "deletionTimestamp" not in metadata:
+        await store.delete(resource, metadata["name"], metadata.get("namespace"), uid=metadata["uid"])
