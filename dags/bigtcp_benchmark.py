@@ -1,1 +1,100 @@
-"""The nightly comparison."""
+"""The nightly comparison: BIG TCP off, on, and off again, with fresh pods, proof of effect and a verdict."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup, task, teardown
+
+from bigtcp_bench.params import dag_params
+from bigtcp_bench.plan import SLOT_ARMS
+from bigtcp_bench.pods.operators import IperfGenerationOperator
+from bigtcp_bench.steps import DagRunStep
+
+SCHEDULE = os.environ.get("BIGTCP_BENCH_SCHEDULE", "0 2 * * *")
+
+# Unused slots of the order of blocks are skipped; the steps after them must run all the same.
+GO_ON = {"trigger_rule": "none_failed"}
+NAMES = {"off": ("disable_big_tcp", "baseline_iperf3"), "on": ("enable_big_tcp", "test_iperf3")}
+
+
+@dag(
+    dag_id="bigtcp_benchmark",
+    schedule=None if SCHEDULE in ("", "none") else CronTriggerTimetable(SCHEDULE, timezone="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    params=dag_params(),
+    tags=["bigtcp", "benchmark", "network"],
+    # A backfill of a live cluster has no meaning.
+    allowed_run_types=["manual", "scheduled", "operator_triggered", "asset_triggered"],
+    # No dagrun_timeout: it would skip the teardown that puts the cluster back. Each task has its own limit.
+    default_args={
+        "owner": "bigtcp-bench",
+        # A killed task is tried once more: every step can be repeated, and pods are found again.
+        "retries": 1,
+        "retry_delay": timedelta(seconds=5),
+        "execution_timeout": timedelta(minutes=20),
+    },
+    doc_md=__doc__,
+)
+def bigtcp_benchmark():
+    """Wire the run: check, save, then per block switch and measure, then judge; put the cluster back."""
+
+    @task
+    def check_kernel() -> dict:
+        return DagRunStep.current().check_kernel()
+
+    @setup
+    def snapshot_config() -> dict:
+        return DagRunStep.current().snapshot_config()
+
+    @task
+    def switch(slot: int) -> list[dict]:
+        return DagRunStep.current().switch(slot)
+
+    @task(**GO_ON)
+    def collect_counters() -> dict:
+        return DagRunStep.current().collect_counters()
+
+    @task(**GO_ON)
+    def compare() -> dict:
+        return DagRunStep.current().compare()
+
+    @task(**GO_ON)
+    def notify() -> dict:
+        return DagRunStep.current().notify()
+
+    @teardown(on_failure_fail_dagrun=True, retries=5)
+    def restore_config() -> dict:
+        return DagRunStep.current().restore_config()
+
+    @teardown(on_failure_fail_dagrun=True)
+    def close_run() -> dict:
+        return DagRunStep.current().close_run()
+
+    opened = snapshot_config()
+
+    def slot_tasks(slot: int) -> list:
+        """Return the two tasks of a slot. Its switch hands out the generations that its measuring task maps over."""
+        verb, noun = NAMES[SLOT_ARMS[slot - 1]]
+        nth = (slot + 1) // 2
+        suffix = "" if nth == 1 else f"_{nth}"
+        # What follows a setup must have the default rule; it is never skipped, so that makes no difference.
+        rule = {} if slot == 1 else GO_ON
+        generations = switch.override(task_id=f"{verb}{suffix}", **rule)(slot)
+        measured = IperfGenerationOperator.partial(task_id=f"{noun}{suffix}", **GO_ON).expand(generation=generations)
+        return [generations, measured]
+
+    first = [step for slot in (1, 2) for step in slot_tasks(slot)]
+    with TaskGroup("closing_blocks", prefix_group_id=False, tooltip="Blocks after the second one") as closing:
+        later = [step for slot in range(3, len(SLOT_ARMS) + 1) for step in slot_tasks(slot)]
+        chain(*later)
+
+    restored = restore_config().as_teardown(setups=opened)
+    compared = compare()
+    chain(check_kernel(), opened, *first, closing, collect_counters(), compared, notify(), restored)
+    restored >> close_run().as_teardown(setups=opened)
+
+
+bigtcp_benchmark()

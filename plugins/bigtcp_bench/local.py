@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -22,6 +23,8 @@ from bigtcp_bench.resources import dags_dir
 #: Everything that demo and up create lies below this folder of the current directory; never in the user's home.
 DEFAULT_FOLDER = Path(".bigtcp")
 
+DEFAULT_PORT = 8080
+
 _READY_TIMEOUT_S = 180
 
 
@@ -32,7 +35,7 @@ class LocalAirflow:
     folder: Path
     kubeconfig: Path
     warehouse_file: Path
-    port: int = 8080
+    port: int = DEFAULT_PORT
 
     @property
     def home(self) -> Path:
@@ -57,6 +60,8 @@ class LocalAirflow:
             "extra": {"kube_config_path": str(self.kubeconfig), "cluster_name": "lab"},
         }
         settings = {
+            # `airflow standalone` starts its parts as `airflow`, from PATH.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags_dir()),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -118,33 +123,16 @@ class LocalAirflow:
                 stderr=out,
                 start_new_session=True,
             )
-        self._pid_file.write_text(f"{process.pid} {_start_time(process.pid)}", encoding="utf-8")
+        self._session.remember(process.pid)
         self._await_ready()
 
     def stop(self) -> bool:
         """Stop what start() started, all of its processes; return whether there was something to stop."""
-        pid = self.pid()
-        if pid is None:
-            self._pid_file.unlink(missing_ok=True)
-            return False
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            _signal_session(pid, number)
-            deadline = time.monotonic() + 15
-            while _session_alive(pid) and time.monotonic() < deadline:
-                time.sleep(0.2)
-        self._pid_file.unlink(missing_ok=True)
-        return True
+        return self._session.end()
 
     def pid(self) -> int | None:
         """Return the process id of the running `airflow standalone`, or None."""
-        try:
-            pid_text, start_time = self._pid_file.read_text(encoding="utf-8").split()
-        except (FileNotFoundError, ValueError):
-            return None
-        pid = int(pid_text)
-        # A process id is used again after a while; its start time is not. The leader may be gone, its session not.
-        alive = _start_time(pid) == start_time or (_start_time(pid) is None and _session_alive(pid))
-        return pid if alive else None
+        return self._session.pid()
 
     def password(self) -> str:
         """Return the password of the UI's user `admin`."""
@@ -152,8 +140,8 @@ class LocalAirflow:
         return str(json.loads(path.read_text(encoding="utf-8"))["admin"])
 
     @property
-    def _pid_file(self) -> Path:
-        return self.home / "standalone.pid"
+    def _session(self) -> Session:
+        return Session(self.home / "standalone.pid")
 
     @property
     def _log_file(self) -> Path:
@@ -176,6 +164,46 @@ class LocalAirflow:
         raise BenchError(f"Airflow was not ready after {_READY_TIMEOUT_S} s; see {self._log_file}")
 
 
+@dataclass(frozen=True)
+class Session:
+    """A background process and all its children, remembered in a file so that a later command can end them.
+
+    The process must lead a session of its own (``start_new_session=True``): that holds the children together even
+    when the process itself was killed.
+    """
+
+    pid_file: Path
+
+    def remember(self, pid: int) -> None:
+        """Write down the process that was just started."""
+        # A process id is used again after a while; together with its start time it is not.
+        self.pid_file.write_text(f"{pid} {_start_time(pid)}", encoding="utf-8")
+
+    def pid(self) -> int | None:
+        """Return the id of the process if it, or one of its children, is alive."""
+        try:
+            pid_text, start_time = self.pid_file.read_text(encoding="utf-8").split()
+        except (FileNotFoundError, ValueError):
+            return None
+        pid = int(pid_text)
+        alive = _start_time(pid) == start_time or (_start_time(pid) is None and bool(_session_processes(pid)))
+        return pid if alive else None
+
+    def end(self, patience_s: float = 15) -> bool:
+        """End all processes, first politely; return whether there were any."""
+        pid = self.pid()
+        if pid is not None:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                deadline = time.monotonic() + patience_s
+                while (processes := _session_processes(pid)) and time.monotonic() < deadline:
+                    for process in processes:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(process, number)
+                    time.sleep(0.2)
+        self.pid_file.unlink(missing_ok=True)
+        return pid is not None
+
+
 def airflow_command(*arguments: str) -> list[str]:
     """Return the command line of this environment's airflow, whatever PATH says."""
     beside = Path(sys.executable).with_name("airflow")
@@ -192,18 +220,6 @@ def _session_processes(session: int) -> list[int]:
             if fields and int(fields[3]) == session and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
-
-
-def _session_alive(session: int) -> bool:
-    return bool(_session_processes(session))
-
-
-def _signal_session(session: int, number: signal.Signals) -> None:
-    for pid in _session_processes(session):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
 
 
 def _stat_fields(pid: int) -> list[str] | None:

@@ -1,0 +1,86 @@
+"""What a run's figures depend on beside BIG TCP: the columns of its row that describe nodes, NIC and Cilium."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bigtcp_bench.cluster.api import NODE, ClusterApi
+from bigtcp_bench.cluster.cilium import config_values, find_cilium, read_status, ready_agent
+from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.probe import NodeProbe
+from bigtcp_bench.cluster.requirements import Check
+
+#: What the lab's nodes name as their container runtime; reports say that they are emulated.
+LAB_RUNTIME = "bigtcp-bench-lab://"
+
+#: Keys of ``cilium-config`` that change how packets travel. Not all of them: some hold secrets' names.
+_DATAPATH_KEYS = (
+    "bpf-lb-sock",
+    "datapath-mode",
+    "devices",
+    "enable-bandwidth-manager",
+    "enable-bpf-masquerade",
+    "enable-endpoint-routes",
+    "enable-host-legacy-routing",
+    "enable-ipsec",
+    "enable-ipv4",
+    "enable-ipv4-big-tcp",
+    "enable-ipv6",
+    "enable-ipv6-big-tcp",
+    "enable-wireguard",
+    "ipam",
+    "kube-proxy-replacement",
+    "mtu",
+    "routing-mode",
+    "tunnel-protocol",
+)
+
+
+def describe(
+    api: ClusterApi, pair: NodePair, probes: Mapping[str, NodeProbe], checks: Sequence[Check]
+) -> dict[str, Any]:
+    """Return the columns of ``bigtcp_run`` that describe the environment; NIC and MTU are the sending node's."""
+    cilium = find_cilium(api)
+    agent = ready_agent(api, cilium, pair.client.name)
+    status = read_status(api, cilium, agent["metadata"]["name"])
+    client, server = probes[pair.client.name], probes[pair.server.name]
+    path = client.path_devices(status, pair.client.internal_ips)
+    nic = client.devices[path[0]] if path else {}
+    config = config_values(api, cilium)
+    tools = client.document.get("tools") or {}
+    return {
+        "client_node": pair.client.name,
+        "server_node": pair.server.name,
+        "client_kernel": client.kernel_release,
+        "server_kernel": server.kernel_release,
+        "nic_driver": nic.get("driver"),
+        "nic_tso_max_size": nic.get("tso_max_size"),
+        "mtu": nic.get("mtu"),
+        "cilium_version": status.version,
+        "cilium_config": {key: config[key] for key in _DATAPATH_KEYS if key in config},
+        "images": {
+            "cilium": cilium.image,
+            "cilium_ids": [item.get("imageID") for item in agent["status"].get("containerStatuses") or []],
+        },
+        "tool_versions": tools,
+        "iperf3_version": _iperf3_version(tools.get("iperf3")),
+        "environment": {
+            "pair": pair.to_dict(),
+            "emulated": _runtime(api, pair.client.name).startswith(LAB_RUNTIME),
+            "kubernetes_version": api.version(),
+            "path_devices": path,
+            "boot_ids": {name: probe.document.get("boot_id") for name, probe in probes.items()},
+        },
+        "checks": [check.to_dict() for check in checks],
+    }
+
+
+def _iperf3_version(line: str | None) -> str | None:
+    """Return ``3.12`` of ``iperf 3.12 (cJSON 1.7.15)``."""
+    words = (line or "").split()
+    return words[1] if len(words) > 1 else None
+
+
+def _runtime(api: ClusterApi, node: str) -> str:
+    return str(api.get(NODE, node)["status"]["nodeInfo"]["containerRuntimeVersion"])

@@ -1,0 +1,344 @@
+"""The operator of one generation: a fresh server pod, a fresh client pod, and everything they measured stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from pydantic import BaseModel, ConfigDict
+
+from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed
+from bigtcp_bench.plan import Arm
+from bigtcp_bench.progress import say
+from bigtcp_bench.resources import load_manifest
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from kubernetes.client import V1Pod
+
+    from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.plan import Plan
+    from bigtcp_bench.pods.orders import MeasureOrders
+    from bigtcp_bench.warehouse.store import Warehouse
+
+GENERATION_LABEL = "bigtcp-bench/generation"
+
+
+class Generation(BaseModel):
+    """What one mapped task measures; written by the switch task, as plain data, for the tasks after it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: The run's number in the warehouse, and its name as holder of the cluster.
+    run: int
+    run_key: str
+    block: int
+    arm: Arm
+    #: From 1 within the block.
+    generation: int
+    #: From 0 within all blocks of the arm: which of the shuffled orders of scenarios is used.
+    arm_generation: int
+    client_node: str
+    server_node: str
+
+    @property
+    def label(self) -> str:
+        """Return the value of the pods' generation label."""
+        return f"{self.block}-{self.generation}"
+
+    def __str__(self) -> str:
+        return f"block {self.block} ({self.arm}), generation {self.generation}"
+
+
+class IperfGenerationOperator(KubernetesPodOperator):
+    """Runs the client pod of one generation against a fresh server pod, and stores what it measured.
+
+    The pod is ``include/manifests/client-pod.yaml``. Where the provider's defaults are left:
+
+    - ``startup_check_interval_seconds=1`` (5): a generation lasts seconds to minutes, so waiting shows;
+    - ``termination_message_policy="FallbackToLogsOnError"`` ("File"): a dying agent says why as its last line;
+    - ``log_events_on_failure=True``, ``log_pod_spec_on_failure=False``: what happened to the pod, not what it is;
+    - ``log_events_on_startup=False``: polling for events is load on the API server while nothing is wrong;
+    - ``max_active_tis_per_dagrun=1``: two generations at once would measure each other;
+    - no XCom side-car: another container on the CPU under test, and rights to exec. The agent's log has it all.
+
+    :param generation: what to measure, see Generation. (templated)
+    """
+
+    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "generation")
+
+    def __init__(self, *, generation: dict[str, Any], **kwargs: Any) -> None:
+        kwargs = {
+            "kubernetes_conn_id": "{{ params.kubernetes_conn_id }}",
+            "namespace": "bigtcp-bench",
+            "pod_template_dict": load_manifest("client-pod.yaml"),
+            "startup_check_interval_seconds": 1,
+            "startup_timeout_seconds": 300,
+            "base_container_status_polling_interval": 1,
+            "termination_message_policy": "FallbackToLogsOnError",
+            "log_events_on_failure": True,
+            "log_events_on_startup": False,
+            "log_pod_spec_on_failure": False,
+            "max_active_tis_per_dagrun": 1,
+            "retry_delay": timedelta(seconds=2),
+            "deferrable": False,
+            **kwargs,
+        }
+        super().__init__(**kwargs)
+        self.generation = generation
+        self.log_formatter = _readable
+        self._stored: _Stored | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Measure the generation and return how many repetitions it has, and how many of them failed.
+
+        A retry finds the pods of a worker that was killed and goes on with them.
+        """
+        from bigtcp_bench.cluster import pods
+        from bigtcp_bench.cluster.guard import Fence
+        from bigtcp_bench.connections import cluster_api, warehouse
+
+        generation = Generation.model_validate(self.generation)
+        api, store = cluster_api(self.kubernetes_conn_id), warehouse()
+        plan = store.plan_of(generation.run)
+        fence = Fence(api, generation.run_key)
+        try:
+            with fence.renewing():
+                fence.check()
+                server = self._running_server(api, generation) if self._client_runs(context) else None
+                if server is None:
+                    pods.delete_pods(api)
+                    server = self._new_server(api, generation, plan)
+                orders = _orders(generation, plan, pods.pod_addresses(server))
+                self.pod_template_dict = pods.build_pod(
+                    "client",
+                    image=plan.image,
+                    node=generation.client_node,
+                    orders=orders.to_argument(),
+                    deadline_s=orders.time_limit_s,
+                    labels=_labels(generation),
+                )
+                self._stored = _Stored(store, generation, orders)
+                say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
+                try:
+                    super().execute(context)
+                finally:
+                    pods.delete_pods(api, run_key=generation.run_key)
+            return self._stored.summary()
+        except FenceLost as error:
+            # Another run, or a restore, has the cluster now: trying again cannot help.
+            raise AirflowFailException(str(error)) from error
+        except (BenchError, AirflowException) as error:
+            store.store_failures(
+                generation.run,
+                [
+                    {
+                        "block": generation.block,
+                        "arm": generation.arm,
+                        "generation": generation.generation,
+                        "reason": f"{generation}: {_first_line(error)}",
+                    }
+                ],
+            )
+            raise
+
+    def cleanup(
+        self, pod: V1Pod, remote_pod: V1Pod, xcom_result: dict | None = None, context: Context | None = None
+    ) -> None:
+        """Store what the pod measured, however it ended, before the provider deletes it."""
+        try:
+            self._keep(remote_pod or pod)
+        finally:
+            super().cleanup(pod, remote_pod, xcom_result, context)
+
+    def on_kill(self) -> None:
+        """Store what the pod has measured so far, then let the provider delete it."""
+        try:
+            self._keep(self.pod)
+        finally:
+            super().on_kill()
+
+    def _keep(self, pod: V1Pod | None) -> None:
+        if pod is None or pod.metadata is None or pod.metadata.name is None or self._stored is None:
+            return
+        try:
+            log = self.client.read_namespaced_pod_log(
+                pod.metadata.name, pod.metadata.namespace, container=self.base_container_name
+            )
+        except Exception as error:
+            # The pod or its node is gone: its measurements with it, but this must not hide why the task ended.
+            self.log.warning("the log of pod %s could not be read: %s", pod.metadata.name, _first_line(error))
+            return
+        self._stored.take(log)
+
+    def _client_runs(self, context: Context) -> bool:
+        pod = self.find_pod(str(self.namespace), context=context)
+        return pod is not None and pod.status.phase in ("Pending", "Running")
+
+    @staticmethod
+    def _running_server(api: ClusterApi, generation: Generation) -> dict[str, Any] | None:
+        from bigtcp_bench.cluster import pods
+        from bigtcp_bench.cluster.api import POD
+
+        selector = ",".join(f"{name}={value}" for name, value in _labels(generation).items())
+        found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{selector},{pods.ROLE_LABEL}=server")
+        running = [pod for pod in found if (pod.get("status") or {}).get("phase") == "Running"]
+        return running[0] if running else None
+
+    @staticmethod
+    def _new_server(api: ClusterApi, generation: Generation, plan: Plan) -> dict[str, Any]:
+        from bigtcp_bench.cluster import pods
+        from bigtcp_bench.pods.orders import ServeOrders
+
+        # The server's addresses are not known yet; the time limit does not depend on them, only on their number.
+        orders = _orders(generation, plan, {"ipv4": "127.0.0.1", "ipv6": "::1"})
+        lifetime_s = orders.time_limit_s + int(pods.POD_START_S)
+        pod = pods.build_pod(
+            "server",
+            image=plan.image,
+            node=generation.server_node,
+            orders=ServeOrders(lifetime_s=lifetime_s).to_argument(),
+            deadline_s=lifetime_s,
+            labels=_labels(generation),
+        )
+        created = pods.create_pod(api, pod)
+        return pods.wait_ready(api, created["metadata"]["name"])
+
+
+class _Stored:
+    """What a client's log holds, in the warehouse."""
+
+    def __init__(self, warehouse: Warehouse, generation: Generation, orders: MeasureOrders) -> None:
+        self._warehouse = warehouse
+        self._generation = generation
+        self._orders = orders
+        self._good = 0
+        self._reasons: list[str] = []
+
+    def take(self, log: str) -> None:
+        """Store the measurements, failures and documents in ``log``, in place of what was stored before."""
+        from bigtcp_bench.pods.results import absences, measurements, packed, parse_log, problems
+
+        generation = self._generation
+        key = {"block": generation.block, "generation": generation.generation}
+        parsed = parse_log(log)
+        results: list[dict[str, Any]] = []
+        failures: list[dict[str, Any]] = []
+        documents: list[dict[str, Any]] = []
+        reasons: list[str] = []
+        good = 0
+        for repetition in parsed.repetitions:
+            place = {"scenario": repetition.scenario, "repetition": repetition.repetition}
+            documents.append({**key, **place, "kind": "repetition", "document": packed(repetition.raw)})
+            wrong = problems(repetition, self._orders)
+            if wrong:
+                reasons.append(wrong[0])
+                failures.append({**key, **place, "arm": generation.arm, "reason": "; ".join(wrong)})
+                continue
+            good += 1
+            for missing in absences(repetition):
+                say(missing)
+            results.extend(
+                {
+                    **key,
+                    "arm": generation.arm,
+                    "scenario": one.scenario,
+                    "repetition": one.repetition,
+                    "metric": one.metric,
+                    "value": one.value,
+                    "unit": one.unit,
+                }
+                for one in measurements(repetition)
+            )
+        for scenario, number in parsed.missing(self._orders):
+            reason = f"{scenario} repetition {number} ({generation}): the pod ended before it was measured"
+            reasons.append(reason)
+            failures.append(
+                {**key, "arm": generation.arm, "scenario": scenario, "repetition": number, "reason": reason}
+            )
+        if parsed.hello is not None:
+            documents.append({**key, "kind": "hello", "document": packed(parsed.hello.model_dump(mode="json"))})
+        self._warehouse.store_generation(
+            generation.run,
+            generation.block,
+            generation.generation,
+            results=results,
+            failures=failures,
+            raw=documents,
+        )
+        self._good, self._reasons = good, reasons
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts. Raises MeasurementFailed if not a single repetition is usable."""
+        for reason in self._reasons:
+            say(f"failed: {reason}")
+        if not self._good:
+            why = self._reasons[0] if self._reasons else "the pod's log could not be read"
+            raise MeasurementFailed(f"{self._generation}: nothing usable was measured: {why}")
+        return {"measured": self._good, "failed": len(self._reasons)}
+
+
+def _orders(generation: Generation, plan: Plan, addresses: dict[str, str]) -> MeasureOrders:
+    from bigtcp_bench.plan import scenario_order
+    from bigtcp_bench.pods.orders import MeasureOrders
+
+    return MeasureOrders.model_validate(
+        {
+            "run_key": generation.run_key,
+            "block": generation.block,
+            "arm": generation.arm,
+            "generation": generation.generation,
+            "server": addresses,
+            "scenarios": scenario_order(plan, plan.seed or generation.run, generation.arm_generation),
+            "repetitions": plan.repetitions,
+            "duration_s": plan.duration_s,
+            "omit_s": plan.omit_s,
+            "rate_bps": plan.rate_bps,
+            "request_bytes": plan.request_bytes,
+        }
+    )
+
+
+def _labels(generation: Generation) -> dict[str, str]:
+    from bigtcp_bench.cluster.pods import RUN_LABEL, run_label
+
+    return {RUN_LABEL: run_label(generation.run_key), GENERATION_LABEL: generation.label}
+
+
+def _readable(container: str, message: str) -> str:
+    """Return what the task log shows of one line of the pod: a frame's key figures instead of its document."""
+    from bigtcp_bench.pods.agent import MARKER
+    from bigtcp_bench.pods.results import measurements, parse_log
+
+    if MARKER not in message:
+        return message
+    lines = []
+    for repetition in parse_log(message).repetitions:
+        text = f"{repetition.scenario} {repetition.repetition}: "
+        if repetition.error:
+            text += f"failed: {repetition.error}"
+        else:
+            values = {one.metric: one.value for one in measurements(repetition)}
+            text += _figures(values)
+        say(text)
+        lines.append(text)
+    return "\n".join(lines) or "(a document for the warehouse)"
+
+
+def _figures(values: dict[str, float]) -> str:
+    parts = []
+    if "throughput_bps" in values:
+        parts.append(f"{values['throughput_bps'] / 1e9:.2f} Gbit/s")
+    if "transactions_per_s" in values:
+        parts.append(f"{values['transactions_per_s']:,.0f} transactions/s, p99 {values['latency_p99_us']:.0f} us")
+    ends = [values.get(f"bytes_per_packet_{end}") for end in ("sender", "receiver")]
+    if None not in ends:
+        parts.append("{:,.0f} / {:,.0f} bytes per packet (sender / receiver)".format(*ends))
+    return ", ".join(parts)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
