@@ -42,8 +42,8 @@ class ServeOrders(_Ports):
     """The server pod: iperf3, request/response and the control server, until ``lifetime_s`` is over."""
 
     do: Literal["serve"] = "serve"
-    families: tuple[Family, ...] = Field(("ipv4", "ipv6"), min_length=1)
-    lifetime_s: int = Field(600, ge=1, le=86_400)
+    families: tuple[Family, ...] = Field(default=("ipv4", "ipv6"), min_length=1)
+    lifetime_s: int = Field(default=600, ge=1, le=86_400)
 
 
 class MeasureOrders(_Ports):

@@ -328,6 +328,17 @@ def _repetition(frame: dict[str, Any]) -> Repetition:
     return Repetition.model_validate({**fields, "document": document, "raw": raw})
 
 
+def packed(document: dict[str, Any]) -> bytes:
+    """Return a document as the warehouse keeps it (its encoding ``zlib+json``)."""
+    return zlib.compress(json.dumps(document).encode())
+
+
+def unpacked(data: bytes) -> dict[str, Any]:
+    """Return the document of ``packed``."""
+    document: dict[str, Any] = json.loads(zlib.decompress(data))
+    return document
+
+
 def _document(frame: dict[str, Any]) -> dict[str, Any]:
     try:
         decoder = zlib.decompressobj()
@@ -350,7 +361,7 @@ class _Sum(_Seen):
     seconds: float = Field(ge=0)
     bytes: int = Field(ge=0)
     bits_per_second: float = Field(ge=0)
-    retransmits: int | None = Field(None, ge=0)
+    retransmits: int | None = Field(default=None, ge=0)
 
 
 class _Received(_Seen):

@@ -1,0 +1,45 @@
+"""Orders are refused in one sentence here, not by a pod."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bigtcp_bench.pods import agent
+from bigtcp_bench.pods.orders import MeasureOrders, ProbeOrders, ServeOrders
+from tests.pods.documents import orders
+
+
+@pytest.mark.parametrize("given_orders", [ServeOrders(), orders(), ProbeOrders()])
+def test_an_argument_has_every_field_the_agent_asks_for(
+    given_orders: ServeOrders | MeasureOrders | ProbeOrders,
+) -> None:
+    argument = json.loads(given_orders.to_argument())
+    assert argument["version"] == agent.VERSION
+    _, fields = agent.TASKS[argument["do"]]
+    assert set(fields.split()) <= set(argument)
+    assert type(given_orders).model_validate(argument) == given_orders
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"server": {"ipv4": "fd44::5"}}, "'fd44::5' is not an ipv4 address"),
+        ({"server": {"ipv6": "node1"}}, "'node1' is not an ipv6 address"),
+        ({"server": {}}, "at least 1 item"),
+        ({"duration_s": 0}, "greater than or equal to 1"),
+        ({"rr_port": 5201}, "must be three different ports"),
+        ({"scenarios": []}, "at least 1 item"),
+    ],
+)
+def test_wrong_orders_are_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        orders(**fields)
+
+
+def test_the_time_limit_covers_every_repetition_at_its_own_limit() -> None:
+    one, two = orders(repetitions=1).time_limit_s, orders(repetitions=2).time_limit_s
+    assert two - one > orders().omit_s + orders().duration_s + agent.GRACE_S
