@@ -26,7 +26,7 @@ from bigtcp_bench.metrics import METRICS
 from bigtcp_bench.plan import Arm
 
 RunStatus = Literal["running", "valid", "invalid", "failed"]
-Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid"]
+Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]
 State = Literal["learning", "steady", "suspect", "regression", "recovered"]
 NoiseLevel = Literal["repetition", "generation", "switch"]
 IncidentState = Literal["suspect", "regression", "recovered", "dismissed"]
@@ -217,6 +217,8 @@ class ComparisonRow(_Row):
     n_on: Count | None = None
     smallest_detectable_change: Number | None = None
     p_value: Number | None = None
+    drift: Number | None = None
+    below_margin: bool = False
     verdict: Verdict
     reasons: Reasons = []
     thresholds: JsonValue = None

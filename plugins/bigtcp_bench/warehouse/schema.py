@@ -95,6 +95,7 @@ run = sa.Table(
     sa.Column("restore_result", Json),
     sa.UniqueConstraint("cluster", "dag_id", "run_id"),
     sa.Index(None, "cluster", "started_at"),
+    sa.Index(None, "cluster", "cilium_version", "started_at"),
     sa.CheckConstraint("status IN ('running', 'valid', 'invalid', 'failed')", name="ck_bigtcp_run_status"),
 )
 
@@ -175,6 +176,8 @@ comparison = sa.Table(
     sa.Column("n_on", sa.Integer),
     sa.Column("smallest_detectable_change", sa.Double),
     sa.Column("p_value", sa.Double),
+    sa.Column("drift", sa.Double),
+    sa.Column("below_margin", sa.Boolean, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("reasons", Json, nullable=False),
     sa.Column("thresholds", Json),
@@ -242,6 +245,7 @@ incident_member = sa.Table(
     sa.Column("change", sa.Double),
     sa.Column("first_seen_at", UtcDateTime, nullable=False),
     sa.Column("last_seen_at", UtcDateTime, nullable=False),
+    sa.Column("recovered_at", UtcDateTime),
 )
 
 #: What the pods' agents said, compressed as they sent it. The only table that is ever pruned.

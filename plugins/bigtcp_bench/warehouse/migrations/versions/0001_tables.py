@@ -94,6 +94,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("cluster", "dag_id", "run_id", name="uq_bigtcp_run_cluster_dag_id_run_id"),
     )
     op.create_index("ix_bigtcp_run_cluster_started_at", "bigtcp_run", ["cluster", "started_at"])
+    op.create_index(
+        "ix_bigtcp_run_cluster_cilium_version_started_at",
+        "bigtcp_run",
+        ["cluster", "cilium_version", "started_at"],
+    )
     op.create_table(
         "bigtcp_block",
         sa.Column("run_id", sa.Integer(), autoincrement=False, nullable=False),
@@ -124,6 +129,8 @@ def upgrade() -> None:
         sa.Column("n_on", sa.Integer()),
         sa.Column("smallest_detectable_change", sa.Double()),
         sa.Column("p_value", sa.Double()),
+        sa.Column("drift", sa.Double()),
+        sa.Column("below_margin", sa.Boolean(), nullable=False),
         sa.Column("verdict", sa.Text(), nullable=False),
         sa.Column("reasons", JSON, nullable=False),
         sa.Column("thresholds", JSON),
@@ -165,6 +172,7 @@ def upgrade() -> None:
         sa.Column("change", sa.Double()),
         sa.Column("first_seen_at", MOMENT, nullable=False),
         sa.Column("last_seen_at", MOMENT, nullable=False),
+        sa.Column("recovered_at", MOMENT),
         sa.ForeignKeyConstraint(
             ["incident_id"], ["bigtcp_incident.id"], name="fk_bigtcp_incident_member_incident_id"
         ),

@@ -1,0 +1,135 @@
+"""The views that every trend query reads."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+# Where the two databases differ: the UTC day of a moment, days between two moments, names in one text.
+DIALECTS = {
+    "sqlite": {
+        "day": "substr({0}, 1, 10)",
+        "days": "julianday({1}) - julianday({0})",
+        "names": "group_concat(DISTINCT {0})",
+        "now": "strftime('%Y-%m-%d %H:%M:%f', 'now')",
+    },
+    "postgresql": {
+        "day": "to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+        "days": "CAST(extract(epoch FROM {1} - {0}) / 86400 AS double precision)",
+        "names": "string_agg(DISTINCT {0}, ',')",
+        "now": "now()",
+    },
+}
+
+# One row per valid night × metric × scenario, with what a trend is asked by. A/A runs compare nothing.
+NIGHT = """
+CREATE VIEW bigtcp_night AS
+SELECT
+    run.cluster,
+    run.id AS run,
+    run.started_at,
+    {night} AS night,
+    substr({night}, 1, 7) AS month,
+    comparison.metric,
+    comparison.scenario,
+    comparison.unit,
+    comparison.better,
+    comparison.off_median,
+    comparison.on_median,
+    comparison.change,
+    comparison.ci_low,
+    comparison.ci_high,
+    comparison.smallest_detectable_change,
+    comparison.verdict,
+    CASE WHEN comparison.better = 'lower' THEN -comparison.change ELSE comparison.change END AS benefit,
+    COALESCE(run.cilium_version, '') AS cilium_version,
+    COALESCE(run.client_node, '?') || ' > ' || COALESCE(run.server_node, '?') AS node_pair,
+    run.client_kernel,
+    run.server_kernel,
+    run.nic_driver,
+    run.trigger,
+    run.note
+FROM bigtcp_run AS run
+JOIN bigtcp_comparison AS comparison ON comparison.run_id = run.id
+WHERE run.status = 'valid' AND NOT run.is_aa
+"""
+
+# One row per A/A run × metric × scenario × level.
+NOISE = """
+CREATE VIEW bigtcp_noise_of_pair AS
+SELECT
+    run.cluster,
+    run.id AS run,
+    run.started_at,
+    {night} AS night,
+    COALESCE(run.client_node, '?') || ' > ' || COALESCE(run.server_node, '?') AS node_pair,
+    COALESCE(run.cilium_version, '') AS cilium_version,
+    noise.metric,
+    noise.scenario,
+    noise.level,
+    noise.sd,
+    noise.n
+FROM bigtcp_run AS run
+JOIN bigtcp_noise AS noise ON noise.run_id = run.id
+WHERE run.status = 'valid'
+"""
+
+# One row per incident, its series counted and named.
+INCIDENT = """
+CREATE VIEW bigtcp_incident_history AS
+SELECT
+    incident.cluster,
+    incident.id AS incident,
+    incident.attribution,
+    incident.state,
+    incident.changed_at,
+    incident.suspected_at,
+    incident.confirmed_at,
+    incident.acknowledged_at,
+    incident.acknowledged_by,
+    incident.acknowledged_note,
+    incident.closed_at,
+    {open_days} AS open_days,
+    members.series,
+    members.scenarios,
+    members.metrics,
+    members.lowest_change,
+    members.highest_change
+FROM bigtcp_incident AS incident
+LEFT JOIN (
+    SELECT
+        incident_id,
+        COUNT(*) AS series,
+        {scenarios} AS scenarios,
+        {metrics} AS metrics,
+        MIN(change) AS lowest_change,
+        MAX(change) AS highest_change
+    FROM bigtcp_incident_member
+    GROUP BY incident_id
+) AS members ON members.incident_id = incident.id
+"""
+
+
+def upgrade() -> None:
+    """Create every view."""
+    dialect = DIALECTS[op.get_bind().dialect.name]
+    night = dialect["day"].format("run.started_at")
+    op.execute(NIGHT.format(night=night))
+    op.execute(NOISE.format(night=night))
+    op.execute(
+        INCIDENT.format(
+            open_days=dialect["days"].format(
+                "incident.suspected_at", f"COALESCE(incident.closed_at, {dialect['now']})"
+            ),
+            scenarios=dialect["names"].format("scenario"),
+            metrics=dialect["names"].format("metric"),
+        )
+    )
+
+
+def downgrade() -> None:
+    """Drop every view."""
+    for name in ("bigtcp_incident_history", "bigtcp_noise_of_pair", "bigtcp_night"):
+        op.execute(f"DROP VIEW {name}")

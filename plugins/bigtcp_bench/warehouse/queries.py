@@ -1,0 +1,159 @@
+"""The trend queries of ``include/sql`` as one function that returns a pandas frame."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.metrics import HEADLINE, METRICS
+from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.resources import include_dir
+from bigtcp_bench.warehouse.schema import UtcDateTime, run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bigtcp_bench.warehouse.store import Warehouse
+
+#: What is asked about when nothing else is said: the last year.
+DEFAULT_PERIOD = timedelta(days=365)
+
+
+def query_names() -> dict[str, str]:
+    """Return the names of the trend queries, each with the sentence that says what it answers."""
+    files = sorted((include_dir() / "sql").glob("*.sql"))
+    return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("-- ") for path in files}
+
+
+def sql_of(name: str) -> str:
+    """Return the text of a trend query without its comments. Raises InvalidInput for an unknown name."""
+    known = query_names()
+    if name not in known:
+        raise InvalidInput(f"trend query {name!r} does not exist; allowed are {', '.join(known)}")
+    lines = (include_dir() / "sql" / f"{name}.sql").read_text(encoding="utf-8").splitlines()
+    # A comment may hold a colon, which SQLAlchemy would take for a parameter.
+    return "\n".join(line for line in lines if not line.lstrip().startswith("--")).rstrip().rstrip(";")
+
+
+def trend(
+    warehouse: Warehouse,
+    name: str,
+    *,
+    cluster: str | None = None,
+    scenario: str = "%",
+    metric: str | None = None,
+    since: datetime | date | str | None = None,
+    until: datetime | date | str | None = None,
+    version: str | None = None,
+    limit: int = 20,
+    nights: int = 30,
+) -> pd.DataFrame:
+    """Return the answer of the trend query ``name`` (one of ``query_names()``), moments in UTC.
+
+    :param cluster: may be left out when the warehouse knows only one.
+    :param scenario: a name, or a pattern in which ``%`` is any text.
+    :param metric: default: the one that stands for the scenario, else throughput.
+    :param since: first moment, until: the moment after the last one; dates and text without a zone are UTC.
+        Default: the last 365 days.
+    :param version: Cilium version or pattern; for ``before_after_version`` default the newest one.
+    :param limit: most rows of ``worst_nights``.
+    :param nights: nights on either side in ``before_after_version``.
+
+    Raises InvalidInput for an unknown name, cluster, metric or date.
+    """
+    text = sa.text(sql_of(name))
+    cluster = _cluster(warehouse, cluster)
+    end = _moment("until", until) or datetime.now(UTC)
+    start = _moment("since", since) or end - DEFAULT_PERIOD
+    if start >= end:
+        raise InvalidInput(f"since ({start:%Y-%m-%d %H:%M}) must be before until ({end:%Y-%m-%d %H:%M})")
+    if name == "before_after_version":
+        version = version or _newest_version(warehouse, cluster)
+    values: dict[str, Any] = {
+        "cluster": cluster,
+        "scenario": scenario,
+        "metric": _metric(metric, scenario),
+        "since": start,
+        "until": end,
+        "version": version or "%",
+        "limit": _positive("limit", limit),
+        "nights": _positive("nights", nights),
+    }
+    needed = set(text.compile().params)
+    bound = text.bindparams(
+        *(
+            sa.bindparam(key, value, type_=UtcDateTime() if isinstance(value, datetime) else None)
+            for key, value in values.items()
+            if key in needed
+        )
+    )
+    return warehouse.read(lambda connection: _untyped_frame(connection.execute(bound)))
+
+
+def _untyped_frame(result: sa.CursorResult[Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame.from_records(result.all(), columns=list(result.keys()), coerce_float=True)
+    for name in frame.columns:
+        # Through plain text SQLite returns moments as text in UTC.
+        if str(name).endswith("_at"):
+            frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
+    return frame
+
+
+def _cluster(warehouse: Warehouse, cluster: str | None) -> str:
+    known = warehouse.clusters()
+    if cluster is None and len(known) == 1:
+        return known[0]
+    if not known:
+        raise InvalidInput(f"the warehouse {warehouse.url} has no runs yet")
+    if cluster not in known:
+        wrong = "cluster must be named" if cluster is None else f"cluster {cluster!r} is not in the warehouse"
+        raise InvalidInput(f"{wrong}; known are {', '.join(known)}")
+    return cluster
+
+
+def _metric(metric: str | None, scenario: str) -> str:
+    if metric is None:
+        traffic = SCENARIOS[scenario].traffic if scenario in SCENARIOS else "stream"
+        return HEADLINE[traffic]
+    if metric not in METRICS:
+        raise InvalidInput(f"unknown metric {metric!r}; allowed are {', '.join(METRICS)}")
+    return metric
+
+
+def _newest_version(warehouse: Warehouse, cluster: str) -> str:
+    statement = (
+        sa.select(run.c.cilium_version)
+        .where(run.c.cluster == cluster, run.c.status == "valid", run.c.cilium_version.is_not(None))
+        .order_by(run.c.started_at.desc())
+        .limit(1)
+    )
+    version = warehouse.read(lambda connection: connection.execute(statement).scalar())
+    if version is None:
+        raise InvalidInput(f"no valid run of cluster {cluster!r} knows its Cilium version")
+    return str(version)
+
+
+def _moment(name: str, value: datetime | date | str | None) -> datetime | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise InvalidInput(
+                f"{name} = {value!r}: must be a date such as 2026-01-31 or 2026-01-31T02:00+00:00"
+            ) from error
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise InvalidInput(f"{name} = {value}: must be 1 or more")
+    return value

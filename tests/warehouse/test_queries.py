@@ -1,0 +1,220 @@
+"""Every trend query answers a small history right, on both databases, and from both databases' own shells."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.resources import include_dir
+from bigtcp_bench.warehouse import incidents
+from bigtcp_bench.warehouse.queries import query_names, trend
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.postgres import binaries
+
+FIRST = datetime(2026, 1, 30, 2, tzinfo=UTC)
+SCENARIO = "ipv6-stream-1"
+PERIOD = {"since": "2026-01-01", "until": date(2027, 1, 1)}
+
+
+def fill(warehouse: Warehouse) -> list[int]:
+    """Four nights: 1.18.1 twice, then 1.18.2 twice, of which the last is bad in both arms; then one A/A run."""
+    runs = []
+    nights = [(10.0, 20.0, "1.18.1"), (12.0, 24.0, "1.18.1"), (11.0, 11.0, "1.18.2"), (5.5, 5.5, "1.18.2")]
+    for number, (off, on, version) in enumerate(nights):
+        run = warehouse.start_run(
+            {
+                "cluster": "lab",
+                "dag_id": "bigtcp_benchmark",
+                "run_id": f"night {number}",
+                "started_at": FIRST + timedelta(days=number),
+                "cilium_version": version,
+                "client_node": "a",
+                "server_node": "b",
+                "note": f"night {number}",
+            }
+        )
+        row = {
+            "scenario": SCENARIO,
+            "metric": "throughput_bps",
+            "off_median": off,
+            "on_median": on,
+            "change": on / off - 1,
+            "ci_low": on / off - 1.02,
+            "ci_high": on / off - 0.98,
+            "smallest_detectable_change": 0.03,
+            "verdict": "faster" if on > off else "equivalent",
+        }
+        cpu = {"off_median": 0.5, "on_median": 0.4, "change": -0.2, "verdict": "faster"}
+        warehouse.store_comparisons(
+            run,
+            [row, row | {"scenario": "ipv4-stream-1"}]
+            + [
+                row | cpu | {"metric": f"cpu_s_per_gb_{end}", "scenario": scenario}
+                for end in ("sender", "receiver")
+                for scenario in (SCENARIO, "ipv6-rate")
+            ],
+        )
+        warehouse.finish_run(run, "valid")
+        runs.append(run)
+    run = warehouse.start_run(
+        {
+            "cluster": "lab",
+            "dag_id": "bigtcp_benchmark",
+            "run_id": "A/A",
+            "started_at": FIRST + timedelta(days=9),
+            "is_aa": True,
+            "client_node": "a",
+            "server_node": "b",
+        }
+    )
+    noise = {"metric": "throughput_bps", "scenario": SCENARIO, "sd": 0.02}
+    warehouse.store_noise(run, [noise | {"level": "generation"}, noise | {"level": "switch", "sd": 0.01}])
+    warehouse.finish_run(run, "valid")
+    incidents.report(
+        warehouse,
+        cluster="lab",
+        attribution="platform",
+        state="regression",
+        near_days=5,
+        changed_at=FIRST + timedelta(days=2),
+        seen_at=FIRST + timedelta(days=3),
+        members=[
+            {"scenario": SCENARIO, "metric": "throughput_bps", "change": -0.5},
+            {"scenario": "ipv4-stream-1", "metric": "throughput_bps", "change": -0.4},
+        ],
+    )
+    return runs
+
+
+def test_nightly_trend_by_arm(warehouse: Warehouse) -> None:
+    runs = fill(warehouse)
+    frame = trend(warehouse, "nightly_trend", scenario=SCENARIO, **PERIOD)
+    assert frame[["night", "arm", "value"]].values.tolist()[:4] == [
+        ["2026-01-30", "off", 10.0],
+        ["2026-01-30", "on", 20.0],
+        ["2026-01-31", "off", 12.0],
+        ["2026-01-31", "on", 24.0],
+    ]
+    assert frame["started_at"].iloc[0] == FIRST
+    assert frame["run"].iloc[-1] == runs[-1]
+    filters = {"scenario": "ipv%", "version": "1.18.2", "since": FIRST, "until": FIRST + timedelta(days=3)}
+    filtered = trend(warehouse, "nightly_trend", **filters)
+    assert filtered.groupby("scenario").size().to_dict() == {SCENARIO: 2, "ipv4-stream-1": 2}
+    assert trend(warehouse, "nightly_trend", scenario="nothing", **PERIOD).empty
+
+
+def test_benefit_over_time(warehouse: Warehouse) -> None:
+    fill(warehouse)
+    frame = trend(warehouse, "benefit_over_time", scenario=SCENARIO, **PERIOD)
+    columns = ["month", "nights", "benefit", "worst_night", "faster", "equivalent"]
+    assert frame[columns].values.tolist() == [["2026-01", 2, 1.0, 1.0, 2, 0], ["2026-02", 2, 0.0, 0.0, 0, 2]]
+    cpu = trend(warehouse, "benefit_over_time", scenario=SCENARIO, metric="cpu_s_per_gb_sender", **PERIOD)
+    assert cpu["benefit"].round(9).tolist() == [0.2, 0.2]
+
+
+def test_before_and_after_a_version(warehouse: Warehouse) -> None:
+    fill(warehouse)
+    frame = trend(warehouse, "before_after_version", scenario=SCENARIO)
+    (row,) = frame.to_dict("records")
+    assert (row["version_before"], row["nights_before"], row["nights_after"]) == ("1.18.1", 2, 2)
+    assert (row["off_before"], row["off_after"], row["on_before"], row["on_after"]) == (11.0, 8.25, 22.0, 8.25)
+    assert (row["off_moved"], row["benefit_before"], row["benefit_after"]) == (-0.25, 1.0, 0.0)
+    nearest = trend(warehouse, "before_after_version", scenario=SCENARIO, version="1.18.2", nights=1)
+    assert nearest[["off_before", "off_after"]].values.tolist() == [[12.0, 11.0]]
+    first = trend(warehouse, "before_after_version", scenario=SCENARIO, version="1.18.1")
+    assert first["nights_before"].tolist() == [0]
+    assert first["off_moved"].isna().all()
+
+
+def test_cpu_cost(warehouse: Warehouse) -> None:
+    fill(warehouse)
+    frame = trend(warehouse, "cpu_cost", scenario=SCENARIO, **PERIOD)
+    assert len(frame) == 4
+    assert frame.iloc[0][["sender_off", "sender_on", "receiver_off", "receiver_change"]].tolist() == [
+        0.5,
+        0.4,
+        0.5,
+        -0.2,
+    ]
+
+
+def test_worst_nights(warehouse: Warehouse) -> None:
+    fill(warehouse)
+    frame = trend(warehouse, "worst_nights", scenario=SCENARIO, limit=5, **PERIOD)
+    # The usual night is the median: 15.5 in arm on (of 5.5, 11, 20, 24), 10.5 in arm off.
+    assert frame["note"].tolist() == ["night 3", "night 2"]
+    assert frame["on_worse_by"].tolist() == pytest.approx([1 - 5.5 / 15.5, 1 - 11 / 15.5])
+    assert frame["off_worse_by"].tolist() == pytest.approx([1 - 5.5 / 10.5, 1 - 11 / 10.5])
+    assert len(trend(warehouse, "worst_nights", scenario=SCENARIO, limit=1, **PERIOD)) == 1
+    lower = trend(warehouse, "worst_nights", scenario=SCENARIO, metric="cpu_s_per_gb_sender", **PERIOD)
+    assert lower.empty
+
+
+def test_noise_by_node_pair(warehouse: Warehouse) -> None:
+    fill(warehouse)
+    frame = trend(warehouse, "noise_by_node_pair", **PERIOD).set_index("scenario")
+    row = frame.loc[SCENARIO]
+    assert (row["node_pair"], row["nights"], row["aa_runs"]) == ("a > b", 4, 1)
+    assert row["mean_half_width"] == pytest.approx(0.02)
+    assert (row["generation_sd"], row["switch_sd"]) == (0.02, 0.01)
+    assert frame.loc["ipv4-stream-1", "aa_runs"] == 0
+    assert pd.isna(frame.loc["ipv4-stream-1", "generation_sd"])
+
+
+def test_incident_history(warehouse: Warehouse) -> None:
+    fill(warehouse)
+    (incident,) = incidents.open_incidents(warehouse)
+    incidents.acknowledge(warehouse, incident.id, by="ann", note="known", at=FIRST + timedelta(days=4))
+    series = [(member.scenario, member.metric) for member in incident.members]
+    incidents.recover(warehouse, cluster="lab", series=series, at=FIRST + timedelta(days=5, hours=12))
+    (row,) = trend(warehouse, "incident_history", **PERIOD).to_dict("records")
+    assert (row["state"], row["series"], row["acknowledged_by"]) == ("recovered", 2, "ann")
+    assert set(row["scenarios"].split(",")) == {SCENARIO, "ipv4-stream-1"}
+    assert row["metrics"] == "throughput_bps"
+    assert row["open_days"] == pytest.approx(2.5)
+    assert (row["lowest_change"], row["highest_change"]) == (-0.5, -0.4)
+    assert trend(warehouse, "incident_history", since="2026-06-01").empty
+
+
+@pytest.mark.parametrize("name", list(query_names()))
+def test_every_query_runs_as_its_header_says(warehouse: Warehouse, name: str) -> None:
+    fill(warehouse)
+    path = include_dir() / "sql" / f"{name}.sql"
+    header = "".join(
+        line.removeprefix("--") for line in path.read_text().splitlines(True) if line.startswith("--")
+    )
+    sqlite, postgres = header.split("On SQLite")[1].split("On PostgreSQL")
+    command = sqlite if warehouse.engine.dialect.name == "sqlite" else postgres
+    command = command[command.index("\n") + 1 :].replace("include/sql", str(path.parent))
+    # The examples name what the history above has.
+    command = command.replace("warehouse.db", str(warehouse.engine.url.database))
+    url = warehouse.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    environment = os.environ | {"WAREHOUSE_URL": url, "PATH": f"{os.environ['PATH']}:{binaries()}"}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ipv6-" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "filters", "sentence"),
+    [
+        ("nightly", {}, "trend query 'nightly' does not exist; allowed are before_after_version"),
+        ("nightly_trend", {"cluster": "prod"}, "cluster 'prod' is not in the warehouse; known are lab"),
+        ("nightly_trend", {"metric": "speed"}, "unknown metric 'speed'; allowed are throughput_bps"),
+        ("nightly_trend", {"since": "yesterday"}, "since = 'yesterday': must be a date such as"),
+        ("nightly_trend", {"since": "2026-02-01", "until": "2026-01-01"}, "since .* must be before until"),
+        ("worst_nights", {"limit": 0}, "limit = 0: must be 1 or more"),
+    ],
+)
+def test_wrong_filters_get_a_sentence(tmp_path: Path, name: str, filters: dict[str, str], sentence: str) -> None:
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    warehouse.migrate()
+    warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
+    with pytest.raises(InvalidInput, match=sentence):
+        trend(warehouse, name, **filters)  # type: ignore[arg-type]
