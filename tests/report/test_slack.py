@@ -92,10 +92,10 @@ def test_a_run_without_verdict_says_why(status):
 
 def test_a_failed_restore_is_loudest():
     view = run_view(restore=RestoreView("not_verified", "eth0 of node2 differs"))
-    first, second, *_ = texts_of(run_message(view, mention="<!channel>"))
+    first, second, *_ = texts_of(run_message(view))
     assert "RESTORE NOT VERIFIED" in first
     assert second.startswith("<!channel> *lab: RESTORE NOT VERIFIED: eth0 of node2 differs")
-    assert "<!channel>" not in "".join(texts_of(run_message(run_view(), mention="<!channel>")))
+    assert "<!channel>" not in "".join(texts_of(run_message(run_view())))
 
 
 def test_the_longest_message_is_accepted(server, client):

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from bigtcp_bench.metrics import METRICS, metrics_of
 from bigtcp_bench.plan import SCENARIOS
-from bigtcp_bench.report.summary import headline, plain_summary, print_summary
+from bigtcp_bench.report.summary import headline, run_summary, print_summary
 from bigtcp_bench.report.view import Proof, RestoreView
 from tests.report.views import comparison, run_view
 
@@ -15,7 +15,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def test_the_summary_tells_every_fact_of_a_run():
-    text = plain_summary(run_view())
+    text = run_summary(run_view())
     first = text.splitlines()[0]
     assert first == "lab: VALID: BIG TCP on against off: 1 slower, 1 faster, 1 equivalent, 2 inconclusive"
     for row in (
@@ -45,7 +45,7 @@ def test_the_summary_tells_every_fact_of_a_run():
 
 
 def test_a_lab_run_says_what_is_emulated():
-    text = " ".join(plain_summary(run_view(emulated=True)).split())
+    text = " ".join(run_summary(run_view(emulated=True)).split())
     assert "1.18.3 (emulated)" in text
     assert "the Kubernetes API and the Cilium agent are emulated" in text
 
@@ -58,7 +58,7 @@ def test_no_row_of_any_comparison_is_wider_than_the_page_or_cut(width):
         for name in names
         for metric in metrics_of(SCENARIOS[name].traffic)
     )
-    text = plain_summary(run_view(comparisons=wide), width)
+    text = run_summary(run_view(comparisons=wide), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     judged = [item for item in wide if METRICS[item.metric].judged]
@@ -77,13 +77,13 @@ def test_only_a_terminal_gets_colour_and_it_gets_the_same_words():
 def test_a_narrow_terminal_gets_the_table_of_80_columns():
     out = io.StringIO()
     print_summary(run_view(), Console(file=out, width=40))
-    assert [line.rstrip() for line in out.getvalue().splitlines()] == plain_summary(run_view(), 80).splitlines()
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == run_summary(run_view(), 80).splitlines()
 
 
 def test_an_invalid_run_gives_its_reasons():
     view = run_view(status="invalid", reasons=("packets stayed below 65,536 B", "node2 was rebooted"))
     assert headline(view) == "lab: INVALID: packets stayed below 65,536 B (and 1 more)"
-    assert "- node2 was rebooted" in plain_summary(view)
+    assert "- node2 was rebooted" in run_summary(view)
 
 
 def test_a_comparison_that_is_invalid_says_why_once():
@@ -91,7 +91,7 @@ def test_a_comparison_that_is_invalid_says_why_once():
         comparison("ipv4-stream-1", metric, 1.0, 2.0, verdict="invalid", reasons=("2 of 12 repetitions failed",))
         for metric in ("throughput_bps", "cpu_s_per_gb_sender")
     )
-    assert plain_summary(run_view(comparisons=invalid)).count("2 of 12 repetitions failed") == 1
+    assert run_summary(run_view(comparisons=invalid)).count("2 of 12 repetitions failed") == 1
 
 
 def test_a_failed_restore_is_the_first_thing_said_even_of_a_valid_run():
@@ -114,7 +114,7 @@ def test_a_run_that_failed_before_its_plan_still_has_a_summary():
         restore=RestoreView("not_needed"),
         measuring_time_s=None,
     )
-    text = plain_summary(view)
+    text = run_summary(view)
     assert "no valid plan" in text
     assert "the run changed nothing" in text
     assert "change" in text
@@ -122,14 +122,14 @@ def test_a_run_that_failed_before_its_plan_still_has_a_summary():
 
 
 def test_an_aa_run_names_its_sides_after_blocks():
-    text = plain_summary(run_view(order=("off", "off")))
+    text = run_summary(run_view(order=("off", "off")))
     assert "odd blocks" in text
     assert "A/A run" in text
 
 
 def test_text_from_pods_cannot_colour_the_terminal_or_vanish_as_markup():
     view = run_view(status="failed", reasons=("agent said \x1b[31m[bold]no[/bold]\x07\nand died", "second"))
-    text = plain_summary(view)
+    text = run_summary(view)
     assert "\x1b" not in text
     assert "[bold]no[/bold] and died" in text
 
@@ -149,10 +149,10 @@ def test_proof_needs_both_ends(arm, sender, receiver, good):
     proof = Proof("ipv4-stream-1", arm, sender, receiver, 3)
     assert proof.as_intended is good
     view = run_view(proofs=(proof,))
-    assert ("NOT PROVEN" in plain_summary(view)) is not good
+    assert ("NOT PROVEN" in run_summary(view)) is not good
 
 
 def test_nodes_that_differ_are_told_apart():
     first, second = run_view().nodes
     view = run_view(nodes=(first, dataclasses.replace(second, kernel="6.12.1")))
-    assert "kernel 6.18.5 and 6.12.1" in plain_summary(view)
+    assert "kernel 6.18.5 and 6.12.1" in run_summary(view)

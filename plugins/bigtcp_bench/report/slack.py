@@ -141,10 +141,10 @@ def send(client: WebClient, channel: str, message: SlackMessage, thread_ts: str 
     return SendResult(False, reason=_without(client.token, reason))
 
 
-def run_message(view: RunView, mention: str = "") -> SlackMessage:
+def run_message(view: RunView, mention: str = "<!channel>") -> SlackMessage:
     """Return the message of a run that ended.
 
-    ``mention`` (``<!channel>``, ``<@U…>``) is put into messages of which somebody must act at once: those of a
+    ``mention`` (``<!channel>``, ``<@U…>``, or nothing) is put into messages of which somebody must act at once: those of a
     cluster that may not be as it was before the run.
     """
     headline = _cut(escaped(summary.headline(view)), HEADLINE_CHARS)

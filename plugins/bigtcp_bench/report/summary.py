@@ -53,7 +53,7 @@ def print_summary(view: RunView, console: Console | None = None) -> None:
     console.print(_summary(view, console.width), highlight=False)
 
 
-def plain_summary(view: RunView, width: int = PLAIN_WIDTH) -> str:
+def run_summary(view: RunView, width: int = PLAIN_WIDTH) -> str:
     """Return the summary of a run as plain text of at most ``width`` columns (80 or more)."""
     return _plain(_summary(view, width), width)
 
