@@ -7,7 +7,7 @@ from rich.console import Console
 
 from bigtcp_bench.metrics import METRICS, metrics_of
 from bigtcp_bench.plan import SCENARIOS
-from bigtcp_bench.report.summary import headline, run_summary, print_summary
+from bigtcp_bench.report.summary import headline, print_summary, run_summary
 from bigtcp_bench.report.view import Proof, RestoreView
 from tests.report.views import comparison, run_view
 

@@ -144,8 +144,8 @@ def send(client: WebClient, channel: str, message: SlackMessage, thread_ts: str 
 def run_message(view: RunView, mention: str = "<!channel>") -> SlackMessage:
     """Return the message of a run that ended.
 
-    ``mention`` (``<!channel>``, ``<@U…>``, or nothing) is put into messages of which somebody must act at once: those of a
-    cluster that may not be as it was before the run.
+    ``mention`` (``<!channel>``, ``<@U…>``, or nothing) is put into the message that somebody must act on at once:
+    that the cluster may not be as it was before the run.
     """
     headline = _cut(escaped(summary.headline(view)), HEADLINE_CHARS)
     loud = f"{mention} *{headline}*".strip()
