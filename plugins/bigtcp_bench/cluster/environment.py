@@ -46,7 +46,7 @@ def describe(
     status = read_status(api, cilium, agent["metadata"]["name"])
     client, server = probes[pair.client.name], probes[pair.server.name]
     path = client.path_devices(status, pair.client.internal_ips)
-    nic = client.devices[path[0]] if path else {}
+    nic = client.devices[path[0]] if path else None
     config = config_values(api, cilium)
     tools = client.document.get("tools") or {}
     return {
@@ -54,9 +54,9 @@ def describe(
         "server_node": pair.server.name,
         "client_kernel": client.kernel_release,
         "server_kernel": server.kernel_release,
-        "nic_driver": nic.get("driver"),
-        "nic_tso_max_size": nic.get("tso_max_size"),
-        "mtu": nic.get("mtu"),
+        "nic_driver": nic.driver if nic else None,
+        "nic_tso_max_size": nic.tso_max_size if nic else None,
+        "mtu": nic.mtu if nic else None,
         "cilium_version": status.version,
         "cilium_config": {key: config[key] for key in _DATAPATH_KEYS if key in config},
         "images": {

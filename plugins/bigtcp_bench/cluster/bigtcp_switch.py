@@ -1,0 +1,347 @@
+"""Putting one arm in force on the two nodes, and proving that it is.
+
+A switch is believed only when four things agree on both nodes: the settings as merged for a new agent pod, what
+that agent reports as its sizes (its "Enabled" merely repeats the request), the limits of the devices it selects,
+and, later, the packets themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bigtcp_bench.cluster import guard, pods, probe
+from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound, poll
+from bigtcp_bench.cluster.cilium import (
+    AGENT_READY_S,
+    CONFIGMAP_NAME,
+    KEYS,
+    Cilium,
+    Limits,
+    Merged,
+    Progress,
+    await_rollout,
+    find_cilium,
+    judge_limits,
+    judge_status,
+    read_merged,
+    read_status,
+    ready_agent,
+    restart_agent,
+    rollout,
+)
+from bigtcp_bench.cluster.guard import Fence
+from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.errors import FenceLost, SwitchFailed
+from bigtcp_bench.plan import SCENARIOS, Arm, Family, Plan
+from bigtcp_bench.resources import load_manifest
+
+
+@dataclass
+class NodeProof:
+    """What proves the arm on one node; sizes in bytes."""
+
+    node: str
+    agent_pod: str
+    agent_uid: str
+    restarted: bool
+    restart_s: float
+    merged: Merged
+    max_gso: dict[Family, int | None]
+    max_gro: dict[Family, int | None]
+    limits: Limits
+    cilium: str
+
+
+@dataclass
+class SwitchReport:
+    """What a switch did and what proves it. ``changed`` lists the objects that were written."""
+
+    arm: Arm
+    scope: str
+    seconds: float = 0.0
+    changed: list[str] = field(default_factory=list)
+    nodes: dict[str, NodeProof] = field(default_factory=dict)
+
+    @property
+    def restarted(self) -> bool:
+        """Return whether an agent was restarted; False if the arm was in force already."""
+        return any(proof.restarted for proof in self.nodes.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a task's result or the warehouse."""
+        return {**asdict(self), "restarted": self.restarted}
+
+    def __str__(self) -> str:
+        how = (
+            f"agents restarted in {self.seconds:.0f} s"
+            if self.restarted
+            else "already in force, nothing restarted"
+        )
+        return f"BIG TCP is {self.arm} on {' and '.join(self.nodes)}, proven on the devices ({how})"
+
+
+def families_of(plan: Plan) -> tuple[Family, ...]:
+    """Return the IP families that a plan measures; only these must be proven to be on."""
+    return tuple(dict.fromkeys(SCENARIOS[name].family for name in plan.scenarios))
+
+
+def switch(
+    api: ClusterApi,
+    fence: Fence,
+    arm: Arm,
+    pair: NodePair,
+    plan: Plan,
+    *,
+    force_restart: bool = False,
+    agent_ready_s: float = AGENT_READY_S,
+    progress: Progress = lambda text: None,
+) -> SwitchReport:
+    """Put ``arm`` in force on the nodes of ``pair`` and return the proof.
+
+    Agents are restarted one node at a time, and not at all where the arm is in force and proven already
+    (``force_restart`` restarts them nevertheless: in an A/A run a restart is part of what is measured). Benchmark
+    pods are deleted first, since they would keep the limits they were created with. Raises SwitchFailed, naming
+    node, device, value and what was wanted; FenceLost if the cluster is not this run's (any more).
+    """
+    started = time.monotonic()
+    state = guard.open_state(api, fence)
+    gone = pods.delete_pods(api)
+    if gone:
+        progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")
+    cilium = find_cilium(api)
+    families = families_of(plan)
+    report = SwitchReport(arm, state.scope)
+    if state.scope == "cluster":
+        rolled = _apply_to_cluster(api, fence, cilium, arm, report, agent_ready_s, force_restart, progress)
+    else:
+        rolled = False
+        try:
+            _apply_to_nodes(api, fence, cilium, arm, pair, report, progress)
+        except FenceLost:
+            _withdraw(api, cilium, fence.window, pair)
+            raise
+
+    wanted: Merged = dict.fromkeys(KEYS, arm == "on")
+    if force_restart and not rolled:
+        stale = list(pair.names)
+    else:
+        stale = [name for name in pair.names if _merged_now(api, cilium, name, agent_ready_s) != wanted]
+        if not stale and not rolled:
+            problems = verify(api, cilium, arm, pair, plan, families, report)
+            if not problems:
+                report.seconds = time.monotonic() - started
+                return report
+            stale = [name for name in pair.names if any(f"node {name}:" in text for text in problems)]
+            progress(f"{problems[0]}; restarting the agent there")
+    seconds: dict[str, float] = {}
+    for name in stale:
+        begun = time.monotonic()
+        progress(f"restarting the Cilium agent on {name}")
+        with fence.mutating(f"restart the Cilium agent on node {name}"):
+            restart_agent(api, cilium, name, before=fence.check, timeout_s=agent_ready_s)
+        seconds[name] = time.monotonic() - begun
+        progress(f"the Cilium agent on {name} is ready after {seconds[name]:.1f} s")
+    problems = verify(api, cilium, arm, pair, plan, families, report)
+    for name in seconds:
+        report.nodes[name].restarted, report.nodes[name].restart_s = True, seconds[name]
+    if rolled:
+        for proof in report.nodes.values():
+            proof.restarted = True
+    report.seconds = time.monotonic() - started
+    if problems:
+        more = f" (and {len(problems) - 1} more findings)" if len(problems) > 1 else ""
+        raise SwitchFailed(f"BIG TCP could not be proven to be {arm}: {problems[0]}{more}")
+    return report
+
+
+def verify(
+    api: ClusterApi,
+    cilium: Cilium,
+    arm: Arm,
+    pair: NodePair,
+    plan: Plan,
+    families: Collection[Family],
+    report: SwitchReport,
+) -> list[str]:
+    """Read everything back into ``report`` and return what contradicts ``arm``, one sentence each."""
+    problems: list[str] = []
+    probes = probe.probe_nodes(api, pair.names, plan.image)
+    for node in pair.nodes:
+        agent = ready_agent(api, cilium, node.name)
+        name = agent["metadata"]["name"]
+        merged = read_merged(api, cilium, name)
+        status = read_status(api, cilium, name)
+        seen = probes[node.name]
+        limits = seen.limits(seen.path_devices(status, node.internal_ips))
+        report.nodes[node.name] = NodeProof(
+            node=node.name,
+            agent_pod=name,
+            agent_uid=agent["metadata"]["uid"],
+            restarted=False,
+            restart_s=0.0,
+            merged=merged,
+            max_gso=status.max_gso,
+            max_gro=status.max_gro,
+            limits=limits,
+            cilium=status.version,
+        )
+        for family, value in merged.items():
+            if value != (arm == "on"):
+                problems.append(
+                    f"node {node.name}: the agent was told {KEYS[family]}={str(value).lower()}, wanted "
+                    f"{str(arm == 'on').lower()}; another CiliumNodeConfig or a restriction of the init container "
+                    "'config' overrules the benchmark's"
+                )
+        problems += judge_status(node.name, arm, status, families)
+        problems += judge_limits(node.name, arm, limits, families)
+    return problems
+
+
+def _merged_now(api: ClusterApi, cilium: Cilium, node: str, agent_ready_s: float) -> Merged:
+    agent = ready_agent(api, cilium, node, agent_ready_s)
+    return read_merged(api, cilium, agent["metadata"]["name"])
+
+
+# --- Scope nodes -----------------------------------------------------------------------------------------------
+
+
+def _apply_to_nodes(
+    api: ClusterApi,
+    fence: Fence,
+    cilium: Cilium,
+    arm: Arm,
+    pair: NodePair,
+    report: SwitchReport,
+    progress: Progress,
+) -> None:
+    """Write the CiliumNodeConfig of ``arm`` and the label by which it selects the two nodes."""
+    for name in pair.names:
+        _label(api, fence, name, report)
+    wanted = node_config(cilium, fence.holder, fence.window, arm)
+    kind = cilium.node_config_kind
+    for _ in poll(api.sleep, 30, 0.2):
+        found = api.find(kind, guard.NODE_CONFIG_NAME, cilium.namespace)
+        if found is not None and found["spec"] == wanted["spec"]:
+            return
+        try:
+            with fence.mutating(f"write CiliumNodeConfig {guard.NODE_CONFIG_NAME} ({arm})"):
+                if found is None:
+                    api.create(kind, wanted, cilium.namespace, before=fence.check)
+                else:
+                    body = {**wanted, "metadata": {**found["metadata"], **wanted["metadata"]}}
+                    api.replace(kind, body, cilium.namespace, before=fence.check)
+        except (Conflict, NotFound):
+            continue
+        report.changed.append(f"CiliumNodeConfig {cilium.namespace}/{guard.NODE_CONFIG_NAME}")
+        progress(f"CiliumNodeConfig {guard.NODE_CONFIG_NAME} says {arm} for {' and '.join(pair.names)}")
+        return
+    raise SwitchFailed(f"CiliumNodeConfig {guard.NODE_CONFIG_NAME} is being changed by somebody else all the time")
+
+
+def node_config(cilium: Cilium, holder: str, window: str, arm: Arm) -> JsonObject:
+    """Return the CiliumNodeConfig that puts ``arm`` in force for the nodes of a window."""
+    body = load_manifest("ciliumnodeconfig.yaml")
+    body["apiVersion"] = cilium.node_config_kind.api_version
+    body["metadata"]["namespace"] = cilium.namespace
+    body["metadata"]["annotations"] = {guard.HOLDER: holder, guard.WINDOW: window}
+    body["spec"] = {
+        "nodeSelector": {"matchLabels": {guard.WINDOW: window}},
+        "defaults": _settings(arm),
+    }
+    return body
+
+
+def _withdraw(api: ClusterApi, cilium: Cilium, window: str, pair: NodePair) -> None:
+    """Take back what was written after the right to write it was gone: only what carries this very window.
+
+    The object selects nothing and the label is selected by nothing, but neither must stay.
+    """
+    kind = cilium.node_config_kind
+    with contextlib.suppress(Conflict):
+        found = api.find(kind, guard.NODE_CONFIG_NAME, cilium.namespace)
+        if found is not None and (found["metadata"].get("annotations") or {}).get(guard.WINDOW) == window:
+            api.delete(kind, guard.NODE_CONFIG_NAME, cilium.namespace, uid=found["metadata"]["uid"])
+    for name in pair.names:
+        with contextlib.suppress(Conflict, NotFound):
+            meta = api.get(NODE, name)["metadata"]
+            if (meta.get("labels") or {}).get(guard.WINDOW) == window:
+                labels = {"resourceVersion": meta["resourceVersion"], "labels": {guard.WINDOW: None}}
+                api.patch(NODE, name, {"metadata": labels})
+
+
+def _settings(arm: Arm) -> dict[str, str]:
+    return dict.fromkeys(KEYS.values(), "true" if arm == "on" else "false")
+
+
+def _label(api: ClusterApi, fence: Fence, node: str, report: SwitchReport) -> None:
+    for _ in poll(api.sleep, 30, 0.2):
+        meta = api.get(NODE, node)["metadata"]
+        if (meta.get("labels") or {}).get(guard.WINDOW) == fence.window:
+            return
+        body = {"metadata": {"resourceVersion": meta["resourceVersion"], "labels": {guard.WINDOW: fence.window}}}
+        try:
+            with fence.mutating(f"label node {node}"):
+                # The kubelet writes its node too; the version makes sure that nothing of that is lost.
+                api.patch(NODE, node, body, before=fence.check)
+        except Conflict:
+            continue
+        report.changed.append(f"label {guard.WINDOW} on node {node}")
+        return
+    raise SwitchFailed(f"node {node} is being changed by somebody else all the time; it could not be labelled")
+
+
+# --- Scope cluster ---------------------------------------------------------------------------------------------
+
+
+def _apply_to_cluster(
+    api: ClusterApi,
+    fence: Fence,
+    cilium: Cilium,
+    arm: Arm,
+    report: SwitchReport,
+    agent_ready_s: float,
+    force_restart: bool,
+    progress: Progress,
+) -> bool:
+    """Write the arm into ``cilium-config`` and restart all agents if need be; return whether they were."""
+    changed = _write_config_map(api, fence, cilium, arm, report)
+    if not changed and not force_restart:
+        return False
+    progress(f"{CONFIGMAP_NAME} says {arm}; restarting all agents of DaemonSet {cilium.daemonset} in turn")
+    for _ in poll(api.sleep, 30, 0.2):
+        found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
+        try:
+            with fence.mutating(f"restart the agents of DaemonSet {cilium.daemonset}"):
+                value = f"{fence.window}-{int(api.now() * 1000)}"
+                rollout(api, cilium, found, guard.RESTARTED, value, before=fence.check)
+            break
+        except Conflict:
+            continue
+    report.changed.append(f"DaemonSet {cilium.namespace}/{cilium.daemonset}")
+    await_rollout(api, cilium, agent_ready_s)
+    return True
+
+
+def _write_config_map(api: ClusterApi, fence: Fence, cilium: Cilium, arm: Arm, report: SwitchReport) -> bool:
+    for _ in poll(api.sleep, 30, 0.2):
+        found = api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
+        data = found.get("data") or {}
+        if all(data.get(key) == value for key, value in _settings(arm).items()):
+            return False
+        annotations = {guard.ARM: arm, guard.WINDOW: fence.window, guard.HOLDER: fence.holder}
+        body = {
+            "metadata": {"resourceVersion": found["metadata"]["resourceVersion"], "annotations": annotations},
+            "data": _settings(arm),
+        }
+        try:
+            with fence.mutating(f"write {CONFIGMAP_NAME} ({arm})"):
+                api.patch(CONFIGMAP, CONFIGMAP_NAME, body, cilium.namespace, before=fence.check)
+        except Conflict:
+            continue
+        report.changed.append(f"ConfigMap {cilium.namespace}/{CONFIGMAP_NAME}")
+        return True
+    raise SwitchFailed(f"{CONFIGMAP_NAME} is being changed by somebody else all the time; it could not be written")

@@ -1,0 +1,475 @@
+"""Cilium as it is found on a cluster: where it runs, what an agent has been told, what it says it did."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bigtcp_bench.cluster.api import (
+    CONFIGMAP,
+    DAEMONSET,
+    NODE,
+    POD,
+    ApiProblem,
+    Before,
+    ClusterApi,
+    CommandFailed,
+    JsonObject,
+    Kind,
+    poll,
+)
+from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
+from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, Arm, Family
+
+FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
+#: The configuration key of each family, in ``cilium-config`` and in a CiliumNodeConfig.
+KEYS: dict[Family, str] = {"ipv4": "enable-ipv4-big-tcp", "ipv6": "enable-ipv6-big-tcp"}
+#: The attributes of a device that the agent sets for each family.
+LIMIT_NAMES: dict[Family, tuple[str, str]] = {
+    "ipv4": ("gso_ipv4_max_size", "gro_ipv4_max_size"),
+    "ipv6": ("gso_max_size", "gro_max_size"),
+}
+CONFIGMAP_NAME = "cilium-config"
+AGENT_LABELS = "k8s-app=cilium"
+AGENT_CONTAINER = "cilium-agent"
+#: Where the init container ``config`` leaves the merged configuration for the agent (one file per key).
+MERGED_DIR = "/tmp/cilium/config-map"
+#: Devices that encapsulate, named by the agent; from 1.19 on it sets limits on them too.
+TUNNEL_DEVICES = ("cilium_vxlan", "cilium_geneve")
+#: A new agent pod is usually Ready after 10 to 30 s; image pulls and slow nodes take longer.
+AGENT_READY_S = 180.0
+#: After Ready, the agent's own API may still take this long to answer in full.
+STATUS_S = 30.0
+POLL_S = 0.5
+
+Version = tuple[int, int, int]
+Merged = dict[Family, bool]
+Limits = dict[str, dict[str, int]]
+Progress = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Cilium:
+    """Where Cilium runs and in which version.
+
+    ``version`` is None if neither the image tag nor the digest-only reference tells it; ``node_config`` is None if
+    the cluster serves no CiliumNodeConfig.
+    """
+
+    namespace: str
+    daemonset: str
+    image: str
+    version: Version | None
+    node_config: Kind | None
+
+    @property
+    def version_text(self) -> str:
+        """Return the version as people write it."""
+        return ".".join(map(str, self.version)) if self.version else f"of unknown version ({self.image})"
+
+    @property
+    def binaries(self) -> tuple[str, ...]:
+        """Return the names of the agent's command-line tool to try, the likely one first (renamed in 1.15)."""
+        old = self.version is not None and self.version < (1, 15, 0)
+        return ("cilium", "cilium-dbg") if old else ("cilium-dbg", "cilium")
+
+    @property
+    def node_config_kind(self) -> Kind:
+        """Return the served CiliumNodeConfig. Raises PreconditionFailed if there is none."""
+        if self.node_config is None:
+            raise PreconditionFailed(
+                f"Cilium {self.version_text} in namespace {self.namespace} does not serve CiliumNodeConfig "
+                "(cilium.io/v2 or v2alpha1), which scope 'nodes' needs; it comes with the chart from 1.13 on"
+            )
+        return self.node_config
+
+
+def find_cilium(api: ClusterApi) -> Cilium:
+    """Return the Cilium of this cluster. Raises PreconditionFailed if there is none."""
+    sets = api.select(DAEMONSET, labels=AGENT_LABELS)
+    if not sets:
+        raise PreconditionFailed(
+            f"no Cilium on the cluster at {api.host}: no namespace has a DaemonSet labelled {AGENT_LABELS}"
+        )
+    chosen = min(sets, key=lambda item: (item["metadata"]["namespace"] != "kube-system", item["metadata"]["name"]))
+    containers = chosen["spec"]["template"]["spec"]["containers"]
+    image = next((item["image"] for item in containers if item["name"] == AGENT_CONTAINER), containers[0]["image"])
+    return Cilium(
+        namespace=chosen["metadata"]["namespace"],
+        daemonset=chosen["metadata"]["name"],
+        image=image,
+        version=version_of_image(image),
+        node_config=_served_node_config(api),
+    )
+
+
+def _served_node_config(api: ClusterApi) -> Kind | None:
+    served = api.served_versions("cilium.io")
+    for version in ("v2", "v2alpha1"):
+        kind = Kind("cilium.io", version, "ciliumnodeconfigs")
+        # The group has had v2 for other kinds since long before; only its resource list tells.
+        if version in served and api.serves(kind):
+            return kind
+    return None
+
+
+def version_of_image(image: str) -> Version | None:
+    """Return the version in an image reference such as ``quay.io/cilium/cilium:v1.18.3@sha256:…``."""
+    return parse_version(image.split("@", 1)[0].rsplit("/", 1)[-1].partition(":")[2])
+
+
+def parse_version(text: str) -> Version | None:
+    """Return the first ``major.minor.patch`` in ``text``, or None."""
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def agent_pod(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject | None:
+    """Return the agent pod of a node that is not being deleted, or None."""
+    pods = api.select(POD, cilium.namespace, labels=AGENT_LABELS, fields=f"spec.nodeName={node}")
+    alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    return max(alive, key=lambda pod: pod["metadata"]["creationTimestamp"]) if alive else None
+
+
+def ready_agent(api: ClusterApi, cilium: Cilium, node: str, timeout_s: float = AGENT_READY_S) -> JsonObject:
+    """Return the agent pod of a node once it is Ready. Raises SwitchFailed after ``timeout_s``."""
+    return _await_agent(api, cilium, node, other_than=None, timeout_s=timeout_s)
+
+
+def restart_agent(
+    api: ClusterApi,
+    cilium: Cilium,
+    node: str,
+    *,
+    before: Before,
+    timeout_s: float = AGENT_READY_S,
+) -> JsonObject:
+    """Delete the agent pod of a node and return the next one once it is Ready.
+
+    A new *pod*, because only its init container merges the configuration anew. ``before`` guards the deletion.
+    Raises SwitchFailed, naming the node, the pod and what its container waits for.
+    """
+    old = ready_or_any_agent(api, cilium, node)
+    if old is None:
+        return _await_agent(api, cilium, node, other_than=None, timeout_s=timeout_s)
+    api.delete(POD, old["metadata"]["name"], cilium.namespace, uid=old["metadata"]["uid"], before=before)
+    return _await_agent(api, cilium, node, other_than=old["metadata"]["uid"], timeout_s=timeout_s)
+
+
+def ready_or_any_agent(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject | None:
+    """Return the agent pod of a node, Ready or not, waiting a moment if it is just being replaced."""
+    for _ in poll(api.sleep, 10, POLL_S):
+        pod = agent_pod(api, cilium, node)
+        if pod is not None:
+            return pod
+    return None
+
+
+def _await_agent(
+    api: ClusterApi, cilium: Cilium, node: str, *, other_than: str | None, timeout_s: float
+) -> JsonObject:
+    state = "there is none"
+    for _ in poll(api.sleep, timeout_s, POLL_S):
+        pod = agent_pod(api, cilium, node)
+        if pod is None or pod["metadata"]["uid"] == other_than:
+            continue
+        if is_ready(pod):
+            return pod
+        state = f"pod {pod['metadata']['name']} {waiting_reason(pod)}"
+        # An agent that refuses its configuration exits at start; waiting leaves the node without one.
+        if _crashes(pod):
+            raise SwitchFailed(f"the Cilium agent on node {node} does not start: {state}")
+    condition = _node_condition(api, node)
+    raise SwitchFailed(f"the Cilium agent on node {node} was not Ready within {timeout_s:g} s: {state}{condition}")
+
+
+def _node_condition(api: ClusterApi, node: str) -> str:
+    found = api.find(NODE, node)
+    if found is None:
+        return "; the node no longer exists"
+    conditions = found["status"].get("conditions") or []
+    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return "" if ready else "; the node is not Ready"
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Return whether a pod has the condition Ready."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def waiting_reason(pod: Mapping[str, Any]) -> str:
+    """Return why a pod is not ready, in words that fit after its name."""
+    status = pod.get("status") or {}
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"cannot be scheduled: {condition.get('message', 'no reason given')}"
+    for item in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
+        state = item.get("state") or {}
+        last = (item.get("lastState") or {}).get("terminated") or {}
+        if "waiting" in state:
+            said = state["waiting"].get("message") or last.get("message") or ""
+            return _words(f"container {item['name']} waits: {state['waiting'].get('reason', 'unknown')}", said)
+        ended = state.get("terminated") or {}
+        if ended and ended.get("exitCode") != 0:
+            said = ended.get("message") or ""
+            return _words(f"container {item['name']} ended: {ended.get('reason', ended.get('exitCode'))}", said)
+        if "running" in state and not item.get("ready", False):
+            return f"container {item['name']} runs but is not ready"
+    if status.get("message"):
+        return f"is {status.get('phase', 'Pending')}: {status['message']}"
+    return f"is {status.get('phase', 'Pending')}"
+
+
+def _words(text: str, said: str) -> str:
+    said = " ".join(said.split())
+    return f"{text} ({said[-200:]})" if said else text
+
+
+def _crashes(pod: Mapping[str, Any]) -> bool:
+    status = pod.get("status") or {}
+    for item in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
+        waiting = (item.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") == "CrashLoopBackOff" and item.get("restartCount", 0) >= 2:
+            return True
+    return False
+
+
+def read_merged(api: ClusterApi, cilium: Cilium, pod: str) -> Merged:
+    """Return the two settings as this very agent has been told them; a key that is not set counts as false."""
+    return {family: _merged_value(api, cilium, pod, KEYS[family]) for family in FAMILIES}
+
+
+def _merged_value(api: ClusterApi, cilium: Cilium, pod: str, key: str) -> bool:
+    try:
+        return _is_true(api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["cat", f"{MERGED_DIR}/{key}"]))
+    except CommandFailed:
+        # No such file: the key is not set at all, or this build keeps the configuration elsewhere.
+        pass
+    answer = None
+    for binary in cilium.binaries:
+        try:
+            answer = api.exec(cilium.namespace, pod, AGENT_CONTAINER, [binary, "config", "get", key])
+            break
+        except CommandFailed:
+            continue
+    return _is_true(answer) if answer is not None else False
+
+
+def _is_true(text: str) -> bool:
+    words = text.split()
+    return bool(words) and words[-1].strip("\"'").lower() == "true"
+
+
+@dataclass(frozen=True)
+class AgentStatus:
+    """What one agent says about itself (``cilium-dbg status -o json``).
+
+    ``max_gso`` and ``max_gro`` are bytes per family, None if the answer lacks them. ``enabled`` only echoes the
+    request and proves nothing. The raw document is kept.
+    """
+
+    version: str
+    enabled: Merged
+    max_gso: dict[Family, int | None]
+    max_gro: dict[Family, int | None]
+    routing: str
+    host_routing: str
+    datapath_mode: str
+    kube_proxy_replacement: str
+    masquerading: str
+    encryption: str
+    devices: tuple[str, ...]
+    raw: JsonObject
+
+
+def read_status(api: ClusterApi, cilium: Cilium, pod: str) -> AgentStatus:
+    """Return an agent's status. Raises SwitchFailed if it does not answer with one within STATUS_S."""
+    problem = ""
+    for _ in poll(api.sleep, STATUS_S, 1.0):
+        for binary in cilium.binaries:
+            try:
+                text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, [binary, "status", "-o", "json"])
+                return parse_status(json.loads(text))
+            except (CommandFailed, ValueError) as error:
+                problem = problem or str(error)
+            except ApiProblem as error:
+                # The tool of the other name does not exist: the container runtime, not a command, says so.
+                if error.status in (401, 403, 404):
+                    raise
+                problem = problem or str(error)
+    raise SwitchFailed(f"the Cilium agent {pod} gives no status: {problem}")
+
+
+def parse_status(document: JsonObject) -> AgentStatus:
+    """Return the status in an agent's JSON. Every field may be missing: the agent omits what is false or zero."""
+    big_tcp = {family: document.get(f"{family}-big-tcp") or {} for family in FAMILIES}
+    routing = document.get("routing") or {}
+    masquerading = document.get("masquerading") or {}
+    replacement = document.get("kube-proxy-replacement") or {}
+    return AgentStatus(
+        version=str((document.get("cilium") or {}).get("msg", "")),
+        enabled={family: bool(big_tcp[family].get("enabled", False)) for family in FAMILIES},
+        max_gso={family: big_tcp[family].get("maxGSO") for family in FAMILIES},
+        max_gro={family: big_tcp[family].get("maxGRO") for family in FAMILIES},
+        routing=str(routing.get("inter-host-routing-mode", "")),
+        host_routing=str(routing.get("intra-host-routing-mode", "")),
+        datapath_mode=str(document.get("datapath-mode") or document.get("configured-datapath-mode") or ""),
+        kube_proxy_replacement=str(replacement.get("mode", "")),
+        masquerading=str(masquerading.get("mode", "")) if masquerading.get("enabled") else "Disabled",
+        encryption=str((document.get("encryption") or {}).get("mode", "Disabled")),
+        devices=tuple(_status_devices(document)),
+        raw=document,
+    )
+
+
+def _status_devices(document: JsonObject) -> list[str]:
+    names: list[str] = []
+    for section in ("kube-proxy-replacement", "host-firewall", "bandwidth-manager"):
+        found = document.get(section) or {}
+        # Old versions write "eth0 172.30.0.11 (Direct Routing)".
+        names += [str(item).split()[0] for item in found.get("devices") or [] if str(item).strip()]
+        names += [str(item["name"]) for item in found.get("deviceList") or [] if item.get("name")]
+    return list(dict.fromkeys(names))
+
+
+def judge_status(node: str, arm: Arm, status: AgentStatus, families: Iterable[Family]) -> list[str]:
+    """Return what in an agent's status contradicts ``arm``, one sentence each; empty if nothing does."""
+    problems = []
+    for family in families if arm == "on" else FAMILIES:
+        for name, value in (("maxGSO", status.max_gso[family]), ("maxGRO", status.max_gro[family])):
+            if arm == "on" and (value is None or value <= CLASSIC_MAX_PACKET_BYTES):
+                shown = "none" if value is None else value
+                problems.append(
+                    f"node {node}: Cilium reports {name} {shown} for {family} with BIG TCP switched on, "
+                    f"wanted more than {CLASSIC_MAX_PACKET_BYTES}"
+                )
+            if arm == "off" and value is not None and value > CLASSIC_MAX_PACKET_BYTES:
+                problems.append(
+                    f"node {node}: Cilium reports {name} {value} for {family} with BIG TCP switched off, "
+                    f"wanted at most {CLASSIC_MAX_PACKET_BYTES}"
+                )
+    return problems
+
+
+def judge_limits(node: str, arm: Arm, limits: Limits, families: Iterable[Family]) -> list[str]:
+    """Return which device limits contradict ``arm``, one sentence each; empty if none does.
+
+    ``limits`` are those of the devices that Cilium selects. A device without an attribute (a kernel that does
+    not know it) cannot be on, and is off by nature.
+    """
+    problems = []
+    if not limits:
+        return [f"node {node}: none of the devices that Cilium selects was found on the node"]
+    for device, values in limits.items():
+        for family in families if arm == "on" else FAMILIES:
+            for name in LIMIT_NAMES[family]:
+                value = values.get(name)
+                if arm == "on" and (value is None or value <= CLASSIC_MAX_PACKET_BYTES):
+                    ceiling = values.get("tso_max_size")
+                    hint = f" (tso_max_size of the device: {ceiling})" if name.startswith("gso") else ""
+                    problems.append(
+                        f"node {node}: device {device} has {name} {'none' if value is None else value} with "
+                        f"BIG TCP switched on, wanted more than {CLASSIC_MAX_PACKET_BYTES}{hint}"
+                    )
+                if arm == "off" and value is not None and value > CLASSIC_MAX_PACKET_BYTES:
+                    problems.append(
+                        f"node {node}: device {device} has {name} {value} with BIG TCP switched off, "
+                        f"wanted at most {CLASSIC_MAX_PACKET_BYTES}"
+                    )
+    return problems
+
+
+def rollout(
+    api: ClusterApi, cilium: Cilium, found: JsonObject, annotation: str, value: str | None, *, before: Before
+) -> None:
+    """Set (or, with None, remove) an annotation of the agents' pod template, which restarts them all in turn.
+
+    ``found`` is the DaemonSet as read. Raises Conflict if it has changed since.
+    """
+    body = {
+        "metadata": {"resourceVersion": found["metadata"]["resourceVersion"]},
+        "spec": {"template": {"metadata": {"annotations": {annotation: value}}}},
+    }
+    api.patch(DAEMONSET, cilium.daemonset, body, cilium.namespace, before=before)
+
+
+def await_rollout(api: ClusterApi, cilium: Cilium, agent_ready_s: float = AGENT_READY_S) -> None:
+    """Wait until every agent runs the present pod template and is available. Raises SwitchFailed.
+
+    Allows ``agent_ready_s`` for each round of agents that the DaemonSet restarts at once.
+    """
+    state = ""
+    rounds = 1
+    for passed in poll(api.sleep, float("inf"), POLL_S):
+        found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
+        status = found.get("status") or {}
+        desired = status.get("desiredNumberScheduled", 0)
+        at_once = ((found["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}).get("maxUnavailable", 1)
+        rounds = max(rounds, -(-desired // _at_once(at_once, desired)))
+        current = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
+        updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
+        if current and desired and updated == desired == available:
+            return
+        state = f"{updated} of {desired} agents are updated, {available} available"
+        if passed >= rounds * agent_ready_s:
+            break
+    raise SwitchFailed(
+        f"the rolling restart of DaemonSet {cilium.namespace}/{cilium.daemonset} did not end within "
+        f"{rounds * agent_ready_s:g} s: {state}"
+    )
+
+
+def _at_once(max_unavailable: int | str, desired: int) -> int:
+    if isinstance(max_unavailable, str):
+        return max(1, desired * int(max_unavailable.rstrip("%")) // 100)
+    return max(1, max_unavailable)
+
+
+def config_values(api: ClusterApi, cilium: Cilium) -> dict[str, str]:
+    """Return the data of ``cilium-config``."""
+    found = api.find(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
+    if found is None:
+        raise PreconditionFailed(f"namespace {cilium.namespace} has no ConfigMap {CONFIGMAP_NAME}")
+    return dict(found.get("data") or {})
+
+
+def expected_merged(api: ClusterApi, cilium: Cilium, node: str) -> Merged:
+    """Return what an agent started now on ``node`` would be told, by Cilium's own rules.
+
+    ``cilium-config`` first, then every CiliumNodeConfig that selects the node, in the order of their names.
+    """
+    data = config_values(api, cilium)
+    values = {key: data.get(key) for key in KEYS.values()}
+    if cilium.node_config is not None:
+        found = api.find(NODE, node)
+        labels = (found["metadata"].get("labels") or {}) if found else {}
+        configs = api.select(cilium.node_config, cilium.namespace)
+        for config in sorted(configs, key=lambda item: item["metadata"]["name"]):
+            spec = config.get("spec") or {}
+            if selects(spec.get("nodeSelector"), labels):
+                defaults = spec.get("defaults") or {}
+                values.update({key: defaults[key] for key in values if key in defaults})
+    return {family: _is_true(values[KEYS[family]] or "") for family in FAMILIES}
+
+
+def selects(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
+    """Return whether a LabelSelector selects ``labels``; an absent selector selects nothing, an empty one all."""
+    if selector is None:
+        return False
+    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
+        return False
+    for expression in selector.get("matchExpressions") or []:
+        key, operator, values = expression["key"], expression["operator"], expression.get("values") or []
+        matched = {
+            "In": labels.get(key) in values,
+            "NotIn": labels.get(key) not in values,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }[operator]
+        if not matched:
+            return False
+    return True

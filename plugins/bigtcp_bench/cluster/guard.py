@@ -1,0 +1,945 @@
+"""Who may change the cluster, what it was like before, and how it comes back whatever happens.
+
+Three things make a *window*, in which a run may change the cluster:
+
+- the Lease ``bigtcp-bench``: its holder is the run, and a *window id* in an annotation tells one attempt of a run
+  from the next, so that a task that was given up cannot act for the attempt that follows;
+- the saved state, a ConfigMap written once, before the first change: enough to put everything back without
+  Airflow and without the warehouse;
+- the node label ``bigtcp-bench/window``, which carries the window id and is what the run's CiliumNodeConfig
+  selects. A CiliumNodeConfig that is written too late selects nothing.
+
+A change is made inside ``Fence.mutating``: it marks the Lease first, by compare-and-set. Once the holder is
+revoked no mark can be set any more, and a mark that is still there tells the restorer that one request may be on
+its way; only then it has to wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bigtcp_bench import __version__
+from bigtcp_bench.cluster import pods, probe
+from bigtcp_bench.cluster.api import (
+    CONFIGMAP,
+    DAEMONSET,
+    LEASE,
+    NAMESPACE,
+    NODE,
+    ApiUnreachable,
+    ClusterApi,
+    Conflict,
+    JsonObject,
+    NotFound,
+    poll,
+)
+from bigtcp_bench.cluster.cilium import (
+    AGENT_READY_S,
+    CONFIGMAP_NAME,
+    KEYS,
+    Cilium,
+    Limits,
+    Merged,
+    Progress,
+    await_rollout,
+    config_values,
+    expected_merged,
+    find_cilium,
+    read_merged,
+    read_status,
+    ready_agent,
+    restart_agent,
+    rollout,
+)
+from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.errors import BenchError, FenceLost, PreconditionFailed, RestoreFailed, validation_sentence
+from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, Plan, Scope
+from bigtcp_bench.resources import load_manifest
+
+log = logging.getLogger(__name__)
+
+LEASE_NAME = "bigtcp-bench"
+STATE_NAME = "bigtcp-bench-saved-state"
+STATE_KEY = "state.json"
+NODE_CONFIG_NAME = "zz-bigtcp-bench"
+#: On the nodes (a label), on the Lease, the CiliumNodeConfig and ``cilium-config`` (an annotation): the window id.
+WINDOW = "bigtcp-bench/window"
+#: On the objects that a run changes: who did it.
+HOLDER = "bigtcp-bench/holder"
+#: On the Lease: what a task is changing right now.
+IN_FLIGHT = "bigtcp-bench/in-flight"
+#: On ``cilium-config`` (scope cluster): the arm that this package wrote.
+ARM = "bigtcp-bench/arm"
+#: On the DaemonSet's pod template (scope cluster): changing it restarts all agents; removing it, again.
+RESTARTED = "bigtcp-bench/restarted"
+REVOKED = "revoked:"
+
+#: A lease that is not renewed this long is over. Nobody renews between two tasks of a run, so this must be longer
+#: than a busy scheduler takes from one task to the next, and than the API server is away in an upgrade.
+LEASE_S = 600.0
+RENEW_S = 20.0
+#: A restore has no such gaps, and whoever takes over from a killed one should not wait long.
+RESTORE_LEASE_S = 120.0
+#: A killed Airflow task was seen to go on for up to 6 s; a request of its may be on its way for 10 s.
+SETTLE_S = 12.0
+#: How long a restore waits for another one that is under way.
+OTHER_RESTORE_S = 300.0
+
+
+def _silent(_text: str) -> None:
+    """Report nothing."""
+
+
+# --- The Lease -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LeaseState:
+    """The Lease as read; times are seconds since the epoch by the API server's clock."""
+
+    holder: str
+    window: str
+    in_flight: str
+    duration_s: float
+    renewed_at: float
+    raw: JsonObject
+
+    def live(self, now: float) -> bool:
+        """Return whether somebody holds it and has renewed it in time."""
+        return bool(self.holder) and now < self.renewed_at + self.duration_s
+
+    @property
+    def owner(self) -> str:
+        """Return the run that holds it, or that was revoked."""
+        return self.holder.removeprefix(REVOKED)
+
+    @property
+    def being_restored(self) -> bool:
+        """Return whether the holder is a restore."""
+        return self.holder.startswith(REVOKED)
+
+
+def read_lease(api: ClusterApi) -> LeaseState | None:
+    """Return the Lease, or None if no run was ever made here."""
+    raw = api.find(LEASE, LEASE_NAME, pods.BENCH_NAMESPACE)
+    if raw is None:
+        return None
+    spec = raw.get("spec") or {}
+    annotations = raw["metadata"].get("annotations") or {}
+    return LeaseState(
+        holder=spec.get("holderIdentity") or "",
+        window=annotations.get(WINDOW, ""),
+        in_flight=annotations.get(IN_FLIGHT, ""),
+        duration_s=float(spec.get("leaseDurationSeconds") or 0),
+        renewed_at=_epoch(spec.get("renewTime")),
+        raw=raw,
+    )
+
+
+def _acquire(api: ClusterApi, seen: LeaseState | None, holder: str, duration_s: float) -> Fence | None:
+    """Take the Lease in the version ``seen`` and return its fence, or None if somebody else was faster."""
+    window = uuid.uuid4().hex[:12]
+    body = seen.raw if seen is not None else load_manifest("lease.yaml")
+    spec = body.setdefault("spec", {})
+    now = _micro_time(api.now())
+    spec.update(
+        holderIdentity=holder,
+        leaseDurationSeconds=round(duration_s),
+        acquireTime=now,
+        renewTime=now,
+        leaseTransitions=int(spec.get("leaseTransitions") or 0) + 1,
+    )
+    _annotate(body, {WINDOW: window, IN_FLIGHT: None})
+    try:
+        if seen is None:
+            api.create(LEASE, body, pods.BENCH_NAMESPACE)
+        else:
+            api.replace(LEASE, body, pods.BENCH_NAMESPACE)
+    except Conflict:
+        # Possibly with ourselves: an attempt whose answer was lost has taken it.
+        taken = read_lease(api)
+        if taken is None or taken.window != window:
+            return None
+    return Fence(api, holder, window=window)
+
+
+class Fence:
+    """The right of one run to change the cluster, asked anew before every change.
+
+    The window id is fixed by the first look at the Lease, so a fence never serves a later window, not even one of
+    the same run.
+    """
+
+    def __init__(self, api: ClusterApi, holder: str, *, window: str | None = None) -> None:
+        self.api = api
+        self.holder = holder
+        self._window = window
+        self._lock = threading.Lock()
+
+    @property
+    def window(self) -> str:
+        """Return the window id. Raises FenceLost if this run has no open window."""
+        if self._window is None:
+            self.check()
+        assert self._window is not None
+        return self._window
+
+    def check(self) -> LeaseState:
+        """Return the Lease if it is ours. Raises FenceLost, saying who has it, if it is not."""
+        lease = read_lease(self.api)
+        if lease is None or lease.holder != self.holder:
+            raise FenceLost(self._lost(lease))
+        now = self.api.now()
+        if not lease.live(now):
+            raise FenceLost(
+                f"{self.holder} has not renewed its hold on the cluster for {now - lease.renewed_at:.0f} s "
+                f"(it lasts {lease.duration_s:.0f} s), so it may change nothing any more; start a new run"
+            )
+        if self._window is None:
+            self._window = lease.window
+        if lease.window != self._window:
+            raise FenceLost(
+                f"{self.holder} was started again and holds the cluster in a new window; this older attempt may "
+                "change nothing any more"
+            )
+        return lease
+
+    def _lost(self, lease: LeaseState | None) -> str:
+        if lease is None or not lease.holder:
+            state = "nobody does: its window was closed, or never opened"
+        elif lease.being_restored and lease.owner == self.holder:
+            state = "its hold was revoked and its changes are being undone"
+        else:
+            state = f"{lease.owner} does"
+        return (
+            f"{self.holder} does not hold the cluster, so it may change nothing; {state}. "
+            "Start the run again from its first task"
+        )
+
+    def renew(self) -> None:
+        """Hold the cluster for another lease duration. Raises FenceLost."""
+        self._update(lambda body: None)
+
+    @contextlib.contextmanager
+    def renewing(self, interval_s: float = RENEW_S) -> Iterator[Fence]:
+        """Renew now and in the background until the end of the ``with`` block.
+
+        The thread only renews. That the fence was lost is noticed at the next check, before the next change.
+        """
+        self.renew()
+        stop = threading.Event()
+
+        def loop() -> None:
+            while not stop.wait(interval_s):
+                try:
+                    self.renew()
+                except FenceLost as error:
+                    log.warning("%s", error)
+                    return
+                except BenchError as error:
+                    log.warning("lease not renewed, trying again in %g s: %s", interval_s, error)
+
+        thread = threading.Thread(target=loop, name="bigtcp-bench-renewer", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            thread.join(timeout=1)
+
+    @contextlib.contextmanager
+    def mutating(self, what: str) -> Iterator[None]:
+        """Mark the Lease with ``what`` for as long as one change of the cluster is under way. Raises FenceLost.
+
+        The mark stays if the process dies, or if nobody knows whether the request took effect.
+        """
+        self._update(lambda body: _annotate(body, {IN_FLIGHT: f"{what} since {_micro_time(self.api.now())}"}))
+        try:
+            yield
+        except ApiUnreachable:
+            raise
+        except BaseException:
+            with contextlib.suppress(BenchError):
+                self._clear_mark()
+            raise
+        # If the right was lost meanwhile, the caller must learn it: what it just did is about to be undone.
+        self._clear_mark()
+
+    def _clear_mark(self) -> None:
+        self._update(lambda body: _annotate(body, {IN_FLIGHT: None}))
+
+    def release(self) -> None:
+        """Give the Lease back; nothing happens if it is not ours any more."""
+
+        def give_back(body: JsonObject) -> None:
+            body["spec"]["holderIdentity"] = ""
+            _annotate(body, {WINDOW: None, IN_FLIGHT: None})
+
+        with contextlib.suppress(FenceLost):
+            self._update(give_back)
+
+    def expire(self) -> None:
+        """Let the hold end at once but stay on record, so that the next one knows whose work to finish."""
+
+        def end(body: JsonObject) -> None:
+            body["spec"]["leaseDurationSeconds"] = 1
+
+        with contextlib.suppress(FenceLost):
+            self._update(end)
+
+    def _update(self, change: Callable[[JsonObject], None]) -> None:
+        """Write the Lease with a new renewal time and ``change``, compare-and-set, while it is ours."""
+        with self._lock:
+            for _ in poll(self.api.sleep, 30, 0.1):
+                body = self.check().raw
+                body["spec"]["renewTime"] = _micro_time(self.api.now())
+                change(body)
+                try:
+                    self.api.replace(LEASE, body, pods.BENCH_NAMESPACE)
+                    return
+                except Conflict:
+                    continue
+                except NotFound:
+                    raise FenceLost(self._lost(None)) from None
+        raise FenceLost(
+            f"Lease {pods.BENCH_NAMESPACE}/{LEASE_NAME} is being changed all the time by somebody else"
+        )
+
+
+# --- The saved state -------------------------------------------------------------------------------------------
+
+
+class SavedNode(BaseModel):
+    """One node before the first change. ``limits`` are those of the devices that Cilium selects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: str
+    agent_pod: str
+    agent_uid: str
+    merged: Merged
+    expected: Merged
+    limits: Limits
+
+
+class SavedNodeConfig(BaseModel):
+    """A CiliumNodeConfig of our name that was there before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    spec: dict[str, Any]
+
+
+class SavedState(BaseModel):
+    """Everything that is needed to put the cluster back, as it was before a run's first change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = 1
+    package_version: str
+    holder: str
+    window: str
+    saved_at: str
+    plan: str
+    scope: Scope
+    image: str
+    cilium_namespace: str
+    cilium_image: str
+    node_config: SavedNodeConfig | None
+    config_map: dict[str, str | None]
+    nodes: dict[str, SavedNode]
+
+
+@dataclass(frozen=True)
+class Window:
+    """An open window: this run may change the cluster now. ``restored`` tells what had to be put back first."""
+
+    fence: Fence
+    state: SavedState
+    restored: RestoreReport | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a task's result or the warehouse."""
+        return {
+            "state": self.state.model_dump(mode="json"),
+            "restored": self.restored.to_dict() if self.restored else None,
+        }
+
+
+def read_state(api: ClusterApi) -> SavedState | None:
+    """Return the saved state, or None. Raises RestoreFailed if it is there but cannot be understood."""
+    found = api.find(CONFIGMAP, STATE_NAME, pods.BENCH_NAMESPACE)
+    if found is None:
+        return None
+    where = f"ConfigMap {pods.BENCH_NAMESPACE}/{STATE_NAME}"
+    try:
+        return SavedState.model_validate_json((found.get("data") or {}).get(STATE_KEY, ""))
+    except ValidationError as error:
+        raise RestoreFailed(
+            f"{validation_sentence(error, where)}; the cluster must be put back by hand: delete the "
+            f"CiliumNodeConfig {NODE_CONFIG_NAME}, the node label {WINDOW}, then this ConfigMap"
+        ) from error
+
+
+def open_state(api: ClusterApi, fence: Fence) -> SavedState:
+    """Return the saved state of this fence's window. Raises FenceLost if there is none: nothing may be changed."""
+    fence.check()
+    state = read_state(api)
+    if state is None or (state.holder, state.window) != (fence.holder, fence.window):
+        raise FenceLost(
+            f"{fence.holder} holds the cluster but has saved no state of it, so it may change nothing; "
+            "start the run again from its first task"
+        )
+    return state
+
+
+def open_window(
+    api: ClusterApi,
+    holder: str,
+    plan: Plan,
+    pair: NodePair,
+    *,
+    lease_s: float = LEASE_S,
+    progress: Progress = _silent,
+) -> Window:
+    """Take the Lease for ``holder`` and save the state of the cluster; change nothing else.
+
+    What an earlier run has left behind, also an earlier attempt of this one, is put back first. Raises
+    PreconditionFailed if another run holds the cluster or its state cannot be read.
+    """
+    pods.ensure_namespace(api)
+    lease = read_lease(api)
+    if lease is not None and lease.live(api.now()) and lease.owner != holder and not lease.being_restored:
+        raise PreconditionFailed(_busy(api, lease))
+    restored = None
+    if leftovers(api):
+        # Our own earlier attempt may still be alive; restoring takes its right away.
+        own = lease is not None and lease.holder == holder
+        restored = restore(api, f"left behind when {holder} started", force=own, progress=progress)
+        lease = read_lease(api)
+    if lease is not None and lease.live(api.now()) and lease.owner != holder:
+        raise PreconditionFailed(_busy(api, lease))
+    fence = _acquire(api, lease, holder, lease_s)
+    if fence is None:
+        raise PreconditionFailed("another run took the cluster at the same moment; this one may try again later")
+    try:
+        state = _describe(api, fence, plan, pair)
+        _save(api, fence, state)
+    except BaseException:
+        fence.release()
+        raise
+    progress(f"cluster held by {holder}; its state is saved in {pods.BENCH_NAMESPACE}/{STATE_NAME}")
+    return Window(fence, state, restored)
+
+
+def _busy(api: ClusterApi, lease: LeaseState) -> str:
+    left = lease.renewed_at + lease.duration_s - api.now()
+    doing = "is being restored after" if lease.being_restored else "is held by"
+    return (
+        f"the cluster {doing} {lease.owner} (renewed {api.now() - lease.renewed_at:.0f} s ago, for another "
+        f"{left:.0f} s unless renewed); only one run at a time may change it"
+    )
+
+
+def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> SavedState:
+    cilium = find_cilium(api)
+    data = config_values(api, cilium)
+    node_config = None
+    if cilium.node_config is not None:
+        found = api.find(cilium.node_config, NODE_CONFIG_NAME, cilium.namespace)
+        if found is not None:
+            node_config = SavedNodeConfig(
+                labels=found["metadata"].get("labels") or {},
+                annotations=found["metadata"].get("annotations") or {},
+                spec=found.get("spec") or {},
+            )
+    probes = probe.probe_nodes(api, pair.names, plan.image)
+    nodes = {}
+    for role, node in zip(("client", "server"), pair.nodes, strict=True):
+        agent = ready_agent(api, cilium, node.name)
+        name = agent["metadata"]["name"]
+        seen = probes[node.name]
+        nodes[node.name] = SavedNode(
+            role=role,
+            agent_pod=name,
+            agent_uid=agent["metadata"]["uid"],
+            merged=read_merged(api, cilium, name),
+            expected=expected_merged(api, cilium, node.name),
+            limits=seen.limits(seen.path_devices(read_status(api, cilium, name), node.internal_ips)),
+        )
+    return SavedState(
+        package_version=__version__,
+        holder=fence.holder,
+        window=fence.window,
+        saved_at=_micro_time(api.now()),
+        plan=plan.name,
+        scope=plan.scope,
+        image=plan.image,
+        cilium_namespace=cilium.namespace,
+        cilium_image=cilium.image,
+        node_config=node_config,
+        config_map={key: data.get(key) for key in KEYS.values()},
+        nodes=nodes,
+    )
+
+
+def _save(api: ClusterApi, fence: Fence, state: SavedState) -> None:
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": STATE_NAME,
+            "namespace": pods.BENCH_NAMESPACE,
+            "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
+            "annotations": {HOLDER: state.holder, WINDOW: state.window},
+        },
+        # Written once; only deleting it ends a window.
+        "immutable": True,
+        "data": {STATE_KEY: json.dumps(state.model_dump(), indent=1)},
+    }
+    try:
+        api.create(CONFIGMAP, body, pods.BENCH_NAMESPACE, before=fence.check)
+    except Conflict:
+        saved = read_state(api)
+        if saved is None or saved.window != state.window:
+            raise PreconditionFailed(
+                f"another run saved its state in {pods.BENCH_NAMESPACE}/{STATE_NAME} at the same moment"
+            ) from None
+
+
+# --- Restore ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class RestoreReport:
+    """What a restore found, did and verified.
+
+    ``outcome`` is ``restored`` or ``nothing``; ``actions`` are the changes made, ``notes`` what the reader should
+    know; ``nodes`` holds for each node its merged settings, device limits and whether its agent was restarted.
+    """
+
+    outcome: str
+    owner: str
+    reason: str
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    actions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a task's result or the warehouse."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.outcome == "nothing":
+            return "nothing to restore" + (f": {self.notes[0]}" if self.notes else "")
+        done = "; ".join(self.actions) or "nothing had been changed"
+        owner = self.owner or "an unknown run"
+        return f"restored what {owner} had changed, in {self.seconds:.0f} s, and verified it: {done}"
+
+
+def leftovers(api: ClusterApi) -> list[str]:
+    """Return what an open or abandoned window has left in the cluster, in words; empty if nothing.
+
+    A run in progress has these things too: ask the Lease whether it is alive.
+    """
+    found = []
+    if api.find(CONFIGMAP, STATE_NAME, pods.BENCH_NAMESPACE) is not None:
+        found.append(f"saved state {pods.BENCH_NAMESPACE}/{STATE_NAME}")
+    found += [f"label {WINDOW} on node {node['metadata']['name']}" for node in api.select(NODE, labels=WINDOW)]
+    with contextlib.suppress(PreconditionFailed):
+        cilium = find_cilium(api)
+        if cilium.node_config is not None:
+            written = api.find(cilium.node_config, NODE_CONFIG_NAME, cilium.namespace)
+            if written is not None and _is_ours(written):
+                found.append(f"CiliumNodeConfig {cilium.namespace}/{NODE_CONFIG_NAME}")
+        config = api.find(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
+        if config is not None and ARM in (config["metadata"].get("annotations") or {}):
+            found.append(f"changed {cilium.namespace}/{CONFIGMAP_NAME}")
+    return found
+
+
+def restore(
+    api: ClusterApi,
+    reason: str,
+    *,
+    holder: str | None = None,
+    force: bool = False,
+    progress: Progress = _silent,
+    agent_ready_s: float = AGENT_READY_S,
+    settle_s: float = SETTLE_S,
+) -> RestoreReport:
+    """Put the cluster back as it was before the open or abandoned window, and verify it by reading back.
+
+    A run gives its own name as ``holder`` and touches no other's window. Without it, a window whose holder is
+    alive is left alone (PreconditionFailed) unless ``force``. Can be called any number of times, by several at
+    once; whoever comes late finds nothing to restore. Raises RestoreFailed, and keeps the saved state for the
+    next attempt, if something could not be put back.
+    """
+    started = time.monotonic()
+    fence, state, lease = None, None, None
+    for _ in poll(api.sleep, OTHER_RESTORE_S, 1.0):
+        lease, state = read_lease(api), read_state(api)
+        owner = state.holder if state is not None else (lease.owner if lease is not None else "")
+        if holder is not None and owner and owner != holder:
+            return RestoreReport("nothing", holder, reason, notes=[f"the open window is that of {owner}"])
+        live = lease is not None and lease.live(api.now())
+        if lease is not None and live and lease.being_restored and not force:
+            progress(f"another restore of {owner} is under way; waiting for it")
+            continue
+        if lease is not None and live and not force and holder is None:
+            raise PreconditionFailed(
+                f"{_busy(api, lease)}; restoring now would break that run: wait, end it, or restore with force"
+            )
+        if state is None and not leftovers(api):
+            if lease is not None and lease.holder and (lease.owner == holder or not live or force):
+                _forget(api, lease)
+            return RestoreReport("nothing", owner, reason, seconds=time.monotonic() - started)
+        pods.ensure_namespace(api)
+        fence = _acquire(api, lease, REVOKED + owner, RESTORE_LEASE_S)
+        if fence is not None:
+            break
+    if fence is None:
+        raise RestoreFailed(
+            f"another restore has been under way for {OTHER_RESTORE_S:.0f} s; if it is not, restore with force"
+        )
+    report = RestoreReport("restored", owner, reason)
+    try:
+        with fence.renewing(RENEW_S):
+            if lease is not None and lease.in_flight:
+                progress(f"a change was in flight ({lease.in_flight}); waiting {settle_s:g} s for its end")
+                api.sleep(settle_s)
+                report.waited_s = settle_s
+            _Restorer(api, fence, state, report, progress, agent_ready_s).run()
+            _delete_state(api, fence)
+            fence.release()
+    except BaseException:
+        with contextlib.suppress(BenchError):
+            fence.expire()
+        raise
+    report.seconds = time.monotonic() - started
+    progress(str(report))
+    return report
+
+
+def _delete_state(api: ClusterApi, fence: Fence) -> None:
+    found = api.find(CONFIGMAP, STATE_NAME, pods.BENCH_NAMESPACE)
+    if found is not None:
+        # The uid, so that a restore which was overtaken cannot delete the state of the next window.
+        uid = found["metadata"]["uid"]
+        api.delete(CONFIGMAP, STATE_NAME, pods.BENCH_NAMESPACE, uid=uid, before=fence.check)
+
+
+def _forget(api: ClusterApi, lease: LeaseState) -> None:
+    """Free a Lease whose window has nothing left to restore."""
+    with contextlib.suppress(FenceLost):
+        fence = Fence(api, lease.holder, window=lease.window)
+        if lease.live(api.now()):
+            fence.release()
+            return
+    body = lease.raw
+    body["spec"]["holderIdentity"] = ""
+    _annotate(body, {WINDOW: None, IN_FLIGHT: None})
+    with contextlib.suppress(Conflict):
+        api.replace(LEASE, body, pods.BENCH_NAMESPACE)
+
+
+class _Restorer:
+    """One restore: undo, restart what must be, read everything back."""
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        fence: Fence,
+        state: SavedState | None,
+        report: RestoreReport,
+        progress: Progress,
+        agent_ready_s: float,
+    ) -> None:
+        self.api = api
+        self.fence = fence
+        self.state = state
+        self.report = report
+        self.progress = progress
+        self.agent_ready_s = agent_ready_s
+        self.problems: list[str] = []
+
+    def run(self) -> None:
+        """Do it. Raises RestoreFailed if anything is not as it was."""
+        cilium = find_cilium(self.api)
+        if self.api.find(NAMESPACE, pods.BENCH_NAMESPACE) is not None:
+            self._delete_pods()
+        labelled = {node["metadata"]["name"]: node for node in self.api.select(NODE, labels=WINDOW)}
+        saved = self.state.nodes if self.state is not None else {}
+        for name in dict.fromkeys([*saved, *labelled]):
+            self._remove_label(name)
+        self._undo_node_config(cilium)
+        if self.state is not None and self.state.scope == "cluster":
+            self._undo_config_map(cilium)
+            self._undo_rollout(cilium)
+        for name in dict.fromkeys([*saved, *labelled]):
+            try:
+                self._bring_back(cilium, name, saved.get(name))
+            except FenceLost:
+                raise
+            except BenchError as error:
+                self.problems.append(str(error))
+        if self.state is not None:
+            self._verify_limits(cilium, self.state)
+        # A task that was alive when its window was revoked may have started pods since.
+        self._delete_pods()
+        if self.problems:
+            raise RestoreFailed(
+                f"the cluster is not as it was before {self.report.owner or 'the run'}: "
+                f"{'; '.join(self.problems)}; restore again once that is mended"
+            )
+
+    def _did(self, what: str) -> None:
+        self.report.actions.append(what)
+        self.progress(what)
+
+    def _delete_pods(self) -> None:
+        try:
+            names = pods.delete_pods(self.api)
+        except pods.PodFailed as error:
+            # Pods on a node that is away stop nobody from putting the configuration back.
+            self.report.notes.append(str(error))
+            return
+        if names:
+            self._did(f"deleted benchmark pods {', '.join(names)}")
+
+    def _remove_label(self, node: str) -> None:
+        for _ in poll(self.api.sleep, 30, 0.2):
+            found = self.api.find(NODE, node)
+            if found is None:
+                self.report.notes.append(f"node {node} no longer exists")
+                return
+            if WINDOW not in (found["metadata"].get("labels") or {}):
+                return
+            version = found["metadata"]["resourceVersion"]
+            body = {"metadata": {"resourceVersion": version, "labels": {WINDOW: None}}}
+            try:
+                self.api.patch(NODE, node, body, before=self.fence.check)
+                self._did(f"removed label {WINDOW} from node {node}")
+                return
+            except Conflict:
+                continue
+        self.problems.append(f"the label {WINDOW} could not be removed from node {node}")
+
+    def _undo_node_config(self, cilium: Cilium) -> None:
+        if cilium.node_config is None:
+            return
+        kind, prior = cilium.node_config, self.state.node_config if self.state is not None else None
+        for _ in poll(self.api.sleep, 30, 0.2):
+            found = self.api.find(kind, NODE_CONFIG_NAME, cilium.namespace)
+            # Without a saved state only what this package wrote is ours to delete.
+            now = _as_saved(found) if found is not None else None
+            if now == prior or (self.state is None and found is not None and not _is_ours(found)):
+                return
+            try:
+                self._write_prior(cilium, found, prior)
+                return
+            except Conflict:
+                continue
+        self.problems.append(f"the CiliumNodeConfig {NODE_CONFIG_NAME} could not be put back")
+
+    def _write_prior(self, cilium: Cilium, found: JsonObject | None, prior: SavedNodeConfig | None) -> None:
+        """Make the CiliumNodeConfig what it was, and read it back. Raises Conflict if it changed meanwhile."""
+        kind = cilium.node_config_kind
+        if prior is None:
+            assert found is not None
+            uid = found["metadata"]["uid"]
+            self.api.delete(kind, NODE_CONFIG_NAME, cilium.namespace, uid=uid, before=self.fence.check)
+            self._did(f"deleted CiliumNodeConfig {NODE_CONFIG_NAME}")
+            return
+        body = found or load_manifest("ciliumnodeconfig.yaml")
+        body["apiVersion"] = kind.api_version
+        body["metadata"].update(
+            namespace=cilium.namespace, labels=dict(prior.labels), annotations=dict(prior.annotations)
+        )
+        body["spec"] = prior.spec
+        write = self.api.create if found is None else self.api.replace
+        written = write(kind, body, cilium.namespace, before=self.fence.check)
+        self._did(f"put back CiliumNodeConfig {NODE_CONFIG_NAME}")
+        if _as_saved(written) != prior:
+            self.problems.append(f"the CiliumNodeConfig {NODE_CONFIG_NAME} differs from the one saved")
+
+    def _undo_config_map(self, cilium: Cilium) -> None:
+        assert self.state is not None
+        for _ in poll(self.api.sleep, 30, 0.2):
+            found = self.api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
+            arm = (found["metadata"].get("annotations") or {}).get(ARM)
+            if arm is None:
+                return
+            data = found.get("data") or {}
+            ours = all(data.get(key) == ("true" if arm == "on" else "false") for key in KEYS.values())
+            if not ours:
+                self.report.notes.append(
+                    f"somebody else changed {CONFIGMAP_NAME} during the run; their values of "
+                    f"{' and '.join(KEYS.values())} stay"
+                )
+            body: JsonObject = {
+                "metadata": {
+                    "resourceVersion": found["metadata"]["resourceVersion"],
+                    "annotations": {ARM: None, WINDOW: None, HOLDER: None},
+                }
+            }
+            if ours:
+                body["data"] = dict(self.state.config_map)
+            try:
+                self.api.patch(CONFIGMAP, CONFIGMAP_NAME, body, cilium.namespace, before=self.fence.check)
+                self._did(f"put back {' and '.join(KEYS.values())} in {CONFIGMAP_NAME}")
+                return
+            except Conflict:
+                continue
+        self.problems.append(f"{CONFIGMAP_NAME} could not be put back")
+
+    def _undo_rollout(self, cilium: Cilium) -> None:
+        """Remove our annotation from the pod template, which makes all agents restart with the old settings."""
+        for _ in poll(self.api.sleep, 30, 0.2):
+            found = self.api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
+            if RESTARTED not in (found["spec"]["template"]["metadata"].get("annotations") or {}):
+                break
+            try:
+                rollout(self.api, cilium, found, RESTARTED, None, before=self.fence.check)
+                self._did(f"restarted all agents of DaemonSet {cilium.daemonset}")
+                break
+            except Conflict:
+                continue
+        try:
+            await_rollout(self.api, cilium, self.agent_ready_s)
+        except BenchError as error:
+            self.problems.append(str(error))
+
+    def _bring_back(self, cilium: Cilium, name: str, saved: SavedNode | None) -> None:
+        """Restart the agent of a node if it still has other settings than it should."""
+        if self.api.find(NODE, name) is None:
+            return
+        expected = expected_merged(self.api, cilium, name)
+        wanted = expected
+        if saved is not None:
+            # What Cilium's rules say has changed since, somebody else has changed: that stays.
+            changed = {family: value for family, value in expected.items() if value != saved.expected[family]}
+            wanted = {**saved.merged, **changed}
+            if changed:
+                self.report.notes.append(f"somebody else changed the configuration of node {name}: {changed}")
+        agent = ready_agent(self.api, cilium, name, self.agent_ready_s)
+        merged = read_merged(self.api, cilium, agent["metadata"]["name"])
+        restarted = merged != wanted
+        if restarted:
+            agent = self._restart(cilium, name)
+            merged = read_merged(self.api, cilium, agent["metadata"]["name"])
+        self.report.nodes[name] = {
+            "merged": merged,
+            "wanted": wanted,
+            "agent_pod": agent["metadata"]["name"],
+            "agent_uid": agent["metadata"]["uid"],
+            "restarted": restarted,
+        }
+        if merged != wanted:
+            self.problems.append(
+                f"the Cilium agent on node {name} still has BIG TCP {merged} after its restart, wanted {wanted}"
+            )
+
+    def _restart(self, cilium: Cilium, name: str) -> JsonObject:
+        with self.fence.mutating(f"restart the Cilium agent on node {name}"):
+            agent = restart_agent(self.api, cilium, name, before=self.fence.check, timeout_s=self.agent_ready_s)
+        self._did(f"restarted the Cilium agent on node {name}")
+        return agent
+
+    def _verify_limits(self, cilium: Cilium, state: SavedState) -> None:
+        there = [name for name in state.nodes if name in self.report.nodes]
+        # A node that is being restored to other settings than it had has no limits to compare with.
+        there = [name for name in there if self.report.nodes[name]["wanted"] == state.nodes[name].merged]
+        differing = self._differing(there, state)
+        again = [name for name in differing if not self.report.nodes[name]["restarted"]]
+        for name in again:
+            # The settings are right but the devices are not, as after an agent that was killed while it started.
+            try:
+                self._restart(cilium, name)
+                self.report.nodes[name]["restarted"] = True
+            except FenceLost:
+                raise
+            except BenchError as error:
+                self.problems.append(str(error))
+        if again:
+            differing = {**differing, **self._differing(again, state)}
+            differing = {name: texts for name, texts in differing.items() if texts}
+        for texts in differing.values():
+            self.problems += texts
+
+    def _differing(self, names: list[str], state: SavedState) -> dict[str, list[str]]:
+        """Return node → what its devices' limits differ in, for those nodes where they do."""
+        if not names:
+            return {}
+        try:
+            probes = probe.probe_nodes(self.api, names, state.image)
+        except BenchError as error:
+            self.problems.append(f"the devices could not be read back: {error}")
+            return {}
+        result = {}
+        for name, seen in probes.items():
+            saved = state.nodes[name].limits
+            self.report.nodes[name]["limits"] = seen.limits(saved)
+            texts = []
+            for device, before in saved.items():
+                if device not in seen.devices:
+                    self.report.notes.append(f"device {device} of node {name} no longer exists")
+                    continue
+                for limit, value in before.items():
+                    now = seen.devices[device].limits.get(limit)
+                    if now == value:
+                        continue
+                    text = f"node {name}: device {device} has {limit} {now}, it was {value}"
+                    on = any(state.nodes[name].merged.values())
+                    if not on and now == CLASSIC_MAX_PACKET_BYTES:
+                        # Cilium's own "off" is 65536, whatever somebody had set by hand before.
+                        self.report.notes.append(f"{text}; Cilium puts back 65536 only")
+                    else:
+                        texts.append(text)
+            if texts:
+                result[name] = texts
+        return result
+
+
+def _is_ours(found: JsonObject) -> bool:
+    return WINDOW in (found["metadata"].get("annotations") or {})
+
+
+def _as_saved(found: JsonObject) -> SavedNodeConfig:
+    meta = found["metadata"]
+    return SavedNodeConfig(
+        labels=meta.get("labels") or {}, annotations=meta.get("annotations") or {}, spec=found.get("spec") or {}
+    )
+
+
+def _annotate(body: JsonObject, changes: dict[str, str | None]) -> None:
+    annotations = dict(body["metadata"].get("annotations") or {})
+    for key, value in changes.items():
+        if value is None:
+            annotations.pop(key, None)
+        else:
+            annotations[key] = value
+    body["metadata"]["annotations"] = annotations
+
+
+def _micro_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _epoch(text: str | None) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else 0.0

@@ -1,0 +1,178 @@
+"""The two nodes of a run: how they are chosen, and what the Kubernetes API knows about them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bigtcp_bench.cluster.api import NODE, ClusterApi, JsonObject
+from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.plan import Plan
+
+#: Nodes with this label (value ``true``) are the ones an administrator has set aside for the benchmark. It is
+#: never written by this package.
+PAIR_LABEL = "bigtcp-bench"
+#: Pods of the benchmark tolerate a taint of this key, whatever its value and effect.
+TAINT_KEY = "bigtcp-bench"
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """One node as the API describes it; ``cpu`` in cores, ``memory_bytes`` allocatable."""
+
+    name: str
+    ready: bool
+    schedulable: bool
+    blocking_taints: tuple[str, ...]
+    os: str
+    architecture: str
+    kernel_release: str
+    os_image: str
+    kubelet_version: str
+    internal_ips: tuple[str, ...]
+    zone: str
+    instance_type: str
+    cpu: float
+    memory_bytes: int
+    labelled: bool
+
+    @property
+    def usable(self) -> bool:
+        """Return whether a benchmark pod could run there now."""
+        return self.ready and self.schedulable and not self.blocking_taints and self.os == "linux"
+
+    @property
+    def unusable_because(self) -> str:
+        """Return why no benchmark pod can run there; empty if one can."""
+        if not self.ready:
+            return "is not Ready"
+        if not self.schedulable:
+            return "is cordoned"
+        if self.blocking_taints:
+            return f"has the taint {self.blocking_taints[0]}, which benchmark pods do not tolerate"
+        return "" if self.os == "linux" else f"runs {self.os}, not linux"
+
+
+@dataclass(frozen=True)
+class NodePair:
+    """The node that sends (``client``) and the node that receives (``server``)."""
+
+    client: NodeInfo
+    server: NodeInfo
+
+    @property
+    def nodes(self) -> tuple[NodeInfo, NodeInfo]:
+        """Return both, the sender first."""
+        return (self.client, self.server)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Return both names, the sender's first."""
+        return (self.client.name, self.server.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a task's result or the warehouse."""
+        return {"client": asdict(self.client), "server": asdict(self.server)}
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> NodePair:
+        """Return the pair that ``to_dict`` wrote, also after a way through JSON."""
+        return cls(*(_from_plain(document[role]) for role in ("client", "server")))
+
+
+def choose_pair(api: ClusterApi, plan: Plan) -> NodePair:
+    """Return the nodes to measure between: named by the plan, else the labelled ones, else the first two usable.
+
+    Raises PreconditionFailed, in one sentence, if there is no such pair.
+    """
+    nodes = sorted((node_info(node) for node in api.select(NODE)), key=lambda node: node.name)
+    by_name = {node.name: node for node in nodes}
+    if plan.client_node is not None and plan.server_node is not None:
+        for role, name in (("client_node", plan.client_node), ("server_node", plan.server_node)):
+            if name not in by_name:
+                raise PreconditionFailed(
+                    f"plan {plan.name!r}: {role} {name!r} does not exist in this cluster; "
+                    f"its nodes are {_listed(nodes)}"
+                )
+        pair = NodePair(by_name[plan.client_node], by_name[plan.server_node])
+    else:
+        labelled = [node for node in nodes if node.labelled]
+        candidates = [node for node in labelled or nodes if node.usable]
+        if len(candidates) < 2:
+            group = f"labelled {PAIR_LABEL}=true" if labelled else "in this cluster"
+            reasons = "; ".join(
+                f"{node.name} {node.unusable_because}" for node in labelled or nodes if not node.usable
+            )
+            raise PreconditionFailed(
+                f"two usable nodes are needed, but of the nodes {group} ({_listed(labelled or nodes)}) "
+                f"{len(candidates)} can run benchmark pods{': ' + reasons if reasons else ''}; label two nodes "
+                f"with {PAIR_LABEL}=true or name client_node and server_node in the plan"
+            )
+        pair = NodePair(candidates[0], candidates[1])
+    for node in pair.nodes:
+        if node.unusable_because:
+            raise PreconditionFailed(f"node {node.name} {node.unusable_because}; choose another one or mend it")
+    return pair
+
+
+def node_info(node: JsonObject) -> NodeInfo:
+    """Return what matters of a Node object."""
+    meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
+    labels = meta.get("labels") or {}
+    system = status.get("nodeInfo") or {}
+    allocatable = status.get("allocatable") or {}
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or []}
+    return NodeInfo(
+        name=meta["name"],
+        ready=conditions.get("Ready") == "True",
+        schedulable=not spec.get("unschedulable", False),
+        blocking_taints=tuple(
+            f"{taint['key']}:{taint['effect']}"
+            for taint in spec.get("taints") or []
+            if taint.get("effect") in ("NoSchedule", "NoExecute")
+            and taint["key"] != TAINT_KEY
+            # Cordoning shows twice: as a field and as this taint.
+            and taint["key"] != "node.kubernetes.io/unschedulable"
+        ),
+        os=system.get("operatingSystem", "linux"),
+        architecture=system.get("architecture", ""),
+        kernel_release=system.get("kernelVersion", ""),
+        os_image=system.get("osImage", ""),
+        kubelet_version=system.get("kubeletVersion", ""),
+        internal_ips=tuple(
+            address["address"] for address in status.get("addresses") or [] if address["type"] == "InternalIP"
+        ),
+        zone=labels.get("topology.kubernetes.io/zone", ""),
+        instance_type=labels.get("node.kubernetes.io/instance-type", ""),
+        cpu=quantity(allocatable.get("cpu", "0")),
+        memory_bytes=int(quantity(allocatable.get("memory", "0"))),
+        labelled=labels.get(PAIR_LABEL) == "true",
+    )
+
+
+#: Suffixes of Kubernetes quantities.
+_SUFFIXES = {
+    **{"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18},
+    **{f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", start=1)},
+}
+
+
+def quantity(text: str) -> float:
+    """Return a Kubernetes quantity (``1500m``, ``24477616Ki``, ``2``) as a number."""
+    for suffix in sorted(_SUFFIXES, key=len, reverse=True):
+        if text.endswith(suffix):
+            return float(text.removesuffix(suffix)) * _SUFFIXES[suffix]
+    return float(text)
+
+
+def _listed(nodes: list[NodeInfo], limit: int = 10) -> str:
+    names = [node.name for node in nodes]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "none") + more
+
+
+def _from_plain(document: dict[str, Any]) -> NodeInfo:
+    fields: dict[str, Any] = dict(document)
+    for name in ("blocking_taints", "internal_ips"):
+        fields[name] = tuple(fields[name])
+    return NodeInfo(**fields)

@@ -1,0 +1,232 @@
+"""The benchmark's own objects in the cluster: its namespace, its script, and pods from ``include/manifests``."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from bigtcp_bench.cluster.api import (
+    CONFIGMAP,
+    NAMESPACE,
+    POD,
+    PRIORITYCLASS,
+    ClusterApi,
+    Conflict,
+    Forbidden,
+    JsonObject,
+    Kind,
+    poll,
+)
+from bigtcp_bench.cluster.cilium import is_ready, waiting_reason
+from bigtcp_bench.errors import BenchError, PreconditionFailed
+from bigtcp_bench.resources import load_manifest
+
+#: The namespace of every object of the benchmark but the CiliumNodeConfig.
+BENCH_NAMESPACE = "bigtcp-bench"
+APP_LABELS = "app.kubernetes.io/name=bigtcp-bench"
+ROLE_LABEL = "bigtcp-bench/role"
+RUN_LABEL = "bigtcp-bench/run"
+CONTAINER = "base"
+AGENT_CONFIGMAP = "bigtcp-bench-agent"
+AGENT_FILE = "agent.py"
+#: Pods that carry traffic; they take over the limits in force when they are created, so none may outlive a switch.
+TRAFFIC_ROLES = ("server", "client")
+#: Time for scheduling and pulling an image that the node does not have yet.
+POD_START_S = 180.0
+POLL_S = 0.3
+
+Role = Literal["server", "client", "probe"]
+
+
+class PodFailed(BenchError):
+    """A benchmark pod did not start, did not become ready or did not end well."""
+
+
+def run_label(run_key: str) -> str:
+    """Return the label value that stands for a run: its key has characters that labels may not have."""
+    return hashlib.sha256(run_key.encode()).hexdigest()[:16]
+
+
+def build_pod(
+    role: Role,
+    *,
+    image: str,
+    node: str | None = None,
+    orders: str | Mapping[str, Any] | None = None,
+    deadline_s: int | None = None,
+    labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    pull_secrets: Iterable[str] = (),
+) -> JsonObject:
+    """Return the pod of ``include/manifests/<role>-pod.yaml`` with everything filled in that is given.
+
+    ``orders`` is the agent's JSON argument, ``deadline_s`` the seconds after which the cluster ends the pod.
+    """
+    pod = copy.deepcopy(load_manifest(f"{role}-pod.yaml"))
+    meta, spec = pod["metadata"], pod["spec"]
+    container = spec["containers"][0]
+    container["image"] = image
+    if node is not None:
+        terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        terms["nodeSelectorTerms"] = [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+        ]
+    if orders is not None:
+        text = orders if isinstance(orders, str) else json.dumps(orders, separators=(",", ":"))
+        container["args"] = [text]
+    if deadline_s is not None:
+        spec["activeDeadlineSeconds"] = deadline_s
+    meta["labels"] = {**meta["labels"], **(labels or {})}
+    if annotations:
+        meta["annotations"] = dict(annotations)
+    secrets = [{"name": name} for name in pull_secrets]
+    if secrets:
+        spec["imagePullSecrets"] = secrets
+    return pod
+
+
+def ensure_namespace(api: ClusterApi) -> None:
+    """Create the namespace and the priority class if they are missing.
+
+    Raises PreconditionFailed if they are missing and may not be created.
+    """
+    _ensure(api, NAMESPACE, "namespace.yaml")
+    _ensure(api, PRIORITYCLASS, "priorityclass.yaml")
+
+
+def _ensure(api: ClusterApi, kind: Kind, manifest: str) -> None:
+    body = load_manifest(manifest)
+    name = body["metadata"]["name"]
+    if api.find(kind, name) is not None:
+        return
+    try:
+        api.create(kind, body)
+    except Conflict:
+        pass  # somebody else just did
+    except Forbidden as error:
+        raise PreconditionFailed(
+            f"the cluster has no {body['kind']} {name} and the account in use may not create it; an administrator "
+            f"can, once: kubectl apply -f include/manifests/{manifest}"
+        ) from error
+
+
+def ensure_agent_configmap(api: ClusterApi) -> None:
+    """Put the pod agent's source, as it is in this package, where the pods mount it from."""
+    from bigtcp_bench.pods import agent
+
+    with open(agent.__file__, encoding="utf-8") as file:
+        source = file.read()
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": AGENT_CONFIGMAP,
+            "namespace": BENCH_NAMESPACE,
+            "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
+        },
+        "data": {AGENT_FILE: source},
+    }
+    for _ in poll(api.sleep, 10, 0.2):
+        found = api.find(CONFIGMAP, AGENT_CONFIGMAP, BENCH_NAMESPACE)
+        try:
+            if found is None:
+                api.create(CONFIGMAP, body, BENCH_NAMESPACE)
+            elif found.get("data") != body["data"]:
+                found["data"] = body["data"]
+                api.replace(CONFIGMAP, found, BENCH_NAMESPACE)
+            return
+        except Conflict:
+            continue
+    raise PreconditionFailed(f"ConfigMap {BENCH_NAMESPACE}/{AGENT_CONFIGMAP} is being changed by somebody else")
+
+
+def create_pod(api: ClusterApi, pod: Mapping[str, Any]) -> JsonObject:
+    """Create a benchmark pod and return it as stored."""
+    return api.create(POD, pod, BENCH_NAMESPACE)
+
+
+def wait_ready(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> JsonObject:
+    """Return a pod once it is Ready. Raises PodFailed if it ends before, or not within ``timeout_s``."""
+    return _wait(api, name, timeout_s, until_ended=False)
+
+
+def wait_ended(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> JsonObject:
+    """Return a pod once it has succeeded. Raises PodFailed if it fails, or not within ``timeout_s``."""
+    return _wait(api, name, timeout_s, until_ended=True)
+
+
+def _wait(api: ClusterApi, name: str, timeout_s: float, *, until_ended: bool) -> JsonObject:
+    pod: JsonObject = {}
+    for _ in poll(api.sleep, timeout_s, POLL_S):
+        found = api.find(POD, name, BENCH_NAMESPACE)
+        if found is None:
+            raise PodFailed(f"pod {BENCH_NAMESPACE}/{name} was deleted while it was waited for")
+        pod = found
+        phase = (pod.get("status") or {}).get("phase", "Pending")
+        if phase == "Failed" or (phase == "Succeeded" and not until_ended):
+            raise PodFailed(f"pod {BENCH_NAMESPACE}/{name} {_end(pod)}")
+        if phase == "Succeeded" or (not until_ended and is_ready(pod)):
+            return pod
+    wanted = "end" if until_ended else "become ready"
+    raise PodFailed(
+        f"pod {BENCH_NAMESPACE}/{name} on node {node_of(pod)} did not {wanted} within {timeout_s:g} s: "
+        f"it {waiting_reason(pod)}"
+    )
+
+
+def node_of(pod: Mapping[str, Any]) -> str:
+    """Return the node a benchmark pod runs on, or is meant for."""
+    spec = pod.get("spec") or {}
+    if spec.get("nodeName"):
+        return str(spec["nodeName"])
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    return str(terms[0]["matchFields"][0]["values"][0])
+
+
+def pod_addresses(pod: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``ipv4``/``ipv6`` → address of a running pod; a family that it has no address of is absent."""
+    status = pod.get("status") or {}
+    found = [item["ip"] for item in status.get("podIPs") or []] or [status.get("podIP")]
+    return {"ipv6" if ":" in address else "ipv4": address for address in found if address}
+
+
+def _end(pod: Mapping[str, Any]) -> str:
+    status = pod.get("status") or {}
+    for item in status.get("containerStatuses") or []:
+        ended = (item.get("state") or {}).get("terminated")
+        if ended:
+            said = " ".join((ended.get("message") or "").split())[-300:]
+            return f"ended with {ended.get('reason', 'exit')} {ended.get('exitCode')}{': ' + said if said else ''}"
+    said = status.get("message") or ""
+    return f"failed: {status.get('reason', 'no reason given')}{': ' + said if said else ''}"
+
+
+def delete_pods(
+    api: ClusterApi,
+    roles: Iterable[str] = TRAFFIC_ROLES,
+    *,
+    run_key: str | None = None,
+    timeout_s: float = 60.0,
+) -> list[str]:
+    """Delete the benchmark pods of ``roles`` (of one run, or all) and wait until they are gone.
+
+    Returns their names. Raises PodFailed if one is still there after ``timeout_s``, as on a node that is away.
+    """
+    labels = f"{APP_LABELS},{ROLE_LABEL} in ({','.join(roles)})"
+    if run_key is not None:
+        labels += f",{RUN_LABEL}={run_label(run_key)}"
+    names: dict[str, None] = {}
+    left: list[JsonObject] = []
+    for _ in poll(api.sleep, timeout_s, POLL_S):
+        left = api.select(POD, BENCH_NAMESPACE, labels=labels)
+        if not left:
+            return list(names)
+        for pod in left:
+            names[pod["metadata"]["name"]] = None
+            if not pod["metadata"].get("deletionTimestamp"):
+                api.delete(POD, pod["metadata"]["name"], BENCH_NAMESPACE, uid=pod["metadata"]["uid"], grace_s=1)
+    where = ", ".join(f"{pod['metadata']['name']} on node {node_of(pod)}" for pod in left)
+    raise PodFailed(f"benchmark pods are still there {timeout_s:g} s after they were deleted: {where}")

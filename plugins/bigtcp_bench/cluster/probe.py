@@ -1,0 +1,102 @@
+"""A look at the nodes themselves: what a short-lived pod in a node's own network namespace reports."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bigtcp_bench.cluster import pods
+from bigtcp_bench.cluster.api import POD, ClusterApi, Conflict
+from bigtcp_bench.cluster.cilium import TUNNEL_DEVICES, AgentStatus, Limits
+from bigtcp_bench.pods.orders import ProbeOrders
+from bigtcp_bench.pods.results import Device, Probe, parse_log
+
+
+@dataclass(frozen=True)
+class NodeProbe:
+    """What a probe saw on one node."""
+
+    node: str
+    probe: Probe
+
+    @property
+    def devices(self) -> dict[str, Device]:
+        """Return name → device, all of the node's own network namespace."""
+        return self.probe.snapshot.devices
+
+    @property
+    def kernel_release(self) -> str:
+        """Return what ``uname -r`` says."""
+        return self.probe.kernel_release
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Return everything as plain data, to be stored and to take counters from."""
+        return self.probe.model_dump(mode="json")
+
+    def limits(self, devices: Iterable[str]) -> Limits:
+        """Return device → limit → bytes, for those of ``devices`` that exist."""
+        return {name: self.devices[name].limits for name in devices if name in self.devices}
+
+    def path_devices(self, status: AgentStatus | None, internal_ips: Iterable[str]) -> list[str]:
+        """Return the devices whose limits the agent sets: those it selects, and its tunnel devices.
+
+        An agent without kube-proxy replacement names none; then it is the one with the node's own address.
+        """
+        selected = [name for name in (status.devices if status else ()) if name in self.devices]
+        if not selected:
+            own = set(internal_ips)
+            selected = [name for name, device in self.devices.items() if own & set(device.addresses)]
+        return selected + [name for name in TUNNEL_DEVICES if name in self.devices and name not in selected]
+
+    @property
+    def memory_available_bytes(self) -> int | None:
+        """Return what the kernel calls MemAvailable, or None if it was not reported."""
+        for line in (self.probe.snapshot.meminfo or "").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return None
+
+
+def probe_nodes(
+    api: ClusterApi,
+    nodes: Sequence[str],
+    image: str,
+    *,
+    pull_secrets: Sequence[str] = (),
+    timeout_s: float = pods.POD_START_S,
+) -> dict[str, NodeProbe]:
+    """Return a probe of each node, by name. The pods run side by side and are deleted afterwards.
+
+    Raises PodFailed, naming node and reason, if one of them does not start or does not succeed.
+    """
+    pods.ensure_namespace(api)
+    pods.ensure_agent_configmap(api)
+    created: dict[str, str] = {}
+    orders = ProbeOrders().to_argument()
+    try:
+        for node in nodes:
+            pod = pods.build_pod("probe", image=image, node=node, orders=orders, pull_secrets=pull_secrets)
+            created[node] = pods.create_pod(api, pod)["metadata"]["name"]
+        return {node: _read(api, node, name, timeout_s) for node, name in created.items()}
+    finally:
+        for name in created.values():
+            with contextlib.suppress(Conflict):
+                api.delete(POD, name, pods.BENCH_NAMESPACE, grace_s=1)
+
+
+def _read(api: ClusterApi, node: str, pod: str, timeout_s: float) -> NodeProbe:
+    pods.wait_ended(api, pod, timeout_s)
+    return probe_of_log(node, api.logs(pods.BENCH_NAMESPACE, pod, pods.CONTAINER))
+
+
+def probe_of_log(node: str, text: str) -> NodeProbe:
+    """Return the probe in a probe pod's log. Raises PodFailed if there is none."""
+    log = parse_log(text)
+    if log.probe is None:
+        last = text.strip().splitlines()[-1:] or ["nothing"]
+        why = log.damaged[0] if log.damaged else f"its last line was: {last[0][:200]}"
+        raise pods.PodFailed(f"the probe pod on node {node} printed no probe; {why}")
+    return NodeProbe(node, log.probe)
