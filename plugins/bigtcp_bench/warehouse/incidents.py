@@ -79,7 +79,8 @@ def report(
     """Record that series of a cluster got worse, in the open incident of the same cause or in a new one.
 
     The cause is the same when the open incident covers one of the series already, or when its attribution is the
-    same and its change at most ``near_days`` days away (the plan's ``incident_nights``). A suspicion never turns a regression back.
+    same and its change at most ``near_days`` days away (the plan's ``incident_nights``). A suspicion never turns
+    a regression back.
     """
     series = rows_of(Member, members, f"incident of cluster {cluster}")
     if not series:

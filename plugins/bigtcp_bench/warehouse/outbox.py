@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bigtcp_bench.warehouse.schema import outbox
 from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_bench.warehouse.upsert import insert_into
 
 #: Seconds until a sender that took a message and fell silent is taken for dead.
 LEASE_S = 120
@@ -33,11 +33,13 @@ class Message:
 
 def enqueue(warehouse: Warehouse, key: str, kind: str, payload: dict[str, Any]) -> bool:
     """Queue a message; False when the same ``key`` was queued before, sent or not."""
-    module: Any = postgresql if warehouse.engine.dialect.name == "postgresql" else sqlite
     row = {"key": key, "kind": kind, "payload": payload, "created_at": datetime.now(UTC), "attempts": 0}
-    insert = module.insert(outbox).values(row).on_conflict_do_nothing(index_elements=["key"])
-    queued = insert.returning(outbox.c.id)
-    return warehouse.write(lambda connection: connection.execute(queued).scalar() is not None)
+
+    def work(connection: sa.Connection) -> bool:
+        insert = insert_into(connection, outbox).values(row).on_conflict_do_nothing(index_elements=["key"])
+        return connection.execute(insert.returning(outbox.c.id)).scalar() is not None
+
+    return warehouse.write(work)
 
 
 def claim(warehouse: Warehouse, *, limit: int = 20, now: datetime | None = None) -> list[Message]:

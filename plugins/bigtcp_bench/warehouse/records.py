@@ -185,10 +185,13 @@ class CounterRow(_Row):
 
 
 class RawDocument(_Row):
-    """A document of the pods' agent, compressed. ``scenario`` is empty where it concerns the whole generation."""
+    """A document of the pods' agent, compressed. ``scenario`` is empty where it concerns the whole generation.
+
+    Generation 0 is the whole block: what both nodes had counted at its begin and end.
+    """
 
     block: Ordinal
-    generation: Ordinal
+    generation: Count
     kind: Name
     scenario: Text = ""
     repetition: Count = 0
@@ -262,6 +265,32 @@ class Member(_Row):
     scenario: Name
     metric: MetricName
     change: Number | None = None
+
+
+class IncidentRecord(_Row):
+    """An incident as it stands in another warehouse."""
+
+    uid: Name
+    cluster: Name
+    attribution: Name
+    state: IncidentState
+    changed_at: Moment
+    suspected_at: Moment
+    confirmed_at: Moment | None = None
+    acknowledged_at: Moment | None = None
+    acknowledged_by: Text | None = None
+    acknowledged_note: Text | None = None
+    closed_at: Moment | None = None
+    slack_channel: Text | None = None
+    slack_ts: Text | None = None
+
+
+class IncidentMemberRecord(Member):
+    """A series of an incident as it stands in another warehouse."""
+
+    first_seen_at: Moment
+    last_seen_at: Moment
+    recovered_at: Moment | None = None
 
 
 Row = TypeVar("Row", bound=BaseModel)

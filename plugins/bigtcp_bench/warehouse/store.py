@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -34,6 +33,7 @@ from bigtcp_bench.warehouse.records import (
     row_of,
     rows_of,
 )
+from bigtcp_bench.warehouse.upsert import insert_into, upsert
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,12 +99,16 @@ class Warehouse:
         record = row_of(RunRecord, run, "run")
         given = record.model_dump(exclude_unset=True)
         again = {"status": "running", "finished_at": None, "reasons": []} | given
-        insert = self._insert(schema.run).values(record.model_dump())
-        upsert = insert.on_conflict_do_update(
-            index_elements=["cluster", "dag_id", "run_id"],
-            set_={name: insert.excluded[name] for name in again},
-        ).returning(schema.run.c.id)
-        return self.write(lambda connection: int(connection.execute(upsert).scalar_one()))
+
+        def work(connection: sa.Connection) -> int:
+            insert = insert_into(connection, schema.run).values(record.model_dump())
+            statement = insert.on_conflict_do_update(
+                index_elements=["cluster", "dag_id", "run_id"],
+                set_={name: insert.excluded[name] for name in again},
+            )
+            return int(connection.execute(statement.returning(schema.run.c.id)).scalar_one())
+
+        return self.write(work)
 
     def update_run(self, run_id: int, **columns: Any) -> None:
         """Set ``columns`` of a run. Raises InvalidInput for an unknown column, a bad value or an unknown run."""
@@ -174,11 +178,8 @@ class Warehouse:
         """Store a block of a run, or set those of its columns that are given."""
         record = row_of(BlockRecord, block, f"block of run {run_id}")
         given = {"run_id": run_id, **record.model_dump(exclude_unset=True)}
-        self.write(
-            lambda connection: self._upsert(
-                connection, schema.block, [given | {"purpose": record.purpose}], update=given
-            )
-        )
+        row = given | {"purpose": record.purpose}
+        self.write(lambda connection: upsert(connection, schema.block, [row], update=given))
 
     def store_generation(
         self,
@@ -215,7 +216,7 @@ class Warehouse:
                         columns.run_id == run_id, columns.block == block, columns.generation == generation
                     )
                 )
-                self._upsert(connection, table, _with_run(run_id, rows))
+                upsert(connection, table, _with_run(run_id, rows))
 
         self.write(work)
 
@@ -425,36 +426,10 @@ class Warehouse:
 
     # Rows
 
-    def _insert(self, table: sa.Table) -> Any:
-        # The two dialects' inserts have the same on_conflict_do_update, but no common base that has it.
-        module: Any = postgresql if self.engine.dialect.name == "postgresql" else sqlite
-        return module.insert(table)
-
-    def _upsert(
-        self,
-        connection: sa.Connection,
-        table: sa.Table,
-        rows: Sequence[Mapping[str, Any]],
-        update: Iterable[str] | None = None,
-    ) -> None:
-        if not rows:
-            return
-        keys = [column.name for column in table.primary_key]
-        # Two writers of the same rows lock them in the same order, so neither waits for the other for ever.
-        rows = sorted(rows, key=lambda row: tuple(row[key] for key in keys))
-        insert = self._insert(table)
-        changed = [name for name in (update or rows[0]) if name not in keys]
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=keys, set_={name: insert.excluded[name] for name in changed}
-            ),
-            rows,
-        )
-
     def _store(self, run_id: int, table: sa.Table, model: Any, rows: Iterable[Any]) -> None:
         name = table.name.removeprefix("bigtcp_")
         checked = _with_run(run_id, rows_of(model, rows, f"{name} of run {run_id}"))
-        self.write(lambda connection: self._upsert(connection, table, checked))
+        self.write(lambda connection: upsert(connection, table, checked))
 
     # Frames
 
