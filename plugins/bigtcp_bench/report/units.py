@@ -83,11 +83,11 @@ def significant(value: float, digits: int = 3) -> str:
     """
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
     rounded = round(value, decimals)
-    if rounded and math.floor(math.log10(abs(rounded))) > math.floor(math.log10(abs(value))):
+    if decimals and rounded and math.floor(math.log10(abs(rounded))) > math.floor(math.log10(abs(value))):
         decimals -= 1  # 9.996 is 10.0, not 10.00
-    return f"{value:,.{max(decimals, 0)}f}"
+    return f"{value:,.{decimals}f}"
 
 
 def _prefixed(value: float, unit: str) -> str:
