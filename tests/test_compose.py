@@ -1,0 +1,263 @@
+"""docker-compose.yaml without a Docker engine: valid, consistent, and naming only what exists."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from bigtcp_bench import cli
+from tests.postgres import binaries, running_server
+
+ROOT = Path(__file__).parent.parent
+COMPOSE = ROOT / "docker-compose.yaml"
+DOCKERFILE = (ROOT / "image" / "Dockerfile").read_text(encoding="utf-8")
+EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+
+#: ${NAME}, ${NAME:-default} and ${NAME:?message}; a doubled $ is a literal one.
+VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}")
+
+SECRETS = {
+    "POSTGRES_PASSWORD",
+    "AIRFLOW_DB_PASSWORD",
+    "BIGTCP_DB_PASSWORD",
+    "AIRFLOW_ADMIN_PASSWORD",
+    "AIRFLOW_SECRET_KEY",
+    "AIRFLOW_JWT_SECRET",
+    "AIRFLOW_FERNET_KEY",
+}
+
+#: Answers, in a fresh process with an Airflow home of its own, what this Airflow makes of the file.
+ASK_AIRFLOW = """
+import json, sys
+asked = json.load(sys.stdin)
+from airflow.cli import cli_parser
+from airflow.configuration import conf
+from airflow.sdk import Connection
+parser = cli_parser.get_parser()
+for command in asked["commands"]:
+    parser.parse_args(command)
+options = conf.configuration_description
+unknown = [[s, o] for s, o in asked["options"] if o not in options.get(s, {}).get("options", {})]
+connections = {}
+for name, text in asked["connections"].items():
+    found = Connection.from_json(text, "x") if text.startswith("{") else Connection.from_uri(text, "x")
+    connections[name] = {
+        "type": found.conn_type, "host": found.host, "login": found.login, "password": found.password,
+        "schema": found.schema, "port": found.port, "extra": found.extra_dejson,
+    }
+json.dump({"unknown": unknown, "connections": connections}, sys.stdout)
+"""
+
+
+def interpolated(text: str, environment: dict[str, str]) -> str:
+    """Replace the variables of a Compose file as the specification says."""
+
+    def value(match: re.Match[str]) -> str:
+        found = environment.get(match["name"])
+        if not found and match["kind"] == "?":
+            raise LookupError(match["rest"])
+        return found or (match["rest"] if match["kind"] == "-" else "")
+
+    return VARIABLE.sub(value, text).replace("$$", "$")
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """The example's settings with every secret filled in."""
+    settings = dict(line.split("=", 1) for line in EXAMPLE.splitlines() if re.match(r"\w+=", line))
+    return settings | {name: f"secretOf{name.replace('_', '')}" for name in SECRETS}
+
+
+@pytest.fixture(scope="module")
+def compose(environment) -> dict[str, Any]:
+    return yaml.safe_load(interpolated(COMPOSE.read_text(encoding="utf-8"), environment))
+
+
+@pytest.fixture(scope="module")
+def airflow_services(compose) -> dict[str, Any]:
+    return {name: service for name, service in compose["services"].items() if name.startswith("airflow-")}
+
+
+@pytest.fixture(scope="module")
+def scripted_commands(airflow_services) -> list[list[str]]:
+    """The simple commands of the init script."""
+    lines = airflow_services["airflow-init"]["command"][2].splitlines()
+    return [shlex.split(line) for line in lines if line.split()[0] in ("airflow", "bigtcp-bench")]
+
+
+@pytest.fixture(scope="module")
+def airflow_says(airflow_services, scripted_commands, tmp_path_factory) -> dict[str, Any]:
+    commands = [command[1:] for command in scripted_commands if command[0] == "airflow"]
+    for service in airflow_services.values():
+        if isinstance(service["command"], str):
+            commands.append(shlex.split(service["command"]))
+        check = service.get("healthcheck", {}).get("test", [])
+        if check[1:2] == ["airflow"]:
+            commands.append(check[2:])
+    variables = airflow_services["airflow-scheduler"]["environment"]
+    asked = {
+        "commands": commands,
+        "options": [name.lower().split("__")[1:] for name in variables if name.startswith("AIRFLOW__")],
+        "connections": {
+            name.removeprefix("AIRFLOW_CONN_").lower(): text
+            for name, text in variables.items()
+            if name.startswith("AIRFLOW_CONN_") and text
+        },
+    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_AIRFLOW],
+        input=json.dumps(asked),
+        env={**environment, "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(commands) == 7
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def schema_check(path: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / "check-jsonschema"
+    command = [str(program), "--builtin-schema", "vendor.compose-spec", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_file_follows_the_compose_specification(tmp_path):
+    done = schema_check(COMPOSE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = tmp_path / "docker-compose.yaml"
+    wrong.write_text(COMPOSE.read_text(encoding="utf-8").replace("healthcheck:", "healthchecks:", 1))
+    assert "healthchecks" in schema_check(wrong).stdout
+
+
+def test_every_airflow_command_setting_and_connection_is_known_to_airflow(airflow_says, environment):
+    assert airflow_says["unknown"] == []
+    connections = airflow_says["connections"]
+    assert connections["kubernetes_default"]["type"] == "kubernetes"
+    assert connections["kubernetes_default"]["extra"] == {
+        "kube_config_path": "/kube/kubeconfig",
+        "cluster_name": "lab",
+    }
+    assert connections["bigtcp_warehouse"] == {
+        "type": "postgres",
+        "host": "postgres",
+        "login": "bigtcp",
+        "password": environment["BIGTCP_DB_PASSWORD"],
+        "schema": "bigtcp",
+        "port": 5432,
+        "extra": {},
+    }
+
+
+def test_every_command_of_our_own_is_known_to_the_cli(compose, scripted_commands):
+    lab = compose["services"]["lab"]
+    ours = [command for command in scripted_commands if command[0] == "bigtcp-bench"]
+    ours += [lab["command"], lab["healthcheck"]["test"][1:]]
+    assert len(ours) == 3
+    for command in ours:
+        assert callable(cli._parser().parse_args(command[1:]).handler)
+
+
+def test_the_parts_of_airflow_are_all_there_and_checked(airflow_services):
+    parts = {service["command"] for service in airflow_services.values() if isinstance(service["command"], str)}
+    assert parts == {"api-server", "scheduler", "dag-processor", "triggerer"}
+    for name, service in airflow_services.items():
+        if name != "airflow-init":
+            assert "healthcheck" in service
+            assert service["depends_on"] == {"airflow-init": {"condition": "service_completed_successfully"}}
+
+
+def test_all_services_share_their_secrets(airflow_services):
+    environments = [dict(service["environment"]) for service in airflow_services.values()]
+    for variables in environments:
+        variables.pop("AIRFLOW_ADMIN_PASSWORD", None)
+    assert all(variables == environments[0] for variables in environments)
+    # The provider refuses it beside a connection's kube_config_path.
+    assert "KUBECONFIG" not in environments[0]
+
+
+def test_a_missing_secret_stops_the_start(environment):
+    text = COMPOSE.read_text(encoding="utf-8")
+    for name in SECRETS:
+        with pytest.raises(LookupError, match=r"set it in \.env"):
+            interpolated(text, {**environment, name: ""})
+
+
+def test_env_example_names_exactly_the_settings_of_the_file():
+    used = {match["name"] for match in VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8"))}
+    named = set(re.findall(r"^(?:# )?([A-Z]\w+)=", EXAMPLE, flags=re.MULTILINE))
+    assert named == used | {"AIRFLOW_CONN_BIGTCP_SLACK"}
+    assert not re.search(rf"^({'|'.join(SECRETS)})=.+", EXAMPLE, flags=re.MULTILINE), (
+        "an example must hold no secret"
+    )
+
+
+def test_only_the_lab_is_root_or_privileged(compose):
+    for name, service in compose["services"].items():
+        is_root = str(service.get("user", "root")).split(":")[0] in ("root", "0")
+        assert is_root == (name == "lab"), name
+        assert bool(service.get("privileged")) == (name == "lab"), name
+    assert compose["services"]["lab"]["profiles"] == ["lab"]
+
+
+def test_only_this_machine_reaches_the_ports(compose):
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports == ["127.0.0.1:8080:8080"]
+
+
+def test_images_are_pinned_and_of_the_locked_airflow(compose):
+    stages = set(re.findall(r"^FROM \S+ AS (\w+)", DOCKERFILE, flags=re.MULTILINE))
+    for service in compose["services"].values():
+        assert re.search(r":\d+\.\d+", service["image"]), service["image"]
+        if "build" in service:
+            assert service["build"]["target"] in stages
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    (airflow,) = re.findall(r"^apache-airflow==(\S+)", lock, flags=re.MULTILINE)
+    bases = [base for base in re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.MULTILINE) if base not in stages]
+    assert bases == [f"apache/airflow:slim-{airflow}-python3.11"]
+
+
+def test_everything_mounted_or_copied_exists(compose):
+    for service in compose["services"].values():
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"], mount
+    for line in re.findall(r"^COPY (?:--\S+ )?(.+)$", DOCKERFILE, flags=re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in (ROOT / "image" / "Dockerfile.dockerignore").read_text().splitlines()
+
+
+@pytest.mark.postgres
+def test_the_databases_are_created_with_owners_that_can_use_them(environment):
+    with running_server() as url:
+        home = url.split("host=")[1]
+        variables = {name: environment[name] for name in ("AIRFLOW_DB_PASSWORD", "BIGTCP_DB_PASSWORD")}
+        path = f"{binaries()}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(
+            [ROOT / "image" / "create-databases.sh"],
+            env={**variables, "PGHOST": home, "PATH": path},
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        for name in ("airflow", "bigtcp"):
+            engine = sa.create_engine(f"postgresql+psycopg://{name}@/{name}?host={home}")
+            with engine.begin() as connection:
+                connection.exec_driver_sql("CREATE TABLE mine (id integer)")
+                assert connection.exec_driver_sql("SELECT count(*) FROM mine").scalar() == 0
+            engine.dispose()
