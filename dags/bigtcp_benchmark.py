@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup, task, teardown
+from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup, task
 
 from bigtcp_bench.params import dag_params
 from bigtcp_bench.plan import SLOT_ARMS
@@ -65,11 +65,11 @@ def bigtcp_benchmark():
     def notify() -> dict:
         return DagRunStep.current().notify()
 
-    @teardown(on_failure_fail_dagrun=True, retries=5)
+    @task(retries=5)
     def restore_config() -> dict:
         return DagRunStep.current().restore_config()
 
-    @teardown(on_failure_fail_dagrun=True)
+    @task
     def close_run() -> dict:
         return DagRunStep.current().close_run()
 
@@ -83,7 +83,9 @@ def bigtcp_benchmark():
         # What follows a setup must have the default rule; it is never skipped, so that makes no difference.
         rule = {} if slot == 1 else GO_ON
         generations = switch.override(task_id=f"{verb}{suffix}", **rule)(slot)
-        measured = IperfGenerationOperator.partial(task_id=f"{noun}{suffix}", **GO_ON).expand(generation=generations)
+        measured = IperfGenerationOperator.partial(task_id=f"{noun}{suffix}", **GO_ON).expand(
+            generation=generations
+        )
         return [generations, measured]
 
     first = [step for slot in (1, 2) for step in slot_tasks(slot)]
@@ -91,10 +93,10 @@ def bigtcp_benchmark():
         later = [step for slot in range(3, len(SLOT_ARMS) + 1) for step in slot_tasks(slot)]
         chain(*later)
 
-    restored = restore_config().as_teardown(setups=opened)
+    restored = restore_config().as_teardown(setups=opened, on_failure_fail_dagrun=True)
     compared = compare()
     chain(check_kernel(), opened, *first, closing, collect_counters(), compared, notify(), restored)
-    restored >> close_run().as_teardown(setups=opened)
+    restored >> close_run().as_teardown(setups=opened, on_failure_fail_dagrun=True)
 
 
 bigtcp_benchmark()

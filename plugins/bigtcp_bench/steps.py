@@ -198,7 +198,7 @@ class DagRunStep:
         pair = nodes.choose_pair(self.api, plan)
         say(f"checking {pair.client.name} (sends) and {pair.server.name} (receives)")
         probes = probe.probe_nodes(self.api, pair.names, plan.image)
-        checks = requirements.check(self.api, plan, pair, probes)
+        checks = requirements.check(self.api, plan, pair, probes, holder=self.run_key)
         self.warehouse.update_run(number, **environment.describe(self.api, pair, probes, checks))
         for check in checks:
             say(str(check))
@@ -364,20 +364,15 @@ class DagRunStep:
         self.warehouse.store_block(self.number, {"block": before, "arm": arm, "finished_at": datetime.now(UTC)})
 
     def _store_node_counters(self, block: int, moment: str) -> None:
-        from bigtcp_bench.cluster import probe
+        from bigtcp_bench.cluster import counters
         from bigtcp_bench.pods.results import packed
 
-        probes = probe.probe_nodes(self.api, self.pair.names, self.plan.image)
+        documents = counters.read_nodes(self.api, self.pair, self.plan.image)
         self.warehouse.store_raw(
             self.number,
             [
-                {
-                    "block": block,
-                    "generation": 0,
-                    "kind": f"node-{moment}:{name}",
-                    "document": packed(one.document),
-                }
-                for name, one in probes.items()
+                {"block": block, "generation": 0, "kind": f"node-{moment}:{name}", "document": packed(document)}
+                for name, document in documents.items()
             ],
         )
 

@@ -1,0 +1,132 @@
+"""The DAG as Airflow sees it: its graph, its form, its limits, and that nothing heavy happens when it is parsed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bigtcp_bench.params import dag_params, plan_of_params
+from bigtcp_bench.resources import dags_dir
+
+
+@pytest.fixture(scope="module")
+def dag():
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(dag_folder=str(dags_dir()))
+    assert bag.import_errors == {}
+    return bag.dags["bigtcp_benchmark"]
+
+
+def test_the_graph_reads_like_the_run(dag):
+    path = [
+        "check_kernel",
+        "snapshot_config",
+        "disable_big_tcp",
+        "baseline_iperf3",
+        "enable_big_tcp",
+        "test_iperf3",
+        "disable_big_tcp_2",
+        "baseline_iperf3_2",
+        "enable_big_tcp_2",
+        "test_iperf3_2",
+        "disable_big_tcp_3",
+        "baseline_iperf3_3",
+        "enable_big_tcp_3",
+        "test_iperf3_3",
+        "collect_counters",
+        "compare",
+        "notify",
+        "restore_config",
+        "close_run",
+    ]
+    assert sorted(dag.task_ids) == sorted(path)
+    for before, after in zip(path, path[1:], strict=False):
+        assert after in dag.get_task(before).downstream_task_ids, f"{before} is not followed by {after}"
+    assert [task.task_id for task in dag.leaves] == ["close_run"]
+
+
+def test_setup_and_teardowns(dag):
+    assert dag.get_task("snapshot_config").is_setup
+    for name in ("restore_config", "close_run"):
+        task = dag.get_task(name)
+        assert task.is_teardown
+        assert task.on_failure_fail_dagrun
+        assert "snapshot_config" in task.upstream_task_ids
+
+
+def test_limits(dag):
+    assert dag.dagrun_timeout is None, "a DAG run timeout would skip the teardown that restores the cluster"
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert dag.timetable.expression == "0 2 * * *"
+    for task in dag.tasks:
+        assert task.execution_timeout is not None, task.task_id
+        assert task.owner == "bigtcp-bench"
+
+
+def test_every_param_has_a_title_a_description_and_limits():
+    for name, param in dag_params().items():
+        schema = param.schema
+        assert schema.get("title"), name
+        assert schema.get("description_md"), name
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        if "integer" in kinds:
+            assert {"minimum", "maximum"} <= set(schema), name
+        elif "string" in kinds:
+            assert {"enum", "pattern", "maxLength"} & set(schema), name
+        else:
+            assert "items" in schema, name
+
+
+def test_the_form_as_it_comes_gives_the_nightly_plan():
+    params = {name: param.value for name, param in dag_params().items()}
+    plan = plan_of_params(params)
+    assert (plan.name, plan.scope, plan.order) == ("nightly", "nodes", ("off", "on", "off"))
+
+
+def test_the_form_overrides_the_plan():
+    params = {name: param.value for name, param in dag_params().items()}
+    params |= {"plan": "quick", "scenarios": ["ipv6-rr"], "order": "off,off", "repetitions": 4}
+    plan = plan_of_params(params)
+    assert (plan.scenarios, plan.is_aa, plan.repetitions, plan.duration_s) == (("ipv6-rr",), True, 4, 3)
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [("30 4 * * 1", "30 4 * * 1"), ("none", "None")])
+def test_the_schedule_is_configurable(schedule, expected, monkeypatch):
+    code = (
+        "import runpy; from airflow.sdk import DAG\n"
+        f"names = runpy.run_path({str(dags_dir() / 'bigtcp_benchmark.py')!r})\n"
+        "dag = names['bigtcp_benchmark']()\n"
+        "print('SCHEDULE', getattr(dag.timetable, 'expression', dag.schedule))"
+    )
+    monkeypatch.setenv("BIGTCP_BENCH_SCHEDULE", schedule)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f"SCHEDULE {expected}" in done.stdout
+
+
+def test_parsing_imports_nothing_heavy():
+    code = (
+        "import runpy, sys\n"
+        f"runpy.run_path({str(dags_dir() / 'bigtcp_benchmark.py')!r})\n"
+        "print(sorted({'pandas', 'numpy', 'scipy', 'slack_sdk', 'alembic', 'rich.console', 'fastapi'}"
+        " & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    empty = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code.replace(str(dags_dir() / "bigtcp_benchmark.py"), "/dev/null").replace(
+                "import runpy, sys",
+                "import runpy, sys\n"
+                "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator\n"
+                "from airflow.sdk import dag",
+            ),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == empty.stdout, "the DAG file imports more than Airflow and the provider do by themselves"
