@@ -151,9 +151,10 @@ def _check_strings(obj: dict[str, Any], field: str) -> None:
     """Refuse anything but text in a map of text, as the API's decoder does."""
     for key, value in (obj.get(field) or {}).items():
         if not isinstance(value, str):
+            kind = obj["kind"]
             raise bad_request(
-                f"{obj['kind']} in version {obj['apiVersion']!r} cannot be handled as a {obj['kind']}: json: cannot "
-                f"unmarshal {type(value).__name__} into Go struct field {obj['kind']}.{field} of type string ({key})"
+                f"{kind} in version {obj['apiVersion']!r} cannot be handled as a {kind}: json: cannot unmarshal "
+                f"{type(value).__name__} into Go struct field {kind}.{field} of type string ({key})"
             )
 
 
