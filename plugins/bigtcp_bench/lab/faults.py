@@ -13,22 +13,25 @@ FAULTS = {
     "agent-never-ready": "the Cilium agent starts, but never becomes ready",
     "setting-ignored": "the Cilium agent takes the setting, but leaves every device's limits as they are",
     "slow-path": "what a node receives is limited to 1 Gbit/s on its cable (tbf)",
-    "ip-forwarding-hop": "pods created now reach other nodes by an IP router, where IPv6 BIG TCP collapses before 7.0",
+    "ip-forwarding-hop": "new pods reach other nodes by an IP router, where IPv6 BIG TCP collapses before 7.0",
     "outer-veth-64k": "the switch's end of a node's cable stays at 65536, so that big packets arrive segmented",
     "nic-65536": "the NIC reports tso_max_size 65536, so that the Cilium agent cannot raise its limits",
     "old-kernel": "pods see a kernel without the IPv4 BIG TCP attributes, as before Linux 6.3",
     "no-cilium": "the cluster has no Cilium: no DaemonSet, no ConfigMap, no CRD (only when the lab starts)",
     "node-dies": "a node stops without a word: its pods' processes end and it is no longer ready",
-    "api-errors": "the API answers some requests with 500 and 503 and cuts some connections",
-    "api-slow": "the API waits before it answers",
+    "api-errors": "the API answers every fifth request, on average, with 500",
+    "api-slow": "the API waits half a second before it answers",
+    "api-down": "the API answers every request with 503 and ends all watches",
 }
 """Name → what it does."""
 ONLY_AT_START = {"no-cilium"}
 """Faults that cannot be switched while the lab runs."""
-WHOLE_CLUSTER = {"no-cilium", "api-errors", "api-slow", "ip-forwarding-hop"}
+WHOLE_CLUSTER = {"no-cilium", "api-errors", "api-slow", "api-down", "ip-forwarding-hop"}
 """Faults that are not a node's, so that they cannot be limited to one."""
 SLOW_PATH_MBIT = 1000
 """Rate of ``slow-path``: far below what one machine's veth carries, far above what a test needs."""
+_API_ERROR_RATE = 0.2
+_API_DELAY_S = 0.5
 
 Listener = Callable[[str, str, bool], None]
 
@@ -83,6 +86,26 @@ class FaultState:
             if self.is_on(name, each) != was_on:
                 for listener in self._listeners:
                     listener(name, each, not was_on)
+
+    @property
+    def api_error_rate(self) -> float:
+        """Share of the API's requests that fail, 0 to 1."""
+        return _API_ERROR_RATE if self.is_on("api-errors") else 0.0
+
+    @property
+    def api_error_code(self) -> int:
+        """HTTP status of the requests that fail."""
+        return 500
+
+    @property
+    def api_delay_s(self) -> float:
+        """Seconds that every request waits."""
+        return _API_DELAY_S if self.is_on("api-slow") else 0.0
+
+    @property
+    def api_down(self) -> bool:
+        """Whether the API is to look dead."""
+        return self.is_on("api-down")
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener(name, node, on)`` at every change: once per node it concerns, and with "" for all."""

@@ -1,7 +1,7 @@
 """Sets the BIG TCP limits of network devices through rtnetlink (standard library only).
 
-Own code, because iproute2 before 6.3 does not know the IPv4 limits. Everything acts in the network namespace of the
-calling thread. Reading them back is the pod agent's ``device_limits``.
+Own code, because iproute2 before 6.3 does not know the IPv4 limits. Everything acts in the network namespace of
+the calling thread. Reading them back is the pod agent's ``device_limits``.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Limits:
 def set_limits(device: str, limits: Limits) -> None:
     """Set all four limits of ``device``; raises OSError when the kernel refuses one (EINVAL above the ceiling).
 
-    IPv6 first: writing it at or below 65536 may overwrite the IPv4 value. IPv4 always and explicitly: writing 65536
-    where 65536 already stands changes nothing, and would leave a raised IPv4 value in place.
+    IPv6 first: writing it at or below 65536 may overwrite the IPv4 value. IPv4 always and explicitly: writing
+    65536 where 65536 already stands changes nothing, and would leave a raised IPv4 value in place.
     """
     index = socket.if_nametoindex(device)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as connection:

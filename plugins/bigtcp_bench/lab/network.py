@@ -1,9 +1,9 @@
 """The lab's wires: a fabric bridge, a namespace per node behind it, and a veth pair into each pod.
 
 Everything is one Ethernet segment, as two machines on a switch. Addresses are the recorded cluster's: nodes
-172.30.0.0/16 and fd30::/64, pods 10.244.0.0/16 and fd44::/56. What a switch would not mind is always raised to the
-ceiling (the fabric's ends of the nodes' cables); a node's ``eth0`` belongs to its Cilium agent, and a pod's pair gets
-what that agent offers when the pod is created.
+172.30.0.0/16 and fd30::/64, pods 10.244.0.0/16 and fd44::/56. What a switch would not mind is always raised to
+the ceiling (the fabric's ends of the nodes' cables); a node's ``eth0`` belongs to its Cilium agent, and a pod's
+pair gets what that agent offers when the pod is created.
 """
 
 from __future__ import annotations

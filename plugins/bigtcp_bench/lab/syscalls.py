@@ -52,7 +52,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    """Call mount(2); an empty ``kind`` or ``data`` means none."""
+    """Attach a file system or directory at ``target``; an empty ``kind`` or ``data`` means none."""
     result = _libc.mount(
         source.encode(),
         target.encode(),
@@ -104,7 +104,7 @@ def die_with_parent() -> None:
 
 def drop_capabilities_except(kept: set[int]) -> None:
     """Remove every capability not in ``kept`` (numbers of capabilities(7)) from what an exec can gain."""
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
         last = int(file.read())
     for number in range(last + 1):
         if number not in kept:
