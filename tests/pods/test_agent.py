@@ -71,6 +71,19 @@ def test_limits_are_read_through_netlink() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "canonical"), [("10.0.0.5", "10.0.0.5"), ("FD00:0:0::5", "fd00::5"), ("fd44:0:0:1::eabb",) * 2]
+)
+def test_an_address_is_found_however_it_is_written(
+    written: str, canonical: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        agent, "read_devices", lambda: {"lo": {"addresses": ["::1"]}, "net1": {"addresses": [canonical]}}
+    )
+    assert agent.snapshot(written)["device"] == "net1"
+    assert agent.snapshot("10.9.9.9")["device"] is None
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ([], "expected one argument, the orders as JSON"),

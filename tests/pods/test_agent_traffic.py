@@ -27,6 +27,7 @@ from tests.pods.namespaces import ADDRESSES, Pair, joined_namespaces
 
 pytestmark = pytest.mark.lab
 
+NO_ADDRESS = '{"do":"snapshot","address":"eth0"}'
 AGENT = str(Path(agent.__file__))
 Process = subprocess.Popen[str]
 
@@ -177,15 +178,16 @@ def _ask(pair: Pair, *requests: str) -> list[tuple[float, dict[str, Any]]]:
 def test_the_control_server_answers_at_once_and_survives_nonsense(pair: Pair) -> None:
     ask_twenty = ['{"do":"snapshot","address":"10.99.0.2"}'] * 20
     with serving(pair):
-        answers = _ask(pair, *ask_twenty, "nonsense", "[]", '{"do":"dance"}', '{"do":"hello"}')
+        answers = _ask(pair, *ask_twenty, "nonsense", "[]", '{"do":"dance"}', NO_ADDRESS, '{"do":"hello"}')
     assert sorted(seconds for seconds, _ in answers[:20])[10] < 0.05
     assert all(answer["device"] == "eth0" for _, answer in answers[:20])
-    assert [answer["error"] for _, answer in answers[20:23]] == [
+    assert [answer["error"] for _, answer in answers[20:24]] == [
         "expected a JSON object with the field do",
         "expected a JSON object with the field do",
         "unknown request 'dance'; known are snapshot, hello, restart_iperf3",
+        "no snapshot for address 'eth0': illegal IP address string passed to inet_pton",
     ]
-    assert answers[23][1]["tools"]["python"]
+    assert answers[24][1]["tools"]["python"]
 
 
 def test_the_server_starts_iperf3_again_when_it_dies(pair: Pair) -> None:

@@ -265,7 +265,8 @@ def snapshot(address: str | None = None) -> Json:
     ``device`` is the name of the device that has ``address``, the one the traffic of this end goes through.
     """
     devices = read_devices()
-    carriers = [name for name, device in devices.items() if address in device["addresses"]]
+    wanted = _canonical(address) if address else None
+    carriers = [name for name, device in devices.items() if wanted in device["addresses"]]
     return {
         "time_s": time.time(),
         "monotonic_s": time.monotonic(),
@@ -274,6 +275,12 @@ def snapshot(address: str | None = None) -> Json:
         "devices": devices,
         **{name: _read(path) for name, path in TEXT_FILES.items()},
     }
+
+
+def _canonical(address: str) -> str:
+    """Return an address as the kernel's are written here: orders may say ``fd00:0::5`` for ``fd00::5``."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.inet_ntop(family, socket.inet_pton(family, address))
 
 
 def _read(path: str) -> str | None:
@@ -505,10 +512,13 @@ def _control_answer(line: bytes, iperf3: Iperf3Server) -> Json:
         wanted, address = request["do"], request.get("address")
     except (ValueError, TypeError, KeyError, AttributeError):
         return {"error": "expected a JSON object with the field do"}
-    if wanted == "snapshot":
-        return snapshot(address)
-    if wanted == "hello":
-        return {**describe(), "snapshot": snapshot(address)}
+    try:
+        if wanted == "snapshot":
+            return snapshot(address)
+        if wanted == "hello":
+            return {**describe(), "snapshot": snapshot(address)}
+    except (OSError, TypeError) as error:
+        return {"error": f"no snapshot for address {address!r}: {_reason(error)}"}
     if wanted == "restart_iperf3":
         return {"listening": iperf3.restart()}
     return {"error": f"unknown request {wanted!r}; known are snapshot, hello, restart_iperf3"}
@@ -683,8 +693,8 @@ def _repetition(server: Server, orders: Json, scenario: Json) -> tuple[Json, Jso
             document.update(failure.seen)
         document["client"]["after"] = snapshot(own_address)
         document["server"]["after"] = server.ask("snapshot", family)
-    except Failed as failure:
-        error = error or str(failure)
+    except (Failed, OSError) as failure:
+        error = error or _reason(failure)
     if error and "command" in document:
         # A test that was cut off would keep the server busy for the next repetition.
         with contextlib.suppress(Failed):
