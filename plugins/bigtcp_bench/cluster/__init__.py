@@ -1,1 +1,1 @@
-"""Everything that reads or changes the cluster under test; plain data comes out, and nothing here knows Airflow."""
+"""All that reads or changes the cluster under test; plain data comes out, and nothing here knows Airflow."""

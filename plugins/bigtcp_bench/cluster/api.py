@@ -104,7 +104,7 @@ class ClusterApi:
 
     ``api_client`` gives host and credentials; the requests run on a client of our own, because the retries that
     urllib3 makes by itself could repeat a change after the right to make it was lost. Transient failures are
-    retried for up to ``away_s`` seconds. ``clock`` and ``sleep`` can be replaced in tests.
+    retried for up to ``away_s`` seconds. ``clock``, ``monotonic`` and ``sleep`` can be replaced in tests.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class ClusterApi:
         *,
         away_s: float = 120.0,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         configuration = copy.copy(api_client.configuration)
@@ -121,6 +122,7 @@ class ClusterApi:
         self._client.default_headers.update(api_client.default_headers)
         self._away_s = away_s
         self._clock = clock
+        self.monotonic = monotonic
         self.sleep = sleep
         self._server_ahead_s = 0.0
 
@@ -151,6 +153,16 @@ class ClusterApi:
         times mean the same on a worker, in the cluster and on a laptop.
         """
         return self._clock() + self._server_ahead_s
+
+    def poll(self, timeout_s: float, interval_s: float) -> Iterator[float]:
+        """Yield the seconds passed, every ``interval_s``, until ``timeout_s`` is over (at least once)."""
+        start = self.monotonic()
+        while True:
+            passed = self.monotonic() - start
+            yield passed
+            if passed >= timeout_s:
+                return
+            self.sleep(interval_s)
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> JsonObject:
         """Return one object. Raises NotFound."""
@@ -384,17 +396,6 @@ class ClusterApi:
 
 class CommandFailed(BenchError):
     """A command inside a container ended with another status than 0."""
-
-
-def poll(sleep: Callable[[float], None], timeout_s: float, interval_s: float) -> Iterator[float]:
-    """Yield the seconds passed, every ``interval_s``, until ``timeout_s`` is over (at least once)."""
-    start = time.monotonic()
-    while True:
-        passed = time.monotonic() - start
-        yield passed
-        if passed >= timeout_s:
-            return
-        sleep(interval_s)
 
 
 def _problem(status: int, method: str, path: str, body: bytes | str | None) -> ApiProblem:

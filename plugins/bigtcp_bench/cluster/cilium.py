@@ -19,7 +19,6 @@ from bigtcp_bench.cluster.api import (
     CommandFailed,
     JsonObject,
     Kind,
-    poll,
 )
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, Arm, Family
@@ -161,7 +160,7 @@ def restart_agent(
 
 def ready_or_any_agent(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject | None:
     """Return the agent pod of a node, Ready or not, waiting a moment if it is just being replaced."""
-    for _ in poll(api.sleep, 10, POLL_S):
+    for _ in api.poll(10, POLL_S):
         pod = agent_pod(api, cilium, node)
         if pod is not None:
             return pod
@@ -172,7 +171,7 @@ def _await_agent(
     api: ClusterApi, cilium: Cilium, node: str, *, other_than: str | None, timeout_s: float
 ) -> JsonObject:
     state = "there is none"
-    for _ in poll(api.sleep, timeout_s, POLL_S):
+    for _ in api.poll(timeout_s, POLL_S):
         pod = agent_pod(api, cilium, node)
         if pod is None or pod["metadata"]["uid"] == other_than:
             continue
@@ -289,7 +288,7 @@ class AgentStatus:
 def read_status(api: ClusterApi, cilium: Cilium, pod: str) -> AgentStatus:
     """Return an agent's status. Raises SwitchFailed if it does not answer with one within STATUS_S."""
     problem = ""
-    for _ in poll(api.sleep, STATUS_S, 1.0):
+    for _ in api.poll(STATUS_S, 1.0):
         for binary in cilium.binaries:
             try:
                 text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, [binary, "status", "-o", "json"])
@@ -404,7 +403,7 @@ def await_rollout(api: ClusterApi, cilium: Cilium, agent_ready_s: float = AGENT_
     """
     state = ""
     rounds = 1
-    for passed in poll(api.sleep, float("inf"), POLL_S):
+    for passed in api.poll(float("inf"), POLL_S):
         found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
         status = found.get("status") or {}
         desired = status.get("desiredNumberScheduled", 0)

@@ -20,7 +20,6 @@ import contextlib
 import json
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -42,7 +41,6 @@ from bigtcp_bench.cluster.api import (
     Conflict,
     JsonObject,
     NotFound,
-    poll,
 )
 from bigtcp_bench.cluster.cilium import (
     AGENT_READY_S,
@@ -301,7 +299,7 @@ class Fence:
     def _update(self, change: Callable[[JsonObject], None]) -> None:
         """Write the Lease with a new renewal time and ``change``, compare-and-set, while it is ours."""
         with self._lock:
-            for _ in poll(self.api.sleep, 30, 0.1):
+            for _ in self.api.poll(30, 0.1):
                 body = self.check().raw
                 body["spec"]["renewTime"] = _micro_time(self.api.now())
                 change(body)
@@ -590,9 +588,9 @@ def restore(
     once; whoever comes late finds nothing to restore. Raises RestoreFailed, and keeps the saved state for the
     next attempt, if something could not be put back.
     """
-    started = time.monotonic()
+    started = api.monotonic()
     fence, state, lease = None, None, None
-    for _ in poll(api.sleep, OTHER_RESTORE_S, 1.0):
+    for _ in api.poll(OTHER_RESTORE_S, 1.0):
         lease, state = read_lease(api), read_state(api)
         owner = state.holder if state is not None else (lease.owner if lease is not None else "")
         if holder is not None and owner and owner != holder:
@@ -608,7 +606,7 @@ def restore(
         if state is None and not leftovers(api):
             if lease is not None and lease.holder and (lease.owner == holder or not live or force):
                 _forget(api, lease)
-            return RestoreReport("nothing", owner, reason, seconds=time.monotonic() - started)
+            return RestoreReport("nothing", owner, reason, seconds=api.monotonic() - started)
         pods.ensure_namespace(api)
         fence = _acquire(api, lease, REVOKED + owner, RESTORE_LEASE_S)
         if fence is not None:
@@ -631,7 +629,7 @@ def restore(
         with contextlib.suppress(BenchError):
             fence.expire()
         raise
-    report.seconds = time.monotonic() - started
+    report.seconds = api.monotonic() - started
     progress(str(report))
     return report
 
@@ -723,7 +721,7 @@ class _Restorer:
             self._did(f"deleted benchmark pods {', '.join(names)}")
 
     def _remove_label(self, node: str) -> None:
-        for _ in poll(self.api.sleep, 30, 0.2):
+        for _ in self.api.poll(30, 0.2):
             found = self.api.find(NODE, node)
             if found is None:
                 self.report.notes.append(f"node {node} no longer exists")
@@ -744,7 +742,7 @@ class _Restorer:
         if cilium.node_config is None:
             return
         kind, prior = cilium.node_config, self.state.node_config if self.state is not None else None
-        for _ in poll(self.api.sleep, 30, 0.2):
+        for _ in self.api.poll(30, 0.2):
             found = self.api.find(kind, NODE_CONFIG_NAME, cilium.namespace)
             # Without a saved state only what this package wrote is ours to delete.
             now = _as_saved(found) if found is not None else None
@@ -780,7 +778,7 @@ class _Restorer:
 
     def _undo_config_map(self, cilium: Cilium) -> None:
         assert self.state is not None
-        for _ in poll(self.api.sleep, 30, 0.2):
+        for _ in self.api.poll(30, 0.2):
             found = self.api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
             arm = (found["metadata"].get("annotations") or {}).get(ARM)
             if arm is None:
@@ -810,7 +808,7 @@ class _Restorer:
 
     def _undo_rollout(self, cilium: Cilium) -> None:
         """Remove our annotation from the pod template, which makes all agents restart with the old settings."""
-        for _ in poll(self.api.sleep, 30, 0.2):
+        for _ in self.api.poll(30, 0.2):
             found = self.api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
             if RESTARTED not in (found["spec"]["template"]["metadata"].get("annotations") or {}):
                 break
@@ -877,8 +875,8 @@ class _Restorer:
             except BenchError as error:
                 self.problems.append(str(error))
         if again:
-            differing = {**differing, **self._differing(again, state)}
-            differing = {name: texts for name, texts in differing.items() if texts}
+            others = {name: texts for name, texts in differing.items() if name not in again}
+            differing = others | self._differing(again, state)
         for texts in differing.values():
             self.problems += texts
 

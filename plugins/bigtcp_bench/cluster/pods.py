@@ -18,7 +18,6 @@ from bigtcp_bench.cluster.api import (
     Forbidden,
     JsonObject,
     Kind,
-    poll,
 )
 from bigtcp_bench.cluster.cilium import is_ready, waiting_reason
 from bigtcp_bench.errors import BenchError, PreconditionFailed
@@ -129,7 +128,7 @@ def ensure_agent_configmap(api: ClusterApi) -> None:
         },
         "data": {AGENT_FILE: source},
     }
-    for _ in poll(api.sleep, 10, 0.2):
+    for _ in api.poll(10, 0.2):
         found = api.find(CONFIGMAP, AGENT_CONFIGMAP, BENCH_NAMESPACE)
         try:
             if found is None:
@@ -160,7 +159,7 @@ def wait_ended(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> Js
 
 def _wait(api: ClusterApi, name: str, timeout_s: float, *, until_ended: bool) -> JsonObject:
     pod: JsonObject = {}
-    for _ in poll(api.sleep, timeout_s, POLL_S):
+    for _ in api.poll(timeout_s, POLL_S):
         found = api.find(POD, name, BENCH_NAMESPACE)
         if found is None:
             raise PodFailed(f"pod {BENCH_NAMESPACE}/{name} was deleted while it was waited for")
@@ -220,7 +219,7 @@ def delete_pods(
         labels += f",{RUN_LABEL}={run_label(run_key)}"
     names: dict[str, None] = {}
     left: list[JsonObject] = []
-    for _ in poll(api.sleep, timeout_s, POLL_S):
+    for _ in api.poll(timeout_s, POLL_S):
         left = api.select(POD, BENCH_NAMESPACE, labels=labels)
         if not left:
             return list(names)

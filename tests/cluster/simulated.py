@@ -1,0 +1,289 @@
+"""A cluster in memory: the lab's API store, with agents and devices that follow at once, and clients to kill.
+
+Time is simulated too: sleeping takes none, so every timeout can be tested.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import zlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client as k8s
+
+from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
+from bigtcp_bench.cluster.cilium import KEYS, LIMIT_NAMES, MERGED_DIR, selects
+from bigtcp_bench.lab.api import paths
+from bigtcp_bench.lab.api.discovery import (
+    CILIUMNODECONFIGS,
+    CONFIGMAPS,
+    DAEMONSETS,
+    LEASES,
+    NODES,
+    PODS,
+    api_group,
+    api_resource_list,
+)
+from bigtcp_bench.lab.api.status import ApiError
+from bigtcp_bench.lab.api.store import Store
+from bigtcp_bench.lab.objects import seed
+from bigtcp_bench.pods.agent import MARKER
+
+RECORDED = Path(__file__).parents[1] / "recorded"
+BIG = 196608
+SMALL = 65536
+ALL_LIMITS = [name for names in LIMIT_NAMES.values() for name in names]
+
+
+class Killed(BaseException):
+    """The process of a task ends here, without a chance to clean up."""
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return the result of a coroutine that never waits; nothing in the store does."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("the store waited for something")
+
+
+@dataclass
+class Node:
+    limits: dict[str, int] = field(
+        default_factory=lambda: {**dict.fromkeys(ALL_LIMITS, SMALL), "tso_max_size": 524280}
+    )
+    merged: dict[str, str] = field(default_factory=dict)
+    agents_started: int = 0
+
+
+class Cluster:
+    """The cluster itself; any number of clients talk to it."""
+
+    def __init__(self, **configured: str) -> None:
+        self.store = Store()
+        self.time = 1_800_000_000.0
+        self.nodes = {"node1": Node(), "node2": Node()}
+        #: What goes wrong: ``never-ready``, ``setting-ignored``.
+        self.faults: set[str] = set()
+        run(seed(self.store))
+        if configured:
+            config = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
+            config["data"].update({key.replace("_", "-"): value for key, value in configured.items()})
+            run(self.store.update(CONFIGMAPS, config))
+        self.reconcile()
+
+    def client(self) -> Client:
+        return Client(self)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a run must leave as it was."""
+        configs = run(self.store.list(CILIUMNODECONFIGS))
+        config = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
+        return copy.deepcopy(
+            {
+                "node configs": [(item["metadata"]["name"], item["spec"]) for item in configs],
+                "cilium-config": config["data"],
+                "annotations": config["metadata"].get("annotations"),
+                "labels": {
+                    item["metadata"]["name"]: item["metadata"]["labels"] for item in run(self.store.list(NODES))
+                },
+                "limits": {name: node.limits for name, node in self.nodes.items()},
+                "merged": {name: node.merged for name, node in self.nodes.items()},
+                "saved": [item["metadata"]["name"] for item in self.find(CONFIGMAPS, "bigtcp-bench-saved-state")],
+                "pods": [item["metadata"]["name"] for item in run(self.store.list(PODS, "bigtcp-bench"))],
+                "template": run(self.store.list(DAEMONSETS))[0]["spec"]["template"],
+            }
+        )
+
+    def find(self, resource: Any, name: str) -> list[dict[str, Any]]:
+        return [item for item in run(self.store.list(resource)) if item["metadata"]["name"] == name]
+
+    def lease(self) -> dict[str, Any]:
+        return dict(run(self.store.get(LEASES, "bigtcp-bench", "bigtcp-bench"))["spec"])
+
+    # What controllers, kubelets and agents do
+
+    def reconcile(self) -> None:
+        daemonset = run(self.store.list(DAEMONSETS))[0]
+        for pod in run(self.store.list(PODS)):
+            meta = pod["metadata"]
+            if meta.get("deletionTimestamp"):
+                run(self.store.delete(PODS, meta["name"], meta["namespace"], grace_period_seconds=0))
+            elif meta.get("labels", {}).get("app.kubernetes.io/name") == "bigtcp-bench":
+                self._run_bench_pod(pod)
+            elif meta.get("annotations", {}).get("template") != self._template(daemonset):
+                run(self.store.delete(PODS, meta["name"], meta["namespace"], grace_period_seconds=0))
+        for name in self.nodes:
+            if not run(self.store.list(PODS, "kube-system", None, f"spec.nodeName={name}")):
+                self._start_agent(name, daemonset)
+        count = len(self.nodes)
+        numbers = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable", "numberReady")
+        daemonset["status"] = {
+            **dict.fromkeys(numbers, count),
+            "observedGeneration": daemonset["metadata"]["generation"],
+        }
+        run(self.store.update(DAEMONSETS, daemonset, "status"))
+
+    @staticmethod
+    def _template(daemonset: dict[str, Any]) -> str:
+        return json.dumps(daemonset["spec"]["template"]["metadata"].get("annotations"), sort_keys=True)
+
+    def _start_agent(self, name: str, daemonset: dict[str, Any]) -> None:
+        node = self.nodes[name]
+        node.agents_started += 1
+        node.merged = self._merge(name)
+        if "setting-ignored" not in self.faults:
+            for family, key in KEYS.items():
+                for limit in LIMIT_NAMES[family]:
+                    if node.merged[key] == "true":
+                        node.limits[limit] = BIG
+                    elif node.limits[limit] > SMALL:
+                        node.limits[limit] = SMALL
+        pod = {
+            "metadata": {
+                "generateName": "cilium-",
+                "namespace": "kube-system",
+                "labels": {"k8s-app": "cilium"},
+                "annotations": {"template": self._template(daemonset)},
+            },
+            "spec": {"nodeName": name, "containers": [{"name": "cilium-agent", "image": "cilium"}]},
+        }
+        created = run(self.store.create(PODS, pod))
+        ready = "never-ready" not in self.faults
+        created["status"] = {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+            "containerStatuses": [
+                {"name": "cilium-agent", "ready": ready, "state": {"running": {}}, "restartCount": 0}
+            ],
+        }
+        run(self.store.update(PODS, created, "status"))
+
+    def _merge(self, name: str) -> dict[str, str]:
+        data = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))["data"]
+        merged = {key: data.get(key, "false") for key in KEYS.values()}
+        labels = run(self.store.get(NODES, name))["metadata"]["labels"]
+        for item in run(self.store.list(CILIUMNODECONFIGS)):
+            if selects(item["spec"].get("nodeSelector"), labels):
+                merged.update(
+                    {key: item["spec"]["defaults"][key] for key in merged if key in item["spec"]["defaults"]}
+                )
+        return merged
+
+    def _run_bench_pod(self, pod: dict[str, Any]) -> None:
+        if pod.get("status", {}).get("phase") in ("Succeeded", "Running"):
+            return
+        role = pod["metadata"]["labels"]["bigtcp-bench/role"]
+        pod["status"] = {"phase": "Succeeded" if role == "probe" else "Running"}
+        run(self.store.update(PODS, pod, "status"))
+
+    def probe_log(self, pod: str) -> str:
+        found = run(self.store.get(PODS, pod, "bigtcp-bench"))
+        terms = found["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        name = terms["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]
+        device = {"index": 2, "kind": "veth", "driver": "veth", "mtu": 1500, **self.nodes[name].limits}
+        document = {
+            "hostname": name,
+            "kernel_release": "6.18.0",
+            "boot_id": "b",
+            "capabilities": {"ipv4_big_tcp": True, "ipv6_big_tcp": True},
+            "snapshot": {"time_s": 1.0, "monotonic_s": 1.0, "user_hz": 100, "devices": {"eth0": device}},
+        }
+        packed = base64.b64encode(zlib.compress(json.dumps(document).encode())).decode()
+        return f"hello\n{MARKER}{json.dumps({'v': 1, 'kind': 'probe', 'doc': packed})}\n"
+
+    def agent_status(self, name: str) -> dict[str, Any]:
+        limits = self.nodes[name].limits
+        on = any(value == "true" for value in self.nodes[name].merged.values())
+        document: dict[str, Any] = json.loads(
+            (RECORDED / f"cilium-status-{'on' if on else 'off'}.json").read_text()
+        )
+        for family, (gso, gro) in LIMIT_NAMES.items():
+            document[f"{family}-big-tcp"].update(maxGSO=limits[gso], maxGRO=limits[gro])
+        return document
+
+
+class Client(ClusterApi):
+    """One process's connection to the cluster. ``interrupt`` is called around each of its requests."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(
+            k8s.ApiClient(k8s.Configuration(host="https://simulated")),
+            clock=lambda: cluster.time,
+            monotonic=lambda: cluster.time,
+            sleep=self._pass,
+        )
+        self.cluster = cluster
+        self.changes = 0
+        #: Called with ("before" or "after", number of the change).
+        self.interrupt: Callable[[str, int], None] = lambda moment, number: None
+
+    def _pass(self, seconds: float) -> None:
+        self.cluster.time += seconds
+
+    def _request(self, method: str, path: str, *, query=(), body=None, headers=None, before=None, answer="json"):  # type: ignore[no-untyped-def,override]
+        if before is not None:
+            before()
+        changing = method != "GET"
+        if changing:
+            self.changes += 1
+            self.interrupt("before", self.changes)
+        number = self.changes
+        self.cluster.time += 0.01
+        try:
+            result = run(self._answer(method, path, dict(query), copy.deepcopy(body), headers or {}))
+        except ApiError as error:
+            raise _problem(error.code, method, path, json.dumps(error.body())) from error
+        if changing:
+            self.cluster.reconcile()
+            self.interrupt("after", number)
+        return result
+
+    async def _answer(self, method: str, path: str, query: dict[str, str], body: Any, headers: Any) -> Any:
+        store = self.cluster.store
+        if path == "/version":
+            return {"gitVersion": "v1.36.2"}
+        parts = path.strip("/").split("/")
+        if parts[0] == "apis" and len(parts) == 2:
+            return api_group(parts[1])
+        if parts[0] == "apis" and len(parts) == 3:
+            return api_resource_list(parts[1], parts[2])
+        target = paths.parse(path)
+        resource, name, namespace = target.resource, target.name, target.namespace or None
+        if target.subresource == "log":
+            return self.cluster.probe_log(name)
+        if method == "GET" and name:
+            return await store.get(resource, name, namespace)
+        if method == "GET":
+            found = await store.list(resource, namespace, query.get("labelSelector"), query.get("fieldSelector"))
+            return {"items": found}
+        if method == "POST":
+            return await store.create(resource, body, namespace)
+        if method == "PUT":
+            return await store.update(resource, body)
+        if method == "PATCH":
+            return await store.patch(resource, name, namespace, headers["Content-Type"], body)
+        conditions = body.get("preconditions") or {}
+        return await store.delete(
+            resource,
+            name,
+            namespace,
+            grace_period_seconds=body.get("gracePeriodSeconds"),
+            uid=conditions.get("uid"),
+            resource_version=conditions.get("resourceVersion"),
+        )
+
+    def exec(self, namespace: str, pod: str, container: str, argv: Any) -> str:
+        name = run(self.cluster.store.get(PODS, pod, namespace))["spec"]["nodeName"]
+        node = self.cluster.nodes[name]
+        if argv[0] == "cat":
+            return node.merged[argv[1].removeprefix(f"{MERGED_DIR}/")]
+        if list(argv) == ["cilium-dbg", "status", "-o", "json"]:
+            return json.dumps(self.cluster.agent_status(name))
+        raise CommandFailed(f"{argv} is not simulated")
