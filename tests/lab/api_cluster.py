@@ -171,5 +171,7 @@ class Kubectl:
         done = subprocess.run(
             [*self._command, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
         )
-        assert done.returncode == exit_code, f"kubectl {arguments}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == exit_code, (
+            f"kubectl {arguments}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done.stdout + done.stderr

@@ -116,7 +116,11 @@ class ProcessNode:
         if container["image"].startswith("example.invalid"):
             await self._status(pod, "Pending", {"waiting": {"reason": "ErrImagePull", "message": "not found"}})
             return
-        argv = ["sleep", "1000"] if "cilium" in container["image"] else [*(container.get("command") or ["sleep", "1000"]), *(container.get("args") or [])]
+        argv = (
+            ["sleep", "1000"]
+            if "cilium" in container["image"]
+            else [*(container.get("command") or ["sleep", "1000"]), *(container.get("args") or [])]
+        )
         process = await asyncio.create_subprocess_exec(
             *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True
         )

@@ -71,7 +71,9 @@ def test_a_watch_goes_on_from_a_list(core: Core) -> None:
     ]
 
 
-def test_a_watch_from_a_forgotten_version_is_gone_and_a_short_one_ends(core: Core, api_cluster: ApiCluster) -> None:
+def test_a_watch_from_a_forgotten_version_is_gone_and_a_short_one_ends(
+    core: Core, api_cluster: ApiCluster
+) -> None:
     api_cluster.store._forgotten["", "configmaps"] = 10
     watch = kubernetes.watch.Watch()
     with pytest.raises(ApiException) as caught:
@@ -89,7 +91,9 @@ def test_a_collection_comes_in_pages_and_goes_by_selector(core: Core) -> None:
         assert core.create_namespaced_config_map("default", body).metadata.name.startswith("page-")
     names, token = [], None
     while token != "":
-        page = core.list_namespaced_config_map("default", label_selector="page=yes", limit=2, _continue=token or "")
+        page = core.list_namespaced_config_map(
+            "default", label_selector="page=yes", limit=2, _continue=token or ""
+        )
         names += [item.metadata.name for item in page.items]
         token = page.metadata._continue or ""
     assert len(names) == len(set(names)) == 5
@@ -211,7 +215,7 @@ def test_service_accounts_may_do_what_their_roles_say(core: Core, api_cluster: A
             lambda: limited.create_namespaced_pod("default", pod("x")),
         ]
         for request in forbidden:
-            with pytest.raises(ApiException, match="cannot (get|delete|list|create) resource"):
+            with pytest.raises(ApiException, match=r"cannot (get|delete|list|create) resource"):
                 request()
 
 

@@ -160,7 +160,7 @@ def test_apply_removes_what_its_manager_no_longer_names_and_refuses_to_take_from
         assert (after["data"], created) == ({"untouched": "1", "a": "1"}, False)
         again, _ = await apply(CONFIGMAPS, "c", "default", body(a="1"), field_manager="one")
         assert again["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"]
-        with pytest.raises(ApiError, match='Apply failed with 1 conflict: conflicts with "one":\n- .data.a'):
+        with pytest.raises(ApiError, match=r'Apply failed with 1 conflict: conflicts with "one":\n- \.data\.a'):
             await apply(CONFIGMAPS, "c", "default", body(a="2"), field_manager="two")
         forced, _ = await apply(CONFIGMAPS, "c", "default", body(a="2"), field_manager="two", force=True)
         assert forced["data"]["a"] == "2"
@@ -215,7 +215,9 @@ def test_the_specification_of_a_pod_is_fixed() -> None:
         change = {"spec": {"containers": [{"name": "base", "command": ["other"]}]}}
         with pytest.raises(ApiError, match="pod updates may not change fields other than"):
             await store.patch(PODS, "p", "default", STRATEGIC_MERGE_PATCH, change)
-        await store.patch(PODS, "p", "default", JSON_PATCH, [{"op": "add", "path": "/metadata/labels", "value": {}}])
+        await store.patch(
+            PODS, "p", "default", JSON_PATCH, [{"op": "add", "path": "/metadata/labels", "value": {}}]
+        )
 
     run(test)
 
@@ -236,7 +238,11 @@ def test_the_specification_of_a_pod_is_fixed() -> None:
             {"$setElementOrder/env": [{"name": "z"}, {"name": "y"}, {"name": "x"}], "env": [{"name": "z"}]},
             {"env": [{"name": "z"}, {"name": "y"}, {"name": "x"}]},
         ),
-        ({"emptyDir": {}, "name": "v"}, {"$retainKeys": ["name", "hostPath"], "hostPath": {}}, {"name": "v", "hostPath": {}}),
+        (
+            {"emptyDir": {}, "name": "v"},
+            {"$retainKeys": ["name", "hostPath"], "hostPath": {}},
+            {"name": "v", "hostPath": {}},
+        ),
         ({"data": {"a": "1"}}, {"data": {"$patch": "replace", "b": "2"}}, {"data": {"b": "2"}}),
     ],
 )
@@ -260,7 +266,11 @@ def test_a_merge_patch_is_idempotent_and_leaves_its_arguments_alone(target: Any,
 
 @given(st.dictionaries(names, names, max_size=3), names, names)
 def test_a_label_selector_and_its_negation_never_agree(labels: dict[str, str], key: str, value: str) -> None:
-    pairs = [(f"{key}={value}", f"{key}!={value}"), (key, f"!{key}"), (f"{key} in ({value})", f"{key} notin ({value})")]
+    pairs = [
+        (f"{key}={value}", f"{key}!={value}"),
+        (key, f"!{key}"),
+        (f"{key} in ({value})", f"{key} notin ({value})"),
+    ]
     for selector, negation in pairs:
         assert label_matcher(selector)(labels) != label_matcher(negation)(labels)
 

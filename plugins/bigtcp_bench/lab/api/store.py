@@ -414,7 +414,7 @@ class Store:
         new["apiVersion"], new["kind"] = old["apiVersion"], old["kind"]
         if new == old:  # nothing changed: no new version, no event, as in Kubernetes
             return self.rendered(resource, old)
-        if resource.has_generation and subresource != "status" and _specified(new) != _specified(old):
+        if resource.has_generation and subresource is None and _specified(new) != _specified(old):
             metadata["generation"] = before.get("generation", 1) + 1
         gone = "deletionTimestamp" in metadata and before.get("finalizers") and not metadata.get("finalizers")
         if gone and not metadata.get("deletionGracePeriodSeconds"):

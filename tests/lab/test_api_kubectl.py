@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+import pytest
+
+from .api_cluster import ApiCluster, Kubectl, eventually, pod
+
+
+def apply(kubectl: Kubectl, obj: dict[str, Any], *options: str) -> str:
+    return kubectl("apply", "-f", "-", *options, stdin=json.dumps(obj)).strip()
+
+
+def test_apply_creates_changes_and_leaves_alone(kubectl: Kubectl) -> None:
+    settings = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "settings"},
+        "data": {"a": "1", "b": "2"},
+    }
+    assert apply(kubectl, settings, "--dry-run=server") == "configmap/settings created (server dry run)"
+    assert apply(kubectl, settings) == "configmap/settings created"
+    assert apply(kubectl, settings) == "configmap/settings unchanged"
+    assert apply(kubectl, {**settings, "data": {"a": "1"}}) == "configmap/settings configured"
+    assert json.loads(kubectl("get", "configmap", "settings", "-o", "json"))["data"] == {"a": "1"}
+    manager = ("--server-side", "--field-manager=other", "--force-conflicts")
+    assert apply(kubectl, {**settings, "data": {"c": "3"}}, *manager) == "configmap/settings serverside-applied"
+    diff = kubectl("diff", "-f", "-", stdin=json.dumps({**settings, "data": {"a": "9"}}), exit_code=1)
+    assert '+  a: "9"' in diff
+    kubectl("delete", "configmap", "settings")
+
+
+def test_a_custom_resource_and_a_daemonset_are_applied_and_patched(kubectl: Kubectl) -> None:
+    spec = {"defaults": {"enable-ipv4-big-tcp": "true"}, "nodeSelector": {"matchLabels": {"bigtcp-bench": "true"}}}
+    metadata = {"name": "zz", "namespace": "kube-system"}
+    config = {"apiVersion": "cilium.io/v2", "kind": "CiliumNodeConfig", "metadata": metadata, "spec": spec}
+    assert apply(kubectl, config) == "ciliumnodeconfig.cilium.io/zz created"
+    spec["defaults"] = {"enable-ipv6-big-tcp": "true"}
+    assert apply(kubectl, config) == "ciliumnodeconfig.cilium.io/zz configured"
+    assert "zz" in kubectl("get", "ciliumnodeconfigs.v2alpha1.cilium.io", "-A")
+    kubectl("delete", "ciliumnodeconfig", "zz", "-n", "kube-system")
+    test = '[{"op": "test", "path": "/metadata/name", "value": "other"}]'
+    refused = kubectl("patch", "ds", "cilium", "-n", "kube-system", "--type=json", "-p", test, exit_code=1)
+    assert "The request is invalid" in refused
+
+
+def test_tables_tell_what_people_look_for(kubectl: Kubectl) -> None:
+    header, node1, _ = kubectl("get", "nodes").splitlines()
+    assert header.split() == ["NAME", "STATUS", "ROLES", "AGE", "VERSION"]
+    assert node1.split()[:2] == ["node1", "Ready"]
+    kubectl("cordon", "node1")
+    assert "Ready,SchedulingDisabled" in kubectl("get", "nodes", "node1")
+    kubectl("uncordon", "node1")
+    kubectl("label", "node", "node1", "bigtcp-bench=true")
+    assert kubectl("get", "nodes", "-l", "bigtcp-bench", "-o", "name") == "node/node1\n"
+    eventually(lambda: "1/1     Running" in kubectl("get", "pods", "-A", "-o", "wide"))
+    assert kubectl("get", "daemonsets", "-A").splitlines()[0].split()[:5] == [
+        "NAMESPACE",
+        "NAME",
+        "DESIRED",
+        "CURRENT",
+        "READY",
+    ]
+    for kind in ("cm", "ns", "sa", "events", "leases", "jobs", "cronjobs", "crd", "roles", "all"):
+        kubectl("get", kind, "-A")
+
+
+def test_a_pod_is_waited_for_described_read_and_entered(kubectl: Kubectl, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    script = f"echo one; until [ -e {go_on} ]; do sleep 0.05; done; echo two"
+    assert apply(kubectl, pod("visitor", "sh", "-c", script)) == "pod/visitor created"
+    kubectl("wait", "--for=condition=Ready", "pod/visitor", "--timeout=10s")
+    described = kubectl("describe", "pod", "visitor")
+    assert "Successfully assigned default/visitor to node" in described
+    kubectl("describe", "node", "node1")
+    assert kubectl("exec", "visitor", "--", "echo", "inside") == "inside\n"
+    assert kubectl("exec", "-i", "visitor", "--", "cat", stdin="through\n") == "through\n"
+    assert "command terminated with exit code 5" in kubectl(
+        "exec", "visitor", "--", "sh", "-c", "exit 5", exit_code=5
+    )
+    following = kubectl.popen("logs", "-f", "visitor")
+    assert following.stdout is not None
+    assert following.stdout.readline() == "one\n"
+    kubectl("exec", "visitor", "--", "touch", str(go_on))
+    assert following.communicate(timeout=10)[0] == "two\n"
+    assert kubectl("logs", "visitor", "--tail=1") == "two\n"
+    kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/visitor", "--timeout=10s")
+    refused = kubectl("exec", "visitor", "--", "true", exit_code=1)
+    assert "cannot exec into a container in a completed pod; current phase is Succeeded" in refused
+    assert kubectl("delete", "pod", "visitor") == 'pod "visitor" deleted\n'
+    assert 'pods "visitor" not found' in kubectl("exec", "visitor", "--", "true", exit_code=1)
+
+
+def test_deleting_waits_for_the_pod_to_be_gone(kubectl: Kubectl, core: kubernetes.client.CoreV1Api) -> None:
+    apply(kubectl, pod("sleeper"))
+    kubectl("wait", "--for=condition=Ready", "pod/sleeper", "--timeout=10s")
+    watching = kubectl.popen("wait", "--for=delete", "pod/sleeper", "--timeout=20s")
+    kubectl("delete", "pod", "sleeper")
+    assert "sleeper" not in [item.metadata.name for item in core.list_namespaced_pod("default").items]
+    watching.communicate(timeout=20)
+    assert watching.returncode == 0
+
+
+def test_restarting_a_daemonset_replaces_its_pods(kubectl: Kubectl) -> None:
+    def uids() -> set[str]:
+        return set(kubectl("get", "pods", "-n", "kube-system", "-o", "jsonpath={.items[*].metadata.uid}").split())
+
+    kubectl("rollout", "status", "ds/cilium", "-n", "kube-system", "--timeout=20s")
+    before = uids()
+    kubectl("rollout", "restart", "ds/cilium", "-n", "kube-system")
+    assert "successfully rolled out" in kubectl(
+        "rollout", "status", "ds/cilium", "-n", "kube-system", "--timeout=20s"
+    )
+    after = uids()
+    assert len(before) == len(after) == 2
+    assert not before & after
+
+
+def test_what_is_refused_is_said_in_the_words_of_kubernetes(kubectl: Kubectl, api_cluster: ApiCluster) -> None:
+    broken = pod("Bad_Name")
+    broken["spec"]["containers"] = []
+    refused = kubectl("apply", "-f", "-", stdin=json.dumps(broken), exit_code=1)
+    assert 'The Pod "Bad_Name" is invalid:' in refused
+    assert 'pods "absent" not found' in kubectl("get", "pod", "absent", exit_code=1)
+
+
+@pytest.mark.parametrize("arguments", [("api-resources",), ("api-versions",), ("version",), ("cluster-info",)])
+def test_discovery_satisfies_kubectl(kubectl: Kubectl, arguments: tuple[str, ...]) -> None:
+    kubectl(*arguments)
