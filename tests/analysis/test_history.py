@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigtcp_bench.analysis import second_opinion
+from bigtcp_bench.analysis.history import ArmsDetector, Detector, Judgement, robust_level
+from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.plan import Thresholds
+
+
+def nights(count: int, seed: int = 1, sd: float = 0.02, level: float = 10.0) -> list[float]:
+    return list(level * np.exp(np.random.default_rng(seed).normal(0, sd, count)))
+
+
+def replay(values: list[float | None], better="higher", scale="log", **thresholds) -> list[Judgement]:
+    detector = Detector(Thresholds.model_validate(thresholds), better, scale)
+    return [detector.judge(str(night), value) for night, value in enumerate(values)]
+
+
+def replay_arms(off, on, **fields) -> list[Judgement]:
+    detector = ArmsDetector()
+    return [detector.judge(str(i), a, b, **fields) for i, (a, b) in enumerate(zip(off, on, strict=True))]
+
+
+def states(judgements: list[Judgement]) -> list[str]:
+    return [judgement.state for judgement in judgements]
+
+
+def test_learning_then_steady():
+    found = states(replay(nights(40, sd=0.01)))
+    assert found == ["learning"] * 14 + ["steady"] * 26
+
+
+@pytest.mark.parametrize(("better", "factor"), [("higher", 0.85), ("lower", 1.18)])
+def test_a_lasting_change_for_the_worse_is_a_regression_until_it_recovers(better, factor):
+    values = nights(80)
+    values[40:60] = [value * factor for value in values[40:60]]
+    found = replay(values, better)
+    (alarm,) = [judgement for judgement in found if judgement.alarm]
+    assert int(alarm.night) <= 43
+    assert alarm.since == "40"
+    assert alarm.change == pytest.approx(factor - 1, abs=0.04)
+    assert set(states(found[int(alarm.night) : 62])) == {"regression"}
+    assert (found[62].state, found[62].since) == ("recovered", "60")
+    assert found[63].state == "steady"
+
+
+def test_a_change_for_the_better_is_no_alarm_but_its_loss_is():
+    values = nights(90)
+    values[40:70] = [value * 1.2 for value in values[40:70]]
+    found = replay(values)
+    alarms = [int(judgement.night) for judgement in found if judgement.alarm]
+    assert len(alarms) == 1
+    assert 70 <= alarms[0] <= 74
+
+
+def test_one_bad_night_is_suspect_and_no_more():
+    values = nights(50)
+    values[30] *= 0.8
+    found = replay(values)
+    assert (found[30].state, found[30].since) == ("suspect", "30")
+    assert found[30].change == pytest.approx(-0.2, abs=0.05)
+    assert "regression" not in states(found)
+
+
+def test_a_significant_change_below_the_margin_is_no_regression():
+    values = nights(80, sd=0.002)
+    values[40:] = [value * 0.98 for value in values[40:]]
+    assert set(states(replay(values)[14:])) == {"steady"}
+
+
+def test_rerun_is_due_on_either_side_and_its_median_counts():
+    detector = Detector()
+    for night, value in enumerate(nights(30)):
+        detector.judge(str(night), value)
+    assert detector.rerun_due(12.0)
+    assert detector.rerun_due(8.0)
+    assert not detector.rerun_due(10.2)
+    assert not detector.rerun_due(None)
+    judgement = detector.judge("30", 8.0, reruns=[9.9, 10.1])
+    assert judgement.state == "steady"
+    assert judgement.change == pytest.approx(-0.01, abs=0.02)
+
+
+def test_no_rerun_while_learning():
+    assert not Detector().rerun_due(1.0)
+
+
+def test_a_lasting_regression_becomes_the_new_normal():
+    values = nights(60) + nights(120, seed=2, level=8.0)
+    found = replay(values, new_normal_nights=30)
+    alarm = next(int(judgement.night) for judgement in found if judgement.alarm)
+    assert states(found)[alarm] == "regression"
+    assert found[-1].state == "steady"
+    assert found[-1].change == pytest.approx(0, abs=0.1)
+    assert sum(judgement.alarm for judgement in found) == 1
+
+
+def test_constant_values_are_judged_by_the_least_spread():
+    found = replay([10.0] * 30 + [9.0] * 5)
+    assert "regression" in states(found)
+    assert set(states(replay([10.0] * 30 + [9.99] * 30)[14:])) == {"steady"}
+
+
+def test_a_total_loss_is_a_fall_by_everything():
+    found = replay([*nights(30), 0.0, 0.0, 0.0])
+    assert found[30].state == "suspect"
+    assert found[-1].state == "regression"
+    assert found[-1].change == pytest.approx(-1)
+
+
+def test_linear_scale_where_zero_is_ordinary():
+    values = [0.0, 1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 3.0] * 4
+    found = replay([*values, 20.0, 22.0, 19.0, 21.0, 20.0], "lower", scale=None)
+    assert "regression" in states(found)
+    assert "regression" not in states(found[:32])
+
+
+@given(seed=st.integers(0, 500), gaps=st.lists(st.integers(0, 69), max_size=25), shift=st.floats(-0.2, 0.2))
+@settings(max_examples=40, deadline=None)
+def test_a_missing_night_never_raises_an_alarm(seed, gaps, shift):
+    values: list[float | None] = nights(70, seed, sd=0.03)
+    values[40:] = [value * (1 + shift) for value in values[40:]]
+    for gap in gaps:
+        values[gap] = None if gap % 2 else math.nan
+    found = replay(values)
+    without = replay([value for value in values if value is not None and not math.isnan(value)])
+    assert [
+        j.state for j, value in zip(found, values, strict=True) if value == value and value is not None
+    ] == states(without)
+    for gap in gaps:
+        assert not found[gap].alarm
+        assert found[gap].state in ("learning", "steady", "regression")
+        if found[gap].state == "regression":
+            assert found[gap - 1].state == "regression"
+
+
+@given(seed=st.integers(0, 500), factor=st.floats(1e-9, 1e9), scale=st.sampled_from(["log", "linear"]))
+@settings(max_examples=30, deadline=None)
+def test_scaling_units_never_changes_a_state(seed, factor, scale):
+    values = nights(70, seed, sd=0.03)
+    values[40:55] = [value * 0.9 for value in values[40:55]]
+    before, after = replay(values, scale=scale), replay([value * factor for value in values], scale=scale)
+    assert states(before) == states(after)
+    assert [judgement.since for judgement in before] == [judgement.since for judgement in after]
+
+
+@given(seed=st.integers(0, 500), cut=st.integers(1, 99))
+@settings(max_examples=30, deadline=None)
+def test_carrying_the_state_equals_a_replay(seed, cut):
+    off, on = nights(100, seed), nights(100, seed + 1000, level=20.0)
+    on[50:70] = [value * 0.85 for value in on[50:70]]
+    environments = [{"cilium": "1.18" if night < 50 else "1.19"} for night in range(100)]
+    whole, first = ArmsDetector(), ArmsDetector()
+    expected = [whole.judge(str(i), off[i], on[i], environment=environments[i]) for i in range(100)]
+    found = [first.judge(str(i), off[i], on[i], environment=environments[i]) for i in range(cut)]
+    second = ArmsDetector.from_dict(json.loads(json.dumps(first.to_dict())))
+    found += [second.judge(str(i), off[i], on[i], environment=environments[i]) for i in range(cut, 100)]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("off_factor", "on_factor", "blamed"),
+    [(1.0, 0.85, "big-tcp"), (0.85, 0.85, "platform"), (0.9, 0.7, "platform"), (1.0, 1.0, None), (1.2, 1.0, None)],
+)
+def test_what_moved_is_to_blame(off_factor, on_factor, blamed):
+    off, on = nights(80, 1), nights(80, 12, level=20.0)
+    off[40:] = [value * off_factor for value in off[40:]]
+    on[40:] = [value * on_factor for value in on[40:]]
+    alarms = [judgement for judgement in replay_arms(off, on) if judgement.alarm]
+    assert [judgement.attribution for judgement in alarms] == ([blamed] if blamed else [])
+    assert all(abs(int(judgement.since) - 40) <= 2 for judgement in alarms)
+
+
+def test_an_improved_baseline_is_named_but_is_no_regression():
+    off, on = nights(80, 1), nights(80, 12, level=20.0)
+    off[40:] = [value * 1.2 for value in off[40:]]
+    found = replay_arms(off, on)
+    assert "regression" not in states(found)
+    assert [judgement.attribution for judgement in found].count("off-improved") == 1
+
+
+def test_a_fallen_control_is_the_infrastructure():
+    off, on, control = nights(80, 1), nights(80, 12, level=20.0), nights(80, 3)
+    detector = ArmsDetector()
+    found = []
+    for i in range(80):
+        factor = 0.85 if i >= 40 else 1.0
+        found.append(detector.judge(str(i), off[i] * factor, on[i] * factor, control=control[i] * factor))
+    (alarm,) = [judgement for judgement in found if judgement.alarm]
+    assert alarm.attribution == "infrastructure"
+
+
+def test_what_befalls_both_arms_of_a_night_cancels():
+    random = np.random.default_rng(5)
+    mood = np.exp(random.normal(0, 0.15, 120))
+    off = mood * np.exp(random.normal(0, 0.01, 120))
+    on = 2 * mood * np.exp(random.normal(0, 0.01, 120))
+    assert "regression" not in states(replay_arms(list(off), list(on)))
+
+
+def test_a_platform_that_recovers():
+    off, on = nights(90, 1), nights(90, 12, level=20.0)
+    off[40:60] = [value * 0.8 for value in off[40:60]]
+    on[40:60] = [value * 0.8 for value in on[40:60]]
+    found = states(replay_arms(off, on))
+    assert "regression" in found[40:50]
+    assert "recovered" in found[60:64]
+    assert set(found[66:]) == {"steady"}
+
+
+def test_epochs_are_marked_and_not_reset():
+    off, on = nights(60, 1), nights(60, 12, level=20.0)
+    on[40:] = [value * 0.85 for value in on[40:]]
+    detector = ArmsDetector()
+    found = [
+        detector.judge(str(i), off[i], on[i], environment={"cilium": "1.18" if i < 41 else "1.19", "nic": None})
+        for i in range(60)
+    ]
+    assert [judgement.night for judgement in found if judgement.epoch] == ["41"]
+    assert found[41].epoch == {"cilium": ("1.18", "1.19")}
+    (alarm,) = [judgement for judgement in found if judgement.alarm]
+    assert alarm.coincides_with == {"cilium": ("1.18", "1.19")}
+    assert "learning" not in states(found[14:])
+
+
+def test_few_false_alarms_and_prompt_true_ones():
+    alarms, judged, delays = 0, 0, []
+    for seed in range(60):
+        found = replay(nights(94, seed, sd=0.03))
+        alarms += sum(judgement.alarm for judgement in found)
+        judged += 80
+        values = nights(94, seed + 500, sd=0.03)
+        values[54:] = [value * 0.9 for value in values[54:]]
+        late = [int(judgement.night) - 53 for judgement in replay(values) if judgement.alarm]
+        delays.append(next((delay for delay in late if delay > 0), 99))
+    assert alarms / judged < 0.003
+    assert np.median(delays) <= 3
+
+
+def test_level_and_spread_withstand_outliers():
+    values = nights(60, sd=0.03)
+    centre, sd = robust_level([math.log(value) for value in values])
+    spoilt, spoilt_sd = robust_level([math.log(value) for value in values[:57]] + [0.0, 0.1, -0.5])
+    assert spoilt == pytest.approx(centre, abs=0.01)
+    assert spoilt_sd < 1.5 * sd
+
+
+def test_otava_joins_the_vote():
+    pytest.importorskip("otava")
+    values = nights(80)
+    values[40:] = [value * 0.85 for value in values[40:]]
+    (alarm,) = [judgement for judgement in replay(values, use_otava=True) if judgement.alarm]
+    assert 40 <= int(alarm.night) <= 46
+    assert not second_opinion.fell(
+        [math.log(value) for value in nights(60)], 55, 0.03, Thresholds.model_validate({})
+    )
+
+
+def test_otava_that_is_not_installed_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "otava.series", None)
+    with pytest.raises(PreconditionFailed, match="apache-otava is not installed"):
+        second_opinion.fell([1.0, 2.0], 1, 0.03, Thresholds.model_validate({}))
