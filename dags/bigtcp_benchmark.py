@@ -76,7 +76,7 @@ def bigtcp_benchmark():
     opened = snapshot_config()
 
     def slot_tasks(slot: int) -> list:
-        """Return the two tasks of a slot. Its switch hands out the generations that its measuring task maps over."""
+        """Return the two tasks of a slot; the switch hands out the generations that the other maps over."""
         verb, noun = NAMES[SLOT_ARMS[slot - 1]]
         nth = (slot + 1) // 2
         suffix = "" if nth == 1 else f"_{nth}"

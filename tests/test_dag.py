@@ -1,7 +1,8 @@
-"""The DAG as Airflow sees it: its graph, its form, its limits, and that nothing heavy happens when it is parsed."""
+"""The DAG as Airflow sees it: its graph, its form, its limits, and nothing heavy when it is parsed."""
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -43,7 +44,7 @@ def test_the_graph_reads_like_the_run(dag):
         "close_run",
     ]
     assert sorted(dag.task_ids) == sorted(path)
-    for before, after in zip(path, path[1:], strict=False):
+    for before, after in itertools.pairwise(path):
         assert after in dag.get_task(before).downstream_task_ids, f"{before} is not followed by {after}"
     assert [task.task_id for task in dag.leaves] == ["close_run"]
 

@@ -44,8 +44,8 @@ def test_order_becomes_blocks(order, expected):
 def test_blocks_of_any_order_fit_their_slots_or_are_refused(order, generations):
     try:
         plan = plan_of(order=order, generations=generations)
-    except InvalidInput as error:
-        assert "order" in str(error)
+    except InvalidInput:
+        assert len(order) == 1 or len(set(order)) == 1 or len(order) > 5
         return
     found = blocks(plan)
     assert [SLOT_ARMS[block.slot - 1] for block in found] == [block.arm for block in found]
@@ -109,7 +109,7 @@ def test_a_plan_file_is_read_and_overridden(tmp_path):
 def test_a_broken_plan_file_is_named(tmp_path, text, words):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(InvalidInput, match="broken.yaml") as caught:
+    with pytest.raises(InvalidInput, match=r"broken\.yaml") as caught:
         load_plan(str(path))
     assert words in str(caught.value)
 

@@ -145,8 +145,10 @@ def _down(options: argparse.Namespace) -> int:
     from bigtcp_bench.lab import daemon
 
     airflow = _background(options)
-    print("Airflow is stopped" if airflow.stop() else "Airflow was not running")
-    print("the lab is down" if daemon.down(airflow.kubeconfig.parent) else "the lab was not running")
+    airflow.stop()
+    print("Airflow is stopped")
+    daemon.down(airflow.kubeconfig.parent)
+    print("the lab is down")
     return 0
 
 
@@ -173,7 +175,8 @@ def _lab_up(options: argparse.Namespace) -> int:
 def _lab_down(options: argparse.Namespace) -> int:
     from bigtcp_bench.lab import daemon
 
-    print("the lab is down" if daemon.down(_lab_folder(options)) else "the lab was not running")
+    daemon.down(_lab_folder(options))
+    print("the lab is down")
     return 0
 
 
@@ -227,5 +230,5 @@ def _restore(options: argparse.Namespace) -> int:
 
     api = ClusterApi.from_kubeconfig(options.kubeconfig, options.context)
     report = guard.restore(api, "asked for on the command line", force=options.force, progress=print)
-    print(report.sentence())
+    print(report)
     return 0

@@ -112,8 +112,8 @@ def _sqlalchemy_url(connection: Any) -> str:
     drivers = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
     if kind not in drivers:
         raise PreconditionFailed(
-            f"the Airflow connection {WAREHOUSE_CONN_ID!r} has type {connection.conn_type!r}; allowed are sqlite and "
-            "postgres"
+            f"the Airflow connection {WAREHOUSE_CONN_ID!r} has type {connection.conn_type!r}; "
+            "allowed are sqlite and postgres"
         )
     return URL.create(
         drivers[kind],

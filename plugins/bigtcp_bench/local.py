@@ -1,4 +1,4 @@
-"""Airflow on this machine, in a folder of the project: what `make demo`, `make up` and `make down` start and stop."""
+"""Airflow on this machine, in a folder of the project: what `make demo` and `make up` start."""
 
 from __future__ import annotations
 
@@ -79,7 +79,6 @@ class LocalAirflow:
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__API__SECRET_KEY": self._secret("secret_key"),
             "AIRFLOW__API_AUTH__JWT_SECRET": self._secret("jwt_secret"),
-            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(kubernetes),
             "AIRFLOW_CONN_BIGTCP_WAREHOUSE": f"sqlite:///{self.warehouse_file}",
         }

@@ -102,7 +102,7 @@ def _integer(name: str, title: str, section: str | None = None) -> Param:
         minimum=low,
         maximum=high,
         title=title,
-        description_md=f"{schema.get('description', title).capitalize()}. Empty: the plan's. From {low} to {high}.",
+        description_md=f"{schema.get('description', title).capitalize()}, {low} to {high}. Empty: the plan's.",
         **extra,
     )
 

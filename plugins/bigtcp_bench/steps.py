@@ -201,7 +201,8 @@ class DagRunStep:
         checks = requirements.check(self.api, plan, pair, probes, holder=self.run_key)
         self.warehouse.update_run(number, **environment.describe(self.api, pair, probes, checks))
         for check in checks:
-            say(str(check))
+            (print if check.status == "pass" else say)(str(check))
+        say(f"{sum(check.status == 'pass' for check in checks)} of {len(checks)} checks passed")
         requirements.refuse_failed(checks)
         return {"run": number, "client_node": pair.client.name, "server_node": pair.server.name}
 
@@ -276,8 +277,11 @@ class DagRunStep:
     def compare(self) -> Result:
         """Judge the run: proof of effect and the other gates first, then the verdict per scenario and metric."""
         from bigtcp_bench.analysis.verdicts import judge_run
+        from bigtcp_bench.evidence import facts_of
 
-        verdict = judge_run(self.warehouse.results_frame(self.number), self.plan)
+        reports = self.warehouse.blocks_frame(self.number).set_index("block")["switch_report"].to_dict()
+        facts = facts_of(self.warehouse.raw_documents(self.number), reports)
+        verdict = judge_run(self.warehouse.results_frame(self.number), self.plan, facts)
         self.warehouse.store_comparisons(self.number, verdict.comparisons)
         failures = self.warehouse.failures_frame(self.number)
         reasons = [*verdict.reasons, *failures["reason"].tolist()] if verdict.reasons else []
@@ -304,10 +308,10 @@ class DagRunStep:
                 self.warehouse.update_run(number, restore_result=result)
             raise
         state = "not_needed" if report.outcome == "nothing" else "verified"
-        result = {"state": state, "detail": report.sentence(), **report.to_dict()}
+        result = {"state": state, "detail": str(report), **report.to_dict()}
         if number is not None:
             self.warehouse.update_run(number, restore_result=result)
-        say(report.sentence())
+        say(str(report))
         return result
 
     @_reported

@@ -89,7 +89,8 @@ class IperfGenerationOperator(KubernetesPodOperator):
         }
         super().__init__(**kwargs)
         self.generation = generation
-        self.log_formatter = _readable
+        self.log_formatter = self._readable
+        self._shown: set[str] = set()
         self._stored: _Stored | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -173,6 +174,24 @@ class IperfGenerationOperator(KubernetesPodOperator):
             self.log.warning("the log of pod %s could not be read: %s", pod.metadata.name, _first_line(error))
             return
         self._stored.take(log)
+
+    def _readable(self, container: str, message: str) -> str:
+        """Return what the task log shows of one line of the pod: a frame's key figures instead of its document."""
+        from bigtcp_bench.pods.agent import MARKER
+        from bigtcp_bench.pods.results import measurements, parse_log
+
+        if MARKER not in message:
+            return message
+        lines = []
+        for repetition in parse_log(message).repetitions:
+            found = {one.metric: one.value for one in measurements(repetition)} if not repetition.error else {}
+            text = f"{repetition.scenario} {repetition.repetition}: {repetition.error or _figures(found)}"
+            lines.append(text)
+            # The provider reads the last line of a log twice.
+            if text not in self._shown:
+                self._shown.add(text)
+                say(text)
+        return "\n".join(lines) or "(a document for the warehouse)"
 
     def _client_runs(self, context: Context) -> bool:
         pod = self.find_pod(str(self.namespace), context=context)
@@ -306,26 +325,6 @@ def _labels(generation: Generation) -> dict[str, str]:
     from bigtcp_bench.cluster.pods import RUN_LABEL, run_label
 
     return {RUN_LABEL: run_label(generation.run_key), GENERATION_LABEL: generation.label}
-
-
-def _readable(container: str, message: str) -> str:
-    """Return what the task log shows of one line of the pod: a frame's key figures instead of its document."""
-    from bigtcp_bench.pods.agent import MARKER
-    from bigtcp_bench.pods.results import measurements, parse_log
-
-    if MARKER not in message:
-        return message
-    lines = []
-    for repetition in parse_log(message).repetitions:
-        text = f"{repetition.scenario} {repetition.repetition}: "
-        if repetition.error:
-            text += f"failed: {repetition.error}"
-        else:
-            values = {one.metric: one.value for one in measurements(repetition)}
-            text += _figures(values)
-        say(text)
-        lines.append(text)
-    return "\n".join(lines) or "(a document for the warehouse)"
 
 
 def _figures(values: dict[str, float]) -> str:

@@ -1,0 +1,63 @@
+"""From a run's stored documents to the facts that its gates judge: limits, environment, CPU pressure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bigtcp_bench.analysis.verdicts import NodePressure, RunFacts
+from bigtcp_bench.pods.results import unpacked
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.records import RawDocument
+
+#: Columns of the first line of /proc/stat that add up to all CPU time; guest time is part of user (proc(5)).
+_CPU_KINDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+
+
+def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[int, Mapping[str, Any] | None]) -> RunFacts:
+    """Return the facts in ``documents`` (of one run) and in the reports of the switches, by block."""
+    limits: dict[tuple[int, int, str], dict[str, int]] = {}
+    nodes: dict[tuple[int, str], dict[str, Any]] = {}
+    for stored in documents:
+        if stored.kind == "hello":
+            hello = unpacked(stored.document)
+            for pod in ("client", "server"):
+                limits[stored.block, stored.generation, pod] = _limits(hello[pod]["snapshot"])
+        elif stored.kind.startswith("node-"):
+            nodes[stored.block, stored.kind.removeprefix("node-")] = unpacked(stored.document)
+    environments: dict[int, dict[str, str | None]] = {}
+    pressure = []
+    for (block, moment_and_node), begin in nodes.items():
+        moment, _, node = moment_and_node.partition(":")
+        if moment != "begin":
+            continue
+        environment = environments.setdefault(block, {})
+        environment[f"kernel of {node}"] = begin.get("kernel_release")
+        environment[f"boot of {node}"] = begin.get("boot_id")
+        end = nodes.get((block, f"end:{node}"))
+        if end is not None and end.get("boot_id") == begin.get("boot_id"):
+            pressure.append(NodePressure(block, node, _steal_share(begin["snapshot"], end["snapshot"])))
+    for block, report in switch_reports.items():
+        for node, proof in ((report or {}).get("nodes") or {}).items():
+            environments.setdefault(block, {})[f"Cilium on {node}"] = proof.get("cilium")
+    return RunFacts(environments=environments, device_limits=limits, pressure=pressure)
+
+
+def _limits(snapshot: Mapping[str, Any]) -> dict[str, int]:
+    device = snapshot["devices"].get(snapshot.get("device") or "") or {}
+    return {name: value for name, value in device.items() if name.endswith("_max_size") and value is not None}
+
+
+def _steal_share(begin: Mapping[str, Any], end: Mapping[str, Any]) -> float:
+    first, last = _ticks(begin), _ticks(end)
+    grown = {kind: last[kind] - first[kind] for kind in first if kind in last}
+    total = sum(grown.values())
+    return grown.get("steal", 0) / total if total > 0 else 0.0
+
+
+def _ticks(snapshot: Mapping[str, Any]) -> dict[str, int]:
+    line = (snapshot.get("proc_stat") or "").partition("\n")[0].split()
+    if line[:1] != ["cpu"]:
+        return {}
+    return {kind: int(value) for kind, value in zip(_CPU_KINDS, line[1:], strict=False)}
