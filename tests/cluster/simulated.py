@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import json
 import zlib
 from collections.abc import Callable, Coroutine
@@ -53,6 +54,13 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("the store waited for something")
 
 
+@functools.cache
+def _seeded() -> Store:
+    store = Store()
+    run(seed(store))
+    return store
+
+
 @dataclass
 class Node:
     limits: dict[str, int] = field(
@@ -66,12 +74,11 @@ class Cluster:
     """The cluster itself; any number of clients talk to it."""
 
     def __init__(self, **configured: str) -> None:
-        self.store = Store()
+        self.store = copy.deepcopy(_seeded())
         self.time = 1_800_000_000.0
         self.nodes = {"node1": Node(), "node2": Node()}
         #: What goes wrong: ``never-ready``, ``setting-ignored``.
         self.faults: set[str] = set()
-        run(seed(self.store))
         if configured:
             config = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
             config["data"].update({key.replace("_", "-"): value for key, value in configured.items()})

@@ -18,6 +18,7 @@ from bigtcp_bench.cluster.cilium import (
     AGENT_READY_S,
     CONFIGMAP_NAME,
     KEYS,
+    AgentStatus,
     Cilium,
     Limits,
     Merged,
@@ -170,17 +171,20 @@ def verify(
 ) -> list[str]:
     """Read everything back into ``report`` and return what contradicts ``arm``, one sentence each."""
     problems: list[str] = []
-    probes = probe.probe_nodes(api, pair.names, plan.image)
+    told: dict[str, tuple[JsonObject, Merged, AgentStatus]] = {}
+    with probe.probing(api, pair.names, plan.image) as collect:
+        for name in pair.names:
+            agent = ready_agent(api, cilium, name)
+            pod = agent["metadata"]["name"]
+            told[name] = (agent, read_merged(api, cilium, pod), read_status(api, cilium, pod))
+        probes = collect()
     for node in pair.nodes:
-        agent = ready_agent(api, cilium, node.name)
-        name = agent["metadata"]["name"]
-        merged = read_merged(api, cilium, name)
-        status = read_status(api, cilium, name)
+        agent, merged, status = told[node.name]
         seen = probes[node.name]
         limits = seen.limits(seen.path_devices(status, node.internal_ips))
         report.nodes[node.name] = NodeProof(
             node=node.name,
-            agent_pod=name,
+            agent_pod=agent["metadata"]["name"],
             agent_uid=agent["metadata"]["uid"],
             restarted=False,
             restart_s=0.0,

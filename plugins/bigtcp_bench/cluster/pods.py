@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -64,7 +65,7 @@ def build_pod(
 
     ``orders`` is the agent's JSON argument, ``deadline_s`` the seconds after which the cluster ends the pod.
     """
-    pod = copy.deepcopy(load_manifest(f"{role}-pod.yaml"))
+    pod = copy.deepcopy(_template(role))
     meta, spec = pod["metadata"], pod["spec"]
     container = spec["containers"][0]
     container["image"] = image
@@ -85,6 +86,11 @@ def build_pod(
     if secrets:
         spec["imagePullSecrets"] = secrets
     return pod
+
+
+@functools.cache
+def _template(role: Role) -> JsonObject:
+    return load_manifest(f"{role}-pod.yaml")
 
 
 def ensure_namespace(api: ClusterApi) -> None:

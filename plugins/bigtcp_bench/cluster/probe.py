@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,26 @@ def probe_nodes(
     pull_secrets: Sequence[str] = (),
     timeout_s: float = pods.POD_START_S,
 ) -> dict[str, NodeProbe]:
-    """Return a probe of each node, by name. The pods run side by side and are deleted afterwards.
+    """Return a probe of each node, by name.
 
-    Raises PodFailed, naming node and reason, if one of them does not start or does not succeed.
+    Raises PodFailed, naming node and reason, if one of the pods does not start or does not succeed.
+    """
+    with probing(api, nodes, image, pull_secrets=pull_secrets, timeout_s=timeout_s) as collect:
+        return collect()
+
+
+@contextlib.contextmanager
+def probing(
+    api: ClusterApi,
+    nodes: Sequence[str],
+    image: str,
+    *,
+    pull_secrets: Sequence[str] = (),
+    timeout_s: float = pods.POD_START_S,
+) -> Iterator[Callable[[], dict[str, NodeProbe]]]:
+    """Start a probe on each node and yield the function that waits for them; delete the pods at the end.
+
+    Meanwhile the caller can do something else. The nodes are looked at when the pods run, not when they are asked.
     """
     pods.ensure_namespace(api)
     pods.ensure_agent_configmap(api)
@@ -80,7 +97,7 @@ def probe_nodes(
         for node in nodes:
             pod = pods.build_pod("probe", image=image, node=node, orders=orders, pull_secrets=pull_secrets)
             created[node] = pods.create_pod(api, pod)["metadata"]["name"]
-        return {node: _read(api, node, name, timeout_s) for node, name in created.items()}
+        yield lambda: {node: _read(api, node, name, timeout_s) for node, name in created.items()}
     finally:
         for name in created.values():
             with contextlib.suppress(Conflict):
