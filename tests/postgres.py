@@ -82,13 +82,13 @@ def running_server(*, durable: bool = False) -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def create_database(server_url: str, name: str) -> str:
-    """Create the database ``name`` and return its URL."""
+def create_database(server_url: str, name: str, template: str = "template0") -> str:
+    """Create the database ``name`` as a copy of ``template`` and return its URL."""
     engine = sa.create_engine(
         server_url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
     )
     with engine.connect() as connection:
-        connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}" TEMPLATE {template}')
     engine.dispose()
     return server_url.replace("/postgres?", f"/{name}?")
 

@@ -23,24 +23,28 @@
 --     -v version="'%'" \
 --     -f include/sql/cpu_cost.sql
 SELECT
-    scenario,
-    night,
-    started_at,
-    MAX(CASE WHEN metric = 'cpu_s_per_gb_sender' THEN off_median END) AS sender_off,
-    MAX(CASE WHEN metric = 'cpu_s_per_gb_sender' THEN on_median END) AS sender_on,
-    MAX(CASE WHEN metric = 'cpu_s_per_gb_sender' THEN change END) AS sender_change,
-    MAX(CASE WHEN metric = 'cpu_s_per_gb_receiver' THEN off_median END) AS receiver_off,
-    MAX(CASE WHEN metric = 'cpu_s_per_gb_receiver' THEN on_median END) AS receiver_on,
-    MAX(CASE WHEN metric = 'cpu_s_per_gb_receiver' THEN change END) AS receiver_change,
-    MIN(cilium_version) AS cilium_version,
-    run
-FROM bigtcp_night
+    sender.scenario,
+    sender.night,
+    sender.started_at,
+    sender.off_median AS sender_off,
+    sender.on_median AS sender_on,
+    sender.change AS sender_change,
+    receiver.off_median AS receiver_off,
+    receiver.on_median AS receiver_on,
+    receiver.change AS receiver_change,
+    sender.cilium_version,
+    sender.run
+FROM bigtcp_night AS sender
+LEFT JOIN bigtcp_comparison AS receiver
+    ON
+        receiver.run_id = sender.run
+        AND receiver.metric = 'cpu_s_per_gb_receiver'
+        AND receiver.scenario = sender.scenario
 WHERE
-    cluster = :cluster
-    AND metric IN ('cpu_s_per_gb_sender', 'cpu_s_per_gb_receiver')
-    AND scenario LIKE :scenario
-    AND started_at >= :since
-    AND started_at < :until
-    AND cilium_version LIKE :version
-GROUP BY scenario, night, started_at, run
-ORDER BY scenario, started_at, run;
+    sender.cluster = :cluster
+    AND sender.metric = 'cpu_s_per_gb_sender'
+    AND sender.scenario LIKE :scenario
+    AND sender.started_at >= :since
+    AND sender.started_at < :until
+    AND sender.cilium_version LIKE :version
+ORDER BY sender.scenario, sender.started_at, sender.run;

@@ -27,11 +27,7 @@
 --     -v until="'2027-01-01'" -v version="'%'" -v limit="20" \
 --     -f include/sql/worst_nights.sql
 WITH nights AS (
-    SELECT
-        *,
-        ROW_NUMBER() OVER (PARTITION BY scenario ORDER BY on_median) AS on_place,
-        ROW_NUMBER() OVER (PARTITION BY scenario ORDER BY off_median) AS off_place,
-        COUNT(*) OVER (PARTITION BY scenario) AS of_nights
+    SELECT run, scenario, off_median, on_median, better
     FROM bigtcp_night
     WHERE
         cluster = :cluster
@@ -44,46 +40,79 @@ WITH nights AS (
         AND on_median IS NOT NULL
 ),
 
-usual AS (
+off_places AS (
     SELECT
         scenario,
-        -- The one in the middle, or the mean of the two in the middle; a median of 0 has no relative deviations.
-        NULLIF(AVG(CASE WHEN on_place IN ((of_nights + 1) / 2, (of_nights + 2) / 2) THEN on_median END), 0)
-            AS on_median,
-        NULLIF(AVG(CASE WHEN off_place IN ((of_nights + 1) / 2, (of_nights + 2) / 2) THEN off_median END), 0)
-            AS off_median
+        off_median,
+        ROW_NUMBER() OVER (PARTITION BY scenario ORDER BY off_median) AS place,
+        COUNT(*) OVER (PARTITION BY scenario) AS of_nights
     FROM nights
+),
+
+on_places AS (
+    SELECT
+        scenario,
+        on_median,
+        ROW_NUMBER() OVER (PARTITION BY scenario ORDER BY on_median) AS place,
+        COUNT(*) OVER (PARTITION BY scenario) AS of_nights
+    FROM nights
+),
+
+-- The one in the middle, or the mean of the two in the middle; a median of 0 has no relative deviations.
+usual_off AS (
+    SELECT scenario, NULLIF(AVG(off_median), 0) AS off_median
+    FROM off_places
+    WHERE place IN ((of_nights + 1) / 2, (of_nights + 2) / 2)
     GROUP BY scenario
 ),
 
-ranked AS (
+usual_on AS (
+    SELECT scenario, NULLIF(AVG(on_median), 0) AS on_median
+    FROM on_places
+    WHERE place IN ((of_nights + 1) / 2, (of_nights + 2) / 2)
+    GROUP BY scenario
+),
+
+deviations AS (
     SELECT
+        nights.run,
         nights.scenario,
-        nights.night,
-        nights.started_at,
         CASE
-            WHEN nights.better = 'lower' THEN nights.on_median / usual.on_median - 1
-            ELSE 1 - nights.on_median / usual.on_median
+            WHEN nights.better = 'lower' THEN nights.on_median / usual_on.on_median - 1
+            ELSE 1 - nights.on_median / usual_on.on_median
         END AS on_worse_by,
         CASE
-            WHEN nights.better = 'lower' THEN nights.off_median / usual.off_median - 1
-            ELSE 1 - nights.off_median / usual.off_median
-        END AS off_worse_by,
-        nights.off_median,
-        nights.on_median,
-        nights.unit,
-        nights.change,
-        nights.verdict,
-        nights.cilium_version,
-        nights.node_pair,
-        nights.note,
-        nights.run
+            WHEN nights.better = 'lower' THEN nights.off_median / usual_off.off_median - 1
+            ELSE 1 - nights.off_median / usual_off.off_median
+        END AS off_worse_by
     FROM nights
-    JOIN usual ON usual.scenario = nights.scenario
+    JOIN usual_on ON usual_on.scenario = nights.scenario
+    JOIN usual_off ON usual_off.scenario = nights.scenario
+),
+
+worst AS (
+    SELECT run, scenario, on_worse_by, off_worse_by
+    FROM deviations
+    WHERE on_worse_by > 0
+    ORDER BY on_worse_by DESC, run DESC, scenario
+    LIMIT :limit
 )
 
-SELECT *
-FROM ranked
-WHERE on_worse_by > 0
-ORDER BY on_worse_by DESC, started_at DESC, scenario
-LIMIT :limit;
+SELECT
+    night.scenario,
+    night.night,
+    night.started_at,
+    worst.on_worse_by,
+    worst.off_worse_by,
+    night.off_median,
+    night.on_median,
+    night.unit,
+    night.change,
+    night.verdict,
+    night.cilium_version,
+    night.node_pair,
+    night.note,
+    night.run
+FROM worst
+JOIN bigtcp_night AS night ON night.run = worst.run AND night.metric = :metric AND night.scenario = worst.scenario
+ORDER BY worst.on_worse_by DESC, night.run DESC, night.scenario;

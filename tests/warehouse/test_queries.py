@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from datetime import UTC, date, datetime, timedelta
@@ -186,9 +187,8 @@ def test_incident_history(warehouse: Warehouse) -> None:
 def test_every_query_runs_as_its_header_says(warehouse: Warehouse, name: str) -> None:
     fill(warehouse)
     path = include_dir() / "sql" / f"{name}.sql"
-    header = "".join(
-        line.removeprefix("--") for line in path.read_text().splitlines(True) if line.startswith("--")
-    )
+    lines = itertools.takewhile(lambda line: line.startswith("--"), path.read_text().splitlines(True))
+    header = "".join(line.removeprefix("--") for line in lines)
     sqlite, postgres = header.split("On SQLite")[1].split("On PostgreSQL")
     command = sqlite if warehouse.engine.dialect.name == "sqlite" else postgres
     command = command[command.index("\n") + 1 :].replace("include/sql", str(path.parent))

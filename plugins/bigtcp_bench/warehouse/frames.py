@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,19 +11,21 @@ import sqlalchemy as sa
 from bigtcp_bench.warehouse.schema import UtcDateTime
 
 
-def frame_of(result: sa.CursorResult[Any], columns: Iterable[sa.ColumnElement[Any]]) -> pd.DataFrame:
-    """Return the rows of ``result`` with the types of ``columns``.
+def frame_of(connection: sa.Connection, statement: sa.Select[Any]) -> pd.DataFrame:
+    """Return the rows of ``statement`` with the types of its columns.
 
     Moments are in UTC; integers are int64, or Int64 where one may be missing; a missing number is NaN.
     """
-    names = list(result.keys())
-    data = list(zip(*result.all(), strict=True)) or [()] * len(names)
-    kinds = {name: column.type for name, column in zip(names, columns, strict=True)}
-    return pd.DataFrame({name: _series(values, kinds[name]) for name, values in zip(names, data, strict=True)})
+    kinds = {str(column.key): column.type for column in statement.selected_columns}
+    rows = connection.execute(statement).all()
+    values = list(zip(*rows, strict=True)) if rows else [()] * len(kinds)
+    return pd.DataFrame(
+        {name: _series(column, kind) for (name, kind), column in zip(kinds.items(), values, strict=True)}
+    )
 
 
-def _series(values: Iterable[Any], kind: sa.types.TypeEngine[Any]) -> pd.Series[Any]:
-    values = list(values)
+def _series(column: Sequence[Any], kind: sa.types.TypeEngine[Any]) -> pd.Series[Any]:
+    values = list(column)
     if isinstance(kind, UtcDateTime):
         return pd.Series(pd.to_datetime(values, utc=True)).astype("datetime64[us, UTC]")
     if isinstance(kind, sa.Boolean):

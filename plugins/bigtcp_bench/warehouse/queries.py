@@ -30,10 +30,10 @@ def query_names() -> dict[str, str]:
 
 def sql_of(name: str) -> str:
     """Return the text of a trend query without its comments. Raises InvalidInput for an unknown name."""
-    known = query_names()
-    if name not in known:
-        raise InvalidInput(f"trend query {name!r} does not exist; allowed are {', '.join(known)}")
-    lines = (include_dir() / "sql" / f"{name}.sql").read_text(encoding="utf-8").splitlines()
+    path = include_dir() / "sql" / f"{name}.sql"
+    if not name.isidentifier() or not path.is_file():
+        raise InvalidInput(f"trend query {name!r} does not exist; allowed are {', '.join(query_names())}")
+    lines = path.read_text(encoding="utf-8").splitlines()
     # A comment may hold a colon, which SQLAlchemy would take for a parameter.
     return "\n".join(line for line in lines if not line.lstrip().startswith("--")).rstrip().rstrip(";")
 
@@ -65,15 +65,11 @@ def trend(
     Raises InvalidInput for an unknown name, cluster, metric or date.
     """
     text = sa.text(sql_of(name))
-    cluster = _cluster(warehouse, cluster)
     end = _moment("until", until) or datetime.now(UTC)
     start = _moment("since", since) or end - DEFAULT_PERIOD
     if start >= end:
         raise InvalidInput(f"since ({start:%Y-%m-%d %H:%M}) must be before until ({end:%Y-%m-%d %H:%M})")
-    if name == "before_after_version":
-        version = version or _newest_version(warehouse, cluster)
     values: dict[str, Any] = {
-        "cluster": cluster,
         "scenario": scenario,
         "metric": _metric(metric, scenario),
         "since": start,
@@ -82,21 +78,33 @@ def trend(
         "limit": _positive("limit", limit),
         "nights": _positive("nights", nights),
     }
+
+    def work(connection: sa.Connection) -> pd.DataFrame:
+        values["cluster"] = _cluster(connection, cluster)
+        if name == "before_after_version" and version is None:
+            values["version"] = _newest_version(connection, values["cluster"])
+        return _untyped_frame(connection.execute(_bound(text, values)))
+
+    return warehouse.read(work)
+
+
+def _bound(text: sa.TextClause, values: dict[str, Any]) -> sa.TextClause:
     needed = set(text.compile().params)
-    bound = text.bindparams(
+    return text.bindparams(
         *(
             sa.bindparam(key, value, type_=UtcDateTime() if isinstance(value, datetime) else None)
             for key, value in values.items()
             if key in needed
         )
     )
-    return warehouse.read(lambda connection: _untyped_frame(connection.execute(bound)))
 
 
 def _untyped_frame(result: sa.CursorResult[Any]) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame.from_records(result.all(), columns=list(result.keys()), coerce_float=True)
+    names, rows = list(result.keys()), result.all()
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    frame = pd.DataFrame(dict(zip(names, map(list, columns), strict=True)))
     for name in frame.columns:
         # Through plain text SQLite returns moments as text in UTC.
         if str(name).endswith("_at"):
@@ -104,16 +112,18 @@ def _untyped_frame(result: sa.CursorResult[Any]) -> pd.DataFrame:
     return frame
 
 
-def _cluster(warehouse: Warehouse, cluster: str | None) -> str:
-    known = warehouse.clusters()
-    if cluster is None and len(known) == 1:
-        return known[0]
+def _cluster(connection: sa.Connection, cluster: str | None) -> str:
+    if cluster is not None:
+        exists = sa.select(sa.literal(1)).where(run.c.cluster == cluster).limit(1)
+        if connection.execute(exists).scalar() is not None:
+            return cluster
+    known = list(connection.execute(sa.select(run.c.cluster).distinct().order_by(run.c.cluster)).scalars())
     if not known:
-        raise InvalidInput(f"the warehouse {warehouse.url} has no runs yet")
-    if cluster not in known:
-        wrong = "cluster must be named" if cluster is None else f"cluster {cluster!r} is not in the warehouse"
-        raise InvalidInput(f"{wrong}; known are {', '.join(known)}")
-    return cluster
+        raise InvalidInput("the warehouse has no runs yet")
+    if cluster is None and len(known) == 1:
+        return str(known[0])
+    wrong = "cluster must be named" if cluster is None else f"cluster {cluster!r} is not in the warehouse"
+    raise InvalidInput(f"{wrong}; known are {', '.join(known)}")
 
 
 def _metric(metric: str | None, scenario: str) -> str:
@@ -125,14 +135,14 @@ def _metric(metric: str | None, scenario: str) -> str:
     return metric
 
 
-def _newest_version(warehouse: Warehouse, cluster: str) -> str:
+def _newest_version(connection: sa.Connection, cluster: str) -> str:
     statement = (
         sa.select(run.c.cilium_version)
         .where(run.c.cluster == cluster, run.c.status == "valid", run.c.cilium_version.is_not(None))
         .order_by(run.c.started_at.desc())
         .limit(1)
     )
-    version = warehouse.read(lambda connection: connection.execute(statement).scalar())
+    version = connection.execute(statement).scalar()
     if version is None:
         raise InvalidInput(f"no valid run of cluster {cluster!r} knows its Cilium version")
     return str(version)

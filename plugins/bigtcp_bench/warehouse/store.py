@@ -333,33 +333,38 @@ class Warehouse:
         valid runs that compared both arms, the newest ``nights`` of them; with ``until_run`` that run, whatever
         its status, and those that started before it.
         """
+        from bigtcp_bench.warehouse.frames import frame_of
+
         run, comparison = schema.run.c, schema.comparison.c
         counted = (run.status == "valid") & ~run.is_aa
-        chosen = sa.select(run.id).where(run.cluster == cluster).order_by(run.started_at.desc()).limit(nights)
+        chosen = (
+            sa.select(run.id.label("run_id"), run.started_at, *(run[name] for name in ENVIRONMENT))
+            .where(run.cluster == cluster)
+            .order_by(run.started_at.desc(), run.id.desc())
+            .limit(nights)
+        )
         if until_run is None:
             chosen = chosen.where(counted)
         else:
             end = sa.select(run.started_at).where(run.id == until_run).scalar_subquery()
-            chosen = chosen.where(
-                ((run.started_at < end) & counted) | (run.id == until_run), run.started_at <= end
-            )
+            before = (run.started_at < end) & counted
+            chosen = chosen.where(run.started_at <= end, before | (run.id == until_run))
         names = ("metric", "scenario", "off_median", "on_median", "change", "verdict")
-        statement = (
-            sa.select(
-                run.id.label("run_id"),
-                run.started_at,
-                *(comparison[name] for name in names),
-                *(run[name] for name in ENVIRONMENT),
-            )
-            .join(schema.comparison, comparison.run_id == run.id)
-            .where(run.id.in_(chosen))
-            .order_by(run.started_at, run.id, comparison.metric, comparison.scenario)
-        )
+        rows = sa.select(comparison.run_id, *(comparison[name] for name in names))
         if metrics is not None:
-            statement = statement.where(comparison.metric.in_(list(metrics)))
+            rows = rows.where(comparison.metric.in_(list(metrics)))
         if scenarios is not None:
-            statement = statement.where(comparison.scenario.in_(list(scenarios)))
-        return self._frame(statement)
+            rows = rows.where(comparison.scenario.in_(list(scenarios)))
+
+        def work(connection: sa.Connection) -> pd.DataFrame:
+            runs = frame_of(connection, chosen)
+            ids = [int(run_id) for run_id in runs["run_id"]]
+            found = frame_of(connection, rows.where(comparison.run_id.in_(ids)))
+            merged = runs.merge(found, on="run_id")
+            ordered = merged.sort_values(["started_at", "run_id", "metric", "scenario"], ignore_index=True)
+            return ordered[["run_id", "started_at", *names, *ENVIRONMENT]]
+
+        return self.read(work)
 
     # Housekeeping
 
@@ -440,7 +445,7 @@ class Warehouse:
     def _frame(self, statement: sa.Select[Any]) -> pd.DataFrame:
         from bigtcp_bench.warehouse.frames import frame_of
 
-        return self.read(lambda connection: frame_of(connection.execute(statement), statement.selected_columns))
+        return self.read(lambda connection: frame_of(connection, statement))
 
 
 def _with_run(run_id: int, rows: Sequence[Any]) -> list[dict[str, Any]]:

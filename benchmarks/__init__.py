@@ -1,0 +1,1 @@
+"""Scripts that measure the project itself; run by ``make bench``."""
