@@ -162,6 +162,65 @@ def generation_medians(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     return medians
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """The linear model of one design (which generation stands where), before any value is known.
+
+    ``design`` has one row per generation: 1, arm is on, and the position from 0 to 1 if ``has_drift``. The
+    difference of the arms is ``weights`` · values, with ``df`` residual degrees of freedom.
+    """
+
+    design: FloatArray
+    weights: FloatArray
+    df: int
+    has_drift: bool
+
+    def switch_weight(self, block: FloatArray) -> float:
+        """Return the factor from the variance of a switch to its part in the variance of the difference."""
+        return float(sum(self.weights[block == number].sum() ** 2 for number in np.unique(block)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each generation of a plan stands: arrays with one entry per generation, in the order of the run."""
+
+    on: npt.NDArray[np.bool_]
+    position: FloatArray
+    block: FloatArray
+
+
+def layout_of(plan: Plan) -> Layout:
+    """Return the layout of ``plan`` with nothing missing; in an A/A run the even blocks stand for arm on."""
+    numbers = np.array([block.number for block in blocks(plan) for _ in range(block.generations)], dtype=float)
+    on = [
+        block.number % 2 == 0 if plan.is_aa else block.arm == "on"
+        for block in blocks(plan)
+        for _ in range(block.generations)
+    ]
+    return Layout(np.array(on, dtype=bool), np.arange(len(numbers), dtype=float), numbers)
+
+
+def contrast_of(on: npt.NDArray[np.bool_], position: FloatArray) -> Contrast | None:
+    """Return the contrast of on against off in the model of this module, or None if the design cannot say."""
+    n = len(on)
+    if n < 3 or on.all() or not on.any():
+        return None
+    columns = [np.ones(n), on.astype(float)]
+    has_drift = _wants_drift(on, position)
+    if has_drift:
+        columns.append((position - position.min()) / (position.max() - position.min()))
+    design = np.column_stack(columns)
+    df = n - design.shape[1]
+    if df < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
+        return None
+    return Contrast(design, np.linalg.pinv(design)[1], df, has_drift)
+
+
+def effective_df(df: int, noise: float, total: float) -> float:
+    """Return Satterthwaite's degrees of freedom of ``total`` variance, of which only ``noise`` was estimated."""
+    return df * (min((total / noise) ** 2, MAX_DF_FACTOR) if noise > 0 else MAX_DF_FACTOR)
+
+
 def estimate_difference(
     values: FloatArray, on: npt.NDArray[np.bool_], position: FloatArray, block: FloatArray, switch_sd: float
 ) -> Difference | None:
@@ -169,37 +228,22 @@ def estimate_difference(
 
     All arrays have one entry per generation; ``values`` are on the scale of the model and ``switch_sd`` is too.
     The switches' spread is known beforehand, not estimated here: a run of three blocks has no degree of freedom
-    left for it. Degrees of freedom are Satterthwaite's.
+    left for it.
     """
-    n = len(values)
-    if n < 3 or on.all() or not on.any():
+    contrast = contrast_of(on, position)
+    if contrast is None:
         return None
-    columns = [np.ones(n), on.astype(float)]
-    has_drift = _wants_drift(on, position)
-    if has_drift:
-        if n < 4:
-            return None
-        columns.append((position - position.min()) / (position.max() - position.min()))
-    design = np.column_stack(columns)
-    df = n - design.shape[1]
-    if np.linalg.matrix_rank(design) < design.shape[1]:
-        return None
-    solution = np.linalg.pinv(design)
-    weights = solution[1]
-    coefficients = solution @ values
-    residuals = values - design @ coefficients
+    coefficients = np.linalg.lstsq(contrast.design, values, rcond=None)[0]
+    residuals = values - contrast.design @ coefficients
     # Rounding leaves residuals of some 1e-16 where the values are all the same.
-    noise = float(residuals @ residuals) / df if np.ptp(values) > 0 else 0.0
-    noise *= float(weights @ weights)
-    switches = switch_sd**2 * float(sum(weights[block == number].sum() ** 2 for number in np.unique(block)))
-    total = noise + switches
-    # The switches' part is a known number: only the noise part costs degrees of freedom.
-    effective_df = df * min((total / noise) ** 2, MAX_DF_FACTOR) if noise > 0 else df * MAX_DF_FACTOR
+    variance = float(residuals @ residuals) / contrast.df if np.ptp(values) > 0 else 0.0
+    noise = variance * float(contrast.weights @ contrast.weights)
+    total = noise + switch_sd**2 * contrast.switch_weight(block)
     return Difference(
         estimate=float(coefficients[1]),
         standard_error=math.sqrt(total),
-        df=effective_df,
-        drift=float(coefficients[2]) if has_drift else None,
+        df=effective_df(contrast.df, noise, total),
+        drift=float(coefficients[2]) if contrast.has_drift else None,
     )
 
 

@@ -1,0 +1,237 @@
+"""Measure a cluster's own noise from A/A runs, and size the runs that follow by it.
+
+Noise has three levels: repetitions within a generation (one pod pair), generations within a block, and blocks
+(each begins with a switch or restart). Their variances are estimated by a nested analysis of variance with a
+linear drift; the optimal counts are those of Kalibera and Jones (Rigorous benchmarking in reasonable time, 2013).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from bigtcp_bench.analysis.compare import contrast_of, effective_df, layout_of
+from bigtcp_bench.metrics import METRICS, metrics_of
+from bigtcp_bench.plan import SCENARIOS, Plan, Thresholds, blocks
+
+Level = Literal["repetition", "generation", "switch"]
+LEVELS: tuple[Level, Level, Level] = ("repetition", "generation", "switch")
+
+#: Bounds of the plan's fields ``generations`` and ``repetitions``.
+MAX_COUNT = 20
+
+#: Weight, in degrees of freedom, of the assumed spread of a switch against the measured one: an A/A run of two
+#: blocks has a single degree of freedom to measure it with.
+SWITCH_PRIOR_DF = 4
+
+#: Seconds to create a pod pair and to switch an arm, where a cluster's own are not known (a switch restarts the
+#: Cilium agents of two nodes one after the other: 23 s on a two-node cluster with Cilium 1.18).
+GENERATION_S = 15.0
+SWITCH_S = 30.0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Relative standard deviation ``sd`` at one level for one scenario and metric, from ``n`` degrees of freedom.
+
+    Relative to the mean for linear metrics, of the logarithm for the others. Where a level could not be measured
+    (one repetition per generation, one block) there is no such row; its noise is then part of the level above.
+    """
+
+    scenario: str
+    metric: str
+    level: Level
+    sd: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """How often to measure one metric of one scenario on a cluster whose noise is known.
+
+    ``repetitions`` per generation and ``optimal_generations`` per outer block are Kalibera and Jones' counts for
+    the least time; ``generations`` is the least number that detects the margin, or MAX_COUNT if none does (then
+    ``reaches_margin`` is false: only more blocks help). ``smallest_detectable_change`` is what it detects.
+    """
+
+    scenario: str
+    metric: str
+    repetitions: int
+    generations: int
+    optimal_generations: int
+    smallest_detectable_change: float
+    reaches_margin: bool
+
+
+def measure_noise(frame: pd.DataFrame, plan: Plan) -> list[Noise]:
+    """Return the noise of an A/A run (or of any run: then the effect of the arms is taken out first).
+
+    ``frame`` is the results frame of ``compare.compare_run``. Metrics that were zero or less on the log scale, or
+    zero throughout, have no relative noise and no rows.
+    """
+    result: list[Noise] = []
+    keys = [(block.number, index + 1) for block in blocks(plan) for index in range(block.generations)]
+    position_of = {key: position for position, key in enumerate(keys)}
+    on_of = {block.number: block.arm == "on" for block in blocks(plan)}
+    for name in plan.scenarios:
+        for metric in metrics_of(SCENARIOS[name].traffic):
+            rows = frame[(frame["scenario"] == name) & (frame["metric"] == metric.name)]
+            values = rows["value"].to_numpy(dtype=float)
+            if metric.scale == "log":
+                if not len(values) or values.min() <= 0:
+                    continue
+                scaled = np.log(values)
+            else:
+                mean = abs(values.mean()) if len(values) else 0.0
+                if mean == 0:
+                    continue
+                scaled = values / mean
+            cells = rows.assign(scaled=scaled).groupby(["block", "generation"])["scaled"]
+            summary = cells.agg(["mean", "count", "var"]).reset_index()
+            index = zip(summary["block"].astype(int), summary["generation"].astype(int), strict=True)
+            position = np.array([position_of.get(key, math.nan) for key in index])
+            summary, position = summary[np.isfinite(position)], position[np.isfinite(position)]
+            # In an A/A run the blocks' differences are what is measured, not an effect to take out.
+            on = np.zeros(len(summary)) if plan.is_aa else summary["block"].map(on_of).to_numpy(dtype=float)
+            result += [
+                Noise(name, metric.name, level, math.sqrt(max(0.0, variance)), n)
+                for level, (variance, n) in _components(summary, position, on).items()
+            ]
+    return result
+
+
+def _components(
+    summary: pd.DataFrame, position: npt.NDArray[np.float64], on: npt.NDArray[np.float64]
+) -> dict[Level, tuple[float, int]]:
+    """Return variance and degrees of freedom of each level that the data can tell (Henderson's method III)."""
+    found: dict[Level, tuple[float, int]] = {}
+    counts = summary["count"].to_numpy(dtype=float)
+    values = summary["mean"].to_numpy(dtype=float)
+    repetition, df_repetition = 0.0, int((counts - 1).sum())
+    if df_repetition:
+        squares = (summary["var"].fillna(0.0).to_numpy(dtype=float) * (counts - 1)).sum()
+        repetition = float(squares) / df_repetition
+        found["repetition"] = (repetition, df_repetition)
+    members = np.equal.outer(summary["block"].to_numpy(), summary["block"].unique()).astype(float)
+    fixed = np.column_stack([np.ones(len(values)), position, on])
+    rest_fixed, df_fixed = _residual(fixed, values)
+    rest_all, df_all = _residual(np.column_stack([fixed, members]), values)
+    if df_all < 1:
+        return found
+    generation_means = rest_all / df_all
+    found["generation"] = (generation_means - repetition * float((1 / counts).mean()), df_all)
+    df_blocks = df_fixed - df_all
+    if df_blocks > 0:
+        projection = np.eye(len(values)) - fixed @ np.linalg.pinv(fixed)
+        weight = float(np.trace(members.T @ projection @ members))
+        found["switch"] = ((rest_fixed - generation_means * df_fixed) / weight, df_blocks)
+    return found
+
+
+def _residual(design: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> tuple[float, int]:
+    """Return the residual sum of squares and its degrees of freedom."""
+    rank = int(np.linalg.matrix_rank(design))
+    residuals = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return float(residuals @ residuals), len(values) - rank
+
+
+def pool_noise(noises: Iterable[Noise]) -> list[Noise]:
+    """Return one row per scenario, metric and level: the runs' variances, weighted by their degrees of freedom."""
+    groups: dict[tuple[str, str, Level], list[Noise]] = {}
+    for noise in noises:
+        groups.setdefault((noise.scenario, noise.metric, noise.level), []).append(noise)
+    pooled = []
+    for (scenario, metric, level), rows in groups.items():
+        n = sum(row.n for row in rows)
+        variance = sum(row.sd**2 * row.n for row in rows) / n
+        pooled.append(Noise(scenario, metric, level, math.sqrt(variance), n))
+    return pooled
+
+
+def switch_sds(noises: Iterable[Noise], thresholds: Thresholds) -> dict[tuple[str, str], float]:
+    """Return, for (scenario, metric), the spread of a switch that ``compare_run`` should reckon with.
+
+    What A/A runs measured, and ``thresholds.switch_sd`` with the weight of ``SWITCH_PRIOR_DF`` more of them.
+    """
+    assumed = SWITCH_PRIOR_DF * thresholds.switch_sd**2
+    return {
+        (noise.scenario, noise.metric): math.sqrt((assumed + noise.n * noise.sd**2) / (SWITCH_PRIOR_DF + noise.n))
+        for noise in pool_noise(noises)
+        if noise.level == "switch"
+    }
+
+
+def smallest_detectable_change(
+    sds: Mapping[Level, float], plan: Plan, generations: int | None = None, repetitions: int | None = None
+) -> float | None:
+    """Return the relative change that ``plan`` detects with ``thresholds.power``, given the noise per level.
+
+    ``generations`` and ``repetitions`` replace the plan's. None if the plan is too small to detect anything.
+    """
+    thresholds = plan.thresholds
+    sized = plan.model_copy(update={"generations": generations or plan.generations})
+    layout = layout_of(sized)
+    contrast = contrast_of(layout.on, layout.position)
+    if contrast is None:
+        return None
+    generation_variance = sds.get("generation", 0.0) ** 2
+    generation_variance += sds.get("repetition", 0.0) ** 2 * _median_variance(repetitions or plan.repetitions)
+    noise = generation_variance * float(contrast.weights @ contrast.weights)
+    switch = sds.get("switch", thresholds.switch_sd)
+    total = noise + switch**2 * contrast.switch_weight(layout.block)
+    df = effective_df(contrast.df, noise, total)
+    quantiles = stats.t.ppf(0.5 + thresholds.confidence_level / 2, df) + stats.t.ppf(thresholds.power, df)
+    return math.expm1(min(700.0, float(quantiles) * math.sqrt(total)))
+
+
+def suggest(
+    noises: Iterable[Noise], plan: Plan, generation_s: float = GENERATION_S, switch_s: float = SWITCH_S
+) -> list[Suggestion]:
+    """Return how often to measure, for each scenario and judged metric of ``plan`` whose noise is known.
+
+    ``generation_s`` is the time to create a pod pair, ``switch_s`` that of a switch of arms, in seconds.
+    """
+    by_series: dict[tuple[str, str], dict[Level, float]] = {}
+    for noise in pool_noise(noises):
+        by_series.setdefault((noise.scenario, noise.metric), {})[noise.level] = noise.sd
+    repetition_s = float((plan.duration_s + plan.omit_s) * len(plan.scenarios))
+    result = []
+    for (scenario, metric), sds in by_series.items():
+        if scenario not in plan.scenarios or "generation" not in sds or not METRICS[metric].judged:
+            continue
+        if "switch" not in sds:
+            sds = {**sds, "switch": plan.thresholds.switch_sd}
+        repetitions = _optimal(generation_s / repetition_s, sds.get("repetition", 0.0), sds["generation"])
+        optimal = _optimal(switch_s / generation_s, sds["generation"], sds["switch"])
+        generations, change, reaches = MAX_COUNT, math.inf, False
+        for count in range(1, MAX_COUNT + 1):
+            detectable = smallest_detectable_change(sds, plan, count, repetitions)
+            if detectable is None:
+                continue
+            generations, change = count, detectable
+            if detectable <= plan.thresholds.margin:
+                reaches = True
+                break
+        result.append(Suggestion(scenario, metric, repetitions, generations, optimal, change, reaches))
+    return result
+
+
+def _optimal(cost_ratio: float, sd: float, sd_above: float) -> int:
+    """Return ceil(sqrt(cost above / cost × variance / variance above)): how often to repeat below a level."""
+    if sd == 0:
+        return 1
+    if sd_above == 0:
+        return MAX_COUNT
+    return max(1, min(MAX_COUNT, math.ceil(math.sqrt(cost_ratio) * sd / sd_above)))
+
+
+def _median_variance(count: int) -> float:
+    """Return the variance of the median of ``count`` Gaussian values of variance 1 (from 3 on, nearly)."""
+    return 1 / count if count < 3 else math.pi / (2 * (count + 0.5))
