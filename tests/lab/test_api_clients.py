@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import Any
 
@@ -11,6 +12,8 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.stream import stream
 from kubernetes_asyncio.stream import WsApiClient
+
+from bigtcp_bench.lab.api.server import listen
 
 from .api_cluster import ApiCluster, eventually, pod
 
@@ -217,6 +220,13 @@ def test_service_accounts_may_do_what_their_roles_say(core: Core, api_cluster: A
         for request in forbidden:
             with pytest.raises(ApiException, match=r"cannot (get|delete|list|create) resource"):
                 request()
+
+
+def test_answers_are_not_held_back_by_nagles_algorithm() -> None:
+    with listen("127.0.0.1") as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_faults_are_seen_by_clients_and_end_when_switched_off(core: Core, api_cluster: ApiCluster) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import kubernetes
 import pytest
 
-from bigtcp_bench.lab.api.discovery import CRONJOBS, DAEMONSETS, JOBS, NODES, PODS
+from bigtcp_bench.lab.api.discovery import CRONJOBS, DAEMONSETS, EVENTS, JOBS, NODES, PODS
 from bigtcp_bench.lab.api.patch import MERGE_PATCH
 from bigtcp_bench.lab.api.pods import set_condition
-from bigtcp_bench.lab.api.store import Store
-from bigtcp_bench.lab.controllers import run_controllers
+from bigtcp_bench.lab.api.store import Store, now
+from bigtcp_bench.lab.controllers import garbage, run_controllers
 from bigtcp_bench.lab.controllers.cronjobs import last_due
 from bigtcp_bench.lab.objects import LAB_NODES, cilium_objects, node_object, seed
 
@@ -77,7 +77,8 @@ def test_cilium_has_the_recorded_shape() -> None:
         elif not path.endswith("periodSeconds"):  # the lab's agent is asked more often whether it is ready
             assert ours == theirs, path
 
-    crd, _, config, daemonset = cilium_objects()
+    objects = {obj["kind"]: obj for obj in cilium_objects()}
+    crd, config, daemonset = (objects[k] for k in ("CustomResourceDefinition", "ConfigMap", "DaemonSet"))
     shape(config, recorded("configmap-cilium-config.json"))
     shape(daemonset, recorded("daemonset-cilium.json"))
     assert crd["spec"]["names"] == recorded("crd-ciliumnodeconfigs.json")["spec"]["names"]
@@ -171,6 +172,18 @@ def test_a_daemonset_counts_replaces_and_rolls_its_pods_one_at_a_time() -> None:
         return (
             daemonset if current and status["numberReady"] == status["updatedNumberScheduled"] == number else None
         )
+
+    run(test)
+
+
+def test_old_events_are_cleared_away() -> None:
+    async def test(store: Store) -> None:
+        for name, time in (("old", "2026-01-01T00:00:00Z"), ("new", now())):
+            event = {"metadata": {"name": name}, "involvedObject": {}, "lastTimestamp": time}
+            await store.create(EVENTS, event, "default")
+        await garbage.reconcile(store)
+        left = await store.list(EVENTS, "default", field_selector="involvedObject.name=")
+        assert [event["metadata"]["name"] for event in left] == ["new"]
 
     run(test)
 

@@ -119,6 +119,76 @@ def test_restarting_a_daemonset_replaces_its_pods(kubectl: Kubectl) -> None:
     assert not before & after
 
 
+def test_a_job_is_made_from_a_cronjob_and_keeps_all_of_it(kubectl: Kubectl) -> None:
+    container = {
+        "name": "main",
+        "image": "busybox:1",
+        "command": ["sh", "-c", "echo guarded"],
+        "env": [
+            {"name": "A", "value": "guarded"},
+            {"name": "N", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}},
+            {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
+        ],
+        "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "10m"}},
+        "volumeMounts": [{"name": "script", "mountPath": "/script", "readOnly": True}],
+        "securityContext": {"runAsUser": 0, "capabilities": {"drop": ["ALL"]}, "privileged": False},
+    }
+    pod_spec = {
+        "restartPolicy": "Never",
+        "hostNetwork": True,
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}],
+        "securityContext": {"runAsNonRoot": False, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [
+            {"name": "script", "configMap": {"name": "cm", "items": [{"key": "a", "path": "b", "mode": 420}]}},
+            {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        ],
+    }
+    job_spec = {"backoffLimit": 0, "activeDeadlineSeconds": 60, "template": {"spec": pod_spec}}
+    cronjob = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": "guardian"},
+        "spec": {"schedule": "*/2 * * * *", "suspend": True, "jobTemplate": {"spec": job_spec}},
+    }
+    assert apply(kubectl, cronjob) == "cronjob.batch/guardian created"
+    assert kubectl("create", "job", "now", "--from=cronjob/guardian") == "job.batch/now created\n"
+    kubectl("wait", "--for=condition=Complete", "job/now", "--timeout=10s")
+    assert kubectl("logs", "job/now") == "guarded\n"
+
+    def missing(wanted: Any, found: Any, path: str) -> list[str]:
+        if isinstance(wanted, dict) and isinstance(found, dict):
+            return [
+                line for key, value in wanted.items() for line in missing(value, found.get(key), f"{path}.{key}")
+            ]
+        if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+            pairs = enumerate(zip(wanted, found, strict=True))
+            return [line for number, pair in pairs for line in missing(*pair, f"{path}[{number}]")]
+        return [] if wanted == found else [f"{path}: {wanted!r} became {found!r}"]
+
+    job = json.loads(kubectl("get", "job", "now", "-o", "json"))
+    assert missing(job_spec, job["spec"], "spec") == []
+    kubectl("delete", "cronjob", "guardian")
+    eventually(lambda: not kubectl("get", "jobs", "-o", "name"))
+
+
+def test_objects_are_created_by_their_own_commands(kubectl: Kubectl) -> None:
+    kubectl("create", "namespace", "made")
+    kubectl("create", "configmap", "made", "-n", "made", "--from-literal=a=b")
+    kubectl("create", "secret", "generic", "made", "-n", "made", "--from-literal=a=b")
+    assert kubectl("get", "secret", "made", "-n", "made", "-o", "jsonpath={.data.a}") == "Yg=="
+    kubectl("create", "serviceaccount", "made", "-n", "made")
+    kubectl("create", "role", "made", "-n", "made", "--verb=get", "--resource=pods")
+    kubectl("create", "rolebinding", "made", "-n", "made", "--role=made", "--serviceaccount=made:made")
+    token = kubectl("create", "token", "made", "-n", "made").strip()
+    assert kubectl("--token", token, "auth", "can-i", "get", "pods", "-n", "made") == "yes\n"
+    assert kubectl("--token", token, "auth", "can-i", "delete", "pods", "-n", "made", exit_code=1) == "no\n"
+    unknown = kubectl("create", "quota", "made", "-n", "made", exit_code=1)
+    assert "the server could not find the requested resource" in unknown
+    kubectl("delete", "namespace", "made")
+
+
 def test_what_is_refused_is_said_in_the_words_of_kubernetes(kubectl: Kubectl, api_cluster: ApiCluster) -> None:
     broken = pod("Bad_Name")
     broken["spec"]["containers"] = []

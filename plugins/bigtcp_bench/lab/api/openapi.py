@@ -8,7 +8,7 @@ from .discovery import RESOURCES, Resource
 
 #: OpenAPI v2 in protobuf, as kubectl before 1.27 asks for it: a document that says nothing but ``swagger: "2.0"``.
 V2_PROTOBUF = b"\n\x032.0"
-V2_PROTOBUF_TYPE = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+V2_PROTOBUF_TYPE = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _PARAMETERS = [
     {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}}
     for name in ("dryRun", "fieldManager", "fieldValidation", "force")

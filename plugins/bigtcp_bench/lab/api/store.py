@@ -31,7 +31,7 @@ from .discovery import (
 from .selectors import Matcher, object_matcher
 from .status import ApiError
 
-__all__ = ["ApiError", "Store", "Watch", "now"]
+__all__ = ["ApiError", "Store", "Watch", "now", "seconds_since"]
 
 Object = dict[str, Any]
 
@@ -46,6 +46,11 @@ _ANSWERED_WITH_OBJECT = (PODS, SERVICES, SERVICEACCOUNTS)
 def now() -> str:
     """Return the present time as Kubernetes writes it: UTC, whole seconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds_since(timestamp: str) -> float:
+    """Return how many seconds ago a Kubernetes ``timestamp`` was."""
+    return (datetime.now(UTC) - datetime.fromisoformat(timestamp.replace("Z", "+00:00"))).total_seconds()
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,26 @@
-"""The garbage collector: deletes objects whose owners are gone, and lets owners wait for what they own."""
+"""The garbage collector: deletes what has lost its owners or grown old, and lets owners wait for what they own."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bigtcp_bench.lab.api.discovery import EVENTS, LEASES, Resource, stored_resources
-from bigtcp_bench.lab.api.store import Store
+from bigtcp_bench.lab.api.store import Store, seconds_since
 
 Object = dict[str, Any]
 
 #: Leases are renewed every few seconds and events written all the time; neither owns anything.
 WATCHED = tuple(resource for resource in stored_resources() if resource not in (EVENTS, LEASES))
+#: How long events are kept, as by a real API server, and how often old ones are looked for.
+_EVENT_LIFE_S = 3600
+_EVENT_INTERVAL_S = 60.0
 
 
-async def reconcile(store: Store) -> None:
-    """Delete orphans, and carry out the deletions that asked for their dependents to go first or to stay."""
+async def reconcile(store: Store) -> float:
+    """Delete orphans and old events; carry out deletions that asked for dependents to go first or to stay."""
+    for event in await store.list(EVENTS):
+        if seconds_since(event["lastTimestamp"] or event["metadata"]["creationTimestamp"]) > _EVENT_LIFE_S:
+            await store.delete(EVENTS, event["metadata"]["name"], event["metadata"]["namespace"])
     found = [(resource, obj) for resource in [*WATCHED, LEASES] for obj in await store.list(resource)]
     alive = {obj["metadata"]["uid"] for _, obj in found}
     for resource, obj in found:
@@ -24,6 +30,7 @@ async def reconcile(store: Store) -> None:
         owners = obj["metadata"].get("ownerReferences") or []
         if owners and not any(owner["uid"] in alive for owner in owners):
             await _delete(store, resource, obj)
+    return _EVENT_INTERVAL_S
 
 
 async def _finish_owner(

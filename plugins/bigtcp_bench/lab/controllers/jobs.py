@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
 from typing import Any
 
 from bigtcp_bench.lab.api.discovery import JOBS, PODS
 from bigtcp_bench.lab.api.events import record_event
-from bigtcp_bench.lab.api.store import Store, now
+from bigtcp_bench.lab.api.store import Store, now, seconds_since
 
 from .owners import controlled, is_ready, owner_reference
 
@@ -39,11 +38,6 @@ def finished(job: Object) -> str | None:
     conditions = (job.get("status") or {}).get("conditions") or []
     held = [c["type"] for c in conditions if c["status"] == "True"]
     return next((kind for kind in ("Complete", "Failed") if kind in held), None)
-
-
-def seconds_since(timestamp: str) -> float:
-    """Return how many seconds ago a Kubernetes ``timestamp`` was."""
-    return (datetime.now(UTC) - datetime.fromisoformat(timestamp.replace("Z", "+00:00"))).total_seconds()
 
 
 async def _run(store: Store, job: Object) -> None:
