@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import kubernetes
@@ -38,6 +39,8 @@ def test_a_pod_lives_and_its_log_can_be_followed_and_cut(core: Core) -> None:
     assert (state.exit_code, state.reason) == (3, "Error")
     assert log(core, "teller", tail_lines=1) == "two\n"
     assert log(core, "teller", container="base", timestamps=True).splitlines()[0].endswith("Z one")
+    with pytest.raises(ApiException, match="the lab lost it"):
+        core.read_namespaced_pod_log("teller", "default", tail_lines=999)
     with pytest.raises(ApiException, match="container other is not valid for pod teller"):
         core.read_namespaced_pod_log("teller", "default", container="other")
     core.delete_namespaced_pod("teller", "default")
@@ -149,6 +152,24 @@ def test_exec_returns_both_streams_the_exit_code_and_takes_input(core: Core) -> 
     large = start("sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x")
     large.run_forever(timeout=10)
     assert len(large.read_stdout()) == 1_000_000
+
+
+def test_a_command_ends_when_its_client_goes(core: Core) -> None:
+    core.create_namespaced_pod("default", pod("left"))
+    eventually(lambda: phase(core, "left") == "Running")
+    command = ["sh", "-c", "echo $$; exec sleep 1000"]
+    session = stream(
+        core.connect_get_namespaced_pod_exec,
+        "left",
+        "default",
+        command=command,
+        stdout=True,
+        _preload_content=False,
+    )
+    process = Path("/proc", session.readline_stdout(timeout=5))
+    assert process.exists()
+    session.close()
+    eventually(lambda: not process.exists())
 
 
 def test_the_dynamic_client_applies(api_cluster: ApiCluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -50,6 +51,9 @@ VERSION = {
 _KEEP_ALIVE_S = 600
 #: Seconds that open watches and logs get when the server stops.
 _SHUTDOWN_S = 1
+#: Seconds that a log's first chunk may take before the answer begins without it: an error comes at once, the lines
+#: of a running container may never.
+_FIRST_CHUNK_S = 0.05
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -317,7 +321,11 @@ class Api:
             previous=previous,
             limit_bytes=_integer("limitBytes", query.get("limitBytes")),
         )
-        return StreamingResponse(_closing(chunks), media_type="text/plain")
+        first = asyncio.ensure_future(anext(chunks))
+        await asyncio.wait({first}, timeout=_FIRST_CHUNK_S)
+        if first.done() and isinstance(error := first.exception(), ApiError):
+            raise error
+        return StreamingResponse(_log_chunks(first, chunks), media_type="text/plain")
 
     async def exec(self, websocket: WebSocket) -> None:
         """Answer ``pods/exec`` over WebSocket."""
@@ -371,12 +379,15 @@ class Api:
         return JSONResponse(obj, code)
 
 
-async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield ``chunks`` and close their source when the client goes away in between."""
+async def _log_chunks(first: asyncio.Future[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the ``first`` chunk and the others; close their source when the client goes away in between."""
     try:
+        with contextlib.suppress(StopAsyncIteration):
+            yield await first
         async for chunk in chunks:
             yield chunk
     finally:
+        first.cancel()
         if hasattr(chunks, "aclose"):
             await chunks.aclose()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from .runtime_protocol import ExecSession
 
@@ -37,13 +37,17 @@ def exit_status(command: list[str], exit_code: int) -> dict[str, object]:
 
 async def serve_exec(websocket: WebSocket, session: ExecSession, command: list[str]) -> None:
     """Carry ``session`` over an accepted ``websocket`` until the command has ended or the client has gone."""
-    reader = asyncio.create_task(_receive(websocket, session))
+    sender = asyncio.create_task(_send(websocket, session, command))
+    receiver = asyncio.create_task(_receive(websocket, session))
     try:
-        await _send(websocket, session, command)
-    except (WebSocketDisconnect, RuntimeError):  # the client went away while we were writing
-        await session.kill()
+        await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        reader.cancel()
+        told = sender.done() and not sender.cancelled() and sender.exception() is None
+        sender.cancel()
+        receiver.cancel()
+        await asyncio.gather(sender, receiver, return_exceptions=True)
+        if not told:  # nobody is left to hear the rest
+            await session.kill()
 
 
 async def _send(websocket: WebSocket, session: ExecSession, command: list[str]) -> None:
@@ -59,7 +63,6 @@ async def _receive(websocket: WebSocket, session: ExecSession) -> None:
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
-            await session.kill()
             return
         data = message.get("bytes") or (message.get("text") or "").encode()
         if not data:
