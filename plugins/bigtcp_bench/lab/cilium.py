@@ -251,7 +251,7 @@ def _status_document(config: dict[str, str], limits: Limits) -> Object:
     """Return what ``cilium-dbg status -o json`` prints; ``enabled`` is the request, absent when there is none."""
     document: Object = json.loads(_STATUS_TEMPLATE.read_text(encoding="utf-8"))
     devices = read_devices()
-    addresses = [address for name in ("br0", _DEVICE) for address in devices.get(name, {}).get("addresses", [])]
+    addresses = devices["br0"]["addresses"]  # the lab's eth0 is a port of this bridge
     document["cluster"]["self"] = f"{config.get('cluster-name', 'lab')}/{os.environ['K8S_NODE_NAME']}"
     document["kube-proxy-replacement"]["deviceList"] = [{"ip": addresses, "name": _DEVICE}]
     document["routing"] = {

@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -105,8 +106,10 @@ def up(
         if daemon is not None and daemon.poll() is not None and _running(state_dir) is None:
             raise PreconditionFailed(f"lab: it ended while starting: {_last_words(state_dir)}")
         time.sleep(0.05)
+    if daemon is not None:
+        daemon.kill()
     log_file = state_dir / "lab.log"
-    raise PreconditionFailed(f"lab: not ready within {timeout_s:.0f} s ({log_file}: {_last_words(state_dir)})")
+    raise PreconditionFailed(f"lab: not ready within {timeout_s:g} s ({log_file}: {_last_words(state_dir)})")
 
 
 def down(state_dir: Path) -> None:
@@ -157,9 +160,12 @@ def _start(state_dir: Path, options: list[str]) -> subprocess.Popen[bytes]:
     if os.geteuid() != 0:  # root inside a user namespace of its own; the machine's network stays as it is
         command = ["unshare", "--user", "--map-root-user", "--", *command]
     with open(state_dir / "lab.log", "wb") as log_file:
-        return subprocess.Popen(
+        daemon = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, start_new_session=True, cwd="/"
         )
+    # Somebody must take note of its end, should it come while this process lives.
+    threading.Thread(target=daemon.wait, name="lab-daemon", daemon=True).start()
+    return daemon
 
 
 def _last_words(state_dir: Path) -> str:

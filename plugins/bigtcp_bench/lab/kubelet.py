@@ -161,7 +161,7 @@ class PodWorker:
         self._facts = PodFacts(own_ips, own_ips if self._host_network else [], now())
         self._directory = kubelet.directory / "pods" / pod["metadata"]["uid"]
         self._network: PodNetwork | None = None
-        self._volumes: dict[str, Path] = {}
+        self._volumes: dict[str, Path | None] = {}
         self._deletion = asyncio.Event()
         self._ending = False
         self._forgotten = False
@@ -481,6 +481,7 @@ class PodWorker:
             user=user,
             group=group,
             capabilities=capabilities_of(spec),
+            read_only_root=bool((spec.get("securityContext") or {}).get("readOnlyRootFilesystem")),
         )
 
     def _termination_message(self, container: RunningContainer, code: int) -> str:
@@ -536,7 +537,8 @@ class PodWorker:
         failures = successes = 0
         await asyncio.sleep(probe.get("initialDelaySeconds", 0))
         while True:
-            problem = await probes.check(probe, container.spec, self.network, self._runner(container))
+            address = self._facts.pod_ips[0]
+            problem = await probes.check(probe, container.spec, self.network, address, self._runner(container))
             failures, successes = (failures + 1, 0) if problem else (0, successes + 1)
             name = kind.removesuffix("Probe").capitalize()
             if problem:

@@ -48,7 +48,7 @@ _OLD_ROOT = "/.machine"
 
 @dataclass(frozen=True)
 class Bind:
-    """A file or directory of the machine that appears in the container."""
+    """A file or directory of the machine that a container sees; without a source, an empty directory in memory."""
 
     source: str
     target: str
@@ -68,6 +68,7 @@ class Launch:
     root: str | None = None
     hostname: str = ""
     binds: list[Bind] = field(default_factory=list)
+    read_only_root: bool = False
     #: None leaves the user as it is (root).
     user: int | None = None
     group: int | None = None
@@ -107,6 +108,8 @@ def main() -> None:
             _continue_in_child(control)
             socket.sethostname(launch.hostname)
             _build_root(launch.root, launch.binds)
+            if launch.read_only_root:
+                syscalls.make_read_only("/", below=False)
         _execute(launch, control)
     except Exception as error:  # whatever it is, the lab must hear of it
         control.sendall(f"{error}".encode())
@@ -213,6 +216,10 @@ def _mount_devices(dev: str) -> None:
 
 
 def _bind(bind: Bind) -> None:
+    if not bind.source:
+        os.makedirs(bind.target, exist_ok=True)
+        syscalls.mount("tmpfs", bind.target, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=1777")
+        return
     source = _OLD_ROOT + bind.source
     if os.path.isdir(source):
         os.makedirs(bind.target, exist_ok=True)

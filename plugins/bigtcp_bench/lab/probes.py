@@ -15,8 +15,13 @@ Run = Callable[[list[str]], Awaitable[int]]
 """Runs a command in the container and returns its exit code."""
 
 
-async def check(probe: dict[str, Any], container: dict[str, Any], network: NetworkNamespace, run: Run) -> str:
-    """Return an empty string when ``probe`` succeeds, else why not, as a kubelet words it."""
+async def check(
+    probe: dict[str, Any], container: dict[str, Any], network: NetworkNamespace, address: str, run: Run
+) -> str:
+    """Return an empty string when ``probe`` succeeds, else why not, as a kubelet words it.
+
+    ``address`` is the pod's, for probes that name no host.
+    """
     timeout_s = probe["timeoutSeconds"]
     try:
         async with asyncio.timeout(timeout_s):
@@ -25,7 +30,7 @@ async def check(probe: dict[str, Any], container: dict[str, Any], network: Netwo
                 return "" if code == 0 else f"command failed with exit code {code}"
             kind = "httpGet" if "httpGet" in probe else "tcpSocket"
             target = probe[kind]
-            host = target.get("host") or "127.0.0.1"
+            host = target.get("host") or address
             port = _port(target["port"], container)
             if kind == "tcpSocket":
                 return await asyncio.to_thread(network.run, lambda: _connect(host, port, timeout_s))

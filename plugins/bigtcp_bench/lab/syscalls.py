@@ -72,14 +72,14 @@ class _MountAttributes(ctypes.Structure):
     )
 
 
-def make_read_only(target: str) -> None:
-    """Make the mount at ``target`` and all below it read-only, keeping their other flags (needs Linux 5.12)."""
+def make_read_only(target: str, *, below: bool = True) -> None:
+    """Make the mount at ``target``, and those below it, read-only; other flags stay (needs Linux 5.12)."""
     attributes = _MountAttributes(attr_set=MOUNT_ATTR_RDONLY)
     result = _libc.syscall(
         SYS_MOUNT_SETATTR,
         AT_FDCWD,
         target.encode(),
-        AT_RECURSIVE,
+        AT_RECURSIVE if below else 0,
         ctypes.byref(attributes),
         ctypes.sizeof(attributes),
     )

@@ -1,7 +1,8 @@
 """Puts a pod's volumes and environment together from the objects they come from, as a kubelet does.
 
 Volumes are directories under the pod's own; they are written once, so a ConfigMap that changes later reaches new
-pods only. A node's ``hostPath`` is a directory of that node in the lab's state, never the machine's.
+pods only. A node's ``hostPath`` is a directory of that node in the lab's state, never the machine's. An emptyDir
+in memory is each container's own, not shared within the pod.
 """
 
 from __future__ import annotations
@@ -81,13 +82,18 @@ class Sources:
         kinds = ", ".join(sorted(set(source) - {"name"}))
         raise NotThere(f"the lab has no volumes of kind {kinds}")
 
-    async def volume_directories(self, pod: Object, pod_directory: Path, node_directory: Path) -> dict[str, Path]:
-        """Write the pod's volumes and return volume name → directory (or file, of a hostPath).
+    async def volume_directories(
+        self, pod: Object, pod_directory: Path, node_directory: Path
+    ) -> dict[str, Path | None]:
+        """Write the pod's volumes and return volume name → directory or file, or None for memory.
 
         Raises NotThere when a source is missing or of an unknown kind.
         """
-        directories = {}
+        directories: dict[str, Path | None] = {}
         for volume in pod["spec"].get("volumes") or []:
+            if (volume.get("emptyDir") or {}).get("medium") == "Memory":
+                directories[volume["name"]] = None
+                continue
             if "hostPath" in volume:
                 path = node_directory / volume["hostPath"]["path"].lstrip("/")
                 if volume["hostPath"].get("type") in ("File", "FileOrCreate"):
@@ -144,14 +150,14 @@ class Sources:
         raise NotThere(f"couldn't find key {reference['key']} in {kind} {where}")
 
 
-def binds_of(container: Object, directories: dict[str, Path]) -> list[Bind]:
+def binds_of(container: Object, directories: dict[str, Path | None]) -> list[Bind]:
     """Return where the container's volume mounts appear, shortest path first so that nested ones work."""
     binds = []
     for mount in sorted(container.get("volumeMounts") or [], key=lambda mount: len(mount["mountPath"])):
         source = directories[mount["name"]]
-        if mount.get("subPath"):
+        if source is not None and mount.get("subPath"):
             source = source / mount["subPath"]
-        binds.append(Bind(str(source), mount["mountPath"], bool(mount.get("readOnly"))))
+        binds.append(Bind(str(source or ""), mount["mountPath"], bool(mount.get("readOnly"))))
     return binds
 
 

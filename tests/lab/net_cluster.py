@@ -1,0 +1,148 @@
+"""A running lab for tests, and the few things they do to it through the Python client."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import kubernetes
+from kubernetes.stream import stream
+
+import bigtcp_bench
+from bigtcp_bench.lab import daemon
+
+Object = dict[str, Any]
+Result = TypeVar("Result")
+PRINT_LIMITS = "import json; from bigtcp_bench.pods.agent import device_limits as l; print(json.dumps(l()))"
+PLUGINS = str(Path(bigtcp_bench.__file__).parent.parent)
+BIG, SMALL = 196608, 65536
+NODE_CONFIG = ("cilium.io", "v2", "kube-system", "ciliumnodeconfigs")
+
+
+def wait_until(check: Callable[[], Result], what: str, timeout_s: float = 15) -> Result:
+    """Return what ``check`` returns as soon as that is true."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s: {what}")
+
+
+class RunningLab:
+    """A lab in a directory, with clients."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.directory = directory
+        self.info = daemon.up(directory, **options)
+        client = kubernetes.config.new_client_from_config(str(self.info.kubeconfig))
+        self.core = kubernetes.client.CoreV1Api(client)
+        self.custom = kubernetes.client.CustomObjectsApi(client)
+
+    def agent(self, node: str) -> Any:
+        """Return the node's agent pod that is not about to go, or None."""
+        pods = self.core.list_namespaced_pod(
+            "kube-system", label_selector="k8s-app=cilium", field_selector=f"spec.nodeName={node}"
+        ).items
+        return next((pod for pod in pods if pod.metadata.deletion_timestamp is None), None)
+
+    def restart_agent(self, node: str) -> None:
+        """Delete the node's agent pod and wait for a ready successor."""
+        old = self.agent(node)
+        self.core.delete_namespaced_pod(old.metadata.name, "kube-system")
+
+        def successor() -> bool:
+            pod = self.agent(node)
+            return pod is not None and pod.metadata.uid != old.metadata.uid and is_ready(pod)
+
+        wait_until(successor, f"new agent on {node}")
+
+    def switch(self, on: bool) -> None:
+        """Put an arm in force on both nodes: CiliumNodeConfig, then the agents one at a time."""
+        value = "true" if on else "false"
+        body = {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumNodeConfig",
+            "metadata": {"name": "zz-test", "namespace": "kube-system"},
+            "spec": {
+                "nodeSelector": {"matchLabels": {"kubernetes.io/os": "linux"}},
+                "defaults": {"enable-ipv4-big-tcp": value, "enable-ipv6-big-tcp": value},
+            },
+        }
+        if self.custom.list_namespaced_custom_object(*NODE_CONFIG)["items"]:
+            self.custom.patch_namespaced_custom_object(*NODE_CONFIG, "zz-test", {"spec": body["spec"]})
+        else:
+            self.custom.create_namespaced_custom_object(*NODE_CONFIG, body)
+        for node in ("node1", "node2"):
+            self.restart_agent(node)
+
+    def create(
+        self, name: str, node: str, command: list[str], container: Object | None = None, **spec: Any
+    ) -> None:
+        """Create a pod with one container; ``container`` and ``spec`` add to it and to its specification."""
+        image = {"name": "base", "image": "nicolaka/netshoot:v0.14"}
+        defaults = {"nodeName": node, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
+        containers = [{**image, "command": command, **(container or {})}]
+        body = {"metadata": {"name": name}, "spec": {**defaults, "containers": containers, **spec}}
+        self.core.create_namespaced_pod("default", body)
+
+    def run(self, name: str, node: str, command: list[str], **options: Any) -> Any:
+        """Create a pod and return it once it is ready."""
+        self.create(name, node, command, **options)
+        return self.wait_for(name, is_ready)
+
+    def wait_for(self, name: str, check: Callable[[Any], bool]) -> Any:
+        """Return the pod once ``check`` is true of it."""
+
+        def found() -> Any:
+            pod = self.core.read_namespaced_pod(name, "default")
+            return pod if check(pod) else None
+
+        return wait_until(found, f"pod {name}")
+
+    def delete(self, *names: str) -> None:
+        """Delete pods and wait until they are gone."""
+        for name in names:
+            self.core.delete_namespaced_pod(name, "default")
+
+        def gone() -> bool:
+            return not {pod.metadata.name for pod in self.core.list_namespaced_pod("default").items} & set(names)
+
+        wait_until(gone, f"end of {names}")
+
+    def exec(self, name: str, *command: str, namespace: str = "default") -> str:
+        """Return what a command in the pod's first container prints; fails unless it exits with 0."""
+        answer = stream(
+            self.core.connect_get_namespaced_pod_exec,
+            name,
+            namespace,
+            command=list(command),
+            stdout=True,
+            stderr=True,
+            stdin=False,
+            tty=False,
+            _preload_content=False,
+        )
+        answer.run_forever(timeout=60)
+        code = answer.returncode
+        output: str = answer.read_all()
+        answer.close()
+        assert code == 0, output
+        return output
+
+    def limits(self, name: str, device: str = "eth0", namespace: str = "default") -> dict[str, int]:
+        """Return the BIG TCP limits of a device as seen in a pod, without tso_max_size."""
+        command = ("env", f"PYTHONPATH={PLUGINS}", "python3", "-c", PRINT_LIMITS)
+        found = json.loads(self.exec(name, *command, namespace=namespace))
+        return {key: value for key, value in found[device].items() if key != "tso_max_size"}
+
+    def node_limits(self, node: str) -> set[int]:
+        """Return the different limits of the node's NIC."""
+        return set(self.limits(self.agent(node).metadata.name, namespace="kube-system").values())
+
+
+def is_ready(pod: Any) -> bool:
+    return any(each.type == "Ready" and each.status == "True" for each in pod.status.conditions or [])

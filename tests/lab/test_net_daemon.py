@@ -1,0 +1,114 @@
+"""Starting, stopping and killing a lab: what is left, and what the next one finds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bigtcp_bench.errors import InvalidInput, PreconditionFailed
+from bigtcp_bench.lab import daemon
+
+from .net_cluster import PLUGINS, RunningLab, wait_until
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    daemon.down(tmp_path)
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Command lines of processes that name the lab's directory, or that sleep for our sign."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                text = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if str(directory) in text or SIGN in text:
+                found.append(text)
+    return found
+
+
+SIGN = "sleep 98765.4321"
+
+
+def test_up_twice_is_one_lab_and_down_is_quick(directory: Path) -> None:
+    first = daemon.up(directory)
+    assert daemon.up(directory) == first
+    told = daemon.status(directory)
+    assert (told.running, told.pid, told.nodes) == (True, first.pid, {"node1": True, "node2": True})
+    start = time.monotonic()
+    daemon.down(directory)
+    assert time.monotonic() - start < 3
+    assert not daemon.status(directory).running
+    assert sorted(path.name for path in directory.iterdir()) == ["lab.log", "lock"]
+    daemon.down(directory)
+
+
+def test_nothing_is_left_of_a_killed_lab(directory: Path) -> None:
+    lab = RunningLab(directory)
+    lab.run("sleeper", "node1", SIGN.split())
+    assert any(SIGN in text for text in processes_of(directory))
+    os.kill(lab.info.pid, signal.SIGKILL)
+    wait_until(lambda: not processes_of(directory), "end of all processes", timeout_s=2)
+    assert str(directory) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
+    assert not daemon.status(directory).running
+    again = RunningLab(directory)
+    assert again.core.list_namespaced_pod("default").items == []
+
+
+@pytest.mark.parametrize("after_s", [0.3, 0.9])
+def test_a_lab_killed_while_starting_does_not_hinder_the_next(directory: Path, after_s: float) -> None:
+    command = [sys.executable, "-m", "bigtcp_bench.lab.daemon", f"--state-dir={directory}"]
+    starting = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PLUGINS})
+    time.sleep(after_s)
+    starting.kill()
+    starting.wait()
+    wait_until(lambda: not processes_of(directory), "end of all processes", timeout_s=2)
+    assert daemon.status(directory).running is False
+    assert daemon.up(directory).url == daemon.status(directory).url
+
+
+def test_a_lab_that_is_not_ready_in_time_is_not_left(directory: Path) -> None:
+    with pytest.raises(PreconditionFailed, match=r"not ready within 0\.1 s"):
+        daemon.up(directory, timeout_s=0.1)
+    wait_until(lambda: not processes_of(directory), "end of all processes", timeout_s=2)
+
+
+def test_other_users_root_is_enough(directory: Path) -> None:
+    """Root of a user namespace with a single user id: what an unprivileged user's lab runs as."""
+    code = "import sys; from pathlib import Path; from bigtcp_bench.lab.daemon import up; up(Path(sys.argv[1]))"
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, str(directory)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": PLUGINS}, timeout=60)
+    lab = RunningLab(directory)
+    server = lab.run("server", "node2", ["python3", "-m", "http.server", "--bind", "::", "80"])
+    url = f"http://[{server.status.pod_ips[1].ip}]/"
+    lab.run("client", "node1", ["sleep", "infinity"])
+    fetch = f"import urllib.request; print(urllib.request.urlopen({url!r}, timeout=5).status)"
+    assert lab.exec("client", "python3", "-c", fetch) == "200\n"
+
+
+def test_without_cilium(directory: Path) -> None:
+    lab = RunningLab(directory, faults=["no-cilium"])
+    assert lab.agent("node1") is None
+    assert set(lab.limits(lab.run("plain", "node1", ["sleep", "infinity"]).metadata.name).values()) == {65536}
+
+
+def test_bad_arguments_name_what_is_allowed(directory: Path) -> None:
+    with pytest.raises(InvalidInput, match="0 nodes: a lab has 1 to"):
+        daemon.up(directory, nodes=0)
+    with pytest.raises(InvalidInput, match="there is no node node3; nodes are node1, node2"):
+        daemon.up(directory, faults=["slow-path:node3"])
+    with pytest.raises(PreconditionFailed, match="none is running"):
+        daemon.set_fault(directory, "slow-path", True)
