@@ -18,8 +18,13 @@ _log = logging.getLogger(__name__)
 _RETRY_S = 0.5
 
 
-async def run_loop(store: Store, name: str, resources: Sequence[Resource], reconcile: Reconcile) -> None:
-    """Call ``reconcile`` now, after every change of one of ``resources``, and when it asked to be called again."""
+async def run_loop(
+    store: Store, name: str, resources: Sequence[Resource], reconcile: Reconcile, *, settle_s: float = 0.0
+) -> None:
+    """Call ``reconcile`` now, after every change of one of ``resources``, and when it asked to be called again.
+
+    Changes within ``settle_s`` seconds after the first one are looked at together.
+    """
     wake = asyncio.Event()
     wake.set()
     async with asyncio.TaskGroup() as group:
@@ -30,6 +35,7 @@ async def run_loop(store: Store, name: str, resources: Sequence[Resource], recon
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(again_s):
                     await wake.wait()
+            await asyncio.sleep(settle_s)
             wake.clear()
             try:
                 again_s = await reconcile(store)
