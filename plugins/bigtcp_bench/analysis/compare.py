@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from bigtcp_bench.metrics import Metric, metrics_of
 from bigtcp_bench.plan import SCENARIOS, Plan, Thresholds, blocks
@@ -87,18 +87,18 @@ class Difference:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the confidence interval at ``level`` (0.95 = 95 %)."""
-        half = float(stats.t.ppf(0.5 + level / 2, self.df)) * self.standard_error
+        half = float(special.stdtrit(self.df, 0.5 + level / 2)) * self.standard_error
         return self.estimate - half, self.estimate + half
 
     def p_value(self) -> float:
         """Return the two-sided p value of "there is no difference"."""
         if self.standard_error == 0:
             return 1.0 if self.estimate == 0 else 0.0
-        return float(2 * stats.t.sf(abs(self.estimate) / self.standard_error, self.df))
+        return float(2 * special.stdtr(self.df, -abs(self.estimate) / self.standard_error))
 
     def smallest_detectable(self, level: float, power: float) -> float:
         """Return the true difference that would be found at ``level`` with probability ``power``."""
-        quantiles = stats.t.ppf(0.5 + level / 2, self.df) + stats.t.ppf(power, self.df)
+        quantiles = special.stdtrit(self.df, 0.5 + level / 2) + special.stdtrit(self.df, power)
         return float(quantiles) * self.standard_error
 
 

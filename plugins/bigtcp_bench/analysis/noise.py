@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from bigtcp_bench.analysis.compare import contrast_of, effective_df, layout_of
 from bigtcp_bench.metrics import METRICS, metrics_of
@@ -187,7 +187,7 @@ def smallest_detectable_change(
     switch = sds.get("switch", thresholds.switch_sd)
     total = noise + switch**2 * contrast.switch_weight(layout.block)
     df = effective_df(contrast.df, noise, total)
-    quantiles = stats.t.ppf(0.5 + thresholds.confidence_level / 2, df) + stats.t.ppf(thresholds.power, df)
+    quantiles = special.stdtrit(df, 0.5 + thresholds.confidence_level / 2) + special.stdtrit(df, thresholds.power)
     return math.expm1(min(700.0, float(quantiles) * math.sqrt(total)))
 
 

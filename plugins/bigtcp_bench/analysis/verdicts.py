@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians
 from bigtcp_bench.metrics import HEADLINE, METRICS
@@ -210,7 +210,7 @@ def drift_problems(frame: pd.DataFrame, plan: Plan) -> dict[str, list[str]]:
                 continue
             moved = float(logs[last].mean() - logs[first].mean())
             error = math.sqrt(variance * (1 / len(logs[first]) + 1 / len(logs[last])))
-            quantile = float(stats.t.ppf(1 - (1 - thresholds.confidence_level) / 2 / tests, df))
+            quantile = float(special.stdtrit(df, 1 - (1 - thresholds.confidence_level) / 2 / tests))
             if abs(moved) > max(math.log1p(thresholds.drift_limit), quantile * error):
                 problems.setdefault(name, []).append(
                     f"{name}: {METRICS[headline].label} of arm {arm} moved by {math.expm1(moved):+.0%} from block "
