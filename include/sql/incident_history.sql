@@ -2,11 +2,11 @@
 --
 -- Parameters, all needed:
 --   :cluster  name of the cluster, for example lab
---   :since    first moment, in UTC, for example 2026-01-01
---   :until    moment after the last, in UTC, for example 2027-01-01
+--   :since    first night, for example 2026-01-01
+--   :until    last night, for example 2027-01-01
 -- Columns:
---   changed_at: the night from which on the figures are different, as estimated
---   open_days: days from first suspicion to its end, or until now
+--   changed_on: the night from which on the figures are different, as estimated
+--   open_days: days from first suspicion to its end, or until today
 --   lowest_change, highest_change: estimated changes of its series (-0.1 = 10 % less)
 -- On SQLite (the inner quotes belong to the values):
 --   sqlite3 -header -column warehouse.db \
@@ -20,5 +20,8 @@
 --     -f include/sql/incident_history.sql
 SELECT *
 FROM bigtcp_incident_history
-WHERE cluster = :cluster AND suspected_at >= :since AND suspected_at < :until
-ORDER BY suspected_at DESC, incident DESC;
+WHERE
+    cluster = :cluster
+    AND suspected_on >= substr(:since, 1, 10)
+    AND suspected_on <= substr(:until, 1, 10)
+ORDER BY suspected_on DESC, incident DESC;

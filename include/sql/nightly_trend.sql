@@ -24,18 +24,19 @@
 --     -v cluster="'lab'" -v metric="'throughput_bps'" -v scenario="'ipv6-stream-1'" \
 --     -v since="'2026-01-01'" -v until="'2027-01-01'" -v version="'%'" \
 --     -f include/sql/nightly_trend.sql
-SELECT scenario, night, started_at, 'off' AS arm, off_median AS value, unit, change, verdict, cilium_version, run
+SELECT
+    scenario,
+    night,
+    started_at,
+    arms.arm,
+    CASE WHEN arms.arm = 'off' THEN off_median ELSE on_median END AS value,
+    unit,
+    change,
+    verdict,
+    cilium_version,
+    run
 FROM bigtcp_night
-WHERE
-    cluster = :cluster
-    AND metric = :metric
-    AND scenario LIKE :scenario
-    AND started_at >= :since
-    AND started_at < :until
-    AND cilium_version LIKE :version
-UNION ALL
-SELECT scenario, night, started_at, 'on' AS arm, on_median AS value, unit, change, verdict, cilium_version, run
-FROM bigtcp_night
+CROSS JOIN (SELECT 'off' AS arm UNION ALL SELECT 'on' AS arm) AS arms
 WHERE
     cluster = :cluster
     AND metric = :metric

@@ -45,18 +45,18 @@ def fill(warehouse: Warehouse, cluster: str = "lab") -> None:
         warehouse.store_counters(run, [{"block": 1, "arm": "off", "node": "a", "counter": "drops", "value": 3}])
         warehouse.store_comparisons(run, [row | {"verdict": "faster", "change": -0.1, "reasons": ["x"]}])
         warehouse.store_noise(run, [row | {"level": "switch", "sd": 0.01}])
-        warehouse.store_judgements(run, [row | {"state": "steady", "since": FIRST}])
+        warehouse.store_judgements(run, [row | {"state": "steady", "since": "2026-03-01"}])
         warehouse.finish_run(run, "valid", finished_at=FIRST + timedelta(days=night, hours=1))
-    incidents.report(
-        warehouse,
-        cluster=cluster,
-        attribution="bigtcp",
-        state="regression",
-        changed_at=FIRST,
-        seen_at=FIRST,
-        members=[row],
-        near_days=5,
-    )
+    incident = {
+        "uid": f"{cluster}/1",
+        "cluster": cluster,
+        "state": "regression",
+        "changed_on": "2026-03-01",
+        "suspected_on": "2026-03-01",
+        "members": [row | {"first_seen": "2026-03-01", "last_seen": "2026-03-02", "confirmed": True}],
+    }
+    (stored,) = incidents.revise(warehouse, cluster, lambda _open: [incident])
+    incidents.acknowledge(warehouse, stored.id, by="ann", at=FIRST)
 
 
 def contents(warehouse: Warehouse) -> dict[str, list[Any]]:
@@ -108,8 +108,10 @@ def test_an_export_can_be_limited(warehouse: Warehouse, tmp_path: Path) -> None:
     fill(warehouse)
     fill(warehouse, "other")
     counts = export_runs(warehouse, tmp_path / "a.zip", cluster="lab", since=FIRST + timedelta(hours=1))
-    assert (counts["run"], counts["result"], counts["incident"]) == (1, 1, 0)
+    assert (counts["run"], counts["result"], counts["incident"]) == (1, 1, 1)
     assert "raw" not in counts
+    later = export_runs(warehouse, tmp_path / "later.zip", since=FIRST + timedelta(days=1))
+    assert (later["run"], later["incident"]) == (2, 0)
     counts = export_runs(warehouse, tmp_path / "b.zip", until=FIRST + timedelta(hours=1))
     assert (counts["run"], counts["incident"]) == (2, 2)
 

@@ -10,115 +10,117 @@ import pytest
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.warehouse import incidents, outbox
-from bigtcp_bench.warehouse.incidents import Reported
+from bigtcp_bench.warehouse.incidents import Incident
 from bigtcp_bench.warehouse.store import Warehouse
 
 NIGHT = datetime(2026, 3, 1, 2, tzinfo=UTC)
-ONE = ("ipv4-rr", "latency_p99_us")
-TWO = ("ipv6-rr", "latency_p99_us")
 
 
-def report(warehouse: Warehouse, night: int, *series: tuple[str, str], **changes: Any) -> Reported:
-    arguments: dict[str, Any] = {
-        "cluster": "lab",
-        "attribution": "bigtcp",
-        "state": "regression",
-        "near_days": 5,
-        "changed_at": NIGHT + timedelta(days=night),
-        "seen_at": NIGHT + timedelta(days=night, hours=1),
-        "members": [{"scenario": scenario, "metric": metric, "change": 0.2} for scenario, metric in series],
-    }
-    return incidents.report(warehouse, **arguments | changes)
+def record(uid: str = "lab/2026-03-01", *scenarios: str, **changes: Any) -> dict[str, Any]:
+    members = [
+        {
+            "scenario": scenario,
+            "metric": "latency_p99_us",
+            "change": 0.2,
+            "first_seen": "2026-03-01",
+            "last_seen": "2026-03-01",
+            "confirmed": False,
+        }
+        for scenario in scenarios or ("ipv4-rr",)
+    ]
+    row = {"uid": uid, "cluster": "lab", "state": "suspect", "changed_on": "2026-03-01"}
+    return row | {"suspected_on": "2026-03-01", "members": members} | changes
+
+
+def opened(warehouse: Warehouse, **changes: Any) -> Incident:
+    (incident,) = incidents.revise(warehouse, "lab", lambda _open: [record(**changes)])
+    return incident
 
 
 def test_from_suspicion_to_recovery(warehouse: Warehouse) -> None:
-    first = report(warehouse, 0, ONE, state="suspect")
-    assert (first.opened, first.confirmed, first.incident.state, first.joined) == (True, False, "suspect", (ONE,))
+    first = opened(warehouse)
+    assert (first.state, first.attribution, first.acknowledged) == ("suspect", None, False)
 
-    second = report(warehouse, 1, ONE, TWO)
-    assert (second.opened, second.confirmed, second.joined) == (False, True, (TWO,))
-    assert second.incident.id == first.incident.id
-    assert second.incident.suspected_at == NIGHT + timedelta(hours=1)
-    assert second.incident.changed_at == NIGHT
+    def confirm(known: list[Incident]) -> list[Any]:
+        assert known == [first]
+        changes = {"state": "regression", "attribution": "big-tcp", "confirmed_on": NIGHT}
+        return [record(first.uid, "ipv4-rr", "ipv6-rr", **changes)]
 
-    third = report(warehouse, 2, ONE, state="suspect")
-    assert (third.confirmed, third.incident.state) == (False, "regression")
+    (second,) = incidents.revise(warehouse, "lab", confirm)
+    assert second.id == first.id
+    assert (second.state, second.attribution, second.confirmed_on) == ("regression", "big-tcp", "2026-03-01")
+    assert [member.scenario for member in second.members] == ["ipv4-rr", "ipv6-rr"]
 
-    assert incidents.recover(warehouse, cluster="lab", series=[ONE], at=NIGHT + timedelta(days=5)) == []
-    assert incidents.recover(warehouse, cluster="other", series=[TWO], at=NIGHT + timedelta(days=6)) == []
-    (closed,) = incidents.recover(warehouse, cluster="lab", series=[ONE, TWO], at=NIGHT + timedelta(days=6))
-    assert (closed.state, closed.closed_at) == ("recovered", NIGHT + timedelta(days=6))
-    assert closed.members[0].recovered_at == NIGHT + timedelta(days=5)
-    assert incidents.recover(warehouse, cluster="lab", series=[ONE, TWO], at=NIGHT + timedelta(days=7)) == []
+    incidents.revise(warehouse, "lab", lambda _open: [record(state="recovered", closed_on="2026-03-09")])
+    assert incidents.open_incidents(warehouse, "lab") == []
+    assert incidents.revise(warehouse, "lab", lambda known: known) == []
 
-    assert report(warehouse, 8, ONE).opened
+
+def test_a_closed_incident_stays_closed(warehouse: Warehouse) -> None:
+    opened(warehouse, state="recovered", closed_on="2026-03-09")
+    again = opened(warehouse, state="suspect")
+    assert (again.state, again.closed_on) == ("recovered", "2026-03-09")
 
 
 @pytest.mark.parametrize(
-    ("night", "changes", "same"),
+    ("changes", "sentence"),
     [
-        (5, {}, True),
-        (6, {}, False),
-        (2, {"attribution": "platform"}, False),
-        (2, {"cluster": "other"}, False),
+        ({"changed_on": "yesterday"}, "changed_on = 'yesterday': must be a night such as 2026-01-31"),
+        ({"cluster": "other"}, "is of cluster 'other', not of 'lab'"),
+        ({"state": "bad"}, "state = 'bad'"),
     ],
 )
-def test_neighbours_in_time_with_one_attribution_are_one_incident(
-    warehouse: Warehouse, night: int, changes: dict[str, Any], same: bool
+def test_an_unusable_decision_is_refused_whole(
+    warehouse: Warehouse, changes: dict[str, Any], sentence: str
 ) -> None:
-    first = report(warehouse, 0, ONE)
-    second = report(warehouse, night, TWO, **changes)
-    assert (second.incident.id == first.incident.id) is same
-    assert second.opened is not same
-
-
-def test_a_suspicion_that_passes_is_dismissed(warehouse: Warehouse) -> None:
-    report(warehouse, 0, ONE, state="suspect")
-    (closed,) = incidents.recover(warehouse, cluster="lab", series=[ONE], at=NIGHT + timedelta(days=1))
-    assert closed.state == "dismissed"
+    with pytest.raises(InvalidInput, match=sentence):
+        incidents.revise(warehouse, "lab", lambda _open: [record("good"), record("bad", **changes)])
+    assert incidents.open_incidents(warehouse) == []
 
 
 def test_the_first_acknowledgement_stays(warehouse: Warehouse) -> None:
-    incident = report(warehouse, 0, ONE).incident
-    assert incidents.acknowledge(warehouse, incident.id, by="ann", note="new switch")
+    incident = opened(warehouse)
+    assert incidents.acknowledge(warehouse, incident.id, by="ann", note="new switch", at=NIGHT)
     assert not incidents.acknowledge(warehouse, incident.id, by="bob")
-    known = incidents.get(warehouse, incident.id)
-    assert (known.acknowledged_by, known.acknowledged_note) == ("ann", "new switch")
-    assert report(warehouse, 1, ONE).incident.acknowledged_at == known.acknowledged_at
+    known = opened(warehouse, state="regression")
+    assert known.acknowledged
+    assert (known.acknowledged_by, known.acknowledged_note, known.acknowledged_at) == ("ann", "new switch", NIGHT)
     with pytest.raises(InvalidInput, match="incident 99 is not in the warehouse"):
         incidents.acknowledge(warehouse, 99, by="ann")
 
-    incidents.recover(warehouse, cluster="lab", series=[ONE], at=NIGHT)
-    with pytest.raises(InvalidInput, match="is recovered since 2026-03-01 02:00 UTC; only open incidents"):
+    opened(warehouse, state="recovered", closed_on="2026-03-09")
+    with pytest.raises(InvalidInput, match="is recovered since 2026-03-09; only open incidents"):
         incidents.acknowledge(warehouse, incident.id, by="bob")
 
 
 def test_an_incident_has_one_thread(warehouse: Warehouse) -> None:
-    incident = report(warehouse, 0, ONE).incident
+    incident = opened(warehouse)
     assert incidents.set_thread(warehouse, incident.id, channel="C1", ts="1.0")
     assert not incidents.set_thread(warehouse, incident.id, channel="C1", ts="2.0")
     assert incidents.get(warehouse, incident.id).slack_ts == "1.0"
 
 
 def _report(url: str, number: int, barrier: Any, results: Any) -> None:
-    warehouse = Warehouse(url)
+    def open_or_join(known: list[Incident]) -> list[Any]:
+        return [record(known[0].uid if known else f"by-{number}", f"scenario-{number}")]
+
     barrier.wait()
-    done = report(warehouse, number, (f"scenario-{number}", "throughput_bps"))
-    results.put((done.opened, done.confirmed))
+    (stored,) = incidents.revise(Warehouse(url), "lab", open_or_join)
+    results.put(stored.uid)
 
 
-def test_reports_at_once_open_one_incident(warehouse: Warehouse) -> None:
+def test_runs_at_once_open_one_incident(warehouse: Warehouse) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(4), context.Queue()
     url = warehouse.engine.url.render_as_string(hide_password=False)
     writers = [context.Process(target=_report, args=(url, number, barrier, results)) for number in range(4)]
     for writer in writers:
         writer.start()
-    answers = sorted(results.get(timeout=60) for _ in writers)
+    uids = {results.get(timeout=60) for _ in writers}
     for writer in writers:
         writer.join(60)
-    assert answers == [(False, False)] * 3 + [(True, True)]
     (incident,) = incidents.open_incidents(warehouse, "lab")
+    assert uids == {incident.uid}
     assert len(incident.members) == 4
 
 

@@ -77,19 +77,22 @@ def fill(warehouse: Warehouse) -> list[int]:
     noise = {"metric": "throughput_bps", "scenario": SCENARIO, "sd": 0.02}
     warehouse.store_noise(run, [noise | {"level": "generation"}, noise | {"level": "switch", "sd": 0.01}])
     warehouse.finish_run(run, "valid")
-    incidents.report(
-        warehouse,
-        cluster="lab",
-        attribution="platform",
-        state="regression",
-        near_days=5,
-        changed_at=FIRST + timedelta(days=2),
-        seen_at=FIRST + timedelta(days=3),
-        members=[
-            {"scenario": SCENARIO, "metric": "throughput_bps", "change": -0.5},
-            {"scenario": "ipv4-stream-1", "metric": "throughput_bps", "change": -0.4},
+    member = {"metric": "throughput_bps", "first_seen": "2026-02-02", "last_seen": "2026-02-02", "confirmed": True}
+    incident = {
+        "uid": "lab/1",
+        "cluster": "lab",
+        "state": "recovered",
+        "attribution": "platform",
+        "changed_on": "2026-02-01",
+        "suspected_on": "2026-02-01",
+        "closed_on": "2026-02-05",
+        "members": [
+            member | {"scenario": SCENARIO, "change": -0.5},
+            member | {"scenario": "ipv4-stream-1", "change": -0.4},
         ],
-    )
+    }
+    known = incident | {"uid": "lab/2", "state": "regression", "suspected_on": "2026-03-01", "closed_on": None}
+    incidents.revise(warehouse, "lab", lambda _open: [incident, known])
     return runs
 
 
@@ -171,16 +174,16 @@ def test_noise_by_node_pair(warehouse: Warehouse) -> None:
 def test_incident_history(warehouse: Warehouse) -> None:
     fill(warehouse)
     (incident,) = incidents.open_incidents(warehouse)
-    incidents.acknowledge(warehouse, incident.id, by="ann", note="known", at=FIRST + timedelta(days=4))
-    series = [(member.scenario, member.metric) for member in incident.members]
-    incidents.recover(warehouse, cluster="lab", series=series, at=FIRST + timedelta(days=5, hours=12))
-    (row,) = trend(warehouse, "incident_history", **PERIOD).to_dict("records")
-    assert (row["state"], row["series"], row["acknowledged_by"]) == ("recovered", 2, "ann")
-    assert set(row["scenarios"].split(",")) == {SCENARIO, "ipv4-stream-1"}
-    assert row["metrics"] == "throughput_bps"
-    assert row["open_days"] == pytest.approx(2.5)
-    assert (row["lowest_change"], row["highest_change"]) == (-0.5, -0.4)
-    assert trend(warehouse, "incident_history", since="2026-06-01").empty
+    incidents.acknowledge(warehouse, incident.id, by="ann", note="known", at=FIRST)
+    newest, oldest = trend(warehouse, "incident_history", **PERIOD).to_dict("records")
+    assert (newest["state"], newest["acknowledged_by"]) == ("regression", "ann")
+    assert newest["acknowledged_at"] == FIRST
+    assert newest["open_days"] == (datetime.now(UTC).date() - date(2026, 3, 1)).days
+    assert (oldest["state"], oldest["series"], oldest["open_days"]) == ("recovered", 2, 4)
+    assert set(oldest["scenarios"].split(",")) == {SCENARIO, "ipv4-stream-1"}
+    assert (oldest["metrics"], oldest["lowest_change"], oldest["highest_change"]) == ("throughput_bps", -0.5, -0.4)
+    one = trend(warehouse, "incident_history", since="2026-02-01", until="2026-02-02")
+    assert one["incident"].tolist() == [oldest["incident"]]
 
 
 @pytest.mark.parametrize("name", list(query_names()))

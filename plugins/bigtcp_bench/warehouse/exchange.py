@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from bigtcp_bench import __version__
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.warehouse import schema
-from bigtcp_bench.warehouse.records import IncidentMemberRecord, IncidentRecord, row_of, rows_of
+from bigtcp_bench.warehouse.records import MemberRecord, StoredIncident, row_of, rows_of
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.warehouse.upsert import upsert
 
@@ -58,14 +58,23 @@ def export_runs(
     """Write runs, their rows and the incidents into the zip file ``path``; return the number of rows per table.
 
     :param cluster: only this one.
-    :param since: only what began at or after this moment; until: and before that one.
+    :param since: only what began at or after this moment; until: and before that one. Of incidents, which have
+        nights and no moments, both nights count.
     :param raw: also the documents of the pods' agents, which are most of a warehouse's bytes.
     """
     run, incident, member = schema.run, schema.incident, schema.incident_member
-    chosen = sa.select(run.c.id).where(*_period(run.c.cluster, run.c.started_at, cluster, since, until))
-    known = sa.select(incident.c.id).where(
-        *_period(incident.c.cluster, incident.c.suspected_at, cluster, since, until)
-    )
+    of_runs, of_incidents = [], []
+    if cluster is not None:
+        of_runs.append(run.c.cluster == cluster)
+        of_incidents.append(incident.c.cluster == cluster)
+    if since is not None:
+        of_runs.append(run.c.started_at >= since)
+        of_incidents.append(incident.c.suspected_on >= _night(since))
+    if until is not None:
+        of_runs.append(run.c.started_at < until)
+        of_incidents.append(incident.c.suspected_on <= _night(until))
+    chosen = sa.select(run.c.id).where(*of_runs)
+    known = sa.select(incident.c.id).where(*of_incidents)
     statements = {"run": sa.select(run).where(run.c.id.in_(chosen)).order_by(run.c.id)}
     for name, table in _OF_RUNS.items():
         if name != "raw" or raw:
@@ -128,21 +137,8 @@ def import_runs(warehouse: Warehouse, path: Path) -> dict[str, int]:
     return counts
 
 
-def _period(
-    of_cluster: sa.Column[Any],
-    moment: sa.Column[Any],
-    cluster: str | None,
-    since: datetime | None,
-    until: datetime | None,
-) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
-    if cluster is not None:
-        conditions.append(of_cluster == cluster)
-    if since is not None:
-        conditions.append(moment >= since)
-    if until is not None:
-        conditions.append(moment < until)
-    return conditions
+def _night(moment: datetime) -> str:
+    return moment.astimezone(UTC).date().isoformat()
 
 
 def _write_tables(
@@ -244,7 +240,7 @@ def _store_rows(warehouse: Warehouse, name: str, run: int, rows: list[dict[str, 
 
 
 def _store_incident(warehouse: Warehouse, row: dict[str, Any]) -> int:
-    values = row_of(IncidentRecord, row, "incident").model_dump()
+    values = row_of(StoredIncident, row, "incident").model_dump()
     find = sa.select(schema.incident.c.id).where(schema.incident.c.uid == values["uid"])
 
     def work(connection: sa.Connection) -> int:
@@ -255,6 +251,6 @@ def _store_incident(warehouse: Warehouse, row: dict[str, Any]) -> int:
 
 
 def _store_members(warehouse: Warehouse, incident: int, rows: list[dict[str, Any]]) -> None:
-    checked = rows_of(IncidentMemberRecord, rows, "incident_member")
+    checked = rows_of(MemberRecord, rows, "incident_member")
     values = [{"incident_id": incident, **row.model_dump()} for row in checked]
     warehouse.write(lambda connection: upsert(connection, schema.incident_member, values))

@@ -11,7 +11,7 @@ from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.metrics import HEADLINE, METRICS
 from bigtcp_bench.plan import SCENARIOS
 from bigtcp_bench.resources import include_dir
-from bigtcp_bench.warehouse.schema import UtcDateTime, run
+from bigtcp_bench.warehouse.schema import run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +65,7 @@ def trend(
     Raises InvalidInput for an unknown name, cluster, metric or date.
     """
     text = sa.text(sql_of(name))
+    needed = set(text.compile().params)
     end = _moment("until", until) or datetime.now(UTC)
     start = _moment("since", since) or end - DEFAULT_PERIOD
     if start >= end:
@@ -72,8 +73,8 @@ def trend(
     values: dict[str, Any] = {
         "scenario": scenario,
         "metric": _metric(metric, scenario),
-        "since": start,
-        "until": end,
+        "since": _text(start),
+        "until": _text(end),
         "version": version or "%",
         "limit": _positive("limit", limit),
         "nights": _positive("nights", nights),
@@ -83,20 +84,9 @@ def trend(
         values["cluster"] = _cluster(connection, cluster)
         if name == "before_after_version" and version is None:
             values["version"] = _newest_version(connection, values["cluster"])
-        return _untyped_frame(connection.execute(_bound(text, values)))
+        return _untyped_frame(connection.execute(text, {key: values[key] for key in needed}))
 
     return warehouse.read(work)
-
-
-def _bound(text: sa.TextClause, values: dict[str, Any]) -> sa.TextClause:
-    needed = set(text.compile().params)
-    return text.bindparams(
-        *(
-            sa.bindparam(key, value, type_=UtcDateTime() if isinstance(value, datetime) else None)
-            for key, value in values.items()
-            if key in needed
-        )
-    )
 
 
 def _untyped_frame(result: sa.CursorResult[Any]) -> pd.DataFrame:
@@ -124,6 +114,12 @@ def _cluster(connection: sa.Connection, cluster: str | None) -> str:
         return str(known[0])
     wrong = "cluster must be named" if cluster is None else f"cluster {cluster!r} is not in the warehouse"
     raise InvalidInput(f"{wrong}; known are {', '.join(known)}")
+
+
+def _text(moment: datetime) -> str:
+    # As SQLAlchemy stores moments on SQLite, where they are compared as text; PostgreSQL reads it as a moment in
+    # the session's zone, which is UTC.
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 def _metric(metric: str | None, scenario: str) -> str:

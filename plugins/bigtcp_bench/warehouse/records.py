@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -58,6 +58,17 @@ def _known_metric(value: str) -> str:
     return value
 
 
+def _night(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).date().isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    try:
+        return date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError) as error:
+        raise ValueError("must be a night such as 2026-01-31") from error
+
+
 def _to_utc(value: datetime) -> datetime:
     return value.astimezone(UTC)
 
@@ -68,6 +79,7 @@ MetricName = Annotated[str, AfterValidator(_known_metric)]
 Number = Annotated[float, BeforeValidator(_plain)]
 Count = Annotated[int, BeforeValidator(_plain), Field(ge=0)]
 Ordinal = Annotated[int, BeforeValidator(_plain), Field(ge=1)]
+Night = Annotated[str, BeforeValidator(_night)]
 Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 JsonValue = Annotated[Any, AfterValidator(_json)]
 Reasons = list[Text]
@@ -254,43 +266,54 @@ class JudgementRow(_Row):
     scenario: Name
     state: State
     change: Number | None = None
-    since: Moment | None = None
+    since: Night | None = None
     attribution: Text | None = None
     details: JsonValue = None
 
 
-class Member(_Row):
-    """One series of an incident, with its estimated change."""
+class MemberRecord(_Row):
+    """A series of an incident, with its newest estimated change; nights are ISO dates."""
 
     scenario: Name
     metric: MetricName
     change: Number | None = None
+    first_seen: Night
+    last_seen: Night
+    confirmed: bool = False
 
 
 class IncidentRecord(_Row):
-    """An incident as it stands in another warehouse."""
+    """What is known of an incident, by whatever decided it; fields as in ``analysis.incidents.Incident``."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     uid: Name
     cluster: Name
-    attribution: Name
     state: IncidentState
-    changed_at: Moment
-    suspected_at: Moment
-    confirmed_at: Moment | None = None
+    attribution: Text | None = None
+    changed_on: Night
+    suspected_on: Night
+    confirmed_on: Night | None = None
+    closed_on: Night | None = None
+    members: list[MemberRecord] = []
+
+
+class StoredIncident(_Row):
+    """An incident as it stands in another warehouse, with what people and Slack added."""
+
+    uid: Name
+    cluster: Name
+    state: IncidentState
+    attribution: Text | None = None
+    changed_on: Night
+    suspected_on: Night
+    confirmed_on: Night | None = None
+    closed_on: Night | None = None
     acknowledged_at: Moment | None = None
     acknowledged_by: Text | None = None
     acknowledged_note: Text | None = None
-    closed_at: Moment | None = None
     slack_channel: Text | None = None
     slack_ts: Text | None = None
-
-
-class IncidentMemberRecord(Member):
-    """A series of an incident as it stands in another warehouse."""
-
-    first_seen_at: Moment
-    last_seen_at: Moment
-    recovered_at: Moment | None = None
 
 
 Row = TypeVar("Row", bound=BaseModel)

@@ -205,31 +205,32 @@ judgement = sa.Table(
     _key("scenario", sa.Text),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("change", sa.Double),
-    sa.Column("since", UtcDateTime),
+    sa.Column("since", sa.Text),
     sa.Column("attribution", sa.Text),
     sa.Column("details", Json),
 )
 
-#: One cause from first suspicion to recovery. ``uid`` names it in every warehouse it is imported into.
+#: One cause from first suspicion to recovery. ``uid`` names it in every warehouse it is imported into. Nights are
+#: ISO dates (2026-01-31), which sort as text and read the same in every client.
 incident = sa.Table(
     "bigtcp_incident",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("uid", sa.Text, nullable=False),
     sa.Column("cluster", sa.Text, nullable=False),
-    sa.Column("attribution", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("changed_at", UtcDateTime, nullable=False),
-    sa.Column("suspected_at", UtcDateTime, nullable=False),
-    sa.Column("confirmed_at", UtcDateTime),
+    sa.Column("attribution", sa.Text),
+    sa.Column("changed_on", sa.Text, nullable=False),
+    sa.Column("suspected_on", sa.Text, nullable=False),
+    sa.Column("confirmed_on", sa.Text),
+    sa.Column("closed_on", sa.Text),
     sa.Column("acknowledged_at", UtcDateTime),
     sa.Column("acknowledged_by", sa.Text),
     sa.Column("acknowledged_note", sa.Text),
-    sa.Column("closed_at", UtcDateTime),
     sa.Column("slack_channel", sa.Text),
     sa.Column("slack_ts", sa.Text),
     sa.UniqueConstraint("uid"),
-    sa.Index(None, "cluster", "suspected_at"),
+    sa.Index(None, "cluster", "suspected_on"),
     sa.CheckConstraint(
         "state IN ('suspect', 'regression', 'recovered', 'dismissed')", name="ck_bigtcp_incident_state"
     ),
@@ -243,9 +244,9 @@ incident_member = sa.Table(
     _key("scenario", sa.Text),
     _key("metric", sa.Text),
     sa.Column("change", sa.Double),
-    sa.Column("first_seen_at", UtcDateTime, nullable=False),
-    sa.Column("last_seen_at", UtcDateTime, nullable=False),
-    sa.Column("recovered_at", UtcDateTime),
+    sa.Column("first_seen", sa.Text, nullable=False),
+    sa.Column("last_seen", sa.Text, nullable=False),
+    sa.Column("confirmed", sa.Boolean, nullable=False),
 )
 
 #: What the pods' agents said, compressed as they sent it. The only table that is ever pruned.

@@ -21,15 +21,15 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("uid", sa.Text(), nullable=False),
         sa.Column("cluster", sa.Text(), nullable=False),
-        sa.Column("attribution", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("changed_at", MOMENT, nullable=False),
-        sa.Column("suspected_at", MOMENT, nullable=False),
-        sa.Column("confirmed_at", MOMENT),
+        sa.Column("attribution", sa.Text()),
+        sa.Column("changed_on", sa.Text(), nullable=False),
+        sa.Column("suspected_on", sa.Text(), nullable=False),
+        sa.Column("confirmed_on", sa.Text()),
+        sa.Column("closed_on", sa.Text()),
         sa.Column("acknowledged_at", MOMENT),
         sa.Column("acknowledged_by", sa.Text()),
         sa.Column("acknowledged_note", sa.Text()),
-        sa.Column("closed_at", MOMENT),
         sa.Column("slack_channel", sa.Text()),
         sa.Column("slack_ts", sa.Text()),
         sa.CheckConstraint(
@@ -38,7 +38,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_bigtcp_incident"),
         sa.UniqueConstraint("uid", name="uq_bigtcp_incident_uid"),
     )
-    op.create_index("ix_bigtcp_incident_cluster_suspected_at", "bigtcp_incident", ["cluster", "suspected_at"])
+    op.create_index("ix_bigtcp_incident_cluster_suspected_on", "bigtcp_incident", ["cluster", "suspected_on"])
     op.create_table(
         "bigtcp_outbox",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -170,9 +170,9 @@ def upgrade() -> None:
         sa.Column("scenario", sa.Text(), autoincrement=False, nullable=False),
         sa.Column("metric", sa.Text(), autoincrement=False, nullable=False),
         sa.Column("change", sa.Double()),
-        sa.Column("first_seen_at", MOMENT, nullable=False),
-        sa.Column("last_seen_at", MOMENT, nullable=False),
-        sa.Column("recovered_at", MOMENT),
+        sa.Column("first_seen", sa.Text(), nullable=False),
+        sa.Column("last_seen", sa.Text(), nullable=False),
+        sa.Column("confirmed", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["incident_id"], ["bigtcp_incident.id"], name="fk_bigtcp_incident_member_incident_id"
         ),
@@ -185,7 +185,7 @@ def upgrade() -> None:
         sa.Column("scenario", sa.Text(), autoincrement=False, nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("change", sa.Double()),
-        sa.Column("since", MOMENT),
+        sa.Column("since", sa.Text()),
         sa.Column("attribution", sa.Text()),
         sa.Column("details", JSON),
         sa.ForeignKeyConstraint(["run_id"], ["bigtcp_run.id"], name="fk_bigtcp_judgement_run_id"),

@@ -7,19 +7,19 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
-# Where the two databases differ: the UTC day of a moment, days between two moments, names in one text.
+# Where the two databases differ: the UTC day of a moment, days between two nights, names in one text.
 DIALECTS = {
     "sqlite": {
         "day": "substr({0}, 1, 10)",
-        "days": "julianday({1}) - julianday({0})",
+        "days": "CAST(julianday({1}) - julianday({0}) AS INTEGER)",
         "names": "group_concat(DISTINCT {0})",
-        "now": "strftime('%Y-%m-%d %H:%M:%f', 'now')",
+        "today": "date('now')",
     },
     "postgresql": {
         "day": "to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
-        "days": "CAST(extract(epoch FROM {1} - {0}) / 86400 AS double precision)",
+        "days": "CAST({1} AS date) - CAST({0} AS date)",
         "names": "string_agg(DISTINCT {0}, ',')",
-        "now": "now()",
+        "today": "to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
     },
 }
 
@@ -82,15 +82,15 @@ CREATE VIEW bigtcp_incident_history AS
 SELECT
     incident.cluster,
     incident.id AS incident,
-    incident.attribution,
     incident.state,
-    incident.changed_at,
-    incident.suspected_at,
-    incident.confirmed_at,
+    incident.attribution,
+    incident.changed_on,
+    incident.suspected_on,
+    incident.confirmed_on,
+    incident.closed_on,
     incident.acknowledged_at,
     incident.acknowledged_by,
     incident.acknowledged_note,
-    incident.closed_at,
     {open_days} AS open_days,
     members.series,
     members.scenarios,
@@ -121,7 +121,7 @@ def upgrade() -> None:
     op.execute(
         INCIDENT.format(
             open_days=dialect["days"].format(
-                "incident.suspected_at", f"COALESCE(incident.closed_at, {dialect['now']})"
+                "incident.suspected_on", f"COALESCE(incident.closed_on, {dialect['today']})"
             ),
             scenarios=dialect["names"].format("scenario"),
             metrics=dialect["names"].format("metric"),
