@@ -135,9 +135,14 @@ class RunningLab:
 
     def limits(self, name: str, device: str = "eth0", namespace: str = "default") -> dict[str, int]:
         """Return the BIG TCP limits of a device as seen in a pod, without tso_max_size."""
-        command = ("env", f"PYTHONPATH={PLUGINS}", "python3", "-c", PRINT_LIMITS)
-        found = json.loads(self.exec(name, *command, namespace=namespace))
-        return {key: value for key, value in found[device].items() if key != "tso_max_size"}
+        found = self.all_limits(name, namespace)[device]
+        return {key: value for key, value in found.items() if key != "tso_max_size"}
+
+    def all_limits(self, name: str, namespace: str = "default") -> dict[str, dict[str, int]]:
+        """Return device → limits as the pod agent's own reader sees them in a pod."""
+        script = f"PYTHONPATH=$PYTHONPATH:{PLUGINS} exec python3 -c '{PRINT_LIMITS}'"
+        found: dict[str, dict[str, int]] = json.loads(self.exec(name, "sh", "-c", script, namespace=namespace))
+        return found
 
     def node_limits(self, node: str) -> set[int]:
         """Return the different limits of the node's NIC."""

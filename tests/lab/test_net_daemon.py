@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import kubernetes
 import pytest
 
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_bench.lab import daemon
 
-from .net_cluster import PLUGINS, RunningLab, wait_until
+from .net_cluster import NODE_CONFIG, PLUGINS, RunningLab, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -102,6 +103,8 @@ def test_other_users_root_is_enough(directory: Path) -> None:
 def test_without_cilium(directory: Path) -> None:
     lab = RunningLab(directory, faults=["no-cilium"])
     assert lab.agent("node1") is None
+    with pytest.raises(kubernetes.client.ApiException, match="could not find the requested resource"):
+        lab.custom.list_namespaced_custom_object(*NODE_CONFIG)
     assert set(lab.limits(lab.run("plain", "node1", ["sleep", "infinity"]).metadata.name).values()) == {65536}
 
 

@@ -31,7 +31,7 @@ from bigtcp_bench.lab.volumes import Sources
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 10
-_NODE_GRACE_S = 5
+_NODE_GRACE_S = 2
 """How long a node may be silent before it counts as unknown (40 s in Kubernetes; here nobody wants to wait)."""
 _POLL_S = 0.1
 

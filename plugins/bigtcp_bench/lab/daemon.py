@@ -104,7 +104,8 @@ def up(
         if state is not None and state["ready"]:
             return LabInfo(state_dir / "kubeconfig", state["pid"], state["url"])
         if daemon is not None and daemon.poll() is not None and _running(state_dir) is None:
-            raise PreconditionFailed(f"lab: it ended while starting: {_last_words(state_dir)}")
+            hint = "" if os.geteuid() == 0 else " (without root, this machine must allow user namespaces)"
+            raise PreconditionFailed(f"lab: it ended while starting: {_last_words(state_dir)}{hint}")
         time.sleep(0.05)
     if daemon is not None:
         daemon.kill()

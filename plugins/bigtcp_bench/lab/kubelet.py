@@ -41,6 +41,8 @@ _PULL_RETRY_S = 10.0
 _FIRST_BACKOFF_S = 10.0
 _LARGEST_BACKOFF_S = 300.0
 """Of a container that keeps ending: doubled each time, as in a kubelet."""
+_IMPATIENCE_S = 0.2
+"""Between attempts of a probe that has not succeeded yet (a kubelet waits for its whole period)."""
 _TERMINATION_MESSAGE_BYTES = 4096
 
 
@@ -82,7 +84,10 @@ class Kubelet:
         with self.surroundings.store.watch(PODS, field_selector=selector) as watch:
             async for kind, pod in watch:
                 if self.alive:
-                    self._notice(kind, pod)
+                    try:
+                        self._notice(kind, pod)
+                    except Exception:  # one pod's oddities must not end its node
+                        log.exception("pod %s", pod["metadata"]["name"])
 
     def _notice(self, kind: str, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
@@ -166,6 +171,7 @@ class PodWorker:
         self._ending = False
         self._forgotten = False
         self._task = asyncio.create_task(self._run(), name=f"pod {pod['metadata']['name']}")
+        self._task.add_done_callback(_report)
 
     @property
     def _store(self) -> Store:
@@ -537,8 +543,8 @@ class PodWorker:
         failures = successes = 0
         await asyncio.sleep(probe.get("initialDelaySeconds", 0))
         while True:
-            address = self._facts.pod_ips[0]
-            problem = await probes.check(probe, container.spec, self.network, address, self._runner(container))
+            waiting_for_first = kind != "livenessProbe" and not container.ready
+            problem = await self._check(container, probe, patiently=waiting_for_first)
             failures, successes = (failures + 1, 0) if problem else (0, successes + 1)
             name = kind.removesuffix("Probe").capitalize()
             if problem:
@@ -561,7 +567,19 @@ class PodWorker:
                 await asyncio.sleep(self.pod["spec"]["terminationGracePeriodSeconds"])
                 container.signal(signal.SIGKILL)
                 return
-            await asyncio.sleep(probe["periodSeconds"])
+            if not (waiting_for_first and problem):
+                await asyncio.sleep(probe["periodSeconds"])
+
+    async def _check(self, container: RunningContainer, probe: Object, *, patiently: bool) -> str:
+        """Probe once, or ``patiently`` for one period until it succeeds, so that nobody waits in vain."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + probe["periodSeconds"]
+        address, runner = self._facts.pod_ips[0], self._runner(container)
+        while True:
+            problem = await probes.check(probe, container.spec, self.network, address, runner)
+            if not problem or not patiently or loop.time() >= end:
+                return problem
+            await asyncio.sleep(_IMPATIENCE_S)
 
     def _runner(self, container: RunningContainer) -> probes.Run:
         async def run(command: list[str]) -> int:
@@ -610,3 +628,8 @@ class PodWorker:
                 host=self.kubelet.node.name,
                 field_path=field,
             )
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s", task.get_name(), exc_info=error)

@@ -22,7 +22,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from . import discovery, openapi, patch, paths, pods, protobuf, rbac, status, stream, table, watches
-from .discovery import PODS, SELFSUBJECTACCESSREVIEWS, Resource
+from .discovery import CRDS, PODS, SELFSUBJECTACCESSREVIEWS, Resource
 from .middleware import FaultMiddleware, Faults
 from .paths import Target
 from .runtime_protocol import Runtime
@@ -103,8 +103,12 @@ class Api:
             found = openapi.v3(path.removeprefix("openapi/v3/"))
         elif path == "api":
             found = discovery.api_versions(request.url.netloc)
+        elif parts[0] == "apis" and parts[1:2] and parts[1] in await self._undefined_groups():
+            raise status.unknown_path()
         elif path == "apis":
             found = discovery.api_group_list()
+            undefined = await self._undefined_groups()
+            found["groups"] = [group for group in found["groups"] if group["name"] not in undefined]
         elif parts[0] == "api":
             found = discovery.api_resource_list("", parts[1])
         elif len(parts) == 2:
@@ -115,12 +119,19 @@ class Api:
             raise status.unknown_path()
         return JSONResponse(found)
 
+    async def _undefined_groups(self) -> set[str]:
+        """Return the groups of custom resources that no CustomResourceDefinition in the store defines."""
+        defined = {definition["spec"]["group"] for definition in await self.store.list(CRDS)}
+        return {resource.group for resource in discovery.RESOURCES if resource.custom} - defined
+
     # Verbs
 
     async def handle(self, request: Request) -> Response:
         """Answer a request for a collection, an object or a subresource."""
         user = self._user(request)
         target = paths.parse(request.url.path)
+        if target.resource.custom and target.resource.group in await self._undefined_groups():
+            raise status.unknown_path()
         if target.subresource in ("log", "exec", "eviction", "binding", "token"):
             return await self._subresource(user, target, request)
         match request.method, bool(target.name):
