@@ -129,7 +129,7 @@ class RunningLab:
         answer.run_forever(timeout=60)
         code = answer.returncode
         output: str = answer.read_all()
-        answer.close()
+        answer.sock.shutdown()  # close() leaves the socket open when the server ended first
         assert code == 0, output
         return output
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-_ENTRYPOINTS = {"iperf3": ["iperf3"], "netshoot": ["sleep", "infinity"]}
-"""Last part of an image's name → what it runs without a command (others must be told)."""
+_ENTRYPOINTS = {"iperf3": ["iperf3"]}
+"""Last part of an image's name → its entry point, to which a container's arguments are added."""
 
 
 def is_known(image: str) -> bool:
@@ -41,6 +41,6 @@ def image_id(image: str) -> str:
 
 
 def entrypoint(image: str) -> list[str]:
-    """Return what ``image`` runs when a container has no command; empty when the lab does not know."""
+    """Return the entry point of ``image``; empty when it has none or the lab does not know it."""
     name = full_name(image).partition("@")[0].rpartition("/")[2].partition(":")[0]
     return _ENTRYPOINTS.get(name, [])

@@ -367,6 +367,10 @@ class PodWorker:
         await self._event("Created", "Container created", container)
         started_at = now()
         try:
+            if not launch.argv:
+                raise containers.StartFailed(
+                    f"the lab does not know what {container.spec['image']} runs: give a command"
+                )
             process = await containers.start(launch)
         except containers.StartFailed as error:
             container.log.ended = True
@@ -474,7 +478,7 @@ class PodWorker:
         ]
         user, group = user_of(pod, spec)
         return Launch(
-            argv=argv or ["/no-command-given"],
+            argv=argv,
             environment=container.environment,
             directory=spec.get("workingDir") or "/",
             join=[
