@@ -1,4 +1,4 @@
-"""What all tests need: an Airflow home of their own, set before anything imports Airflow."""
+"""What all tests need: an Airflow home of their own, set before anything imports Airflow; and one lab, shared."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab.daemon import LabInfo
 
 _HOME = tempfile.mkdtemp(prefix="bigtcp-bench-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -13,5 +20,21 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 # Never the home of the person who runs the tests, and none of their connections either.
 for _name in [name for name in os.environ if name.startswith("AIRFLOW") or name == "KUBECONFIG"]:
     del os.environ[_name]
-os.environ["AIRFLOW_HOME"] = _HOME
+# LocalAirflow keeps its home in a folder of this name, so the end-to-end tests can take it over.
+os.environ["AIRFLOW_HOME"] = f"{_HOME}/airflow"
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+
+@pytest.fixture(scope="session")
+def lab_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the state directory of the session's lab; ``daemon.set_fault`` takes it."""
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="session")
+def lab(lab_dir: Path) -> Iterator[LabInfo]:
+    """Start a lab that enforces access rules (its kubeconfig is the administrator's) and stop it at the end."""
+    try:
+        yield daemon.up(lab_dir, rbac=True)
+    finally:
+        daemon.down(lab_dir)

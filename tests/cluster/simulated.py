@@ -38,6 +38,7 @@ from bigtcp_bench.pods.agent import MARKER
 RECORDED = Path(__file__).parents[1] / "recorded"
 BIG = 196608
 SMALL = 65536
+MEMINFO = "MemTotal: 8000000 kB\nMemAvailable: 7000000 kB\n"
 ALL_LIMITS = [name for names in LIMIT_NAMES.values() for name in names]
 
 
@@ -79,6 +80,9 @@ class Cluster:
         self.nodes = {"node1": Node(), "node2": Node()}
         #: What goes wrong: ``never-ready``, ``setting-ignored``.
         self.faults: set[str] = set()
+        #: More devices of every node, and other answers of every agent.
+        self.extra_devices: dict[str, dict[str, Any]] = {}
+        self.extra_status: dict[str, Any] = {}
         if configured:
             config = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
             config["data"].update({key.replace("_", "-"): value for key, value in configured.items()})
@@ -200,7 +204,13 @@ class Cluster:
             "kernel_release": "6.18.0",
             "boot_id": "b",
             "capabilities": {"ipv4_big_tcp": True, "ipv6_big_tcp": True},
-            "snapshot": {"time_s": 1.0, "monotonic_s": 1.0, "user_hz": 100, "devices": {"eth0": device}},
+            "snapshot": {
+                "time_s": 1.0,
+                "monotonic_s": 1.0,
+                "user_hz": 100,
+                "meminfo": MEMINFO,
+                "devices": {"eth0": device, **self.extra_devices},
+            },
         }
         packed = base64.b64encode(zlib.compress(json.dumps(document).encode())).decode()
         return f"hello\n{MARKER}{json.dumps({'v': 1, 'kind': 'probe', 'doc': packed})}\n"
@@ -213,7 +223,7 @@ class Cluster:
         )
         for family, (gso, gro) in LIMIT_NAMES.items():
             document[f"{family}-big-tcp"].update(maxGSO=limits[gso], maxGRO=limits[gro])
-        return document
+        return {**document, **self.extra_status}
 
 
 class Client(ClusterApi):

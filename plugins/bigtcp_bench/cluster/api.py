@@ -141,6 +141,10 @@ class ClusterApi:
                     return cls(k8s.ApiClient(configuration=configuration), **options)
             raise ApiProblem(f"kubeconfig {path or 'of this user'} cannot be used: {error}", 0) from error
 
+    def close(self) -> None:
+        """Close all connections; the next request opens new ones."""
+        self._client.rest_client.pool_manager.clear()
+
     @property
     def host(self) -> str:
         """Return the URL of the API server."""
@@ -295,6 +299,8 @@ class ClusterApi:
                 status = session.read_channel(ws_client.ERROR_CHANNEL)
             finally:
                 session.close()
+                # After the server's own close, close() leaves the socket to the garbage collector.
+                session.sock.shutdown()
         except websocket.WebSocketBadStatusException as error:
             if error.status_code in TRANSIENT_STATUSES:
                 raise _Transient(f"exec was answered with {error.status_code}") from error

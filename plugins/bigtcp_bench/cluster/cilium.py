@@ -42,6 +42,8 @@ TUNNEL_DEVICES = ("cilium_vxlan", "cilium_geneve")
 AGENT_READY_S = 180.0
 #: After Ready, the agent's own API may still take this long to answer in full.
 STATUS_S = 30.0
+#: An agent that ended this often since it was created (about a minute) will not start.
+CRASHES = 3
 POLL_S = 0.5
 
 Version = tuple[int, int, int]
@@ -229,10 +231,10 @@ def _words(text: str, said: str) -> str:
 
 
 def _crashes(pod: Mapping[str, Any]) -> bool:
-    status = pod.get("status") or {}
-    for item in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
+    """Return whether the agent itself ends again and again; its init containers may just lack the API server."""
+    for item in (pod.get("status") or {}).get("containerStatuses") or []:
         waiting = (item.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") == "CrashLoopBackOff" and item.get("restartCount", 0) >= 2:
+        if waiting.get("reason") == "CrashLoopBackOff" and item.get("restartCount", 0) >= CRASHES:
             return True
     return False
 

@@ -1,0 +1,147 @@
+"""The API client against a server that answers as recorded, or not at all."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client as k8s
+
+from bigtcp_bench.cluster.api import (
+    CONFIGMAP,
+    LEASE,
+    POD,
+    ApiProblem,
+    ApiUnreachable,
+    ClusterApi,
+    Conflict,
+    Forbidden,
+    NotFound,
+)
+
+ERRORS = Path(__file__).parents[1] / "recorded" / "errors"
+Answer = tuple[int, Any]
+
+
+class Server(ThreadingHTTPServer):
+    """Answers with what ``answers`` holds, one after the other, the last one for ever; 0 cuts the connection."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = [(200, {})]
+        self.seen: list[tuple[str, str]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def next(self) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    date = "Mon, 23 Nov 2026 00:40:31 GMT"
+
+    def answer(self) -> None:
+        assert isinstance(self.server, Server)
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.seen.append((self.command, self.path))
+        status, body = self.server.next()
+        self.close_connection = True
+        if status == 0:
+            return
+        data = json.dumps(body).encode()
+        self.send_response_only(status)
+        self.send_header("Date", self.date)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = answer
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def api(server: Server) -> Iterator[ClusterApi]:
+    configuration = k8s.Configuration(host=f"http://127.0.0.1:{server.server_port}")
+    api = ClusterApi(k8s.ApiClient(configuration), away_s=0.3, clock=lambda: 1000.0, sleep=lambda seconds: None)
+    yield api
+    api.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("forbidden", Forbidden, 'cannot get resource "configmaps" .* in the namespace "kube-system"; the rights'),
+        ("pod-not-found", NotFound, 'pods "absent" not found'),
+        ("lease-already-exists", Conflict, "already exists"),
+        ("replace-conflict", Conflict, "the object has been modified"),
+        ("pod-invalid", ApiProblem, "refused .* with 422: .*metadata.name: Invalid value"),
+    ],
+)
+def test_what_the_api_refuses_is_one_sentence(
+    server: Server, api: ClusterApi, name: str, kind: type[ApiProblem], words: str
+) -> None:
+    recorded = json.loads((ERRORS / f"{name}.json").read_text(encoding="utf-8"))
+    server.answers = [(recorded["status"], recorded["response"])]
+    with pytest.raises(kind, match=words) as caught:
+        api.get(CONFIGMAP, "anything", "kube-system")
+    assert caught.value.status == recorded["status"]
+    assert "\n" not in str(caught.value)
+    assert len(server.seen) == 1, "a refusal is not asked for again"
+
+
+def test_an_api_that_comes_back_is_waited_for_and_the_fence_is_asked_each_time(
+    server: Server, api: ClusterApi
+) -> None:
+    server.answers = [(503, {}), (0, None), (429, {}), (200, {"metadata": {"name": "x"}})]
+    asked: list[int] = []
+    api.delete(POD, "x", "n", uid="u", before=lambda: asked.append(1))
+    assert len(asked) == len(server.seen) == 4
+
+
+def test_a_fence_that_is_lost_between_two_attempts_stops_the_second(server: Server, api: ClusterApi) -> None:
+    server.answers = [(503, {})]
+
+    class Lost(Exception):
+        pass
+
+    def once(asked: list[int] = []) -> None:  # noqa: B006 - counts its calls
+        asked.append(1)
+        if len(asked) > 1:
+            raise Lost
+
+    with pytest.raises(Lost):
+        api.create(LEASE, {"metadata": {"name": "x"}}, "n", before=once)
+    assert len(server.seen) == 1
+
+
+def test_an_api_that_stays_away_is_one_sentence(server: Server, api: ClusterApi) -> None:
+    server.answers = [(0, None)]
+    with pytest.raises(ApiUnreachable, match=r"no usable answer to GET /api/v1/pods for 0.3 s \(last: "):
+        api.select(POD)
+
+
+def test_times_are_those_of_the_api_server(server: Server, api: ClusterApi) -> None:
+    assert api.now() == 1000.0
+    api.find(LEASE, "x", "n")
+    assert api.now() == pytest.approx(1795394431.5)
+
+
+def test_a_log_that_looks_like_json_is_left_alone(server: Server, api: ClusterApi) -> None:
+    server.answers = [(200, {"a": True})]
+    assert api.logs("n", "p", "base") == '{"a": true}'
+
+
+def test_a_kubeconfig_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ApiProblem, match=r"kubeconfig .*absent cannot be used"):
+        ClusterApi.from_kubeconfig(tmp_path / "absent")

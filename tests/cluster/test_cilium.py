@@ -1,0 +1,118 @@
+"""Reading Cilium: its status with all that may be missing from it, versions, and why a pod is not ready."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigtcp_bench.cluster.cilium import (
+    Cilium,
+    judge_limits,
+    judge_status,
+    parse_status,
+    selects,
+    version_of_image,
+    waiting_reason,
+)
+
+RECORDED = Path(__file__).parents[1] / "recorded"
+
+
+def recorded(name: str) -> Any:
+    return json.loads((RECORDED / name).read_text(encoding="utf-8"))
+
+
+def test_a_disabled_agent_omits_what_is_false() -> None:
+    status = parse_status(recorded("cilium-status-off.json"))
+    assert status.enabled == {"ipv4": False, "ipv6": False}
+    assert status.max_gso == {"ipv4": 65536, "ipv6": 65536}
+    assert (status.routing, status.host_routing, status.datapath_mode) == ("Native", "BPF", "veth")
+    assert (status.kube_proxy_replacement, status.masquerading, status.encryption) == ("True", "BPF", "Disabled")
+    assert status.devices == ("eth0",)
+    assert judge_status("n", "off", status, ("ipv4", "ipv6")) == []
+
+
+def test_enabled_alone_is_no_proof() -> None:
+    document = recorded("cilium-status-on.json")
+    assert judge_status("n", "on", parse_status(document), ("ipv4", "ipv6")) == []
+    document["ipv4-big-tcp"] = {"enabled": True, "maxGSO": 65536, "maxGRO": 196608}
+    status = parse_status(document)
+    assert status.enabled["ipv4"]
+    (problem,) = judge_status("node7", "on", status, ("ipv4", "ipv6"))
+    assert "node7" in problem
+    assert "maxGSO 65536" in problem
+    assert judge_status("node7", "on", status, ("ipv6",)) == []
+    assert len(judge_status("node7", "off", status, ("ipv6",))) == 3
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.dictionaries(st.text(), x))
+)
+def test_a_status_with_anything_missing_never_proves_on(rest: Any) -> None:
+    document = {"cilium": {"msg": "1.16.0"}, "unknown": rest}
+    assert len(judge_status("n", "on", parse_status(document), ("ipv4", "ipv6"))) == 4
+
+
+def test_devices_of_old_versions_carry_addresses() -> None:
+    old = {"kube-proxy-replacement": {"devices": ["eth0 172.18.0.2 (Direct Routing)", "eth1 10.0.0.1"]}}
+    assert parse_status(old).devices == ("eth0", "eth1")
+
+
+def test_limits_are_judged_per_family_and_an_absent_one_cannot_be_on() -> None:
+    small = {"gso_max_size": 65536, "gro_max_size": 65536, "tso_max_size": 65536}
+    assert judge_limits("n", "off", {"eth0": small}, ("ipv4",)) == []
+    problems = judge_limits("n", "on", {"eth0": small}, ("ipv6",))
+    assert "gso_max_size 65536" in problems[0]
+    assert "tso_max_size of the device: 65536" in problems[0]
+    assert "gso_ipv4_max_size none" in judge_limits("n", "on", {"eth0": small}, ("ipv4",))[0]
+    assert judge_limits("n", "on", {}, ("ipv4",)) != []
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [
+        ("quay.io/cilium/cilium:v1.18.3", (1, 18, 3)),
+        ("registry:5000/cilium:v1.14.0@sha256:0a", (1, 14, 0)),
+        ("quay.io/cilium/cilium:v1.20.0-rc.1", (1, 20, 0)),
+        ("quay.io/cilium/cilium@sha256:1234.5.6", None),
+        ("registry:5000/cilium/cilium", None),
+    ],
+)
+def test_version_of_image(image: str, version: tuple[int, int, int] | None) -> None:
+    assert version_of_image(image) == version
+
+
+def test_the_tool_was_renamed_in_1_15() -> None:
+    assert Cilium("n", "d", "i", (1, 14, 9), None).binaries[0] == "cilium"
+    assert Cilium("n", "d", "i", (1, 15, 0), None).binaries[0] == "cilium-dbg"
+    assert Cilium("n", "d", "i", None, None).binaries[0] == "cilium-dbg"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("imgpull", "container base waits: ErrImagePull"),
+        ("unschedulable", "cannot be scheduled: 0/2 nodes are available"),
+        ("oom", "container base ended: OOMKilled"),
+    ],
+)
+def test_why_a_pod_is_not_ready(name: str, words: str) -> None:
+    document = json.loads((RECORDED / "pods" / f"{name}.json").read_text(encoding="utf-8"))
+    assert waiting_reason(document.get("pod", document)).startswith(words)
+
+
+def test_selectors_as_cilium_reads_them() -> None:
+    labels = {"a": "1"}
+    assert selects({}, labels)
+    assert not selects(None, labels)
+    assert selects({"matchLabels": {"a": "1"}}, labels)
+    assert not selects({"matchLabels": {"a": "1", "b": "2"}}, labels)
+    for operator, matched in (("In", True), ("NotIn", False), ("Exists", True), ("DoesNotExist", False)):
+        assert (
+            selects({"matchExpressions": [{"key": "a", "operator": operator, "values": ["1"]}]}, labels) is matched
+        )

@@ -1,0 +1,253 @@
+"""The same promises on the lab: real devices, real processes, the API over the wire."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kubernetes import client as k8s
+from kubernetes import config as k8s_config
+
+from bigtcp_bench.cluster import guard, pods, probe, requirements
+from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
+from bigtcp_bench.cluster.bigtcp_switch import switch
+from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cilium
+from bigtcp_bench.cluster.counters import bpf_metrics, counters_of, growth, node_document
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
+from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab.daemon import LabInfo
+from bigtcp_bench.plan import Plan, validate_plan
+from bigtcp_bench.resources import load_manifests
+
+pytestmark = pytest.mark.lab
+
+PLAN = validate_plan({"scenarios": "ipv4-stream-1,ipv6-stream-1"})
+RBAC = "rbac.authorization.k8s.io"
+
+
+@pytest.fixture
+def api(lab: LabInfo, lab_dir: Path) -> Iterator[ClusterApi]:
+    """Return an administrator's connection; afterwards no fault is on and nothing is left of the test."""
+    api = ClusterApi.from_kubeconfig(lab.kubeconfig, away_s=20)
+    yield api
+    for fault in daemon.status(lab_dir).faults:
+        daemon.set_fault(lab_dir, fault, False)
+    guard.restore(api, "end of a test", force=True)
+    api.close()
+
+
+def limits(api: ClusterApi) -> dict[str, dict[str, int]]:
+    return {
+        name: seen.devices["eth0"].limits
+        for name, seen in probe.probe_nodes(api, ["node1", "node2"], PLAN.image).items()
+    }
+
+
+def settings(api: ClusterApi) -> object:
+    cilium = find_cilium(api)
+    return (
+        [item["spec"] for item in api.select(cilium.node_config_kind, cilium.namespace)],
+        config_values(api, cilium),
+        {node: expected_merged(api, cilium, node) for node in ("node1", "node2")},
+        {node["metadata"]["name"]: node["metadata"]["labels"] for node in api.select(NODE)},
+        api.select(DAEMONSET, cilium.namespace)[0]["spec"]["template"],
+    )
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+def test_a_switch_raises_the_devices_and_a_restore_lowers_them(api: ClusterApi, scope: str) -> None:
+    plan = validate_plan({"scenarios": "ipv4-stream-1", "scope": scope})
+    before = settings(api), limits(api)
+    pair = choose_pair(api, plan)
+    checks = requirements.check(api, plan, pair, probe.probe_nodes(api, pair.names, plan.image))
+    requirements.refuse_failed(checks)
+    window = guard.open_window(api, "test/run", plan, pair)
+    with window.fence.renewing(interval_s=0.5):
+        report = switch(api, window.fence, "on", pair, plan)
+        assert limits(api)["node2"]["gro_ipv4_max_size"] > 65536
+        assert report.restarted
+        assert not switch(api, window.fence, "on", pair, plan).restarted
+    restored = guard.restore(api, "test", holder="test/run")
+    assert restored.waited_s == 0
+    assert (settings(api), limits(api)) == before
+    assert guard.restore(api, "again").outcome == "nothing"
+
+
+@pytest.mark.parametrize("killed_after_s", [0.3, 1.5, 2.5])
+def test_a_process_killed_in_the_middle_of_a_switch_leaves_nothing(
+    api: ClusterApi, lab: LabInfo, killed_after_s: float
+) -> None:
+    before = settings(api), limits(api)
+    pair = choose_pair(api, PLAN)
+    guard.open_window(api, "test/killed", PLAN, pair)
+    program = f"""
+from bigtcp_bench.cluster.api import ClusterApi
+from bigtcp_bench.cluster.bigtcp_switch import switch
+from bigtcp_bench.cluster.guard import Fence
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.plan import Plan
+api = ClusterApi.from_kubeconfig({str(lab.kubeconfig)!r})
+plan = Plan.model_validate_json({PLAN.model_dump_json()!r})
+print("starting", flush=True)
+switch(api, Fence(api, "test/killed"), "on", choose_pair(api, plan), plan)
+"""
+    task = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env={**os.environ})
+    assert task.stdout is not None
+    task.stdout.readline()
+    time.sleep(killed_after_s)
+    task.send_signal(signal.SIGKILL)
+    task.wait()
+    task.stdout.close()
+    guard.restore(api, "test", holder="test/killed", settle_s=2)
+    assert (settings(api), limits(api)) == before
+
+
+def test_what_goes_wrong_on_a_node_is_named(api: ClusterApi, lab_dir: Path) -> None:
+    pair = choose_pair(api, PLAN)
+    window = guard.open_window(api, "test/faults", PLAN, pair)
+    daemon.set_fault(lab_dir, "setting-ignored:node2", True)
+    with pytest.raises(SwitchFailed, match=r"node node2: .* 65536 .* wanted more than 65536"):
+        switch(api, window.fence, "on", pair, PLAN)
+    daemon.set_fault(lab_dir, "setting-ignored:node2", False)
+    daemon.set_fault(lab_dir, "agent-never-ready:node1", True)
+    with pytest.raises(
+        SwitchFailed, match=r"agent on node node1 was not Ready within 4 s: pod cilium-.* container"
+    ):
+        switch(api, window.fence, "off", pair, PLAN, agent_ready_s=4)
+
+
+def test_a_node_that_cannot_take_big_packets_is_refused_before_anything_changes(
+    api: ClusterApi, lab_dir: Path
+) -> None:
+    pair = choose_pair(api, PLAN)
+    for fault, sentence in (
+        ("old-kernel:node2", "node node2: kernel, ipv4: .* does not know BIG TCP for ipv4"),
+        ("nic-65536:node1", "node node1: device: eth0: .* tso_max_size 65536"),
+    ):
+        daemon.set_fault(lab_dir, fault, True)
+        checks = requirements.check(api, PLAN, pair, probe.probe_nodes(api, pair.names, PLAN.image))
+        with pytest.raises(PreconditionFailed, match=sentence):
+            requirements.refuse_failed(checks)
+        daemon.set_fault(lab_dir, fault, False)
+
+
+def test_a_window_opens_and_closes_through_an_api_that_fails_now_and_then(api: ClusterApi, lab_dir: Path) -> None:
+    """One request in five fails, some of them after they took effect."""
+    before = settings(api), limits(api)
+    pair = choose_pair(api, PLAN)
+    daemon.set_fault(lab_dir, "api-errors", True)
+    window = guard.open_window(api, "test/errors", PLAN, pair)
+    for number in range(5):
+        with window.fence.mutating(f"change {number}"):
+            window.fence.check()
+    guard.restore(api, "test", holder="test/errors", settle_s=1)
+    daemon.set_fault(lab_dir, "api-errors", False)
+    assert (settings(api), limits(api)) == before
+    assert guard.leftovers(api) == []
+
+
+def test_a_cluster_without_cilium_is_one_sentence(tmp_path: Path) -> None:
+    lab = daemon.up(tmp_path, faults=["no-cilium"])
+    try:
+        with pytest.raises(PreconditionFailed, match="no Cilium on the cluster at https://127"):
+            find_cilium(ClusterApi.from_kubeconfig(lab.kubeconfig))
+    finally:
+        daemon.down(tmp_path)
+
+
+def test_counters_of_a_node_grow_with_its_traffic(api: ClusterApi) -> None:
+    cilium = find_cilium(api)
+
+    def document() -> dict[str, object]:
+        seen = probe.probe_nodes(api, ["node1"], PLAN.image)["node1"]
+        agent = api.select(POD, "kube-system", labels="k8s-app=cilium", fields="spec.nodeName=node1")[0]
+        return node_document(seen, bpf_metrics(api, cilium, agent["metadata"]["name"]))
+
+    first, second = document(), document()
+    names = dict(counters_of(first))
+    assert {"device/eth0/tx_packets", "cpu/softirq_s", "softnet/processed", "cilium/Success/egress/bytes"} <= set(
+        names
+    )
+    assert growth(first, second)["softnet/processed"] > 0
+
+
+class TestRights:
+    """The account of ``include/manifests/rbac.yaml``, while the API enforces exactly these rules."""
+
+    @pytest.fixture
+    def account(self, api: ClusterApi, lab: LabInfo) -> Iterator[ClusterApi]:
+        pods.ensure_namespace(api)
+        created = []
+        for body in [*load_manifests("rbac.yaml"), *load_manifests("rbac-scope-cluster.yaml")]:
+            kind = _kind(body)
+            namespace = body["metadata"].get("namespace")
+            api.create(kind, body, namespace)
+            created.append((kind, body["metadata"]["name"], namespace))
+        yield ClusterApi(k8s.ApiClient(_as_account(lab, _token(api))), away_s=5)
+        guard.restore(api, "end of a test", force=True)
+        for kind, name, namespace in created:
+            api.delete(kind, name, namespace)
+
+    @pytest.mark.parametrize("scope", ["nodes", "cluster"])
+    def test_they_suffice_for_a_whole_run(self, account: ClusterApi, scope: str) -> None:
+        plan = validate_plan({"scenarios": "ipv4-stream-1", "scope": scope})
+        pair = choose_pair(account, plan)
+        requirements.refuse_failed(
+            requirements.check(account, plan, pair, probe.probe_nodes(account, pair.names, plan.image))
+        )
+        window = guard.open_window(account, "test/rights", plan, pair)
+        server = pods.create_pod(account, _server(plan))
+        assert set(pods.pod_addresses(pods.wait_ready(account, server["metadata"]["name"]))) == {"ipv4", "ipv6"}
+        switch(account, window.fence, "on", pair, plan)
+        assert account.select(POD, pods.BENCH_NAMESPACE) == []
+        assert guard.restore(account, "test", holder="test/rights").outcome == "restored"
+
+    def test_a_missing_right_is_named(self, account: ClusterApi, api: ClusterApi) -> None:
+        pair = choose_pair(account, PLAN)
+        window = guard.open_window(account, "test/rights", PLAN, pair)
+        role = Kind(RBAC, "v1", "roles")
+        body = api.get(role, "bigtcp-bench", "kube-system")
+        body["rules"] = [rule for rule in body["rules"] if "delete" not in rule["verbs"]]
+        api.replace(role, body, "kube-system")
+        with pytest.raises(
+            Forbidden, match=r'cannot list resource "pods" .* in the namespace "kube-system"; the rights'
+        ):
+            switch(account, window.fence, "on", pair, PLAN)
+        with pytest.raises(Forbidden, match=r'cannot get resource "secrets" .* in the namespace "kube-system"'):
+            account.get(Kind("", "v1", "secrets"), "anything", "kube-system")
+
+
+def _kind(body: dict[str, str]) -> Kind:
+    group, _, version = body["apiVersion"].rpartition("/")
+    plural = f"{body['kind'].lower()}s"
+    return Kind(group, version, plural, namespaced=not body["kind"].startswith("Cluster"))
+
+
+def _token(api: ClusterApi) -> str:
+    path = "/api/v1/namespaces/bigtcp-bench/serviceaccounts/bigtcp-bench/token"
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    return str(api._object("POST", path, body=body)["status"]["token"])
+
+
+def _as_account(lab: LabInfo, token: str) -> k8s.Configuration:
+    configuration = k8s.Configuration()
+    k8s_config.load_kube_config(str(lab.kubeconfig), client_configuration=configuration)
+    # Else the loader puts the administrator's token back before every request.
+    configuration.refresh_api_key_hook = None
+    configuration.api_key = {"authorization": f"Bearer {token}"}
+    return configuration
+
+
+def _server(plan: Plan) -> dict[str, object]:
+    from bigtcp_bench.pods.orders import ServeOrders
+
+    return pods.build_pod(
+        "server", image=plan.image, node="node2", orders=ServeOrders(lifetime_s=60).to_argument()
+    )

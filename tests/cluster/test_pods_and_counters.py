@@ -1,0 +1,118 @@
+"""Pods as they are applied, and counters as they are read."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigtcp_bench.cluster import pods
+from bigtcp_bench.cluster.counters import CILIUM_METRICS, counters_of, deltas, growth
+from bigtcp_bench.resources import include_dir, load_manifests
+
+RECORDED = Path(__file__).parents[1] / "recorded"
+
+
+@pytest.mark.parametrize("role", ["server", "client", "probe"])
+def test_pods_are_good_neighbours(role: pods.Role) -> None:
+    pod = pods.build_pod(
+        role,
+        image="registry/x:1",
+        node="n1",
+        orders={"do": "x"},
+        deadline_s=77,
+        labels={"a": "b"},
+        pull_secrets=["s"],
+    )
+    spec = pod["spec"]
+    (container,) = spec["containers"]
+    assert (container["name"], container["image"], container["args"]) == ("base", "registry/x:1", ['{"do":"x"}'])
+    assert pods.node_of(pod) == "n1"
+    assert "nodeName" not in spec
+    assert spec["activeDeadlineSeconds"] == 77
+    assert spec["restartPolicy"] == "Never"
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["priorityClassName"] == "bigtcp-bench"
+    assert spec["tolerations"] == [{"key": "bigtcp-bench", "operator": "Exists"}]
+    assert spec["imagePullSecrets"] == [{"name": "s"}]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert "cpu" not in container["resources"]["limits"]
+    assert container["resources"]["requests"]["cpu"] == "100m"
+    assert spec.get("hostNetwork", False) is (role == "probe")
+    assert pod["metadata"]["labels"] == {
+        "app.kubernetes.io/name": "bigtcp-bench",
+        "bigtcp-bench/role": role,
+        "a": "b",
+    }
+    assert pods.build_pod(role, image="y")["spec"]["containers"][0]["image"] == "y", "the template is not shared"
+
+
+def test_every_manifest_is_complete_and_no_right_is_wild() -> None:
+    for path in sorted((include_dir() / "manifests").glob("*.yaml")):
+        for body in load_manifests(path.name):
+            assert body["apiVersion"]
+            assert body["kind"]
+            assert body["metadata"].get("name") or body["metadata"].get("generateName")
+            for rule in body.get("rules", []):
+                assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+                assert "secrets" not in rule["resources"]
+
+
+def _document(moment: str) -> dict[str, Any]:
+    text = (RECORDED / f"proc-client-{moment}-on.txt").read_text(encoding="utf-8")
+    sections: dict[str, str] = {}
+    for part in text.split("== ")[1:]:
+        name, _, body = part.partition("\n")
+        sections[name.strip().rsplit("/", 1)[-1]] = body
+    return {
+        "boot_id": "b",
+        "snapshot": {
+            "user_hz": 100,
+            "devices": {"eth0": {"tx_packets": 10 if moment == "before" else 30}, "lxc1": {"tx_packets": 1}},
+            **{name: sections.get(name) for name in ("snmp", "snmp6", "netstat", "softnet_stat")},
+            "proc_stat": sections.get("stat"),
+        },
+        CILIUM_METRICS: json.loads(
+            (RECORDED / f"cilium-bpf-metrics-{'off' if moment == 'before' else 'on'}.json").read_text()
+        ),
+    }
+
+
+def test_counters_grow_as_recorded() -> None:
+    before, after = _document("before"), _document("after")
+    grown = growth(before, after)
+    assert grown["device/eth0/tx_packets"] == 20
+    assert grown["snmp/IpOutRequests"] > 1000
+    assert grown["netstat/IpExtOutOctets"] / grown["snmp/IpOutRequests"] > 65_536, "the packets were big"
+    assert grown["cpu/softirq_s"] > 0
+    assert grown["softnet/processed"] > 0
+    assert grown["cilium/Success/egress/bytes"] > 0
+    assert not any(name.startswith("device/lxc") for name in dict(counters_of(after)))
+    assert "snmp/TcpCurrEstab" not in dict(counters_of(after))
+
+
+@dataclass(frozen=True)
+class Stored:
+    document: bytes
+
+
+def test_deltas_need_both_ends_of_a_block_and_one_boot() -> None:
+    def stored(document: dict[str, Any]) -> Stored:
+        return Stored(zlib.compress(json.dumps(document).encode()))
+
+    before, after = _document("before"), _document("after")
+    documents = {
+        (1, "node-begin:n1"): stored(before),
+        (1, "node-end:n1"): stored(after),
+        (1, "node-begin:n2"): stored(before),
+        (2, "node-begin:n1"): stored(before),
+        (2, "node-end:n1"): stored({**after, "boot_id": "another"}),
+    }
+    rows = deltas(documents, {1: "off", 2: "on"})
+    assert {(row["block"], row["arm"], row["node"]) for row in rows} == {(1, "off", "n1")}

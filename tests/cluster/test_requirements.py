@@ -1,0 +1,208 @@
+"""Each requirement, on a simulated cluster changed in one way, and the sentence it gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bigtcp_bench.cluster import guard, requirements
+from bigtcp_bench.cluster.api import DAEMONSET
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.probe import probe_nodes
+from bigtcp_bench.cluster.requirements import Check
+from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES
+from bigtcp_bench.plan import validate_plan
+
+from .simulated import Client, Cluster, run
+
+
+def checks(cluster: Cluster, api: Client | None = None, **plan: Any) -> dict[tuple[str, str], Check]:
+    api = api or cluster.client()
+    the_plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", **plan})
+    pair = choose_pair(api, the_plan)
+    probes = probe_nodes(api, pair.names, the_plan.image)
+    return {(item.name, item.node): item for item in requirements.check(api, the_plan, pair, probes)}
+
+
+def change(cluster: Cluster, resource: Any, name: str, namespace: str | None, edit: Any) -> None:
+    found = run(cluster.store.get(resource, name, namespace))
+    edit(found)
+    run(cluster.store.update(resource, found))
+    cluster.reconcile()
+
+
+def test_a_good_cluster_passes_and_nothing_is_changed() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    found = checks(cluster)
+    assert {item.status for item in found.values()} == {"pass", "warn"}
+    assert {item.name for item in found.values() if item.status == "warn"} == {"device", "nodes alike"}
+    requirements.refuse_failed(list(found.values()))
+    assert cluster.state() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--deny-config-keys=x,enable-ipv6-big-tcp"], "fail", "enable-ipv6-big-tcp may not be overridden"),
+        (["--allow-config-keys", "enable-ipv4-big-tcp"], "fail", "enable-ipv6-big-tcp is not among"),
+        (["--allow-config-keys=enable-ipv4-big-tcp,enable-ipv6-big-tcp"], "pass", "both keys"),
+        (["--source=config-map:cilium-config"], "fail", "the sources are config-map:cilium-config"),
+        (["--source", "config-map:a,cilium-node-config:kube-system/x"], "pass", "both keys"),
+    ],
+)
+def test_restrictions_of_the_init_container(arguments: list[str], status: str, words: str) -> None:
+    cluster = Cluster()
+
+    def edit(found: Any) -> None:
+        containers = found["spec"]["template"]["spec"]["initContainers"]
+        next(item for item in containers if item["name"] == "config")["args"] = arguments
+
+    change(cluster, DAEMONSETS, "cilium", "kube-system", edit)
+    found = checks(cluster)["config overrides", ""]
+    assert (found.status, words in found.found) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("tag", "tunnel", "name", "status"),
+    [
+        ("v1.19.4", True, "tunnel devices", "fail"),
+        ("v1.19.4", False, "tunnel devices", "pass"),
+        ("v1.19.6", True, "tunnel devices", "warn"),
+        ("v1.12.1", False, "Cilium version", "fail"),
+        ("v1.13.4", False, "Cilium version", "fail"),
+    ],
+)
+def test_known_bad_releases(tag: str, tunnel: bool, name: str, status: str) -> None:
+    cluster = Cluster()
+
+    def edit(found: Any) -> None:
+        for container in found["spec"]["template"]["spec"]["containers"]:
+            container["image"] = f"quay.io/cilium/cilium:{tag}"
+
+    change(cluster, DAEMONSETS, "cilium", "kube-system", edit)
+    api = cluster.client()
+    if tunnel:
+        devices = cluster.extra_devices
+        devices["cilium_vxlan"] = {"index": 7, "kind": "vxlan", "gso_max_size": 65536}
+    found = checks(cluster, api)
+    node = "node1" if name == "tunnel devices" else ""
+    assert found[name, node].status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "verdict"),
+    [
+        (
+            {"routing": {"inter-host-routing-mode": "Tunnel", "intra-host-routing-mode": "BPF"}},
+            "routing mode",
+            "fail",
+        ),
+        (
+            {"routing": {"inter-host-routing-mode": "Native", "intra-host-routing-mode": "Legacy"}},
+            "host routing",
+            "fail",
+        ),
+        ({"encryption": {"mode": "Wireguard"}}, "encryption", "fail"),
+        ({"datapath-mode": "netkit"}, "datapath mode", "pass"),
+        ({"kube-proxy-replacement": {"mode": "False"}}, "kube-proxy replacement", "warn"),
+        ({"masquerading": {"enabled": True, "mode": "IPTables"}}, "masquerading", "warn"),
+    ],
+)
+def test_what_the_agent_says(status: dict[str, Any], name: str, verdict: str) -> None:
+    cluster = Cluster()
+    cluster.extra_status = status
+    assert checks(cluster)[name, "node2"].status == verdict
+
+
+def test_limits_set_by_hand_would_be_lost() -> None:
+    cluster = Cluster()
+    cluster.nodes["node2"].limits["gro_max_size"] = 32768
+    found = checks(cluster)
+    assert found["limits", "node2"].status == "fail"
+    with pytest.raises(
+        PreconditionFailed, match=r"node node2: limits: eth0: gro_max_size is 32768 .* set by hand"
+    ):
+        requirements.refuse_failed(list(found.values()))
+
+
+def test_a_node_config_that_would_win_over_ours() -> None:
+    cluster = Cluster()
+    body = {
+        "metadata": {"name": "zzz", "namespace": "kube-system"},
+        "spec": {"nodeSelector": {}, "defaults": {"enable-ipv4-big-tcp": "false"}},
+    }
+    run(cluster.store.create(CILIUMNODECONFIGS, body))
+    assert checks(cluster)["node config", "node1"].status == "fail"
+
+
+@pytest.mark.parametrize(("scope", "status"), [("nodes", "warn"), ("cluster", "fail")])
+def test_gitops_would_undo_a_change_of_the_config_map(scope: str, status: str) -> None:
+    cluster = Cluster()
+
+    def edit(found: Any) -> None:
+        found["metadata"]["labels"]["argocd.argoproj.io/instance"] = "cilium"
+
+    change(cluster, CONFIGMAPS, "cilium-config", "kube-system", edit)
+    found = checks(cluster, scope=scope)["managed by", ""]
+    assert (found.status, "Argo CD" in found.found) == (status, True)
+
+
+def test_a_cluster_in_use_and_one_left_behind() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-stream-1"})
+    guard.open_window(api, "other/run", plan, choose_pair(api, plan))
+    found = checks(cluster)
+    assert (found["lease", ""].status, "other/run" in found["lease", ""].found) == ("fail", True)
+    cluster.time += guard.LEASE_S + 1
+    found = checks(cluster)
+    assert found["lease", ""].status == "pass"
+    assert found["leftovers", ""].status == "warn"
+
+
+def test_a_rollout_under_way_is_waited_for() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-stream-1"})
+    pair = choose_pair(api, plan)
+    probes = probe_nodes(api, pair.names, plan.image)
+    found = api.get(DAEMONSET, "cilium", "kube-system")
+    found["status"]["updatedNumberScheduled"] = 1
+    run(cluster.store.update(DAEMONSETS, found, "status"))
+    result = {item.name: item for item in requirements.check(api, plan, pair, probes)}
+    assert result["Cilium rollout"].status == "fail"
+
+
+def test_nodes_are_chosen_by_name_by_label_or_as_they_come() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    assert choose_pair(api, plan).names == ("node1", "node2")
+    named = validate_plan({"scenarios": "ipv4-rr", "client_node": "node2", "server_node": "node1"})
+    assert choose_pair(api, named).names == ("node2", "node1")
+    unknown = validate_plan({"scenarios": "ipv4-rr", "client_node": "node9", "server_node": "node1"})
+    with pytest.raises(
+        PreconditionFailed, match=r"client_node 'node9' does not exist .* its nodes are node1, node2"
+    ):
+        choose_pair(api, unknown)
+
+    def label(found: Any) -> None:
+        found["metadata"]["labels"]["bigtcp-bench"] = "true"
+
+    def taint(found: Any) -> None:
+        found["spec"]["taints"] = [
+            {"key": "gpu", "effect": "NoSchedule"},
+            {"key": "bigtcp-bench", "effect": "NoSchedule"},
+        ]
+
+    change(cluster, NODES, "node2", None, label)
+    with pytest.raises(PreconditionFailed, match=r"of the nodes labelled bigtcp-bench=true .node2. 1 can run"):
+        choose_pair(api, plan)
+    change(cluster, NODES, "node1", None, label)
+    assert choose_pair(api, plan).names == ("node1", "node2")
+    change(cluster, NODES, "node1", None, taint)
+    with pytest.raises(PreconditionFailed, match="node1 has the taint gpu:NoSchedule"):
+        choose_pair(api, plan)
