@@ -61,25 +61,6 @@ def settings(api: ClusterApi) -> object:
     )
 
 
-@pytest.mark.parametrize("scope", ["nodes", "cluster"])
-def test_a_switch_raises_the_devices_and_a_restore_lowers_them(api: ClusterApi, scope: str) -> None:
-    plan = validate_plan({"scenarios": "ipv4-stream-1", "scope": scope})
-    before = settings(api), limits(api)
-    pair = choose_pair(api, plan)
-    checks = requirements.check(api, plan, pair, probe.probe_nodes(api, pair.names, plan.image))
-    requirements.refuse_failed(checks)
-    window = guard.open_window(api, "test/run", plan, pair)
-    with window.fence.renewing(interval_s=0.5):
-        report = switch(api, window.fence, "on", pair, plan)
-        assert limits(api)["node2"]["gro_ipv4_max_size"] > 65536
-        assert report.restarted
-        assert not switch(api, window.fence, "on", pair, plan).restarted
-    restored = guard.restore(api, "test", holder="test/run")
-    assert restored.waited_s == 0
-    assert (settings(api), limits(api)) == before
-    assert guard.restore(api, "again").outcome == "nothing"
-
-
 @pytest.mark.parametrize("killed_after_s", [0.3, 1.5, 2.5])
 def test_a_process_killed_in_the_middle_of_a_switch_leaves_nothing(
     api: ClusterApi, lab: LabInfo, killed_after_s: float
@@ -196,18 +177,26 @@ class TestRights:
             api.delete(kind, name, namespace)
 
     @pytest.mark.parametrize("scope", ["nodes", "cluster"])
-    def test_they_suffice_for_a_whole_run(self, account: ClusterApi, scope: str) -> None:
+    def test_they_suffice_for_a_whole_run(self, account: ClusterApi, api: ClusterApi, scope: str) -> None:
+        """A switch raises the devices, a second one does nothing, and a restore puts everything back."""
         plan = validate_plan({"scenarios": "ipv4-stream-1", "scope": scope})
+        before = settings(api), limits(api)
         pair = choose_pair(account, plan)
-        requirements.refuse_failed(
-            requirements.check(account, plan, pair, probe.probe_nodes(account, pair.names, plan.image))
-        )
+        probes = probe.probe_nodes(account, pair.names, plan.image)
+        requirements.refuse_failed(requirements.check(account, plan, pair, probes))
         window = guard.open_window(account, "test/rights", plan, pair)
         server = pods.create_pod(account, _server(plan))
         assert set(pods.pod_addresses(pods.wait_ready(account, server["metadata"]["name"]))) == {"ipv4", "ipv6"}
-        switch(account, window.fence, "on", pair, plan)
-        assert account.select(POD, pods.BENCH_NAMESPACE) == []
-        assert guard.restore(account, "test", holder="test/rights").outcome == "restored"
+        with window.fence.renewing(interval_s=0.5):
+            report = switch(account, window.fence, "on", pair, plan)
+            assert report.restarted
+            assert account.select(POD, pods.BENCH_NAMESPACE) == []
+            assert not switch(account, window.fence, "on", pair, plan).restarted
+        assert limits(api)["node2"]["gro_ipv4_max_size"] > 65536
+        restored = guard.restore(account, "test", holder="test/rights")
+        assert (restored.outcome, restored.waited_s) == ("restored", 0)
+        assert (settings(api), limits(api)) == before
+        assert guard.restore(account, "again").outcome == "nothing"
 
     def test_a_missing_right_is_named(self, account: ClusterApi, api: ClusterApi) -> None:
         pair = choose_pair(account, PLAN)
