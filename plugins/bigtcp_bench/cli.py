@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = _command(commands, "demo", "run the comparison once on a one-machine cluster", _demo)
-    demo.add_argument("--plan", default="quick", help="name or file of the plan (default: quick)")
+    demo.add_argument("--plan", default="quick", help="name of the plan (default: quick)")
     _add_folder(demo)
 
     up = _command(commands, "up", "start the lab and Airflow in the background", _up)
@@ -165,8 +167,11 @@ def _lab_up(options: argparse.Namespace) -> int:
     )
     print(f"export KUBECONFIG={info.kubeconfig}", flush=True)
     if options.foreground:
+        # What a container engine stops its containers with.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            daemon.wait(_lab_folder(options))
+            while daemon.status(_lab_folder(options)).running:
+                time.sleep(1)
         finally:
             daemon.down(_lab_folder(options))
     return 0

@@ -24,7 +24,7 @@ _TEARDOWN_S = 90
 
 
 def run_demo(folder: Path, plan_name: str) -> int:
-    """Run the DAG once with the plan of that name or file and print its comparison; 0 only for a valid run.
+    """Run the DAG once with the plan of that name and print its comparison; 0 only for a valid run.
 
     Everything that is started is stopped again; what was measured stays in ``folder``.
     """

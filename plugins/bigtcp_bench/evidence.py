@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _CPU_KINDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
 
-def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[int, Mapping[str, Any] | None]) -> RunFacts:
+def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapping[str, Any] | None]) -> RunFacts:
     """Return the facts in ``documents`` (of one run) and in the reports of the switches, by block."""
     limits: dict[tuple[int, int, str], dict[str, int]] = {}
     nodes: dict[tuple[int, str], dict[str, Any]] = {}

@@ -95,7 +95,8 @@ def plan_of_params(params: Mapping[str, Any]) -> Plan:
 def _integer(name: str, title: str, section: str | None = None) -> Param:
     schema = Plan.model_json_schema()["properties"][name]
     low, high = schema["minimum"], schema["maximum"]
-    extra = {"section": section} if section else {}
+    # Not section=None: the form would take that for the name of a section.
+    extra: dict[str, Any] = {"section": section} if section else {}
     return Param(
         None,
         type=["null", "integer"],
@@ -114,5 +115,5 @@ def _node(name: str, title: str) -> Param:
         pattern=_NODE_NAME,
         title=title,
         section="Placement and scope",
-        description_md=f"{Plan.model_fields[name].description or title}. Both or neither.".capitalize(),
+        description_md=f"{(Plan.model_fields[name].description or title).capitalize()}. Both, or neither.",
     )

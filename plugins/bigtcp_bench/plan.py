@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -271,21 +272,37 @@ def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]
     return [SCENARIOS[name] for name in names]
 
 
+#: A folder with plans of your own; one of the same name takes the place of a plan that comes with the package.
+PLANS_VARIABLE = "BIGTCP_BENCH_PLANS"
+
+
 def plan_names() -> list[str]:
-    """Return the names of the plans in ``include/plans``, sorted."""
-    return sorted(path.stem for path in (include_dir() / "plans").glob("*.yaml"))
+    """Return the names of all plans, sorted."""
+    return sorted({path.stem for folder in _plan_folders() for path in folder.glob("*.yaml")})
+
+
+def _plan_folders() -> list[Path]:
+    own = os.environ.get(PLANS_VARIABLE)
+    return [Path(folder) for folder in (own, include_dir() / "plans") if folder]
+
+
+def _plan_path(name: str) -> Path | None:
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        candidates = [Path(name)]
+    else:
+        candidates = [folder / f"{name}.yaml" for folder in _plan_folders()]
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Return the plan of a name in ``include/plans`` or of a YAML file, with ``overrides`` on top.
+    """Return the plan of that name, or of a YAML file, with ``overrides`` on top.
 
     An override of ``None`` means "as the plan says". Raises InvalidInput, in one sentence, for anything wrong.
     """
     import yaml
 
-    is_path = "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
-    path = Path(name_or_path) if is_path else include_dir() / "plans" / f"{name_or_path}.yaml"
-    if not path.is_file():
+    path = _plan_path(name_or_path)
+    if path is None:
         known = ", ".join(plan_names())
         raise InvalidInput(
             f"plan {name_or_path!r} does not exist; allowed are {known}, or the path of a YAML file"

@@ -103,7 +103,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         from bigtcp_bench.connections import cluster_api, warehouse
 
         generation = Generation.model_validate(self.generation)
-        api, store = cluster_api(self.kubernetes_conn_id), warehouse()
+        api, store = cluster_api(str(self.kubernetes_conn_id)), warehouse()
         plan = store.plan_of(generation.run)
         fence = Fence(api, generation.run_key)
         try:
@@ -122,7 +122,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
                     deadline_s=orders.time_limit_s,
                     labels=_labels(generation),
                 )
-                self._stored = _Stored(store, generation, orders)
+                self._stored = _Stored(api, store, generation, orders)
                 say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
                 try:
                     super().execute(context)
@@ -166,10 +166,10 @@ class IperfGenerationOperator(KubernetesPodOperator):
         if pod is None or pod.metadata is None or pod.metadata.name is None or self._stored is None:
             return
         try:
-            log = self.client.read_namespaced_pod_log(
-                pod.metadata.name, pod.metadata.namespace, container=self.base_container_name
+            log = self._stored.api.logs(
+                str(pod.metadata.namespace), pod.metadata.name, str(self.base_container_name)
             )
-        except Exception as error:
+        except BenchError as error:
             # The pod or its node is gone: its measurements with it, but this must not hide why the task ended.
             self.log.warning("the log of pod %s could not be read: %s", pod.metadata.name, _first_line(error))
             return
@@ -230,7 +230,10 @@ class IperfGenerationOperator(KubernetesPodOperator):
 class _Stored:
     """What a client's log holds, in the warehouse."""
 
-    def __init__(self, warehouse: Warehouse, generation: Generation, orders: MeasureOrders) -> None:
+    def __init__(
+        self, api: ClusterApi, warehouse: Warehouse, generation: Generation, orders: MeasureOrders
+    ) -> None:
+        self.api = api
         self._warehouse = warehouse
         self._generation = generation
         self._orders = orders
@@ -333,8 +336,8 @@ def _figures(values: dict[str, float]) -> str:
         parts.append(f"{values['throughput_bps'] / 1e9:.2f} Gbit/s")
     if "transactions_per_s" in values:
         parts.append(f"{values['transactions_per_s']:,.0f} transactions/s, p99 {values['latency_p99_us']:.0f} us")
-    ends = [values.get(f"bytes_per_packet_{end}") for end in ("sender", "receiver")]
-    if None not in ends:
+    ends = [values[name] for name in ("bytes_per_packet_sender", "bytes_per_packet_receiver") if name in values]
+    if len(ends) == 2:
         parts.append("{:,.0f} / {:,.0f} bytes per packet (sender / receiver)".format(*ends))
     return ", ".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlencode
@@ -87,7 +88,7 @@ def build_app() -> FastAPI:
     return app
 
 
-def _run_row(row: dict[str, Any]) -> str:
+def _run_row(row: Mapping[Any, Any]) -> str:
     query = urlencode({"dag_id": row["dag_id"], "run_id": row["run_id"], "cluster": row["cluster"]})
     cells = [
         f"{row['started_at']:%Y-%m-%d %H:%M} UTC",

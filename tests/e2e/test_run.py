@@ -1,0 +1,107 @@
+"""The real DAG, through Airflow, on the lab: a good run, and runs that must end in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from bigtcp_bench.lab import daemon
+from tests.e2e.runs import Installation
+
+pytestmark = [pytest.mark.lab, pytest.mark.e2e]
+
+
+@pytest.fixture
+def fault(installation: Installation):
+    """Switch faults of the lab on, and off again after the test."""
+    folder = installation.airflow.kubeconfig.parent
+    switched = []
+
+    def switch(name: str) -> None:
+        daemon.set_fault(folder, name, True)
+        switched.append(name)
+
+    yield switch
+    for name in switched:
+        daemon.set_fault(folder, name, False)
+
+
+def test_a_run_from_end_to_end(installation: Installation):
+    before = installation.cluster_state()
+    run = installation.run()
+    assert run.state == "success", run.row["reasons"]
+    assert run.row["status"] == "valid", run.row["reasons"]
+    assert run.row["reasons"] == []
+    assert run.row["environment"]["emulated"] is True
+    assert run.row["restore_result"]["state"] == "verified"
+    assert (run.row["client_node"], run.row["server_node"]) == ("node1", "node2")
+
+    results = installation.warehouse.results_frame(run.number)
+    assert set(results["arm"]) == {"off", "on"}
+    assert results.groupby("block")["generation"].nunique().to_dict() == {1: 1, 2: 2, 3: 1}
+    streams = results[results["scenario"].str.contains("stream")]
+    for end in ("sender", "receiver"):
+        sizes = streams[streams["metric"] == f"bytes_per_packet_{end}"]
+        assert len(sizes) == 8
+        assert sizes[sizes["arm"] == "off"]["value"].between(30_000, 65_536).all()
+        assert (sizes[sizes["arm"] == "on"]["value"] > 65_536).all()
+
+    comparisons = installation.warehouse.comparisons_frame(run.number)
+    assert {"throughput_bps", "transactions_per_s", "latency_p99_us"} <= set(comparisons["metric"])
+    judged = comparisons[comparisons["metric"] == "throughput_bps"]
+    assert (judged["ci_low"] < judged["change"]).all()
+    assert (judged["change"] < judged["ci_high"]).all()
+    counters = installation.warehouse.counters_frame(run.number)
+    assert set(counters["block"]) == {1, 2, 3}
+    assert set(counters["node"]) == {"node1", "node2"}
+
+    assert installation.cluster_state() == before
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"client_node": "node9", "server_node": "node1"}, "client_node 'node9' does not exist in this cluster"),
+        ({"client_node": "node1"}, "client_node and server_node must be given together"),
+    ],
+)
+def test_bad_params_end_in_one_sentence_and_change_nothing(installation: Installation, params, sentence):
+    before = installation.cluster_state()
+    run = installation.run(**params)
+    assert run.state == "failed"
+    assert run.row["status"] == "failed"
+    assert len(run.row["reasons"]) == 1
+    assert sentence in run.row["reasons"][0]
+    assert installation.cluster_state() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("setting-ignored", ["could not be proven to be on", "node1"]),
+        ("old-kernel", ["kernel, ipv4", "gso_ipv4_max_size"]),
+    ],
+)
+def test_a_cluster_that_cannot_be_measured_is_restored_and_not_judged(installation, fault, name, words):
+    before = installation.cluster_state()
+    fault(name)
+    run = installation.run()
+    assert run.state == "failed"
+    assert run.row["status"] == "failed"
+    for word in words:
+        assert word in run.row["reasons"][0]
+    assert installation.warehouse.comparisons_frame(run.number).empty
+    assert installation.cluster_state()["limits"] == before["limits"] or name == "old-kernel"
+    assert installation.cluster_state()["node configs"] == before["node configs"]
+
+
+def test_packets_that_are_segmented_on_the_way_make_the_run_invalid(installation, fault):
+    fault("outer-veth-64k")
+    run = installation.run(scenarios=["ipv4-stream-1"])
+    assert run.state == "failed"
+    assert run.row["status"] == "invalid"
+    assert "receiver" in run.row["reasons"][0]
+    # Kept, but not judged.
+    comparisons = installation.warehouse.comparisons_frame(run.number)
+    assert set(comparisons["verdict"]) == {"invalid"}
+    assert not installation.warehouse.results_frame(run.number).empty
+    assert run.row["restore_result"]["state"] == "verified"
