@@ -61,7 +61,7 @@ _MEASUREMENTS = [
 
 
 def main() -> int:
-    """Measure and print the table; the status is 1 when something is slower than wanted at the greatest age."""
+    """Measure and print the table; the status is 1 when even the best of the rounds is slower than wanted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--years", type=int, nargs="+", default=[1, 10], help="ages to measure at (default 1 10)")
     parser.add_argument(
@@ -82,11 +82,12 @@ def main() -> int:
                     _say(f"{heading}: measuring")
                     columns[heading] = _measure(warehouse, years)
     _print_table(columns)
+    # The best of the rounds is the one that the machine's other work disturbed least.
     slow = [
-        f"{heading}: {name} {figure.seconds:.3f} s > {figure.wanted_s} s"
+        f"{heading}: {name} {min(figure.times):.3f} s > {figure.wanted_s} s"
         for heading, figures in columns.items()
         for name, figure in figures.items()
-        if figure.wanted_s is not None and figure.seconds > figure.wanted_s
+        if figure.wanted_s is not None and min(figure.times) > figure.wanted_s
     ]
     print("\nSlower than wanted: " + ("; ".join(slow) if slow else "nothing."))
     return 1 if slow else 0

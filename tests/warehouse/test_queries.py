@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import re
+import sqlite3
 import subprocess
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.resources import include_dir
 from bigtcp_bench.warehouse import incidents
-from bigtcp_bench.warehouse.queries import query_names, trend
+from bigtcp_bench.warehouse.queries import query_names, sql_of, trend
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.postgres import binaries
 
@@ -202,6 +205,20 @@ def test_every_query_runs_as_its_header_says(warehouse: Warehouse, name: str) ->
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "ipv6-" in done.stdout
+
+
+@pytest.mark.parametrize("name", list(query_names()))
+def test_no_query_reads_a_whole_table(tmp_path: Path, name: str) -> None:
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    warehouse.migrate()
+    with contextlib.closing(sqlite3.connect(tmp_path / "w.db")) as connection:
+        # As SQLite plans it without any statistics, which is how a new warehouse runs.
+        values = dict.fromkeys(re.findall(r":([a-z]+)", sql_of(name)), "x") | {"limit": 1, "nights": 1}
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {sql_of(name)}", values).fetchall()
+    steps = [step[3] for step in plan]
+    tables = r"(run|bigtcp_run|comparison|bigtcp_comparison|receiver|noise|bigtcp_noise|incident)"
+    assert [step for step in steps if re.match(rf"SCAN {tables}\b", step)] == []
+    assert [step for step in steps if step.startswith("SEARCH")] != []
 
 
 @pytest.mark.parametrize(

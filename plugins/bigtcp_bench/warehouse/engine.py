@@ -51,7 +51,7 @@ def engine_of(url: str | URL, *, pooled: bool = False) -> sa.Engine:
         options["connect_args"] = {
             "connect_timeout": 10,
             "application_name": "bigtcp-bench",
-            "options": "-c timezone=UTC",
+            "options": f"{_given_options(parsed)} -c timezone=UTC".lstrip(),
         }
     else:
         raise InvalidInput(f"the warehouse cannot be {backend!r}; {_ALLOWED}")
@@ -75,6 +75,11 @@ def is_transient(error: BaseException) -> bool:
     name = getattr(error.orig, "sqlite_errorname", None) or ""
     state = getattr(error.orig, "sqlstate", None) or ""
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state in _TRANSIENT_STATES or state[:2] == "08"
+
+
+def _given_options(url: URL) -> str:
+    given = url.query.get("options", "")
+    return given if isinstance(given, str) else " ".join(given)
 
 
 def _on_sqlite_connect(connection: Any, _record: Any) -> None:

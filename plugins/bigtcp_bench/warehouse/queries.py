@@ -73,8 +73,6 @@ def trend(
     values: dict[str, Any] = {
         "scenario": scenario,
         "metric": _metric(metric, scenario),
-        "since": _text(start),
-        "until": _text(end),
         "version": version or "%",
         "limit": _positive("limit", limit),
         "nights": _positive("nights", nights),
@@ -82,6 +80,7 @@ def trend(
 
     def work(connection: sa.Connection) -> pd.DataFrame:
         values["cluster"] = _cluster(connection, cluster)
+        values["since"], values["until"] = (_text(moment, connection.dialect) for moment in (start, end))
         if name == "before_after_version" and version is None:
             values["version"] = _newest_version(connection, values["cluster"])
         return _untyped_frame(connection.execute(text, {key: values[key] for key in needed}))
@@ -116,10 +115,9 @@ def _cluster(connection: sa.Connection, cluster: str | None) -> str:
     raise InvalidInput(f"{wrong}; known are {', '.join(known)}")
 
 
-def _text(moment: datetime) -> str:
-    # As SQLAlchemy stores moments on SQLite, where they are compared as text; PostgreSQL reads it as a moment in
-    # the session's zone, which is UTC.
-    return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
+def _text(moment: datetime, dialect: sa.Dialect) -> str:
+    # SQLite compares the text of moments, so it must be as SQLAlchemy stores them there.
+    return moment.strftime("%Y-%m-%d %H:%M:%S.%f") if dialect.name == "sqlite" else moment.isoformat()
 
 
 def _metric(metric: str | None, scenario: str) -> str:
