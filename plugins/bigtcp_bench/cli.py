@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     lab_up.add_argument("--nodes", type=int, default=2, help="number of nodes (default: 2)")
     lab_up.add_argument("--fault", action="append", default=[], metavar="NAME", help="misbehave from the start")
     lab_up.add_argument("--rbac", action="store_true", help="enforce RBAC")
+    lab_up.add_argument(
+        "--listen", metavar="HOST:PORT", help="let others reach its API here, too, as its kubeconfig then says"
+    )
     lab_up.add_argument("--foreground", action="store_true", help="stay until interrupted")
     lab_fault = _command(lab, "fault", "switch a misbehaviour on or off, or list them", _lab_fault)
     lab_fault.add_argument("name", nargs="?", help="name of the fault; without it they are listed")
@@ -161,7 +164,9 @@ def _lab_folder(options: argparse.Namespace) -> Path:
 def _lab_up(options: argparse.Namespace) -> int:
     from bigtcp_bench.lab import daemon
 
-    info = daemon.up(_lab_folder(options), nodes=options.nodes, faults=options.fault, rbac=options.rbac)
+    info = daemon.up(
+        _lab_folder(options), nodes=options.nodes, faults=options.fault, rbac=options.rbac, listen=options.listen
+    )
     print(
         f"the lab is up (process {info.pid}, API at {info.url}); its Kubernetes API and Cilium agent are emulated"
     )

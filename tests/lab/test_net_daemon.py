@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -15,6 +17,8 @@ import pytest
 
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab.api.server import listen
+from bigtcp_bench.lab.listening import ListenAddress
 
 from .net_cluster import NODE_CONFIG, PLUGINS, RunningLab, wait_until
 
@@ -106,6 +110,43 @@ def test_without_cilium(directory: Path) -> None:
     with pytest.raises(kubernetes.client.ApiException, match="could not find the requested resource"):
         lab.custom.list_namespaced_custom_object(*NODE_CONFIG)
     assert set(lab.limits(lab.run("plain", "node1", ["sleep", "infinity"]).metadata.name).values()) == {65536}
+
+
+def test_others_reach_a_lab_that_listens_for_them(directory: Path) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        listen = f"127.0.0.2:{taken.getsockname()[1]}"
+        with pytest.raises(PreconditionFailed, match=rf"^lab: --listen {listen}: address already in use$"):
+            daemon.up(directory, listen=listen)
+    lab = RunningLab(directory, listen=listen)  # whose client reads the kubeconfig and checks the certificate
+    assert daemon.status(directory).url == lab.info.url == f"https://{listen}"
+    assert lab.core.list_node().items
+    assert stat.filemode(lab.info.kubeconfig.stat().st_mode) == "-rw-r-----"
+
+
+@pytest.mark.parametrize("text", ["lab", "lab:", ":6443", "lab:0", "lab:65536", "a b:1", "https://lab:1", "::1:8"])
+def test_only_a_host_and_a_port_can_be_listened_at(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"it must be HOST:PORT with a port from 1 to 65535"):
+        daemon.up(tmp_path, listen=text)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("no-such-host.invalid:6443", "nobody knows the host"), ("192.0.2.1:6443", "no address of the host belongs")],
+)
+def test_only_this_machine_can_be_listened_at(text: str, problem: str) -> None:
+    with pytest.raises(PreconditionFailed, match=rf"^lab: --listen {text}: {problem}"):
+        ListenAddress.parse(text).bind()
+
+
+def test_a_name_is_listened_at_by_all_of_its_addresses() -> None:
+    with listen("127.0.0.1") as free:
+        port = free.getsockname()[1]
+    address = ListenAddress.parse(f"localhost:{port}")
+    for listening in address.bind():
+        with listening, socket.create_connection(listening.getsockname()[:2]):
+            assert listening.getsockname()[:2] in [("127.0.0.1", port), ("::1", port)]
+    assert str(ListenAddress.parse("[::1]:80")) == "[::1]:80"
 
 
 def test_bad_arguments_name_what_is_allowed(directory: Path) -> None:

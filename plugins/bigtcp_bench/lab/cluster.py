@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from bigtcp_bench.lab.controllers import run_controllers
 from bigtcp_bench.lab.faults import SLOW_PATH_MBIT, FaultState
 from bigtcp_bench.lab.fittings import API_PORT, Fittings
 from bigtcp_bench.lab.kubelet import Kubelet, NetworkNotReady, Surroundings
+from bigtcp_bench.lab.listening import ListenAddress
 from bigtcp_bench.lab.netlink import DEFAULT_SIZE, LARGEST_SIZE, Limits, set_limits
 from bigtcp_bench.lab.network import API_ADDRESS, Fabric, NodeNetwork
 from bigtcp_bench.lab.runtime import LabRuntime
@@ -39,10 +41,13 @@ _POLL_S = 0.1
 class Lab:
     """A running lab, from ``start`` to ``stop``."""
 
-    def __init__(self, state_dir: Path, *, nodes: int, faults: Sequence[str], rbac: bool) -> None:
+    def __init__(
+        self, state_dir: Path, *, nodes: int, faults: Sequence[str], rbac: bool, listen: ListenAddress | None
+    ) -> None:
         self._state_dir = state_dir
         self._nodes = nodes
         self._rbac = rbac
+        self._listen = listen
         names = [f"node{number}" for number in range(1, nodes + 1)]
         self.faults = FaultState(names, faults)
         self._store = Store()
@@ -61,11 +66,14 @@ class Lab:
 
     async def start(self) -> None:
         """Start everything; raises PreconditionFailed when this machine cannot run a lab."""
+        listening = [listen("127.0.0.1"), *(self._listen.bind() if self._listen else [])]
         try:
             self._fabric = Fabric(self._nodes)
             self._fabric.up()
         except OSError as error:
-            raise PreconditionFailed(f"lab: this machine does not allow the lab's network: {error}") from error
+            raise PreconditionFailed(
+                f"lab: this machine does not allow the lab's network (root or user namespaces are needed): {error}"
+            ) from error
         await self._processes.start()
         self._fittings = Fittings(self._state_dir, self.faults)
         root = self._state_dir / "root"
@@ -91,15 +99,18 @@ class Lab:
                 if self.faults.is_on(fault, name):
                     self._apply_fault(fault, name, True)
         await objects.seed(self._store, tuple(map(_lab_node, self._fabric.nodes.values())), cilium=self._cilium)
-        await self._start_api()
+        await self._start_api(listening)
         for name, kubelet in self._kubelets.items():
             self._keep(f"kubelet {name}", kubelet.run())
             self._keep(f"heartbeat {name}", self._beat(kubelet))
             if self.faults.is_on("node-dies", name):
                 self._apply_fault("node-dies", name, True)
 
-    async def _start_api(self) -> None:
-        certificate = certificates.issue([API_ADDRESS, "127.0.0.1", "localhost", "kubernetes.default.svc"])
+    async def _start_api(self, listening: list[socket.socket]) -> None:
+        hosts = [API_ADDRESS, "127.0.0.1", "localhost", "kubernetes.default.svc"]
+        if self._listen is not None:
+            hosts.append(self._listen.host)
+        certificate = certificates.issue(hosts)
         tls = self._state_dir / "tls"
         tls.mkdir(mode=0o700, exist_ok=True)
         (tls / "server.crt").write_text(certificate.certificate_pem, encoding="ascii")
@@ -109,12 +120,11 @@ class Lab:
         )
         app = with_control(api, self._tokens, self.faults, self._describe)
         self._server = ApiServer(app, tls / "server.crt", tls / "server.key")
-        local = listen("127.0.0.1")
         inside = self._fabric.namespace.run(lambda: listen(API_ADDRESS, API_PORT))
-        self.url = f"https://127.0.0.1:{local.getsockname()[1]}"
+        self.url = f"https://{self._listen or f'127.0.0.1:{listening[0].getsockname()[1]}'}"
         self.kubeconfig = certificates.kubeconfig(self.url, certificate.ca_pem, self._tokens.admin)
         self._keep("controllers", run_controllers(self._store, certificate.ca_pem))
-        self._keep("API server", self._server.serve(sockets=[local, inside]))
+        self._keep("API server", self._server.serve(sockets=[*listening, inside]))
 
     def _keep(self, name: str, work: Any) -> None:
         """Run a part of the lab that must not end before the lab does."""

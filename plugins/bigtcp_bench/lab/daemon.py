@@ -31,6 +31,7 @@ from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_bench.lab import control
 from bigtcp_bench.lab.containers import PACKAGE_DIRECTORY
 from bigtcp_bench.lab.faults import parse_fault
+from bigtcp_bench.lab.listening import ListenAddress
 from bigtcp_bench.lab.network import MAX_NODES
 
 log = logging.getLogger(__name__)
@@ -77,18 +78,23 @@ def up(
     nodes: int = 2,
     faults: Sequence[str] = (),
     rbac: bool = False,
+    listen: str | None = None,
     timeout_s: float = 60,
 ) -> LabInfo:
     """Start a lab and return once its agents are ready; a lab that already runs there is returned as it is.
 
     ``faults`` are those of ``faults.py``; with ``rbac`` the API enforces access rules for service accounts. With a
-    fault that keeps agents from becoming ready, this returns without waiting for them. Raises InvalidInput for
-    arguments, PreconditionFailed when this machine cannot run a lab or it does not come up in time.
+    fault that keeps agents from becoming ready, this returns without waiting for them. ``listen``, as
+    ``HOST:PORT``, is a further address of the API for others: the kubeconfig names it, and the file's group may
+    read it. Raises InvalidInput for arguments, PreconditionFailed when this machine cannot run a lab or it does
+    not come up in time.
     """
     if not 1 <= nodes <= MAX_NODES:
         raise InvalidInput(f"lab: {nodes} nodes: a lab has 1 to {MAX_NODES}")
     for text in faults:
         parse_fault(text, [f"node{number}" for number in range(1, nodes + 1)])
+    if listen is not None:
+        ListenAddress.parse(listen)
     missing = {package for command, package in _NEEDED_COMMANDS.items() if shutil.which(command) is None}
     if missing:
         raise PreconditionFailed(f"lab: install {' and '.join(sorted(missing))} first (apt-get install …)")
@@ -97,6 +103,7 @@ def up(
     daemon: subprocess.Popen[bytes] | None = None
     if _running(state_dir) is None:
         options = [f"--nodes={nodes}", *(f"--fault={text}" for text in faults), *(["--rbac"] if rbac else [])]
+        options += [] if listen is None else [f"--listen={listen}"]
         daemon = _start(state_dir, options)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -104,8 +111,11 @@ def up(
         if state is not None and state["ready"]:
             return LabInfo(state_dir / "kubeconfig", state["pid"], state["url"])
         if daemon is not None and daemon.poll() is not None and _running(state_dir) is None:
+            words = _last_words(state_dir)
+            if words.startswith("lab: "):  # its own sentence
+                raise PreconditionFailed(words)
             hint = "" if os.geteuid() == 0 else " (without root, this machine must allow user namespaces)"
-            raise PreconditionFailed(f"lab: it ended while starting: {_last_words(state_dir)}{hint}")
+            raise PreconditionFailed(f"lab: it ended while starting: {words}{hint}")
         time.sleep(0.05)
     if daemon is not None:
         daemon.kill()
@@ -137,7 +147,12 @@ def status(state_dir: Path) -> LabStatus:
     if state is None or not state["url"]:
         return LabStatus(running=state is not None)
     kubeconfig = state_dir / "kubeconfig"
-    told = control.request(kubeconfig, "status")
+    try:
+        told = control.request(kubeconfig, "status")
+    except PreconditionFailed:
+        if _ended(state_dir, _LOCK_S):  # it was about to
+            return LabStatus(False)
+        raise
     return LabStatus(True, kubeconfig, state["pid"], state["url"], told["nodes"], told["agents"], told["faults"])
 
 
@@ -225,6 +240,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--fault", action="append", default=[])
     parser.add_argument("--rbac", action="store_true")
+    parser.add_argument("--listen", type=ListenAddress.parse)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with open(options.state_dir / "lock", "wb") as lock:
@@ -245,7 +261,7 @@ def _take(lock: IO[bytes]) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                sys.exit(f"another lab runs in {Path(lock.name).parent}")
+                sys.exit(f"lab: another one runs in {Path(lock.name).parent}")
             time.sleep(0.01)
 
 
@@ -258,14 +274,12 @@ async def _serve(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stop.set)
     state = {"pid": os.getpid(), "started": _start_time(os.getpid()), "url": "", "ready": False}
     _write_state(options.state_dir, state)
-    lab = Lab(options.state_dir, nodes=options.nodes, faults=options.fault, rbac=options.rbac)
+    lab = Lab(
+        options.state_dir, nodes=options.nodes, faults=options.fault, rbac=options.rbac, listen=options.listen
+    )
     try:
         await lab.start()
-        kubeconfig = options.state_dir / "kubeconfig"
-        with open(
-            os.open(kubeconfig, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-        ) as file:
-            yaml.safe_dump(lab.kubeconfig, file)
+        _write_kubeconfig(options.state_dir / "kubeconfig", lab.kubeconfig, shared=options.listen is not None)
         state["url"] = lab.url
         _write_state(options.state_dir, state)
         ready = asyncio.create_task(lab.wait_ready())
@@ -284,6 +298,15 @@ async def _serve(options: argparse.Namespace) -> None:
             lab.failed.result()
     finally:
         await lab.stop()
+
+
+def _write_kubeconfig(path: Path, content: dict[str, Any], *, shared: bool) -> None:
+    """Write it for this user alone, who is the lab's administrator by it, or ``shared`` with the file's group."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        if shared:  # whatever the umask
+            os.fchmod(descriptor, 0o640)
+        yaml.safe_dump(content, file)
 
 
 def _write_state(state_dir: Path, state: dict[str, Any]) -> None:
