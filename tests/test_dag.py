@@ -65,6 +65,8 @@ def test_limits(dag):
     for task in dag.tasks:
         assert task.execution_timeout is not None, task.task_id
         assert task.owner == "bigtcp-bench"
+        if task.is_mapped:
+            assert task.max_active_tis_per_dagrun == 1, f"{task.task_id} would measure two generations at once"
 
 
 def test_every_param_has_a_title_a_description_and_limits():

@@ -77,6 +77,10 @@ def test_a_linear_drift_cancels_in_palindromes(palindrome):
         ({"order": "on,on,on"}, ["order", "one arm"]),
         ({"order": "off,up"}, ["order", "up"]),
         ({"order": "on,off,on,off,on,off"}, ["too many switches"]),
+        (
+            {"duration_s": 300, "omit_s": 30, "repetitions": 20, "scenarios": "ipv4-rr,ipv6-rr"},
+            ["13200 s", "10800"],
+        ),
         ({"duration_s": 0}, ["duration_s", "0", "greater than or equal to 1"]),
         ({"generations": 10_000}, ["generations", "less than or equal to 20"]),
         ({"client_node": "a"}, ["client_node", "server_node", "together"]),

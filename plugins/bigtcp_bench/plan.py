@@ -28,6 +28,10 @@ SLOT_ARMS: tuple[Arm, ...] = ("off", "on", "off", "on", "off", "on")
 CLASSIC_MAX_PACKET_BYTES = 65_536
 
 
+#: A generation must end well within the time that its task is given by the DAG.
+MAX_GENERATION_S = 3 * 3600
+
+
 class Scenario(BaseModel):
     """One IP family × traffic: what is sent, and how."""
 
@@ -206,6 +210,16 @@ class Plan(BaseModel):
                 f"with off, or {len(SLOT_ARMS) - 1} beginning with on"
             )
         return value
+
+    @model_validator(mode="after")
+    def _one_generation_fits_its_task(self) -> Plan:
+        seconds = len(self.scenarios) * self.repetitions * (self.duration_s + self.omit_s)
+        if seconds > MAX_GENERATION_S:
+            raise ValueError(
+                f"one generation would take {seconds} s (scenarios × repetitions × (duration_s + omit_s)); at most "
+                f"{MAX_GENERATION_S} s are allowed: use more generations with fewer repetitions"
+            )
+        return self
 
     @model_validator(mode="after")
     def _two_nodes(self) -> Plan:

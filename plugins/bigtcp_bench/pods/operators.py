@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -62,7 +61,6 @@ class IperfGenerationOperator(KubernetesPodOperator):
     - ``termination_message_policy="FallbackToLogsOnError"`` ("File"): a dying agent says why as its last line;
     - ``log_events_on_failure=True``, ``log_pod_spec_on_failure=False``: what happened to the pod, not what it is;
     - ``log_events_on_startup=False``: polling for events is load on the API server while nothing is wrong;
-    - ``max_active_tis_per_dagrun=1``: two generations at once would measure each other;
     - no XCom side-car: another container on the CPU under test, and rights to exec. The agent's log has it all.
 
     :param generation: what to measure, see Generation. (templated)
@@ -82,8 +80,6 @@ class IperfGenerationOperator(KubernetesPodOperator):
             "log_events_on_failure": True,
             "log_events_on_startup": False,
             "log_pod_spec_on_failure": False,
-            "max_active_tis_per_dagrun": 1,
-            "retry_delay": timedelta(seconds=2),
             "deferrable": False,
             **kwargs,
         }
