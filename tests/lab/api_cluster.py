@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -150,28 +148,3 @@ def eventually(check: Callable[[], Any], *, within_s: float = 10) -> Any:
             return result
         time.sleep(0.05)
     raise AssertionError(f"not within {within_s} s: {check}")
-
-
-class Kubectl:
-    """The machine's kubectl, pointed at a cluster."""
-
-    def __init__(self, cluster: ApiCluster, folder: Path) -> None:
-        found = shutil.which("kubectl")
-        if found is None:
-            raise AssertionError("kubectl 1.30 or newer must be on the PATH: these tests hold the API against it")
-        self._command = [found, "--kubeconfig", str(cluster.kubeconfig), "--cache-dir", str(folder / "cache")]
-
-    def popen(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start kubectl with pipes."""
-        pipe = subprocess.PIPE
-        return subprocess.Popen([*self._command, *arguments], stdout=pipe, stderr=pipe, stdin=pipe, text=True)
-
-    def __call__(self, *arguments: str, stdin: str = "", exit_code: int = 0) -> str:
-        """Run kubectl and return its output; fails when it does not end with ``exit_code``."""
-        done = subprocess.run(
-            [*self._command, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == exit_code, (
-            f"kubectl {arguments}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-        )
-        return done.stdout + done.stderr

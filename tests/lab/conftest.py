@@ -6,7 +6,8 @@ from pathlib import Path
 import kubernetes
 import pytest
 
-from .api_cluster import ApiCluster, Kubectl
+from .api_cluster import ApiCluster
+from .kubectl import Kubectl
 
 
 @pytest.fixture(scope="module")
@@ -23,4 +24,4 @@ def core(api_cluster: ApiCluster) -> Iterator[kubernetes.client.CoreV1Api]:
 
 @pytest.fixture
 def kubectl(api_cluster: ApiCluster, tmp_path: Path) -> Kubectl:
-    return Kubectl(api_cluster, tmp_path)
+    return Kubectl(api_cluster.kubeconfig, tmp_path)

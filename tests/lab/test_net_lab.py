@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import yaml
 
 from bigtcp_bench.lab import daemon
 
+from .kubectl import SPDY_REFUSED, Kubectl
 from .net_cluster import BIG, SMALL, RunningLab, is_ready, wait_until
 from .test_net_units import recorded, shape
 
@@ -26,17 +27,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningLab]:
     daemon.down(directory)
 
 
-def kubectl(lab: RunningLab, *arguments: str, stdin: str = "") -> str:
-    command = ["kubectl", f"--kubeconfig={lab.info.kubeconfig}", *arguments]
-    result = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+@pytest.fixture
+def kubectl(lab: RunningLab, tmp_path: Path) -> Kubectl:
+    return Kubectl(lab.info.kubeconfig, tmp_path)
 
 
 # Pods
 
 
-def test_apply_wait_follow_execute_delete(lab: RunningLab) -> None:
+def test_apply_wait_follow_execute_delete(lab: RunningLab, kubectl: Kubectl) -> None:
     script = "cat /files/greeting; echo $NODE; echo problem >&2; sleep 1; echo last"
     manifest = [
         {
@@ -66,18 +65,22 @@ def test_apply_wait_follow_execute_delete(lab: RunningLab) -> None:
             },
         },
     ]
-    kubectl(lab, "apply", "-f", "-", stdin=yaml.safe_dump_all(manifest))
-    kubectl(lab, "wait", "--for=condition=Ready", "pod/talker", "--timeout=10s")
-    assert kubectl(lab, "exec", "talker", "--", "cat", "/files/greeting") == "hello\n"
-    assert kubectl(lab, "exec", "-i", "talker", "--", "cat", stdin="echo") == "echo"
-    followed = kubectl(lab, "logs", "-f", "talker", "--timestamps")
+    kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifest))
+    kubectl("wait", "--for=condition=Ready", "pod/talker", "--timeout=10s")
+    if kubectl.has_websockets:
+        assert kubectl("exec", "talker", "--", "cat", "/files/greeting") == "hello\n"
+        assert kubectl("exec", "-i", "talker", "--", "cat", stdin="echo") == "echo"
+    else:
+        assert SPDY_REFUSED in kubectl("exec", "talker", "--", "true", exit_code=1)
+        assert lab.exec("talker", "cat", "/files/greeting") == "hello\n"
+    followed = kubectl("logs", "-f", "talker", "--timestamps")
     assert [line.split(" ", 1)[1] for line in followed.splitlines()] == ["hello", "node1", "problem", "last"]
-    assert kubectl(lab, "logs", "talker", "--tail=1") == "last\n"
-    assert "Created" in kubectl(lab, "describe", "pod", "talker")
-    kubectl(lab, "delete", "pod", "talker", "--timeout=10s")
+    assert kubectl("logs", "talker", "--tail=1") == "last\n"
+    assert "Created" in kubectl("describe", "pod", "talker")
+    kubectl("delete", "pod", "talker", "--timeout=10s")
 
 
-def test_pods_end_as_recorded(lab: RunningLab) -> None:
+def test_pods_end_as_recorded(lab: RunningLab, kubectl: Kubectl) -> None:
     """Failure, start error, deadline, missing image, success: the same fields with the same kinds of values."""
     told = {
         name: recorded(f"pods/{name}.json") for name in ("deadline", "failed", "starterr", "succeeded", "imgpull")
@@ -104,7 +107,7 @@ def test_pods_end_as_recorded(lab: RunningLab) -> None:
             return found.status.phase == phase and any(getattr(each.state, kind) for each in states)
 
         lab.wait_for(name, has_come)
-        ours = json.loads(kubectl(lab, "get", "pod", name, "-o", "json"))["status"]
+        ours = json.loads(kubectl("get", "pod", name, "-o", "json"))["status"]
         ours.pop("resources"), theirs.pop("resources")  # the recording's runtime reported a memory limit of 2^63
         if name == "imgpull":  # the lab alternates between the two reasons faster
             assert ours["containerStatuses"][0]["state"]["waiting"]["reason"] in (
@@ -142,7 +145,7 @@ def test_restart_termination_message_and_readiness(lab: RunningLab) -> None:
     lab.delete("again")
 
 
-def test_a_pod_is_confined_and_reaches_the_api(lab: RunningLab) -> None:
+def test_a_pod_is_confined_and_reaches_the_api(lab: RunningLab, kubectl: Kubectl) -> None:
     script = """
 import json, os, ssl, urllib.request
 where = "/var/run/secrets/kubernetes.io/serviceaccount/"
@@ -161,7 +164,7 @@ print(json.dumps({
     container = {"securityContext": {"readOnlyRootFilesystem": True}}
     lab.create("inside", "node2", ["python3", "-c", script], container)
     lab.wait_for("inside", lambda pod: pod.status.phase == "Succeeded")
-    assert json.loads(kubectl(lab, "logs", "inside")) == {
+    assert json.loads(kubectl("logs", "inside")) == {
         "nodes": ["node1", "node2"],
         "pid": 1,
         "devices": ["eth0", "lo"],
@@ -187,7 +190,7 @@ def test_missing_configmap_is_awaited(lab: RunningLab) -> None:
 # Cilium
 
 
-def test_cilium_dbg_answers_as_recorded(lab: RunningLab) -> None:
+def test_cilium_dbg_answers_as_recorded(lab: RunningLab, kubectl: Kubectl) -> None:
     agent = lab.agent("node1").metadata.name
 
     def ask(*command: str) -> str:
@@ -202,7 +205,7 @@ def test_cilium_dbg_answers_as_recorded(lab: RunningLab) -> None:
     entries = json.loads(ask("bpf", "metrics", "list", "-o", "json"))
     assert shape(entries[0]) == shape(recorded("cilium-bpf-metrics-off.json")[0])
     assert ask("config", "get", "enable-ipv4-big-tcp") == "false\n"
-    log = kubectl(lab, "logs", "-n", "kube-system", agent, "-c", "config")
+    log = kubectl("logs", "-n", "kube-system", agent, "-c", "config")
     assert 'msg="Got configuration source" subsys=cilium-dbg module=build-config' in log
 
 

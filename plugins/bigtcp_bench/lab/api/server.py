@@ -95,7 +95,7 @@ class Api:
         self._user(request)
         if path == "openapi/v2":
             if "proto-openapi" in request.headers.get("accept", ""):
-                return Response(openapi.V2_PROTOBUF, media_type=openapi.V2_PROTOBUF_TYPE)
+                return Response(openapi.v2_protobuf(), media_type=openapi.V2_PROTOBUF_TYPE)
             found = openapi.v2()
         elif path == "openapi/v3":
             found = openapi.v3_paths()
@@ -283,9 +283,10 @@ class Api:
             case "log", "GET":
                 await self._authorize(user, "get", target)
                 return await self._log(target, request)
-            case "exec", _:
+            case "exec", _:  # a WebSocket has a route of its own
+                await self._command(user, target, request)
                 raise status.bad_request(
-                    "this API server runs commands over WebSocket only (kubectl 1.30 or newer)"
+                    "the lab runs commands over WebSocket only, not over SPDY: use kubectl 1.30 or newer"
                 )
             case "eviction", "POST":
                 await self._authorize(user, "create", target)
@@ -343,14 +344,8 @@ class Api:
         try:
             user = self._user(websocket)
             target = paths.parse(websocket.url.path)
-            await self._authorize(user, "create", target)
-            pod = await self.store.get(PODS, target.name, target.namespace)
+            container, command = await self._command(user, target, websocket)
             query = websocket.query_params
-            container = pods.container_name(pod, query.get("container", ""))
-            pods.check_exec(pod, container)
-            command = query.getlist("command")
-            if not command:
-                raise status.bad_request("you must specify at least 1 command for the container")
             protocol = stream.chosen_protocol(websocket.scope.get("subprotocols") or [])
             session = await self.runtime.exec(
                 target.namespace,
@@ -365,6 +360,17 @@ class Api:
             return
         await websocket.accept(subprotocol=protocol)
         await stream.serve_exec(websocket, session, command)
+
+    async def _command(self, user: User, target: Target, connection: HTTPConnection) -> tuple[str, list[str]]:
+        """Return the container to run a command in and the command; raises ApiError for what cannot be run."""
+        await self._authorize(user, "create", target)
+        pod = await self.store.get(PODS, target.name, target.namespace)
+        container = pods.container_name(pod, connection.query_params.get("container", ""))
+        pods.check_exec(pod, container)
+        command = connection.query_params.getlist("command")
+        if not command:
+            raise status.bad_request("you must specify at least 1 command for the container")
+        return container, command
 
     async def _access_review(self, user: User, body: Object) -> Object:
         asked = (body.get("spec") or {}).get("resourceAttributes") or {}
