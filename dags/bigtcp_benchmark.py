@@ -8,9 +8,9 @@ from datetime import timedelta
 from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup, task
 
 from bigtcp_bench.params import dag_params
-from bigtcp_bench.plan import SLOT_ARMS
+from bigtcp_bench.plan import RERUN_ORDER, SLOT_ARMS
 from bigtcp_bench.pods.operators import IperfGenerationOperator
-from bigtcp_bench.steps import DagRunStep
+from bigtcp_bench.steps import RERUN_PREFIX, DagRunStep
 
 SCHEDULE = os.environ.get("BIGTCP_BENCH_SCHEDULE", "0 2 * * *")
 
@@ -67,6 +67,15 @@ def bigtcp_benchmark():
     def compare() -> dict:
         return DagRunStep.current().compare()
 
+    @task
+    def rerun_switch(slot: int) -> list[dict]:
+        return DagRunStep.current().rerun_switch(slot)
+
+    # A re-run that failed is no reason not to judge the night by what there is.
+    @task(trigger_rule="all_done")
+    def compare_rerun() -> dict:
+        return DagRunStep.current().compare_rerun()
+
     @task(**GO_ON)
     def notify() -> dict:
         return DagRunStep.current().notify()
@@ -99,9 +108,25 @@ def bigtcp_benchmark():
         later = [step for slot in range(3, len(SLOT_ARMS) + 1) for step in slot_tasks(slot)]
         chain(*later)
 
+    def rerun_tasks(slot: int) -> list:
+        """Return the two tasks of a slot of the re-run. All are skipped with the first: nothing is due."""
+        arm = RERUN_ORDER[slot - 1]
+        verb, noun = (f"{RERUN_PREFIX}{name}" for name in NAMES[arm])
+        nth = RERUN_ORDER[:slot].count(arm)
+        suffix = "" if nth == 1 else f"_{nth}"
+        generations = rerun_switch.override(task_id=f"{verb}{suffix}")(slot)
+        measured = IperfGenerationOperator.partial(task_id=f"{noun}{suffix}", **ONE_BY_ONE)
+        return [generations, measured.expand(generation=generations)]
+
+    with TaskGroup("rerun", prefix_group_id=False, tooltip="Scenarios far off what is usual, again") as again:
+        chain(*(step for slot in range(1, len(RERUN_ORDER) + 1) for step in rerun_tasks(slot)))
+
     restored = restore_config().as_teardown(setups=opened, on_failure_fail_dagrun=True)
-    compared = compare()
-    chain(check_kernel(), opened, *first, closing, collect_counters(), compared, notify(), restored)
+    compared, told = compare(), notify()
+    chain(check_kernel(), opened, *first, closing, collect_counters(), compared)
+    chain(compared, again, compare_rerun(), told, restored)
+    # compare_rerun runs whatever happened; a failed compare must still keep notify from telling half a run.
+    compared >> told
     restored >> close_run().as_teardown(setups=opened, on_failure_fail_dagrun=True)
 
 

@@ -39,6 +39,13 @@ def test_the_graph_reads_like_the_run(dag):
         "test_iperf3_3",
         "collect_counters",
         "compare",
+        "rerun_disable_big_tcp",
+        "rerun_baseline_iperf3",
+        "rerun_enable_big_tcp",
+        "rerun_test_iperf3",
+        "rerun_disable_big_tcp_2",
+        "rerun_baseline_iperf3_2",
+        "compare_rerun",
         "notify",
         "restore_config",
         "close_run",
@@ -56,6 +63,17 @@ def test_setup_and_teardowns(dag):
         assert task.is_teardown
         assert task.on_failure_fail_dagrun
         assert "snapshot_config" in task.upstream_task_ids
+
+
+def test_a_rerun_neither_runs_unasked_nor_decides_about_the_run(dag):
+    group = dag.task_group.children["rerun"]
+    tasks = [dag.get_task(name) for name in group.children]
+    assert len(tasks) == 6
+    # One skip, or failure, ends the whole re-run ...
+    assert {task.trigger_rule.value for task in tasks} == {"all_success"}
+    # ... and the night is judged all the same, unless it was not valid in the first place.
+    assert dag.get_task("compare_rerun").trigger_rule.value == "all_done"
+    assert {"compare", "compare_rerun"} <= dag.get_task("notify").upstream_task_ids
 
 
 def test_limits(dag):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -216,8 +216,8 @@ class Plan(BaseModel):
         seconds = len(self.scenarios) * self.repetitions * (self.duration_s + self.omit_s)
         if seconds > MAX_GENERATION_S:
             raise ValueError(
-                f"one generation would take {seconds} s (scenarios × repetitions × (duration_s + omit_s)); at most "
-                f"{MAX_GENERATION_S} s are allowed: use more generations with fewer repetitions"
+                f"one generation would take {seconds} s (scenarios × repetitions × (duration_s + omit_s)); "
+                f"at most {MAX_GENERATION_S} s are allowed: use more generations with fewer repetitions"
             )
         return self
 
@@ -277,6 +277,17 @@ def blocks(plan: Plan) -> list[Block]:
         )
         measured[arm] += generations
     return result
+
+
+#: The blocks in which scenarios are measured again in the same night. With one fresh pod pair in the outer ones
+#: and two in the middle, either repetition has its off and its on next to each other in time.
+RERUN_ORDER: tuple[Arm, ...] = ("off", "on", "off")
+
+
+def rerun_plan(plan: Plan, scenarios: Collection[str]) -> Plan:
+    """Return the plan that measures ``scenarios`` of ``plan`` twice more, with fresh pods in both arms."""
+    names = tuple(name for name in plan.scenarios if name in scenarios)
+    return plan.model_copy(update={"scenarios": names, "order": RERUN_ORDER, "generations": 1})
 
 
 def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]:

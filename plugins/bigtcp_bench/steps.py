@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +17,13 @@ from bigtcp_bench.errors import BenchError, PreconditionFailed, RestoreFailed
 from bigtcp_bench.progress import say
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from bigtcp_bench.analysis.verdicts import RunVerdict
     from bigtcp_bench.cluster.api import ClusterApi
     from bigtcp_bench.cluster.guard import Fence
     from bigtcp_bench.cluster.nodes import NodePair
+    from bigtcp_bench.nightly import Night, Nightly, Rerun
     from bigtcp_bench.plan import Block, Plan
     from bigtcp_bench.report.view import RunView
     from bigtcp_bench.warehouse.store import Warehouse
@@ -28,6 +33,9 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 #: States of tasks after which the run cannot count. Skipped ones are slots that the order of blocks does not use.
 _BAD_STATES = {"failed", "upstream_failed"}
+
+#: Tasks that measure scenarios again. Whatever becomes of them, the run is what its own blocks made of it.
+RERUN_PREFIX = "rerun_"
 
 
 def _reported(step: Step) -> Step:
@@ -152,15 +160,15 @@ class DagRunStep:
         return Fence(self.api, self.run_key)
 
     def add_reason(self, reason: str) -> None:
-        """Add ``reason`` to those in the run's row; without a row it is in the task's log only."""
+        """Add ``reason`` to those in the run's row; only the log has it without a row, and of a re-run."""
         number = self._stored_number()
-        if number is not None:
+        if number is not None and not self.task_id.startswith(RERUN_PREFIX):
             reasons = list(self.warehouse.run(number)["reasons"])
             if reason not in reasons:
                 self.warehouse.update_run(number, reasons=[*reasons, reason])
 
     def _stored_number(self) -> int | None:
-        return self.warehouse.find_run(connections.cluster_name(self.conn_id), self.dag_id, self.run_id)
+        return self.warehouse.find_run(self._cluster, self.dag_id, self.run_id)
 
     # The steps, in the order of the run
 
@@ -175,7 +183,7 @@ class DagRunStep:
         self._close_abandoned()
         number = self.warehouse.start_run(
             {
-                "cluster": connections.cluster_name(self.conn_id),
+                "cluster": self._cluster,
                 "dag_id": self.dag_id,
                 "run_id": self.run_id,
                 "status": "running",
@@ -204,6 +212,7 @@ class DagRunStep:
             (print if check.status == "pass" else say)(str(check))
         say(f"{sum(check.status == 'pass' for check in checks)} of {len(checks)} checks passed")
         requirements.refuse_failed(checks)
+        self._say_shortfall(plan)
         return {"run": number, "client_node": pair.client.name, "server_node": pair.server.name}
 
     @_opening
@@ -218,76 +227,67 @@ class DagRunStep:
     @_reported
     def switch(self, slot: int) -> list[Result]:
         """Put the arm of this slot's block in force and prove it; return its generations, for the mapped task."""
-        from bigtcp_bench.cluster import bigtcp_switch, pods
+        return self._switched(self._block_of(slot), "plan")
 
-        block = self._block_of(slot)
-        fence = self.fence()
-        with fence.renewing():
-            fence.check()
-            self._end_block_before(block.number)
-            pods.delete_pods(self.api)
-            say(f"block {block.number}: switching BIG TCP {block.arm}")
-            report = bigtcp_switch.switch(
-                self.api, fence, block.arm, self.pair, self.plan, force_restart=self.plan.is_aa, progress=say
-            )
-            self._store_node_counters(block.number, "begin")
-        self.warehouse.store_block(
-            self.number,
-            {
-                "block": block.number,
-                "arm": block.arm,
-                "started_at": datetime.now(UTC),
-                "switch_report": report.to_dict(),
-            },
-        )
-        return [
-            {
-                "run": self.number,
-                "run_key": self.run_key,
-                "block": block.number,
-                "arm": block.arm,
-                "generation": generation + 1,
-                "arm_generation": block.arm_offset + generation,
-                "client_node": self.pair.client.name,
-                "server_node": self.pair.server.name,
-            }
-            for generation in range(block.generations)
-        ]
+    @_reported
+    def rerun_switch(self, slot: int) -> list[Result]:
+        """Do what ``switch`` does for a block of the re-run; skips unless there are scenarios to measure again."""
+        due = self._due()
+        if not due:
+            raise AirflowSkipException("no scenario is to be measured again tonight")
+        block = self._rerun_blocks(due)[slot - 1]
+        try:
+            return self._switched(block, "rerun", due)
+        except Exception as error:
+            reason = f"block {block.number} (re-run): {_first_line(error)}"
+            row = {"block": block.number, "arm": block.arm, "generation": 1, "reason": reason}
+            self.warehouse.store_failures(self.number, [row])
+            raise
 
     @_reported
     def collect_counters(self) -> Result:
         """End the last block, and store how much every counter of both nodes grew during each block."""
-        from bigtcp_bench.cluster import counters
-        from bigtcp_bench.plan import blocks
-
-        planned = blocks(self.plan)
-        fence = self.fence()
-        with fence.renewing():
-            self._end_block_before(planned[-1].number + 1)
-        documents = {
-            (document.block, document.kind): document
-            for document in self.warehouse.raw_documents(self.number)
-            if document.kind.startswith("node-")
-        }
-        rows = counters.deltas(documents, {block.number: block.arm for block in planned})
-        self.warehouse.store_counters(self.number, rows)
-        return {"counters": len(rows)}
+        return {"counters": self._store_counters(self._planned())}
 
     @_reported
     def compare(self) -> Result:
-        """Judge the run: proof of effect and the other gates first, then the verdict per scenario and metric."""
-        from bigtcp_bench.analysis.verdicts import judge_run
-        from bigtcp_bench.evidence import facts_of
+        """Judge the run: proof of effect and the other gates first, then the verdict per scenario and metric.
 
-        reports = self.warehouse.blocks_frame(self.number).set_index("block")["switch_report"].to_dict()
-        facts = facts_of(self.warehouse.raw_documents(self.number), reports)
-        verdict = judge_run(self.warehouse.results_frame(self.number), self.plan, facts)
-        self.warehouse.store_comparisons(self.number, verdict.comparisons)
-        failures = self.warehouse.failures_frame(self.number)
-        reasons = [*verdict.reasons, *failures["reason"].tolist()] if verdict.reasons else []
+        A valid run is then judged across nights, unless scenarios are to be measured again before; an A/A run
+        says instead how noisy the cluster is.
+        """
+        plan = self.plan
+        verdict = self._verdict(plan)
+        thresholds = plan.thresholds.model_dump(mode="json")
+        self.warehouse.store_comparisons(
+            self.number, [{**asdict(one), "thresholds": thresholds} for one in verdict.comparisons]
+        )
+        reasons = [*verdict.reasons, *self._failures(self._planned())] if verdict.reasons else []
         self.warehouse.update_run(self.number, status=verdict.status, reasons=reasons)
         say(f"the run is {verdict.status}" + "".join(f"; {reason}" for reason in verdict.reasons))
-        return {"status": verdict.status, "reasons": list(verdict.reasons)}
+        due: list[str] = []
+        if verdict.status == "valid" and plan.is_aa:
+            self._calibrate()
+        elif verdict.status == "valid":
+            nightly = self._nightly()
+            due = nightly.due()
+            if due:
+                say(f"far off what is usual, so measured again: {', '.join(due)}")
+            else:
+                self._say_night(nightly.judge())
+        return {"status": verdict.status, "reasons": list(verdict.reasons), "rerun": due}
+
+    @_reported
+    def compare_rerun(self) -> Result:
+        """Judge the night by the median of its three measurements; without a usable re-run, by the first."""
+        due = self._due()
+        if not due:
+            raise AirflowSkipException("no scenario was to be measured again tonight")
+        rerun = self._rerun(due)
+        for reason in rerun.reasons:
+            say(f"the re-run does not count: {reason}")
+        self._say_night(self._nightly().judge(rerun))
+        return {"rerun": due, "counted": not rerun.reasons, "reasons": list(rerun.reasons)}
 
     @_reported
     def notify(self) -> Result:
@@ -318,14 +318,17 @@ class DagRunStep:
     def close_run(self) -> Result:
         """Make the run's state tell the truth, here and in Airflow, and tell what notify could not."""
         states = self.task_states()
-        bad = sorted(task for task, state in states.items() if state in _BAD_STATES and task != self.task_id)
+        bad = sorted(
+            task
+            for task, state in states.items()
+            if state in _BAD_STATES and task != self.task_id and not task.startswith(RERUN_PREFIX)
+        )
         row = self.warehouse.run(self.number)
         restore = row["restore_result"]
         status, reasons = row["status"], list(row["reasons"])
         if bad or status == "running" or restore is None:
             status = "failed"
-            failures = self.warehouse.failures_frame(self.number)["reason"].tolist()
-            reasons = list(dict.fromkeys([*reasons, *failures]))
+            reasons = list(dict.fromkeys([*reasons, *self._failures(self._planned())]))
             reasons += [f"task {task} ended {states[task]}" for task in bad if states[task] != "upstream_failed"]
         if status == "failed" and not reasons:
             reasons = ["the run was ended before it was judged"]
@@ -340,7 +343,7 @@ class DagRunStep:
 
     def _close_abandoned(self) -> None:
         """Close earlier runs that nobody closed: of one cluster only one run at a time goes on."""
-        cluster = connections.cluster_name(self.conn_id)
+        cluster = self._cluster
         runs = self.warehouse.runs_frame(cluster, limit=50)
         open_runs = runs[(runs["status"] == "running") & (runs["dag_id"] == self.dag_id)]
         for number, run_id, reasons in open_runs[["id", "run_id", "reasons"]].itertuples(index=False):
@@ -355,6 +358,173 @@ class DagRunStep:
             if block.slot == slot:
                 return block
         raise AirflowSkipException(f"the order {','.join(self.plan.order)} has no block here")
+
+    def _planned(self) -> list[Block]:
+        """Return the blocks of the plan; none when the run ended before it had one."""
+        from bigtcp_bench.plan import blocks
+
+        return blocks(self.plan) if self.warehouse.run(self.number)["plan"] is not None else []
+
+    def _rerun_blocks(self, scenarios: Sequence[str]) -> list[Block]:
+        """Return the blocks of the re-run, numbered on from those of the plan."""
+        from bigtcp_bench.plan import blocks, rerun_plan
+
+        before = len(self._planned())
+        return [
+            block.model_copy(update={"number": before + block.number})
+            for block in blocks(rerun_plan(self.plan, scenarios))
+        ]
+
+    def _switched(self, block: Block, purpose: str, scenarios: Sequence[str] = ()) -> list[Result]:
+        """Put the arm of ``block`` in force and prove it; return its generations."""
+        from bigtcp_bench.cluster import bigtcp_switch, pods
+
+        fence = self.fence()
+        with fence.renewing():
+            fence.check()
+            self._end_block_before(block.number)
+            pods.delete_pods(self.api)
+            say(f"block {block.number}: switching BIG TCP {block.arm}")
+            report = bigtcp_switch.switch(
+                self.api, fence, block.arm, self.pair, self.plan, force_restart=self.plan.is_aa, progress=say
+            )
+            self._store_node_counters(block.number, "begin")
+        self.warehouse.store_block(
+            self.number,
+            {
+                "block": block.number,
+                "arm": block.arm,
+                "purpose": purpose,
+                "started_at": datetime.now(UTC),
+                "switch_report": report.to_dict(),
+            },
+        )
+        return [
+            {
+                "run": self.number,
+                "run_key": self.run_key,
+                "block": block.number,
+                "arm": block.arm,
+                "generation": generation + 1,
+                "arm_generation": block.arm_offset + generation,
+                "client_node": self.pair.client.name,
+                "server_node": self.pair.server.name,
+                "scenarios": list(scenarios),
+            }
+            for generation in range(block.generations)
+        ]
+
+    def _store_counters(self, of_blocks: Sequence[Block]) -> int:
+        """End the last of ``of_blocks``, and store the growth of both nodes' counters during each."""
+        from bigtcp_bench.cluster import counters
+
+        fence = self.fence()
+        with fence.renewing():
+            self._end_block_before(of_blocks[-1].number + 1)
+        documents = {
+            (document.block, document.kind): document
+            for document in self.warehouse.raw_documents(self.number)
+            if document.kind.startswith("node-")
+        }
+        rows = counters.deltas(documents, {block.number: block.arm for block in of_blocks})
+        self.warehouse.store_counters(self.number, rows)
+        return len(rows)
+
+    def _verdict(self, plan: Plan, before: int = 0) -> RunVerdict:
+        """Return the verdict on the blocks of ``plan``, which were measured after ``before`` others."""
+        from bigtcp_bench.analysis.noise import switch_sds
+        from bigtcp_bench.analysis.verdicts import judge_run
+        from bigtcp_bench.calibration import known_noise
+        from bigtcp_bench.evidence import facts_of
+
+        numbers = self._numbers(plan, before)
+        reports = self.warehouse.blocks_frame(self.number).set_index("block")["switch_report"].to_dict()
+        facts = facts_of(
+            [
+                document.model_copy(update={"block": numbers[document.block]})
+                for document in self.warehouse.raw_documents(self.number)
+                if document.block in numbers
+            ],
+            {numbers[block]: report for block, report in reports.items() if block in numbers},
+        )
+        sds = switch_sds(known_noise(self.warehouse, self._cluster), plan.thresholds)
+        return judge_run(self._results(plan, before), plan, facts, sds)
+
+    def _numbers(self, plan: Plan, before: int) -> dict[int, int]:
+        """Return the number in ``plan`` of each of its blocks, by that in the warehouse."""
+        from bigtcp_bench.plan import blocks
+
+        return {before + block.number: block.number for block in blocks(plan)}
+
+    def _results(self, plan: Plan, before: int) -> pd.DataFrame:
+        numbers = self._numbers(plan, before)
+        results = self.warehouse.results_frame(self.number)
+        return results[results["block"].isin(numbers)].assign(block=lambda rows: rows["block"].map(numbers))
+
+    def _failures(self, of_blocks: Sequence[Block]) -> list[str]:
+        """Return why repetitions of ``of_blocks`` have no measurement."""
+        found = self.warehouse.failures_frame(self.number)
+        reasons: list[str] = found[found["block"].isin([block.number for block in of_blocks])]["reason"].tolist()
+        return reasons
+
+    @property
+    def _cluster(self) -> str:
+        return connections.cluster_name(self.conn_id)
+
+    def _nightly(self) -> Nightly:
+        from bigtcp_bench.nightly import Nightly
+
+        return Nightly(self.warehouse, self.number, self.plan.thresholds)
+
+    def _due(self) -> list[str]:
+        """Return the scenarios to measure again tonight: none unless the run is valid and compares the arms."""
+        if self.plan.is_aa or self.warehouse.run(self.number)["status"] != "valid":
+            return []
+        return self._nightly().due()
+
+    def _rerun(self, scenarios: Sequence[str]) -> Rerun:
+        """Return what measuring ``scenarios`` again gave, if it passes the gates that the run itself passed."""
+        from bigtcp_bench.nightly import Rerun, rerun_pairs
+        from bigtcp_bench.plan import rerun_plan
+
+        plan, before = rerun_plan(self.plan, scenarios), len(self._planned())
+        again = self._rerun_blocks(scenarios)
+        try:
+            self._store_counters([*self._planned(), *again])
+        except BenchError as error:
+            say(f"the counters of the re-run could not be read: {error}")
+        verdict = self._verdict(plan, before)
+        if verdict.reasons:
+            reasons = dict.fromkeys([*self._failures(again), *verdict.reasons])
+            return Rerun(plan.scenarios, reasons=tuple(reasons))
+        wrong = {one.scenario for one in verdict.comparisons if one.verdict == "invalid"}
+        pairs = rerun_pairs(self._results(plan, before), plan)
+        kept = {series: values for series, values in pairs.items() if series[0] not in wrong}
+        return Rerun(plan.scenarios, kept)
+
+    def _calibrate(self) -> None:
+        """Store the noise that an A/A run measured, and say it."""
+        from bigtcp_bench.analysis.noise import measure_noise
+        from bigtcp_bench.calibration import advice, headlines, noise_line
+
+        noises = measure_noise(self._results(self.plan, 0), self.plan)
+        self.warehouse.store_noise(self.number, noises)
+        for one in headlines(advice(noises, self.plan)):
+            say(noise_line(one))
+
+    def _say_shortfall(self, plan: Plan) -> None:
+        from bigtcp_bench.calibration import known_noise, shortfall
+
+        if not plan.is_aa and (sentence := shortfall(known_noise(self.warehouse, self._cluster), plan)):
+            say(sentence)
+
+    def _say_night(self, night: Night) -> None:
+        states = Counter(item.judgement.state for item in night.judgements)
+        say(f"across nights: {', '.join(f'{count} {state}' for state, count in states.items()) or 'nothing'}")
+        for change in night.changes:
+            say(
+                f"incident {change.kind}: {len(change.incident.members)} series since {change.incident.changed_on}"
+            )
 
     def _end_block_before(self, number: int) -> None:
         """Note the end of the block before ``number``, once, with both nodes' counters."""
@@ -407,3 +577,7 @@ class DagRunStep:
             return False
         self.warehouse.update_run(self.number, slack_channel=result.channel, slack_ts=result.ts)
         return True
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -42,6 +42,8 @@ class Generation(BaseModel):
     arm_generation: int
     client_node: str
     server_node: str
+    #: Of a re-run; empty: those of the plan.
+    scenarios: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -303,6 +305,8 @@ def _orders(generation: Generation, plan: Plan, addresses: dict[str, str]) -> Me
     from bigtcp_bench.plan import scenario_order
     from bigtcp_bench.pods.orders import MeasureOrders
 
+    if generation.scenarios:
+        plan = plan.model_copy(update={"scenarios": generation.scenarios})
     return MeasureOrders.model_validate(
         {
             "run_key": generation.run_key,

@@ -1,0 +1,127 @@
+"""What earlier nights left for the judging of the next one: the detectors' carried state, and re-runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from bigtcp_bench.warehouse.schema import judgement, run
+from bigtcp_bench.warehouse.store import Warehouse
+
+#: Scenario and metric.
+Series = tuple[str, str]
+
+#: Key of a judgement's details under which a detector leaves its state for the next night.
+CARRIED = "carried"
+
+#: Newest judged runs in which the last judgement of a series is looked for; a series that was not in any of them
+#: is judged from its values again.
+_RUNS = 30
+
+_KEY = (judgement.c.run_id, judgement.c.metric, judgement.c.scenario)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The last judgement of a series before a run; ``older_run`` is the run of the one before that."""
+
+    run: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    older_run: int | None = None
+
+
+def last_judged(warehouse: Warehouse, run_id: int) -> dict[Series, Judged]:
+    """Return the last judgement of every series of the cluster of ``run_id`` before that run, from valid runs."""
+    this = sa.select(run.c.cluster, run.c.started_at).where(run.c.id == run_id).subquery()
+    judged = sa.exists().where(judgement.c.run_id == run.c.id)
+    newest = (
+        sa.select(run.c.id, run.c.started_at)
+        .where(
+            run.c.cluster == sa.select(this.c.cluster).scalar_subquery(),
+            run.c.started_at < sa.select(this.c.started_at).scalar_subquery(),
+            run.c.status == "valid",
+            judged,
+        )
+        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .limit(_RUNS)
+        .subquery()
+    )
+    known = (
+        sa.select(*_KEY)
+        .join(newest, newest.c.id == judgement.c.run_id)
+        .order_by(newest.c.started_at.desc(), newest.c.id.desc())
+    )
+
+    def work(connection: sa.Connection) -> dict[Series, Judged]:
+        runs: dict[Series, list[int]] = {}
+        for number, metric, scenario in connection.execute(known):
+            runs.setdefault((scenario, metric), []).append(number)
+        details = _details(connection, [(numbers[0], *series) for series, numbers in runs.items()])
+        return {
+            series: Judged(
+                numbers[0], details.get((numbers[0], *series), {}), numbers[1] if len(numbers) > 1 else None
+            )
+            for series, numbers in runs.items()
+        }
+
+    return warehouse.read(work)
+
+
+def details_of_runs(warehouse: Warehouse, runs: Sequence[int]) -> dict[tuple[int, str, str], dict[str, Any]]:
+    """Return the details of every judgement of ``runs``, by run, scenario and metric."""
+
+    def work(connection: sa.Connection) -> dict[tuple[int, str, str], dict[str, Any]]:
+        statement = sa.select(*_KEY, judgement.c.details).where(judgement.c.run_id.in_(list(runs)))
+        return {
+            (number, scenario, metric): details or {}
+            for number, metric, scenario, details in connection.execute(statement)
+        }
+
+    return warehouse.read(work)
+
+
+def forget_carried(warehouse: Warehouse, keys: Iterable[tuple[int, str, str]]) -> None:
+    """Delete the detectors' state from judgements (run, scenario, metric) that no night will go on from.
+
+    A state is some kilobytes, and one per series and night would be most of the warehouse within a year.
+    """
+    wanted = list(keys)
+
+    def work(connection: sa.Connection) -> None:
+        updates = [
+            {"of_run": number, "of_scenario": scenario, "of_metric": metric, "rest": _without_carried(details)}
+            for (number, scenario, metric), details in _details(connection, wanted).items()
+            if CARRIED in details
+        ]
+        if updates:
+            statement = (
+                sa.update(judgement)
+                .where(
+                    judgement.c.run_id == sa.bindparam("of_run"),
+                    judgement.c.metric == sa.bindparam("of_metric"),
+                    judgement.c.scenario == sa.bindparam("of_scenario"),
+                )
+                .values(details=sa.bindparam("rest"))
+            )
+            connection.execute(statement, updates)
+
+    if wanted:
+        warehouse.write(work)
+
+
+def _without_carried(details: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in details.items() if name != CARRIED}
+
+
+def _details(
+    connection: sa.Connection, keys: Sequence[tuple[int, str, str]]
+) -> dict[tuple[int, str, str], dict[str, Any]]:
+    places = [(number, metric, scenario) for number, scenario, metric in keys]
+    statement = sa.select(*_KEY, judgement.c.details).where(sa.tuple_(*_KEY).in_(places))
+    return {
+        (number, scenario, metric): details or {}
+        for number, metric, scenario, details in connection.execute(statement)
+    }
