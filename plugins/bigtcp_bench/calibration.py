@@ -35,9 +35,14 @@ class Advice:
     would_detect: float | None
 
 
-def known_noise(warehouse: Warehouse, cluster: str) -> list[Noise]:
-    """Return the newest noise that A/A runs have measured on ``cluster``; empty before the first of them."""
+def known_noise(warehouse: Warehouse, cluster: str, run: int | None = None) -> list[Noise]:
+    """Return the newest noise that A/A runs have measured on ``cluster``; empty before the first of them.
+
+    With ``run``, only what of that is from this run.
+    """
     frame = warehouse.noise_frame(cluster)
+    if run is not None:
+        frame = frame[frame["run_id"] == run]
     columns = (frame[name] for name in ("scenario", "metric", "level", "sd", "n"))
     return [
         Noise(scenario, metric, level, float(sd), int(n))

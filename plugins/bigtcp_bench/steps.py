@@ -558,7 +558,8 @@ class DagRunStep:
         return RunView.from_warehouse(self.warehouse, self.number, conf.get("api", "base_url", fallback=None))
 
     def _tell(self, view: RunView) -> bool:
-        from bigtcp_bench.report.slack import run_message, send, slack_client
+        from bigtcp_bench.report.delivery import deliver
+        from bigtcp_bench.report.slack import run_message, slack_client
         from bigtcp_bench.report.summary import run_summary
 
         print(run_summary(view))
@@ -571,9 +572,10 @@ class DagRunStep:
             say(f"not sent to Slack: there is no connection {connections.SLACK_CONN_ID}")
             return False
         client = slack_client(settings.token, settings.base_url, settings.timeout_s)
-        result = send(client, settings.channel, run_message(view))
+        key = f"run {self.number}: {view.status}, restore {view.restore.state}"
+        result = deliver(self.warehouse, client, settings.channel, key, run_message(view))
         if not result.sent:
-            say(f"not sent to Slack: {result.reason}")
+            say(f"not sent to Slack, kept for the next run: {result.reason}")
             return False
         self.warehouse.update_run(self.number, slack_channel=result.channel, slack_ts=result.ts)
         return True

@@ -55,6 +55,7 @@ def monster():
         proofs=proofs,
         note="n" * 5000,
         restore=RestoreView("not_verified", "d" * 5000),
+        noise=tuple("<&>" * 300 for _ in range(20)),
     )
 
 

@@ -42,6 +42,7 @@ SECTION_CHARS = SectionBlock.text_max_length
 TABLE_SECTIONS = 2
 HEADLINE_CHARS = 1_000
 REASONS_CHARS = 2_000
+HISTORY_CHARS = 1_000
 CONDITIONS_CHARS = 1_500
 REASONS_SHOWN = 10
 
@@ -152,6 +153,8 @@ def run_message(view: RunView, mention: str = "<!channel>") -> SlackMessage:
     blocks: list[Block] = [_header(view), _section(loud if view.restore_failed else headline)]
     if view.restore_failed or len(view.reasons) > 1:
         blocks += _reasons(view)
+    if lines := summary.history_lines(view):
+        blocks.append(_bullets(lines, HISTORY_CHARS))
     if comparisons := _worth_showing(view):
         blocks += _code(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
     if proofs := [proof for proof in view.proofs if proof.required]:
@@ -175,10 +178,15 @@ def _header(view: RunView) -> HeaderBlock:
 
 
 def _reasons(view: RunView) -> list[Block]:
-    shown = [f"• {escaped(summary.clean(reason))}" for reason in view.reasons[:REASONS_SHOWN]]
-    if len(view.reasons) > REASONS_SHOWN:
-        shown.append(f"• and {len(view.reasons) - REASONS_SHOWN} more")
-    return [_section(_cut("\n".join(shown), REASONS_CHARS))] if shown else []
+    reasons = [summary.clean(reason) for reason in view.reasons]
+    return [_bullets(reasons, REASONS_CHARS)] if reasons else []
+
+
+def _bullets(lines: Sequence[str], limit: int) -> SectionBlock:
+    shown = [f"• {escaped(line)}" for line in lines[:REASONS_SHOWN]]
+    if len(lines) > REASONS_SHOWN:
+        shown.append(f"• and {len(lines) - REASONS_SHOWN} more")
+    return _section(_cut("\n".join(shown), limit))
 
 
 def _worth_showing(view: RunView) -> list[Any]:

@@ -91,12 +91,18 @@ def facts(view: RunView) -> list[tuple[str, str]]:
             if view.emulated
             else "",
         ),
+        ("history", view.history.state_line()),
         ("time", _time_line(view)),
         ("restore", _restore_line(view)),
         ("data", f"{f'run {view.number} in ' if view.number is not None else ''}{view.data_at}"),
         ("page", view.url or ""),
     ]
     return [(label, clean(text)) for label, text in rows if text]
+
+
+def history_lines(view: RunView) -> list[str]:
+    """Return what is not as it usually is across nights, and of an A/A run the noise that it measured."""
+    return [clean(line) for line in (*view.noise, *view.history.lines())]
 
 
 def nodes_line(nodes: Iterable[NodeView]) -> str:
@@ -134,6 +140,9 @@ def _summary(view: RunView, width: int) -> Group:
     if len(view.reasons) > 1 or (view.reasons and view.restore_failed):
         parts += [Text("\nreasons", style="bold")]
         parts += [Padding(Text(f"- {clean(reason)}"), (0, 0, 0, 2)) for reason in view.reasons]
+    if lines := history_lines(view):
+        parts += [Text("\nhistory", style="bold")]
+        parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
     if view.judged:
         parts += [Text(), _comparison_table(view, view.judged, width)]
         parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _invalid_lines(view)]

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from bigtcp_bench.metrics import HEADLINE, METRICS
 from bigtcp_bench.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm
+from bigtcp_bench.report.history import HistoryView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +107,9 @@ class RunView:
     emulated: bool = False
     #: The run's page in Airflow, when Airflow's address is known.
     url: str | None = None
+    history: HistoryView = field(default_factory=HistoryView)
+    #: Of an A/A run: the noise that it measured, one line for each scenario.
+    noise: tuple[str, ...] = ()
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, number: int, airflow_url: str | None = None) -> RunView:
@@ -119,6 +123,8 @@ class RunView:
         environment: Mapping[str, Any] = row["environment"] or {}
         scenarios = list(plan.get("scenarios", SCENARIOS))
         results = warehouse.results_frame(number)
+        blocks = warehouse.blocks_frame(number)
+        again = set(blocks[blocks["purpose"] == "rerun"]["block"])
         repetitions = len(results[["block", "generation", "scenario", "repetition"]].drop_duplicates())
         return cls(
             cluster=row["cluster"],
@@ -135,13 +141,16 @@ class RunView:
             nodes=_nodes(row),
             cilium_version=row["cilium_version"],
             comparisons=_comparisons(warehouse.comparisons_frame(number), scenarios),
-            proofs=_proofs(results, scenarios),
+            # A re-run has gates of its own; these are the run's.
+            proofs=_proofs(results[~results["block"].isin(again)], scenarios),
             restore=_restore(row["restore_result"]),
             started=row["started_at"],
             finished=row["finished_at"],
             measuring_time_s=repetitions * (plan.get("duration_s", 0) + plan.get("omit_s", 0)),
             emulated=bool(environment.get("emulated")),
             url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
+            history=HistoryView.from_warehouse(warehouse, row),
+            noise=_noise(warehouse, row) if row["is_aa"] else (),
         )
 
     @property
@@ -177,6 +186,15 @@ class RunView:
             for comparison in self.comparisons
             if comparison.metric == HEADLINE[SCENARIOS[comparison.scenario].traffic]
         ]
+
+
+def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:
+    from bigtcp_bench.calibration import advice, headlines, known_noise, noise_line
+
+    if row["status"] != "valid":
+        return ()
+    noises = known_noise(warehouse, row["cluster"], row["id"])
+    return tuple(noise_line(one) for one in headlines(advice(noises, warehouse.plan_of(row["id"]))))
 
 
 def _nodes(row: Mapping[str, Any]) -> tuple[NodeView, ...]:

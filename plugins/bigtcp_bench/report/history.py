@@ -1,0 +1,170 @@
+"""What a night says across nights, as data and as lines of text: states of the series, re-runs, open incidents."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.report import units
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.store import Warehouse
+
+#: States in the order in which they are counted; the first three are worth a line of their own.
+STATES = ("regression", "suspect", "recovered", "steady", "learning")
+_TOLD = STATES[:3]
+
+_CAUSES = {
+    "big-tcp": "BIG TCP",
+    "platform": "the platform, in both arms",
+    "infrastructure": "the infrastructure",
+    "off-improved": "an improvement without BIG TCP",
+}
+
+
+@dataclass(frozen=True)
+class SeriesView:
+    """The state of one scenario and metric after a night; ``nights`` is how many usual ones are known.
+
+    ``coincides_with`` names what of the environment changed about the time of a regression, with before and now.
+    ``rerun`` is None when the scenario was measured once, else why the second measurement does not count, if so.
+    """
+
+    scenario: str
+    metric: str
+    state: str
+    change: float | None = None
+    since: str | None = None
+    attribution: str | None = None
+    nights: int = 0
+    coincides_with: tuple[tuple[str, str, str], ...] = ()
+    rerun: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class IncidentView:
+    """An open incident; ``series`` are its (scenario, metric)."""
+
+    number: int
+    state: str
+    changed_on: str
+    attribution: str | None
+    series: frozenset[tuple[str, str]]
+    acknowledged_by: str | None = None
+    acknowledged_note: str | None = None
+
+
+@dataclass(frozen=True)
+class HistoryView:
+    """One night among the others."""
+
+    series: tuple[SeriesView, ...] = ()
+    incidents: tuple[IncidentView, ...] = ()
+    #: Valid nights before a series is judged.
+    learning_nights: int = 0
+
+    @classmethod
+    def from_warehouse(cls, warehouse: Warehouse, run: Mapping[str, Any]) -> HistoryView:
+        """Return what ``warehouse`` knows about the night of ``run``, a row of ``bigtcp_run``."""
+        from bigtcp_bench.plan import Thresholds
+        from bigtcp_bench.warehouse import incidents
+
+        thresholds = Thresholds.model_validate((run["plan"] or {}).get("thresholds") or {})
+        night = run["started_at"].date().isoformat()
+        return cls(
+            series=tuple(map(_series, warehouse.judgements_frame(run["id"]).to_dict("records"))),
+            incidents=tuple(
+                IncidentView(
+                    number=one.id,
+                    state=one.state,
+                    changed_on=one.changed_on,
+                    attribution=one.attribution,
+                    series=frozenset((member.scenario, member.metric) for member in one.members),
+                    acknowledged_by=one.acknowledged_by if one.acknowledged else None,
+                    acknowledged_note=one.acknowledged_note,
+                )
+                for one in incidents.open_incidents(warehouse, run["cluster"])
+                if one.suspected_on <= night
+            ),
+            learning_nights=thresholds.learning_nights,
+        )
+
+    def state_line(self) -> str:
+        """Return the states of all series in one line; empty when the night was not judged."""
+        counts = Counter(one.state for one in self.series)
+        if not counts:
+            return ""
+        if set(counts) == {"learning"}:
+            return f"learning ({min(one.nights for one in self.series)} of {self.learning_nights} nights)"
+        return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+    def lines(self) -> list[str]:
+        """Return one line for everything that is not as usual; what an acknowledged incident covers is silent."""
+        silent = {series for one in self.incidents if one.acknowledged_by is not None for series in one.series}
+        found = []
+        for scenario in dict.fromkeys(one.scenario for one in self.series):
+            of = [one for one in self.series if one.scenario == scenario]
+            for state in _TOLD:
+                told = [one for one in of if one.state == state and (scenario, one.metric) not in silent]
+                if told:
+                    found.append(_told_line(scenario, state, told))
+            found += _rerun_line(of[0])
+        return found + [_incident_line(one) for one in self.incidents]
+
+
+def _series(row: Mapping[Any, Any]) -> SeriesView:
+    details: Mapping[str, Any] = row["details"] or {}
+    change, since, attribution = (_known(row[name]) for name in ("change", "since", "attribution"))
+    rerun = details.get("rerun")
+    return SeriesView(
+        scenario=row["scenario"],
+        metric=row["metric"],
+        state=row["state"],
+        change=change,
+        since=since,
+        attribution=attribution,
+        nights=int(details.get("nights", 0)),
+        coincides_with=tuple(
+            (name, before, now) for name, (before, now) in (details.get("coincides_with") or {}).items()
+        ),
+        rerun=None if rerun is None else tuple(rerun["reasons"]),
+    )
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _told_line(scenario: str, state: str, told: list[SeriesView]) -> str:
+    sizes = ", ".join(f"{METRICS[one.metric].short_label} {units.change_text(one.change)}" for one in told)
+    first = told[0]
+    since = f" since {min(one.since for one in told if one.since)}" if first.since and state != "suspect" else ""
+    causes = list(dict.fromkeys(_CAUSES[one.attribution] for one in told if one.attribution in _CAUSES))
+    cause = f"; attributed to {' and '.join(causes)}" if causes else ""
+    changed = dict.fromkeys(change for one in told for change in one.coincides_with)
+    coincides = "; about then changed " + ", ".join(
+        f"{name.replace('_', ' ')} {before} → {now}" for name, before, now in changed
+    )
+    return f"{scenario}: {state}{since}: {sizes}{cause}{coincides if changed else ''}"
+
+
+def _rerun_line(one: SeriesView) -> list[str]:
+    if one.rerun is None:
+        return []
+    if not one.rerun:
+        return [f"{one.scenario}: was far off, so measured twice more; the median of the three counts"]
+    return [f"{one.scenario}: was far off, but its re-run does not count: {one.rerun[0]}"]
+
+
+def _incident_line(one: IncidentView) -> str:
+    count = len(one.series)
+    cause = f", {_CAUSES[one.attribution]}" if one.attribution in _CAUSES else ""
+    text = f"incident {one.number}: {one.state} since {one.changed_on}, {count} series{cause}"
+    if one.acknowledged_by is None:
+        return text
+    note = f": {one.acknowledged_note}" if one.acknowledged_note else ""
+    return f"{text}; acknowledged by {one.acknowledged_by}{note}"
