@@ -1,4 +1,4 @@
-"""The command `bigtcp-bench`: the lab, the demo, a run's summary, and putting a cluster back by hand."""
+"""The command `bigtcp-bench`: the lab, the demo, stored results, and putting a cluster back by hand."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench import __version__
-from bigtcp_bench.errors import BenchError, InvalidInput
-from bigtcp_bench.local import DEFAULT_FOLDER, DEFAULT_PORT, LocalAirflow
-
-if TYPE_CHECKING:
-    from bigtcp_bench.warehouse.store import Warehouse
-
-Handler = Callable[[argparse.Namespace], int]
+from bigtcp_bench.commands import history, results
+from bigtcp_bench.commands.common import Handler, add_command, add_folder, warehouse_of
+from bigtcp_bench.errors import BenchError
+from bigtcp_bench.local import DEFAULT_PORT, LocalAirflow
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,10 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     handler: Handler = options.handler
     try:
-        return handler(options)
+        status = handler(options)
+        sys.stdout.flush()
+        return status
     except BenchError as error:
         print(f"bigtcp-bench: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; what is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("bigtcp-bench: interrupted", file=sys.stderr)
         return 130
@@ -40,19 +42,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = _command(commands, "demo", "run the comparison once on a one-machine cluster", _demo)
+    demo = add_command(commands, "demo", "run the comparison once on a one-machine cluster", _demo)
     demo.add_argument("--plan", default="quick", help="name of the plan (default: quick)")
-    _add_folder(demo)
+    add_folder(demo)
 
-    up = _command(commands, "up", "start the lab and Airflow in the background", _up)
+    up = add_command(commands, "up", "start the lab and Airflow in the background", _up)
     up.add_argument("--port", type=int, default=DEFAULT_PORT, help="of Airflow's UI (default: %(default)s)")
-    _add_folder(up)
-    _add_folder(_command(commands, "down", "stop what up started", _down))
+    add_folder(up)
+    add_folder(add_command(commands, "down", "stop what up started", _down))
 
     lab = commands.add_parser("lab", help="the one-machine cluster").add_subparsers(
         required=True, metavar="ACTION"
     )
-    lab_up = _command(lab, "up", "start it, and print its kubeconfig", _lab_up)
+    lab_up = add_command(lab, "up", "start it, and print its kubeconfig", _lab_up)
     lab_up.add_argument("--nodes", type=int, default=2, help="number of nodes (default: 2)")
     lab_up.add_argument("--fault", action="append", default=[], metavar="NAME", help="misbehave from the start")
     lab_up.add_argument("--rbac", action="store_true", help="enforce RBAC")
@@ -60,58 +62,25 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", metavar="HOST:PORT", help="let others reach its API here, too, as its kubeconfig then says"
     )
     lab_up.add_argument("--foreground", action="store_true", help="stay until interrupted")
-    lab_fault = _command(lab, "fault", "switch a misbehaviour on or off, or list them", _lab_fault)
+    lab_fault = add_command(lab, "fault", "switch a misbehaviour on or off, or list them", _lab_fault)
     lab_fault.add_argument("name", nargs="?", help="name of the fault; without it they are listed")
     lab_fault.add_argument("state", nargs="?", choices=("on", "off"), default="on")
     for command in (
         lab_up,
         lab_fault,
-        _command(lab, "down", "stop it", _lab_down),
-        _command(lab, "status", "say whether it runs", _lab_status),
+        add_command(lab, "down", "stop it", _lab_down),
+        add_command(lab, "status", "say whether it runs", _lab_status),
     ):
-        _add_folder(command)
+        add_folder(command)
 
-    show = _command(commands, "show", "print the comparison of a stored run", _show)
-    show.add_argument("run", nargs="?", type=int, help="the run's number; the newest run without it")
-    _add_warehouse(show)
+    results.add(commands)
+    history.add(commands)
 
-    warehouse = commands.add_parser("warehouse", help="the database of results")
-    actions = warehouse.add_subparsers(required=True, metavar="ACTION")
-    _add_warehouse(_command(actions, "migrate", "create its tables, or bring them up to date", _migrate))
-
-    restore = _command(commands, "restore", "put a cluster's configuration back after a crashed run", _restore)
+    restore = add_command(commands, "restore", "put a cluster's configuration back after a crashed run", _restore)
     restore.add_argument("--kubeconfig", type=Path, help="default: $KUBECONFIG, else the user's own")
     restore.add_argument("--context", help="context in the kubeconfig (default: its current one)")
     restore.add_argument("--force", action="store_true", help="even while a run holds the cluster")
     return parser
-
-
-def _command(commands: Any, name: str, text: str, handler: Handler) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-    parser.set_defaults(handler=handler)
-    return parser
-
-
-def _add_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--folder", type=Path, default=DEFAULT_FOLDER, help="where everything is kept (default: %(default)s)"
-    )
-
-
-def _add_warehouse(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--warehouse",
-        metavar="URL",
-        default=os.environ.get("BIGTCP_BENCH_WAREHOUSE"),
-        help="SQLAlchemy URL (default: $BIGTCP_BENCH_WAREHOUSE, else the demo's database)",
-    )
-    _add_folder(parser)
-
-
-def _warehouse(options: argparse.Namespace) -> Warehouse:
-    from bigtcp_bench.warehouse.store import Warehouse
-
-    return Warehouse(options.warehouse or f"sqlite:///{(options.folder / 'warehouse.db').resolve()}")
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -135,7 +104,7 @@ def _up(options: argparse.Namespace) -> int:
     print("preparing Airflow's database and the warehouse", flush=True)
     airflow.prepare()
     options.warehouse = None
-    _warehouse(options).migrate()
+    warehouse_of(options).migrate()
     print("starting Airflow (about half a minute)", flush=True)
     airflow.start()
     print(
@@ -208,29 +177,6 @@ def _lab_fault(options: argparse.Namespace) -> int:
         return 0
     daemon.set_fault(_lab_folder(options), options.name, options.state == "on")
     print(f"{options.name} is {options.state}")
-    return 0
-
-
-def _show(options: argparse.Namespace) -> int:
-    from bigtcp_bench.report.summary import print_summary
-    from bigtcp_bench.report.view import RunView
-
-    warehouse = _warehouse(options)
-    warehouse.check_version()
-    number = options.run
-    if number is None:
-        newest = warehouse.runs_frame(limit=1)
-        if newest.empty:
-            raise InvalidInput(f"the warehouse {warehouse.url} holds no run yet")
-        number = int(newest["id"].iloc[0])
-    print_summary(RunView.from_warehouse(warehouse, number))
-    return 0
-
-
-def _migrate(options: argparse.Namespace) -> int:
-    warehouse = _warehouse(options)
-    warehouse.migrate()
-    print(f"the tables of {warehouse.url} are up to date")
     return 0
 
 

@@ -34,7 +34,7 @@ def add_night(
     Every arm of a scenario's headline metric is at 10 (off) and 15 (on) within ``sd``, times the factor that
     ``off`` and ``on`` give for the scenario.
     """
-    random = np.random.default_rng(number)
+    random = np.random.default_rng(abs(number))
     run = warehouse.start_run(
         {
             "cluster": CLUSTER,
@@ -64,6 +64,10 @@ def add_night(
                 "off_median": low,
                 "on_median": high,
                 "change": high / low - 1,
+                "level": 0.95,
+                "margin": 0.05,
+                "n_off": 6,
+                "n_on": 6,
                 "verdict": verdict,
             }
         )

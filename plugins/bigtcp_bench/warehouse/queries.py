@@ -66,8 +66,8 @@ def trend(
     """
     text = sa.text(sql_of(name))
     needed = set(text.compile().params)
-    end = _moment("until", until) or datetime.now(UTC)
-    start = _moment("since", since) or end - DEFAULT_PERIOD
+    end = moment_of("until", until) or datetime.now(UTC)
+    start = moment_of("since", since) or end - DEFAULT_PERIOD
     if start >= end:
         raise InvalidInput(f"since ({start:%Y-%m-%d %H:%M}) must be before until ({end:%Y-%m-%d %H:%M})")
     values: dict[str, Any] = {
@@ -142,7 +142,8 @@ def _newest_version(connection: sa.Connection, cluster: str) -> str:
     return str(version)
 
 
-def _moment(name: str, value: datetime | date | str | None) -> datetime | None:
+def moment_of(name: str, value: datetime | date | str | None) -> datetime | None:
+    """Return ``value`` in UTC; dates and text without a zone are UTC. Raises InvalidInput, naming ``name``."""
     if value is None:
         return None
     if isinstance(value, str):

@@ -1,0 +1,1 @@
+"""The commands of `bigtcp-bench` that ask the warehouse, or judge a file; each calls the library once."""

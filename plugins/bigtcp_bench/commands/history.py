@@ -1,0 +1,130 @@
+"""Commands on what nights say together: judge a file, incidents, and the cluster's noise."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from bigtcp_bench.commands.common import (
+    add_command,
+    add_output,
+    add_warehouse,
+    cluster_of,
+    usable_warehouse,
+    write,
+)
+from bigtcp_bench.errors import InvalidInput
+
+
+def add(commands: Any) -> None:
+    """Add these commands to ``commands``."""
+    judge = add_command(commands, "judge", "judge your own nightly series, night by night", _judge)
+    judge.add_argument("file", type=Path, help="CSV: date,value or date,off,on; optional version and series")
+    judge.add_argument(
+        "--better",
+        choices=("higher", "lower"),
+        default="higher",
+        help="which way is better (default: %(default)s)",
+    )
+    judge.add_argument("--json", action="store_true", help="JSON Lines, one object per series and night")
+
+    incident = commands.add_parser("incident", help="regressions, from first suspicion to recovery")
+    actions = incident.add_subparsers(required=True, metavar="ACTION")
+    listed = add_command(actions, "list", "list the open ones; `trend incident_history` has all", _incident_list)
+    listed.add_argument("--cluster", help="only this one (default: all)")
+    add_output(listed)
+    ack = add_command(actions, "ack", "say that an incident is known, which silences its repeats", _incident_ack)
+    ack.add_argument("id", type=int, help="number of the incident")
+    ack.add_argument("--note", required=True, help="why, for those who come after you")
+    ack.add_argument("--by", default=None, help="your name (default: the name of your account)")
+    for command in (listed, ack):
+        add_warehouse(command)
+
+    noise = add_command(commands, "noise", "what A/A runs measured, and how large a plan that asks for", _noise)
+    noise.add_argument("--cluster", help="may be left out when the warehouse knows only one")
+    noise.add_argument("--plan", default="nightly", help="name or file of the plan to size (default: %(default)s)")
+    add_output(noise)
+    add_warehouse(noise)
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from bigtcp_bench.analysis.judge import judge_file
+
+    judged = list(judge_file(options.file, options.better))
+    if options.json:
+        for night in judged:
+            print(night.to_json_line())
+        return 0
+    import pandas as pd
+
+    from bigtcp_bench.warehouse.output import write_frame
+
+    columns = ["series", "date", "state", "change_pct", "since", "attribution"]
+    write_frame(pd.DataFrame(map(asdict, judged), columns=columns), "table")
+    return 0
+
+
+def _incident_list(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from bigtcp_bench.warehouse import incidents
+
+    columns = ["id", "cluster", "state", "changed_on", "attribution", "series", "acknowledged_by", "note"]
+    rows = [
+        (
+            one.id,
+            one.cluster,
+            one.state,
+            one.changed_on,
+            one.attribution,
+            ", ".join(f"{member.scenario} {member.metric}" for member in one.members),
+            one.acknowledged_by,
+            one.acknowledged_note,
+        )
+        for one in incidents.open_incidents(usable_warehouse(options), options.cluster)
+    ]
+    write(pd.DataFrame(rows, columns=columns), options)
+    return 0
+
+
+def _incident_ack(options: argparse.Namespace) -> int:
+    from bigtcp_bench.warehouse import incidents
+
+    warehouse = usable_warehouse(options)
+    by = options.by or _account()
+    if incidents.acknowledge(warehouse, options.id, by=by, note=options.note):
+        print(f"incident {options.id} is acknowledged by {by}; only its end will be told")
+    else:
+        first = incidents.get(warehouse, options.id).acknowledged_by
+        print(f"incident {options.id} was acknowledged before, by {first}")
+    return 0
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    # An account without a name, as containers have: KeyError until Python 3.12, OSError since.
+    except (KeyError, OSError) as error:
+        raise InvalidInput("your account has no name; say who you are with --by") from error
+
+
+def _noise(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from bigtcp_bench.calibration import Advice, advice, known_noise
+    from bigtcp_bench.plan import load_plan
+
+    plan = load_plan(options.plan)
+    warehouse = usable_warehouse(options)
+    cluster = cluster_of(warehouse, options.cluster)
+    noises = known_noise(warehouse, cluster)
+    if not noises:
+        raise InvalidInput(
+            f"no A/A run has measured the noise of cluster {cluster} yet; start one with the order off,off"
+        )
+    found = advice(noises, plan)
+    write(pd.DataFrame(map(asdict, found), columns=[field.name for field in fields(Advice)]), options)
+    return 0

@@ -1,0 +1,139 @@
+"""Commands on stored runs: show, trend, export, import, and the housekeeping of the warehouse."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bigtcp_bench.commands.common import (
+    add_command,
+    add_output,
+    add_warehouse,
+    usable_warehouse,
+    warehouse_of,
+    write,
+)
+from bigtcp_bench.errors import InvalidInput
+
+
+def add(commands: Any) -> None:
+    """Add these commands to ``commands``."""
+    show = add_command(commands, "show", "print the comparison of a stored run", _show)
+    show.add_argument("run", nargs="?", type=int, help="the run's number; the newest run without it")
+    add_warehouse(show)
+
+    trend = add_command(commands, "trend", "ask a question about many nights, or list the questions", _trend)
+    trend.add_argument("name", nargs="?", help="of the question; without it they are listed")
+    trend.add_argument("--cluster", help="may be left out when the warehouse knows only one")
+    trend.add_argument("--scenario", default="%", help="name, or a pattern in which %% is any text (default: all)")
+    trend.add_argument("--metric", help="default: the one that stands for the scenario, else throughput_bps")
+    trend.add_argument("--version", metavar="CILIUM", help="of Cilium, or a pattern (default: all)")
+    trend.add_argument("--limit", type=int, default=20, help="most rows of worst_nights (default: %(default)s)")
+    trend.add_argument(
+        "--nights", type=int, default=30, help="on either side in before_after_version (default: %(default)s)"
+    )
+    _add_period(trend, "the last 365 days")
+    add_output(trend)
+    add_warehouse(trend)
+
+    export = add_command(commands, "export", "write runs and incidents into one portable file", _export)
+    export.add_argument("file", type=Path, help="zip file to write")
+    export.add_argument("--cluster", help="only this one (default: all)")
+    export.add_argument("--raw", action="store_true", help="with the pods' documents, which are most of the bytes")
+    _add_period(export, "everything")
+    add_warehouse(export)
+
+    import_ = add_command(commands, "import", "take in what export wrote; repeating it changes nothing", _import)
+    import_.add_argument("file", type=Path, help="zip file to read")
+    add_warehouse(import_)
+
+    warehouse = commands.add_parser("warehouse", help="the database of results")
+    actions = warehouse.add_subparsers(required=True, metavar="ACTION")
+    add_warehouse(add_command(actions, "migrate", "create its tables, or bring them up to date", _migrate))
+    prune = add_command(actions, "prune", "delete old documents of the pods; results are kept for ever", _prune)
+    prune.add_argument("--keep-days", type=int, required=True, metavar="N", help="keep those of the last N days")
+    add_warehouse(prune)
+
+
+def _add_period(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--since", metavar="DATE", help=f"first day or moment, in UTC (default: {default})")
+    parser.add_argument("--until", metavar="DATE", help="moment after the last (default: now)")
+
+
+def _show(options: argparse.Namespace) -> int:
+    from bigtcp_bench.report.summary import print_summary
+    from bigtcp_bench.report.view import RunView
+
+    warehouse = usable_warehouse(options)
+    number = options.run
+    if number is None:
+        newest = warehouse.runs_frame(limit=1)
+        if newest.empty:
+            raise InvalidInput(f"the warehouse {warehouse.url} holds no run yet")
+        number = int(newest["id"].iloc[0])
+    print_summary(RunView.from_warehouse(warehouse, number))
+    return 0
+
+
+def _trend(options: argparse.Namespace) -> int:
+    from bigtcp_bench.warehouse.queries import query_names, trend
+
+    if options.name is None:
+        for name, text in query_names().items():
+            print(f"{name:22}{text}")
+        return 0
+    frame = trend(
+        usable_warehouse(options),
+        options.name,
+        cluster=options.cluster,
+        scenario=options.scenario,
+        metric=options.metric,
+        since=options.since,
+        until=options.until,
+        version=options.version,
+        limit=options.limit,
+        nights=options.nights,
+    )
+    write(frame, options)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from bigtcp_bench.warehouse.exchange import export_runs
+    from bigtcp_bench.warehouse.queries import moment_of
+
+    since, until = (moment_of(f"--{name}", getattr(options, name)) for name in ("since", "until"))
+    warehouse = usable_warehouse(options)
+    try:
+        counts = export_runs(
+            warehouse, options.file, cluster=options.cluster, since=since, until=until, raw=options.raw
+        )
+    except OSError as error:
+        raise InvalidInput(f"{options.file} cannot be written: {error.strerror or error}") from error
+    print(f"{options.file}: {_counted(counts)}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from bigtcp_bench.warehouse.exchange import import_runs
+
+    print(f"imported {_counted(import_runs(usable_warehouse(options), options.file))}")
+    return 0
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count) or "nothing"
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    warehouse = warehouse_of(options)
+    warehouse.migrate()
+    print(f"the tables of {warehouse.url} are up to date")
+    return 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    deleted = usable_warehouse(options).prune(options.keep_days)
+    print(f"deleted {deleted:,} documents older than {options.keep_days} days; no result was touched")
+    return 0
