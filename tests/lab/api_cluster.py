@@ -106,7 +106,7 @@ class ApiCluster:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._server.should_exit = True
+        self._server.should_exit = self._server.force_exit = True  # clients may keep their connections
         self._thread.join(10)
 
     def client(self, token: str | None = None) -> kubernetes.client.ApiClient:

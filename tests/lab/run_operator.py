@@ -40,6 +40,7 @@ def run(command: str) -> None:
             log_events_on_failure=True,
             on_finish_action="delete_pod",
             termination_grace_period=1,
+            startup_check_interval_seconds=1,
         )
     task_instance = MagicMock(dag_id="d", run_id="r", task_id="rec", try_number=1, map_index=-1)
     task_instance.xcom_pull.return_value = None

@@ -53,6 +53,7 @@ class Lab:
         self._store = Store()
         self._tokens = Tokens()
         self._processes = ProcessNamespace()
+        self._kubelets: dict[str, Kubelet] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self._background: set[asyncio.Task[None]] = set()
         #: Done, with its error, when a part of the lab has ended that should not.
@@ -160,6 +161,8 @@ class Lab:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Not left to the event loop's own end, which can wait for ever for a process that is just being started.
+        await asyncio.gather(*(kubelet.die() for kubelet in self._kubelets.values()))
         await self._processes.stop()
 
     async def _describe(self) -> dict[str, Any]:
