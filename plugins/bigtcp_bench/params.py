@@ -13,6 +13,9 @@ from bigtcp_bench.plan import SCENARIOS, Plan, load_plan, plan_names
 #: Offered in the form; a plan file may hold any other valid order.
 ORDERS = ("off,on,off", "on,off,on", "off,on,off,on,off", "on,off,on,off,on", "off,on", "off,off", "on,on")
 
+#: In lists of the form, which have no empty choice.
+AS_PLANNED = "as the plan says"
+
 _NODE_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 
 
@@ -33,14 +36,15 @@ def dag_params() -> dict[str, Param]:
             uniqueItems=True,
             examples=list(SCENARIOS),
             title="Scenarios",
-            description_md="Empty: those of the plan. `rr` is request/response, `rate` a stream of fixed rate.",
+            description_md="Empty: the plan's. `rr` is request/response, `rate` a stream of fixed rate, `control` "
+            "request/response too small for BIG TCP to touch.",
         ),
         "order": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, *ORDERS],
+            AS_PLANNED,
+            type="string",
+            enum=[AS_PLANNED, *ORDERS],
             title="Order of blocks",
-            description_md="Empty: the plan's. `off,off` and `on,on` are A/A runs, which measure the noise.",
+            description_md="`off,off` and `on,on` are A/A runs, which measure the noise.",
         ),
         "generations": _integer("generations", "Generations per outer block"),
         "repetitions": _integer("repetitions", "Repetitions per generation"),
@@ -55,9 +59,9 @@ def dag_params() -> dict[str, Param]:
         "client_node": _node("client_node", "Client node"),
         "server_node": _node("server_node", "Server node"),
         "scope": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, "nodes", "cluster"],
+            AS_PLANNED,
+            type="string",
+            enum=[AS_PLANNED, "nodes", "cluster"],
             title="Scope of the change",
             section="Placement and scope",
             description_md="`nodes` changes the two benchmark nodes only (the plan's default).",
@@ -85,7 +89,8 @@ def dag_params() -> dict[str, Param]:
 
 def plan_of_params(params: Mapping[str, Any]) -> Plan:
     """Return the plan that ``params`` of a DAG run ask for. Raises InvalidInput with one sentence."""
-    overrides = {name: params.get(name) for name in Plan.model_fields if name not in ("name", "description")}
+    given = {name: params.get(name) for name in Plan.model_fields if name not in ("name", "description")}
+    overrides = {name: None if value == AS_PLANNED else value for name, value in given.items()}
     plan = params.get("plan")
     if not isinstance(plan, str):
         raise InvalidInput(f"param plan = {plan!r}: must be the name of a plan, one of {', '.join(plan_names())}")

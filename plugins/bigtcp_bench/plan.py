@@ -28,6 +28,8 @@ SLOT_ARMS: tuple[Arm, ...] = ("off", "on", "off", "on", "off", "on")
 CLASSIC_MAX_PACKET_BYTES = 65_536
 
 
+#: Request and response of the control fit into one ordinary packet each, whatever the limits are.
+CONTROL_REQUEST_BYTES = 1_000
 #: A generation must end well within the time that its task is given by the DAG.
 MAX_GENERATION_S = 3 * 3600
 
@@ -41,20 +43,30 @@ class Scenario(BaseModel):
     family: Family
     traffic: Traffic
     streams: int = 1
+    #: Request and response size of rr; None: the plan's.
+    request_bytes: int | None = Field(None, ge=1)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether BIG TCP cannot touch this traffic: what moves it is the infrastructure."""
+        return self.request_bytes == CONTROL_REQUEST_BYTES
 
 
 def _scenarios() -> dict[str, Scenario]:
-    kinds: tuple[tuple[str, Traffic, int], ...] = (
-        ("stream-1", "stream", 1),
-        ("stream-8", "stream", 8),
-        ("rate", "rate", 1),
-        ("rr", "rr", 1),
+    kinds: tuple[tuple[str, Traffic, int, int | None], ...] = (
+        ("stream-1", "stream", 1, None),
+        ("stream-8", "stream", 8, None),
+        ("rate", "rate", 1, None),
+        ("rr", "rr", 1, None),
+        ("control", "rr", 1, CONTROL_REQUEST_BYTES),
     )
     families: tuple[Family, ...] = ("ipv4", "ipv6")
     return {
-        f"{family}-{kind}": Scenario(name=f"{family}-{kind}", family=family, traffic=traffic, streams=streams)
+        f"{family}-{kind}": Scenario(
+            name=f"{family}-{kind}", family=family, traffic=traffic, streams=streams, request_bytes=size
+        )
         for family in families
-        for kind, traffic, streams in kinds
+        for kind, traffic, streams, size in kinds
     }
 
 

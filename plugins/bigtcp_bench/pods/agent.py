@@ -780,11 +780,13 @@ def _first_json(text: str) -> Json | None:
 
 
 def _run_rr(address: str, orders: Json, scenario: Json) -> Json:
-    """Exchange requests and responses of ``request_bytes`` over one connection, one at a time. Raises Failed.
+    """Exchange requests and responses over one connection, one at a time. Raises Failed.
+
+    Their size is the scenario's ``request_bytes``, or else that of the orders.
 
     iperf3 has no such test. One buffer serves both directions and every exchange; the warm-up is not counted.
     """
-    size = orders["request_bytes"]
+    size = scenario.get("request_bytes") or orders["request_bytes"]
     view = memoryview(bytearray(size))
     clock = time.perf_counter_ns
     latencies_ns = array.array("Q")

@@ -404,8 +404,10 @@ def _rr_problems(repetition: Repetition, orders: MeasureOrders) -> Iterator[str]
     yield from _too_short(rr.seconds, orders)
     if not rr.transactions:
         yield "no transaction was counted"
-    if rr.request_bytes != orders.request_bytes:
-        yield f"requests had {rr.request_bytes} bytes instead of {orders.request_bytes}"
+    ordered = {scenario.name: scenario.request_bytes or orders.request_bytes for scenario in orders.scenarios}
+    size = ordered.get(repetition.scenario, orders.request_bytes)
+    if rr.request_bytes != size:
+        yield f"requests had {rr.request_bytes} bytes instead of {size}"
 
 
 def _iperf3_problems(repetition: Repetition, orders: MeasureOrders) -> Iterator[str]:
