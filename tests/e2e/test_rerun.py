@@ -1,0 +1,91 @@
+"""A night far off what is usual: the real DAG measures the scenario again before it says anything."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bigtcp_bench.errors import SwitchFailed
+from bigtcp_bench.report.view import RunView
+from bigtcp_bench.warehouse import incidents
+from tests.e2e.runs import Installation
+from tests.support.nights import add_night
+
+pytestmark = [pytest.mark.lab, pytest.mark.e2e]
+
+SCENARIO = "ipv4-stream-1"
+USUAL_NIGHTS = 20
+
+
+@pytest.fixture
+def history(installation: Installation, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Give the lab a name of its own, and 20 nights in which BIG TCP did far more than it really does."""
+    cluster = request.node.name
+    connection = json.loads(os.environ["AIRFLOW_CONN_KUBERNETES_DEFAULT"])
+    connection["extra"]["cluster_name"] = cluster
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
+    first = datetime.now(UTC) - timedelta(days=USUAL_NIGHTS)
+    for number in range(USUAL_NIGHTS):
+        add_night(
+            installation.warehouse,
+            number,
+            on={SCENARIO: 10.0},
+            scenarios=[SCENARIO],
+            first=first,
+            cluster=cluster,
+        )
+    return cluster
+
+
+def states(installation: Installation, number: int) -> dict[str, str]:
+    frame = installation.warehouse.judgements_frame(number)
+    return dict(zip(frame["metric"], frame["state"], strict=True))
+
+
+def test_far_off_is_measured_again(installation: Installation, history: str):
+    before = installation.cluster_state()
+    run = installation.run(scenarios=[SCENARIO])
+    assert (run.state, run.row["status"]) == ("success", "valid"), run.row["reasons"]
+    blocks = installation.warehouse.blocks_frame(run.number)
+    assert list(zip(blocks["arm"], blocks["purpose"], strict=True)) == [
+        *((arm, "plan") for arm in ("off", "on", "off")),
+        *((arm, "rerun") for arm in ("off", "on", "off")),
+    ]
+    assert blocks["finished_at"].notna().all()
+    results = installation.warehouse.results_frame(run.number, purpose="rerun")
+    assert results.groupby("block")["generation"].nunique().to_dict() == {4: 1, 5: 2, 6: 1}
+    # The run's own comparison is that of its own blocks.
+    comparisons = installation.warehouse.comparisons_frame(run.number)
+    assert comparisons["n_off"].max() == 2
+
+    assert states(installation, run.number)["throughput_bps"] == "suspect"
+    assert states(installation, run.number)["cpu_s_per_gb_sender"] == "learning"
+    (incident,) = incidents.open_incidents(installation.warehouse, history)
+    assert incident.state == "suspect"
+    lines = RunView.from_warehouse(installation.warehouse, run.number).history.lines()
+    assert any("the median of the three counts" in line for line in lines)
+    assert installation.cluster_state() == before
+
+
+def test_a_rerun_that_fails_leaves_a_valid_night(installation, history, monkeypatch):
+    # Airflow must not be imported before the installation's settings are there.
+    from bigtcp_bench.steps import DagRunStep
+
+    switched = DagRunStep._switched
+
+    def failing(self, block, purpose, scenarios=()):
+        if purpose == "rerun":
+            raise SwitchFailed("the agent on node1 did not become ready")
+        return switched(self, block, purpose, scenarios)
+
+    monkeypatch.setattr(DagRunStep, "_switched", failing)
+    before = installation.cluster_state()
+    run = installation.run(scenarios=[SCENARIO])
+    assert (run.state, run.row["status"], run.row["reasons"]) == ("success", "valid", [])
+    assert states(installation, run.number)["throughput_bps"] == "suspect"
+    lines = RunView.from_warehouse(installation.warehouse, run.number).history.lines()
+    assert any("does not count: block 4 (re-run): the agent on node1" in line for line in lines)
+    assert installation.cluster_state() == before
