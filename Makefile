@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test lint up down lock clean
+.PHONY: help install demo test lint bench up down lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ lint: install  ## Only lint and type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: ## Measure the warehouse and the judging at ten years of nights (some minutes; prints Markdown)
+	@scripts/install test
+	@$(BIN)/python -m benchmarks.warehouse
 
 up: install  ## Start the lab and Airflow (UI, scheduler) in the background
 	@$(BIN)/bigtcp-bench up

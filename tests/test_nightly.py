@@ -133,6 +133,18 @@ def test_a_changed_version_is_named_with_the_regression(warehouse):
     assert judgement.coincides_with == {"cilium_version": ("1.18.3", "1.18.4")}
 
 
+def test_when_the_control_falls_too_it_is_the_infrastructure(warehouse):
+    names = ("ipv4-control", *SCENARIO_NAMES)
+    for number in range(22):
+        add_night(warehouse, number, scenarios=names)
+    everything = dict.fromkeys(names, 0.7)
+    for number in range(22, 32):
+        night = judge(warehouse, number, scenarios=names, off=everything, on=everything)
+    assert {item.judgement.attribution for item in night.judgements} == {"infrastructure"}
+    (incident,) = incidents.open_incidents(warehouse)
+    assert (incident.attribution, len(incident.members)) == ("infrastructure", 4)
+
+
 def test_two_runs_that_judge_at_once_open_one_incident(warehouse):
     learned(warehouse)
     runs = [add_night(warehouse, 22, on={STREAM: 0.7, RR: 0.7}, run_id=name) for name in ("one", "two")]

@@ -8,6 +8,7 @@ another version of this package) the newest ``REPLAY_NIGHTS`` nights are judged 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from bigtcp_bench import __version__
 from bigtcp_bench.analysis import incidents as decisions
 from bigtcp_bench.analysis.compare import generation_medians
 from bigtcp_bench.analysis.history import ArmsDetector, Judgement
-from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.plan import Plan, Thresholds, blocks
+from bigtcp_bench.metrics import HEADLINE, METRICS
+from bigtcp_bench.plan import SCENARIOS, Plan, Thresholds, blocks
 from bigtcp_bench.warehouse import incidents, judgements
 from bigtcp_bench.warehouse.judgements import CARRIED, Series
 from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
@@ -68,6 +69,7 @@ class _Value:
     off: float | None
     on: float | None
     environment: Mapping[str, str | None]
+    control: float | None
 
 
 def rerun_pairs(frame: pd.DataFrame, plan: Plan) -> dict[Series, list[Pair]]:
@@ -129,7 +131,12 @@ class Nightly:
             detector = self._detectors[scenario, metric]
             pairs = list(rerun.pairs.get((scenario, metric), ())) if rerun else []
             judgement = detector.judge(
-                self._night, value.off, value.on, reruns=pairs, environment=value.environment
+                self._night,
+                value.off,
+                value.on,
+                reruns=pairs,
+                environment=value.environment,
+                control=value.control,
             )
             judged.append(decisions.SeriesJudgement(self._cluster, scenario, metric, judgement))
             repeated = (
@@ -162,7 +169,8 @@ class Nightly:
             "epoch": {name: list(pair) for name, pair in judgement.epoch.items()},
             "coincides_with": {name: list(pair) for name, pair in judgement.coincides_with.items()},
             "mark": self._mark,
-            CARRIED: detector.to_dict(),
+            # As text: it is of no use to anybody else, and taken apart by nothing on its way.
+            CARRIED: json.dumps(detector.to_dict(), separators=(",", ":")),
         }
         if repeated is not None:
             details["rerun"] = repeated
@@ -201,7 +209,9 @@ class Nightly:
                 unknown.add(series)
                 self._detectors[series] = ArmsDetector(self._thresholds, metric.better, metric.scale)
             else:
-                self._detectors[series] = ArmsDetector.from_dict(state, self._thresholds, metric.better)
+                self._detectors[series] = ArmsDetector.from_dict(
+                    json.loads(state), self._thresholds, metric.better
+                )
         limits = self._thresholds
         remembered = limits.learning_nights + limits.baseline_nights + limits.new_normal_nights
         history = self._read(max(REPLAY_NIGHTS, remembered)) if unknown else near
@@ -229,6 +239,7 @@ class Nightly:
                 value.on,
                 reruns=[(off, on) for off, on in repeated.get("pairs", ())],
                 environment=value.environment,
+                control=value.control,
             )
 
     def _read(self, nights: int) -> dict[int, dict[Series, _Value]]:
@@ -241,11 +252,13 @@ class Nightly:
             night = rows["started_at"].iloc[0].date().isoformat()
             environment = _environment(rows)
             columns = (rows[name] for name in ("scenario", "metric", "off_median", "on_median", "verdict"))
-            found[run] = {
-                (scenario, metric): _Value(
-                    run, night, *((None, None) if verdict == "invalid" else (_known(off), _known(on))), environment
-                )
+            pairs: dict[Series, tuple[float | None, float | None]] = {
+                (scenario, metric): (None, None) if verdict == "invalid" else (_known(off), _known(on))
                 for scenario, metric, off, on, verdict in zip(*columns, strict=True)
+            }
+            control = _control(pairs)
+            found[run] = {
+                series: _Value(run, night, off, on, environment, control) for series, (off, on) in pairs.items()
             }
         return found
 
@@ -286,6 +299,15 @@ def _environment(rows: pd.DataFrame) -> dict[str, str | None]:
 
     first = rows.iloc[0]
     return {name: None if pd.isna(first[name]) else str(first[name]) for name in ENVIRONMENT}
+
+
+def _control(pairs: Mapping[Series, tuple[float | None, float | None]]) -> float | None:
+    """Return what the traffic reached that BIG TCP cannot touch, of both arms together: their geometric mean."""
+    for scenario in SCENARIOS.values():
+        off, on = pairs.get((scenario.name, HEADLINE[scenario.traffic]), (None, None))
+        if scenario.is_control and off is not None and on is not None and off > 0 and on > 0:
+            return math.sqrt(off * on)
+    return None
 
 
 def _known(value: float) -> float | None:
