@@ -305,7 +305,7 @@ def _noise_rows(night: int) -> Iterator[tuple[Any, ...]]:
 def _incident_row(night: int) -> dict[str, Any]:
     begun = _moment(night).date().isoformat()
     return {
-        "id": night + 1,
+        "id": _incident_id(night),
         "uid": f"bench-{night}",
         "cluster": CLUSTER,
         "state": "recovered",
@@ -319,13 +319,18 @@ def _incident_row(night: int) -> dict[str, Any]:
 
 def _member_rows(night: int) -> list[dict[str, Any]]:
     begun = _moment(night).date().isoformat()
-    row = {"incident_id": night + 1, "metric": "throughput_bps", "change": -0.1, "confirmed": True}
+    row = {"incident_id": _incident_id(night), "metric": "throughput_bps", "change": -0.1, "confirmed": True}
     return [row | {"scenario": name, "first_seen": begun, "last_seen": begun} for name in NAMES[:3]]
 
 
 def _run_id(night: int) -> int:
     # After each year some numbers stay free, for the runs that are stored while measuring.
     return night + 1 + 100 * (night // NIGHTS_PER_YEAR)
+
+
+def _incident_id(night: int) -> int:
+    # Here, too, some numbers stay free: for the incidents of nights that are judged while measuring.
+    return 1 + 100 * night
 
 
 def _is_aa(night: int) -> bool:

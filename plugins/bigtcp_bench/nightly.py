@@ -21,7 +21,7 @@ from bigtcp_bench.analysis.history import ArmsDetector, Judgement
 from bigtcp_bench.metrics import HEADLINE, METRICS
 from bigtcp_bench.plan import SCENARIOS, Plan, Thresholds, blocks
 from bigtcp_bench.warehouse import incidents, judgements
-from bigtcp_bench.warehouse.judgements import CARRIED, Series
+from bigtcp_bench.warehouse.judgements import CARRIED, Series, earlier_arms
 from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
 
 if TYPE_CHECKING:
@@ -90,6 +90,25 @@ def rerun_pairs(frame: pd.DataFrame, plan: Plan) -> dict[Series, list[Pair]]:
         for series, values in arms.items()
         if len(values[False]) == len(values[True]) == count
     }
+
+
+def control_of(
+    warehouse: Warehouse, run: int, frame: pd.DataFrame, plan: Plan
+) -> tuple[float | None, list[float]]:
+    """Return the control of ``run``, from its results ``frame``, and those of the nights before, oldest first.
+
+    The control is traffic that BIG TCP cannot touch. None and nothing if ``plan`` has none, or only one arm.
+    """
+    for scenario in SCENARIOS.values():
+        if not scenario.is_control or scenario.name not in plan.scenarios or plan.is_aa:
+            continue
+        metric = HEADLINE[scenario.traffic]
+        medians = generation_medians(frame, plan)
+        of = medians[(medians["scenario"] == scenario.name) & (medians["metric"] == metric)]
+        off, on = (of[of["on"] == arm]["value"].median() for arm in (False, True))
+        earlier = earlier_arms(warehouse, run, scenario.name, metric, plan.thresholds.control_nights)
+        return _mean(off, on), [value for pair in earlier if (value := _mean(*pair)) is not None]
+    return None, []
 
 
 class Nightly:
@@ -302,12 +321,17 @@ def _environment(rows: pd.DataFrame) -> dict[str, str | None]:
 
 
 def _control(pairs: Mapping[Series, tuple[float | None, float | None]]) -> float | None:
-    """Return what the traffic reached that BIG TCP cannot touch, of both arms together: their geometric mean."""
+    """Return what the traffic reached that BIG TCP cannot touch, of both arms together."""
     for scenario in SCENARIOS.values():
         off, on = pairs.get((scenario.name, HEADLINE[scenario.traffic]), (None, None))
-        if scenario.is_control and off is not None and on is not None and off > 0 and on > 0:
-            return math.sqrt(off * on)
+        if scenario.is_control and off is not None and on is not None:
+            return _mean(off, on)
     return None
+
+
+def _mean(off: float, on: float) -> float | None:
+    """Return the geometric mean of both arms, or None if one is not above zero."""
+    return math.sqrt(off * on) if off > 0 and on > 0 else None
 
 
 def _known(value: float) -> float | None:

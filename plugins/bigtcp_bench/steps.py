@@ -6,7 +6,7 @@ import functools
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -436,6 +436,7 @@ class DagRunStep:
         from bigtcp_bench.analysis.verdicts import judge_run
         from bigtcp_bench.calibration import known_noise
         from bigtcp_bench.evidence import facts_of
+        from bigtcp_bench.nightly import control_of
 
         numbers = self._numbers(plan, before)
         reports = self.warehouse.blocks_frame(self.number).set_index("block")["switch_report"].to_dict()
@@ -447,8 +448,10 @@ class DagRunStep:
             ],
             {numbers[block]: report for block, report in reports.items() if block in numbers},
         )
+        results = self._results(plan, before)
+        control, history = control_of(self.warehouse, self.number, results, plan)
         sds = switch_sds(known_noise(self.warehouse, self._cluster), plan.thresholds)
-        return judge_run(self._results(plan, before), plan, facts, sds)
+        return judge_run(results, plan, replace(facts, control=control, control_history=history), sds)
 
     def _numbers(self, plan: Plan, before: int) -> dict[int, int]:
         """Return the number in ``plan`` of each of its blocks, by that in the warehouse."""
@@ -583,3 +586,14 @@ class DagRunStep:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def restore_by_hand(conn_id: str, *, force: bool) -> str:
+    """Put the cluster of an Airflow connection back as the last run's saved state says; return what was done."""
+    from bigtcp_bench.cluster import guard
+
+    try:
+        report = guard.restore(connections.cluster_api(conn_id), "asked for by hand", force=force, progress=say)
+    except PreconditionFailed as error:
+        raise AirflowFailException(str(error)) from error
+    return str(report)
