@@ -13,12 +13,26 @@ from bigtcp_bench.resources import dags_dir
 
 
 @pytest.fixture(scope="module")
-def dag():
+def dags():
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(dag_folder=str(dags_dir()))
     assert bag.import_errors == {}
-    return bag.dags["bigtcp_benchmark"]
+    return bag.dags
+
+
+@pytest.fixture(scope="module")
+def dag(dags):
+    return dags["bigtcp_benchmark"]
+
+
+def test_every_dag_says_what_it_is_for_and_has_limits(dags):
+    assert sorted(dags) == ["bigtcp_benchmark", "bigtcp_restore"]
+    for one in dags.values():
+        assert one.doc_md
+        assert (one.max_active_runs, one.catchup, one.dagrun_timeout) == (1, False, None)
+        assert all(task.execution_timeout for task in one.tasks)
+        assert all(param.schema.get("description_md") for param in map(one.params.get_param, one.params))
 
 
 def test_the_graph_reads_like_the_run(dag):

@@ -66,14 +66,7 @@ def dag_params() -> dict[str, Param]:
             section="Placement and scope",
             description_md="`nodes` changes the two benchmark nodes only (the plan's default).",
         ),
-        "kubernetes_conn_id": Param(
-            "kubernetes_default",
-            type="string",
-            pattern=r"^[\w.-]{1,200}$",
-            title="Kubernetes connection",
-            section="Placement and scope",
-            description_md="The Airflow connection of the cluster under test.",
-        ),
+        "kubernetes_conn_id": kubernetes_conn_id("Placement and scope"),
         "omit_s": _integer("omit_s", "Seconds left out before each repetition", section="Details"),
         "rate_bps": _integer("rate_bps", "Bit/s of the fixed-rate scenarios", section="Details"),
         "image": Param(
@@ -85,6 +78,18 @@ def dag_params() -> dict[str, Param]:
             description_md="Needs python3 and iperf3. Empty: the plan's.",
         ),
     }
+
+
+def kubernetes_conn_id(section: str | None = None) -> Param:
+    """Return the param that names the Airflow connection of the cluster."""
+    return Param(
+        "kubernetes_default",
+        type="string",
+        pattern=r"^[\w.-]{1,200}$",
+        title="Kubernetes connection",
+        description_md="The Airflow connection of the cluster under test.",
+        **_in_section(section),
+    )
 
 
 def plan_of_params(params: Mapping[str, Any]) -> Plan:
@@ -100,8 +105,6 @@ def plan_of_params(params: Mapping[str, Any]) -> Plan:
 def _integer(name: str, title: str, section: str | None = None) -> Param:
     schema = Plan.model_json_schema()["properties"][name]
     low, high = schema["minimum"], schema["maximum"]
-    # Not section=None: the form would take that for the name of a section.
-    extra: dict[str, Any] = {"section": section} if section else {}
     return Param(
         None,
         type=["null", "integer"],
@@ -109,7 +112,7 @@ def _integer(name: str, title: str, section: str | None = None) -> Param:
         maximum=high,
         title=title,
         description_md=f"{schema.get('description', title).capitalize()}, {low} to {high}. Empty: the plan's.",
-        **extra,
+        **_in_section(section),
     )
 
 
@@ -122,3 +125,8 @@ def _node(name: str, title: str) -> Param:
         section="Placement and scope",
         description_md=f"{(Plan.model_fields[name].description or title).capitalize()}. Both, or neither.",
     )
+
+
+def _in_section(section: str | None) -> dict[str, Any]:
+    # Not section=None: the form would take that for the name of a section.
+    return {"section": section} if section else {}

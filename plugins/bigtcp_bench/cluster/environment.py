@@ -57,7 +57,8 @@ def describe(
         "nic_driver": nic.driver if nic else None,
         "nic_tso_max_size": nic.tso_max_size if nic else None,
         "mtu": nic.mtu if nic else None,
-        "cilium_version": status.version,
+        # Without the commit that the agent adds in brackets, so that one version is one word in every query.
+        "cilium_version": status.version.partition(" ")[0],
         "cilium_config": {key: config[key] for key in _DATAPATH_KEYS if key in config},
         "images": {
             "cilium": cilium.image,

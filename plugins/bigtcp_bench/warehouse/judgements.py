@@ -91,7 +91,8 @@ def earlier_arms(
 ) -> list[tuple[float, float]]:
     """Return off and on of a series in the newest ``nights`` runs before ``run_id`` on the same machines.
 
-    Oldest first. Invalid runs are among them: what made them invalid may be that this very series has changed for good.
+    Oldest first. Invalid runs are among them: what made them invalid may be that this very series has changed for
+    good.
     """
     columns = (run.c.id, run.c.cluster, run.c.started_at, *(run.c[name] for name in _MACHINES))
     this = sa.select(*columns).where(run.c.id == run_id).subquery()

@@ -110,7 +110,6 @@ class RunFields(_Row):
     cilium_version: Text | None = None
     iperf3_version: Text | None = None
     package_version: Text | None = None
-    dag_version: Text | None = None
     slack_channel: Text | None = None
     slack_ts: Text | None = None
     reasons: Reasons = []
@@ -120,7 +119,6 @@ class RunFields(_Row):
     tool_versions: JsonValue = None
     environment: JsonValue = None
     checks: JsonValue = None
-    effect: JsonValue = None
     restore_result: JsonValue = None
 
     @model_validator(mode="after")
