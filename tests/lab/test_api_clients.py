@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,52 +125,47 @@ def test_a_json_patch_is_a_compare_and_set(core: Core) -> None:
     assert core.patch_namespaced_config_map("cas", "default", {"data": {"a": None, "b": "x"}}).data == {"b": "x"}
 
 
+@contextlib.contextmanager
+def command(core: Core, name: str, *arguments: str, stdin: bool = False) -> Iterator[Any]:
+    """A command in a pod, as the Python client runs it."""
+    session = stream(
+        core.connect_get_namespaced_pod_exec,
+        name,
+        "default",
+        command=list(arguments),
+        stdin=stdin,
+        stdout=True,
+        stderr=True,
+        tty=False,
+        _preload_content=False,
+    )
+    try:
+        yield session
+    finally:
+        session.sock.shutdown()  # close() leaves the socket open when the server ended first
+
+
 def test_exec_returns_both_streams_the_exit_code_and_takes_input(core: Core) -> None:
     core.create_namespaced_pod("default", pod("worker"))
     eventually(lambda: phase(core, "worker") == "Running")
-
-    def start(*command: str, stdin: bool = False) -> Any:
-        return stream(
-            core.connect_get_namespaced_pod_exec,
-            "worker",
-            "default",
-            command=list(command),
-            stdin=stdin,
-            stdout=True,
-            stderr=True,
-            tty=False,
-            _preload_content=False,
-        )
-
-    session = start("sh", "-c", "echo out; echo err >&2; exit 7")
-    session.run_forever(timeout=5)
-    assert (session.read_stdout(), session.read_stderr(), session.returncode) == ("out\n", "err\n", 7)
-
-    session = start("sh", "-c", "read line; echo got $line", stdin=True)
-    session.write_stdin("this\n")
-    session.run_forever(timeout=5)
-    assert (session.read_stdout(), session.returncode) == ("got this\n", 0)
-
-    large = start("sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x")
-    large.run_forever(timeout=10)
-    assert len(large.read_stdout()) == 1_000_000
+    with command(core, "worker", "sh", "-c", "echo out; echo err >&2; exit 7") as session:
+        session.run_forever(timeout=5)
+        assert (session.read_stdout(), session.read_stderr(), session.returncode) == ("out\n", "err\n", 7)
+    with command(core, "worker", "sh", "-c", "read line; echo got $line", stdin=True) as session:
+        session.write_stdin("this\n")
+        session.run_forever(timeout=5)
+        assert (session.read_stdout(), session.returncode) == ("got this\n", 0)
+    with command(core, "worker", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x") as session:
+        session.run_forever(timeout=10)
+        assert len(session.read_stdout()) == 1_000_000
 
 
 def test_a_command_ends_when_its_client_goes(core: Core) -> None:
     core.create_namespaced_pod("default", pod("left"))
     eventually(lambda: phase(core, "left") == "Running")
-    command = ["sh", "-c", "echo $$; exec sleep 1000"]
-    session = stream(
-        core.connect_get_namespaced_pod_exec,
-        "left",
-        "default",
-        command=command,
-        stdout=True,
-        _preload_content=False,
-    )
-    process = Path("/proc", session.readline_stdout(timeout=5))
-    assert process.exists()
-    session.close()
+    with command(core, "left", "sh", "-c", "echo $$; exec sleep 1000") as session:
+        process = Path("/proc", session.readline_stdout(timeout=5))
+        assert process.exists()
     eventually(lambda: not process.exists())
 
 
