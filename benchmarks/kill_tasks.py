@@ -1,7 +1,7 @@
 """Kill the running task of each block with SIGKILL, under a real scheduler, and show what is left of the run.
 
-Usage: ``python -m benchmarks.kill_tasks [FOLDER]``; starts a lab and an Airflow of its own in FOLDER (by default a new
-temporary one), prints a Markdown table, and takes both down. Takes about five minutes.
+Usage: ``python -m benchmarks.kill_tasks [FOLDER]``; starts a lab and an Airflow of its own in FOLDER (by default a
+new temporary one), prints a Markdown table, and takes both down. Takes about ten minutes.
 """
 
 from __future__ import annotations
