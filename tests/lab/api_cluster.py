@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bigtcp_bench.lab.api.certificates import issue, kubeconfig
 from bigtcp_bench.lab.api.discovery import resource_of_kind
-from bigtcp_bench.lab.api.middleware import NoFaults
 from bigtcp_bench.lab.api.server import ApiServer, build_app, listen
 from bigtcp_bench.lab.api.store import Store
 from bigtcp_bench.lab.api.tokens import Tokens
@@ -33,7 +32,7 @@ def recorded(name: str) -> Any:
     return json.loads((RECORDED / name).read_text(encoding="utf-8"))
 
 
-class Switches(NoFaults):
+class Switches:
     """Faults that a test switches."""
 
     def __init__(self) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes
 import pytest
+import urllib3
 import yaml
 
 from bigtcp_bench.lab import daemon
@@ -307,7 +309,15 @@ def test_a_node_that_dies_and_comes_back(lab: RunningLab) -> None:
 
 
 def test_an_api_that_is_down_can_be_brought_back(lab: RunningLab) -> None:
+    watch = kubernetes.watch.Watch().stream(lab.core.list_node, timeout_seconds=60)
+    assert next(watch)["object"].metadata.name == "node1"
     daemon.set_fault(lab.directory, "api-down", True)
+    with pytest.raises(urllib3.exceptions.ProtocolError):
+        list(watch)
+    with pytest.raises(kubernetes.client.ApiException, match="currently unable to handle the request"):
+        lab.core.list_node()
+    with pytest.raises(AttributeError):  # the client's own: the refusal of a WebSocket has no body for it
+        lab.exec("any", "true")
     assert daemon.status(lab.directory).faults == ["api-down"]
     assert daemon.set_fault(lab.directory, "api-down", False) == []
     assert lab.core.list_node().items

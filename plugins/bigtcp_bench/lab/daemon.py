@@ -36,7 +36,6 @@ from bigtcp_bench.lab.network import MAX_NODES
 
 log = logging.getLogger(__name__)
 
-DEFAULT_STATE_DIRECTORY = ".lab"
 _STOP_S = 2.0
 """How long a lab may take to end by itself before it is killed."""
 _LOCK_S = 1.0

@@ -19,8 +19,8 @@ FAULTS = {
     "old-kernel": "pods see a kernel without the IPv4 BIG TCP attributes, as before Linux 6.3",
     "no-cilium": "the cluster has no Cilium: no DaemonSet, no ConfigMap, no CRD (only when the lab starts)",
     "node-dies": "a node stops without a word: its pods' processes end and it is no longer ready",
-    "api-errors": "the API answers every fifth request, on average, with 500",
-    "api-slow": "the API waits half a second before it answers",
+    "api-errors": "the API fails every fifth request, on average: 500, 503, or a connection that is cut",
+    "api-slow": "the API waits two seconds before it answers",
     "api-down": "the API answers every request with 503 and ends all watches",
 }
 """Name → what it does."""
@@ -30,8 +30,6 @@ WHOLE_CLUSTER = {"no-cilium", "api-errors", "api-slow", "api-down", "ip-forwardi
 """Faults that are not a node's, so that they cannot be limited to one."""
 SLOW_PATH_MBIT = 1000
 """Rate of ``slow-path``: far below what one machine's veth carries, far above what a test needs."""
-_API_ERROR_RATE = 0.2
-_API_DELAY_S = 0.5
 
 Listener = Callable[[str, str, bool], None]
 
@@ -86,26 +84,6 @@ class FaultState:
             if self.is_on(name, each) != was_on:
                 for listener in self._listeners:
                     listener(name, each, not was_on)
-
-    @property
-    def api_error_rate(self) -> float:
-        """Share of the API's requests that fail, 0 to 1."""
-        return _API_ERROR_RATE if self.is_on("api-errors") else 0.0
-
-    @property
-    def api_error_code(self) -> int:
-        """HTTP status of the requests that fail."""
-        return 500
-
-    @property
-    def api_delay_s(self) -> float:
-        """Seconds that every request waits."""
-        return _API_DELAY_S if self.is_on("api-slow") else 0.0
-
-    @property
-    def api_down(self) -> bool:
-        """Whether the API is to look dead."""
-        return self.is_on("api-down")
 
     def listen(self, listener: Listener) -> None:
         """Call ``listener(name, node, on)`` at every change: once per node it concerns, and with "" for all."""

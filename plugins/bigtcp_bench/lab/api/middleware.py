@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from typing import Protocol
 
 from starlette.responses import JSONResponse
@@ -16,6 +17,8 @@ from .status import ApiError
 ERROR_RATE = 0.2
 #: With the fault ``api-slow``, how long every request waits.
 DELAY_S = 2.0
+#: With the fault ``api-down``, after how long at most a watch or followed log ends.
+_DOWN_S = 0.1
 _ERRORS = {500: "InternalError", 503: "ServiceUnavailable"}
 _CUT_BEFORE, _CUT_AFTER = "cut before", "cut after"
 
@@ -25,14 +28,6 @@ class Faults(Protocol):
 
     def is_on(self, name: str, node: str = "") -> bool:
         """Return whether the fault ``name`` is on."""
-
-
-class NoFaults:
-    """A server that does its best."""
-
-    def is_on(self, name: str, node: str = "") -> bool:
-        """Return ``False``."""
-        return False
 
 
 class ConnectionCut(Exception):
@@ -59,13 +54,29 @@ class FaultMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or connection."""
+        if self.faults.is_on("api-down"):
+            await _refuse(scope, receive, send)
+            return
         if scope["type"] == "http":
             if self.faults.is_on("api-slow"):
                 await asyncio.sleep(DELAY_S)
             if self.faults.is_on("api-errors") and random.random() < ERROR_RATE:
                 await self._spoil(scope, receive, send)
                 return
+            if re.search(rb"\b(watch|follow)=", scope["query_string"]):
+                await self._serve_until_down(scope, receive, send)
+                return
         await self.app(scope, receive, send)
+
+    async def _serve_until_down(self, scope: Scope, receive: Receive, send: Send) -> None:
+        serving = asyncio.ensure_future(self.app(scope, receive, send))
+        try:
+            while not (await asyncio.wait({serving}, timeout=_DOWN_S))[0]:
+                if self.faults.is_on("api-down"):
+                    raise ConnectionCut
+            await serving
+        finally:
+            serving.cancel()
 
     async def _spoil(self, scope: Scope, receive: Receive, send: Send) -> None:
         how = random.choice([*_ERRORS, _CUT_BEFORE, _CUT_AFTER])
@@ -78,6 +89,12 @@ class FaultMiddleware:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
         await send({"type": "http.response.body", "body": b"{", "more_body": True})
         raise ConnectionCut
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer as the load balancer before a server that is down."""
+    error = ApiError(503, "ServiceUnavailable", "the server is currently unable to handle the request", {})
+    await JSONResponse(error.body(), error.code)(scope, receive, send)
 
 
 async def _drop(message: Message) -> None:
