@@ -7,9 +7,11 @@ another version of this package) the newest ``REPLAY_NIGHTS`` nights are judged 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -188,8 +190,7 @@ class Nightly:
             "epoch": {name: list(pair) for name, pair in judgement.epoch.items()},
             "coincides_with": {name: list(pair) for name, pair in judgement.coincides_with.items()},
             "mark": self._mark,
-            # As text: it is of no use to anybody else, and taken apart by nothing on its way.
-            CARRIED: json.dumps(detector.to_dict(), separators=(",", ":")),
+            CARRIED: _packed(detector.to_dict()),
         }
         if repeated is not None:
             details["rerun"] = repeated
@@ -228,9 +229,7 @@ class Nightly:
                 unknown.add(series)
                 self._detectors[series] = ArmsDetector(self._thresholds, metric.better, metric.scale)
             else:
-                self._detectors[series] = ArmsDetector.from_dict(
-                    json.loads(state), self._thresholds, metric.better
-                )
+                self._detectors[series] = ArmsDetector.from_dict(_unpacked(state), self._thresholds, metric.better)
         limits = self._thresholds
         remembered = limits.learning_nights + limits.baseline_nights + limits.new_normal_nights
         history = self._read(max(REPLAY_NIGHTS, remembered)) if unknown else near
@@ -280,6 +279,16 @@ class Nightly:
                 series: _Value(run, night, off, on, environment, control) for series, (off, on) in pairs.items()
             }
         return found
+
+
+def _packed(state: Mapping[str, Any]) -> str:
+    """Return ``state`` as short text: it is of use to nobody else, and some kilobytes for each series."""
+    return base64.b64encode(zlib.compress(json.dumps(state).encode())).decode("ascii")
+
+
+def _unpacked(text: str) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
+    return state
 
 
 def _mark(thresholds: Thresholds) -> str:
