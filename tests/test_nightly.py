@@ -8,12 +8,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bigtcp_bench.nightly import Night, Nightly, Rerun, control_of, rerun_pairs
+from bigtcp_bench.nightly import Night, Nightly, Rerun, rerun_pairs
 from bigtcp_bench.plan import Plan, Thresholds, blocks, rerun_plan, validate_plan
 from bigtcp_bench.warehouse import incidents
+from bigtcp_bench.warehouse.controls import control_history, control_values
 from bigtcp_bench.warehouse.judgements import CARRIED
 from bigtcp_bench.warehouse.store import Warehouse
-from tests.analysis.runs import USUAL, make_frame
+from tests.analysis.runs import make_frame
 from tests.support.nights import CLUSTER, SCENARIO_NAMES, add_night
 
 LIMITS = Thresholds.model_validate({})
@@ -134,29 +135,26 @@ def test_a_changed_version_is_named_with_the_regression(warehouse):
 
 
 def test_when_the_control_falls_too_it_is_the_infrastructure(warehouse):
-    names = ("ipv4-control", *SCENARIO_NAMES)
     for number in range(22):
-        add_night(warehouse, number, scenarios=names)
-    everything = dict.fromkeys(names, 0.7)
+        add_night(warehouse, number, controls=[36_000.0] * 3)
+    everything = dict.fromkeys(SCENARIO_NAMES, 0.7)
     for number in range(22, 32):
-        night = judge(warehouse, number, scenarios=names, off=everything, on=everything)
+        night = judge(warehouse, number, off=everything, on=everything, controls=[31_000.0] * 3)
     assert {item.judgement.attribution for item in night.judgements} == {"infrastructure"}
     (incident,) = incidents.open_incidents(warehouse)
-    assert (incident.attribution, len(incident.members)) == ("infrastructure", 4)
+    assert (incident.attribution, len(incident.members)) == ("infrastructure", 3)
 
 
 def test_the_control_of_a_run_and_of_the_nights_before_on_the_same_machines(warehouse):
-    names = ("ipv4-control", STREAM)
-    add_night(warehouse, 0, scenarios=names, sd=0, server_kernel="6.12.0")
-    warehouse.update_run(add_night(warehouse, 1, scenarios=names, sd=0), status="invalid")
-    add_night(warehouse, 2, scenarios=names, sd=0, on={"ipv4-control": 4.0})
-    run = add_night(warehouse, 3, scenarios=names, sd=0)
-    plan = validate_plan({"scenarios": names})
-    control, history = control_of(warehouse, run, make_frame(plan), plan)
-    assert control == pytest.approx(USUAL["transactions_per_s"], rel=0.05)
-    assert history == pytest.approx([150**0.5, 600**0.5])
-    without = validate_plan({"scenarios": [STREAM]})
-    assert control_of(warehouse, run, make_frame(without), without) == (None, [])
+    add_night(warehouse, 0, controls=[1.0], server_kernel="6.12.0")
+    warehouse.update_run(add_night(warehouse, 1, controls=[100.0, 400.0]), status="invalid")
+    warehouse.update_run(add_night(warehouse, 2, controls=[2.0]), status="failed")
+    add_night(warehouse, 3)
+    add_night(warehouse, 4, controls=[300.0])
+    run = add_night(warehouse, 5, controls=[8.0, 8.0, 27.0])
+    assert control_values(warehouse, [run]) == {run: pytest.approx(12.0)}
+    assert control_history(warehouse, run, 20) == pytest.approx([200.0, 300.0])
+    assert control_history(warehouse, run, 1) == [pytest.approx(300.0)]
 
 
 def test_two_runs_that_judge_at_once_open_one_incident(warehouse):

@@ -20,10 +20,11 @@ from bigtcp_bench import __version__
 from bigtcp_bench.analysis import incidents as decisions
 from bigtcp_bench.analysis.compare import generation_medians
 from bigtcp_bench.analysis.history import ArmsDetector, Judgement
-from bigtcp_bench.metrics import HEADLINE, METRICS
-from bigtcp_bench.plan import SCENARIOS, Plan, Thresholds, blocks
+from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.plan import Plan, Thresholds, blocks
 from bigtcp_bench.warehouse import incidents, judgements
-from bigtcp_bench.warehouse.judgements import CARRIED, Series, earlier_arms
+from bigtcp_bench.warehouse.controls import control_values
+from bigtcp_bench.warehouse.judgements import CARRIED, Series
 from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
 
 if TYPE_CHECKING:
@@ -92,25 +93,6 @@ def rerun_pairs(frame: pd.DataFrame, plan: Plan) -> dict[Series, list[Pair]]:
         for series, values in arms.items()
         if len(values[False]) == len(values[True]) == count
     }
-
-
-def control_of(
-    warehouse: Warehouse, run: int, frame: pd.DataFrame, plan: Plan
-) -> tuple[float | None, list[float]]:
-    """Return the control of ``run``, from its results ``frame``, and those of the nights before, oldest first.
-
-    The control is traffic that BIG TCP cannot touch. None and nothing if ``plan`` has none, or only one arm.
-    """
-    for scenario in SCENARIOS.values():
-        if not scenario.is_control or scenario.name not in plan.scenarios or plan.is_aa:
-            continue
-        metric = HEADLINE[scenario.traffic]
-        medians = generation_medians(frame, plan)
-        of = medians[(medians["scenario"] == scenario.name) & (medians["metric"] == metric)]
-        off, on = (of[of["on"] == arm]["value"].median() for arm in (False, True))
-        earlier = earlier_arms(warehouse, run, scenario.name, metric, plan.thresholds.control_nights)
-        return _mean(off, on), [value for pair in earlier if (value := _mean(*pair)) is not None]
-    return None, []
 
 
 class Nightly:
@@ -264,19 +246,22 @@ class Nightly:
         """Return this run and the valid ones before it, oldest first: run → series → value."""
         metrics = [metric.name for metric in METRICS.values() if metric.judged]
         frame = self._warehouse.series_frame(self._cluster, metrics=metrics, nights=nights, until_run=self._run)
+        controls = control_values(self._warehouse, sorted({int(run) for run in frame["run_id"]}))
         found: dict[int, dict[Series, _Value]] = {}
         for number, rows in frame.groupby("run_id", sort=False):
             run = int(str(number))
             night = rows["started_at"].iloc[0].date().isoformat()
             environment = _environment(rows)
             columns = (rows[name] for name in ("scenario", "metric", "off_median", "on_median", "verdict"))
-            pairs: dict[Series, tuple[float | None, float | None]] = {
-                (scenario, metric): (None, None) if verdict == "invalid" else (_known(off), _known(on))
-                for scenario, metric, off, on, verdict in zip(*columns, strict=True)
-            }
-            control = _control(pairs)
             found[run] = {
-                series: _Value(run, night, off, on, environment, control) for series, (off, on) in pairs.items()
+                (scenario, metric): _Value(
+                    run,
+                    night,
+                    *((None, None) if verdict == "invalid" else (_known(off), _known(on))),
+                    environment,
+                    controls.get(run),
+                )
+                for scenario, metric, off, on, verdict in zip(*columns, strict=True)
             }
         return found
 
@@ -327,20 +312,6 @@ def _environment(rows: pd.DataFrame) -> dict[str, str | None]:
 
     first = rows.iloc[0]
     return {name: None if pd.isna(first[name]) else str(first[name]) for name in ENVIRONMENT}
-
-
-def _control(pairs: Mapping[Series, tuple[float | None, float | None]]) -> float | None:
-    """Return what the traffic reached that BIG TCP cannot touch, of both arms together."""
-    for scenario in SCENARIOS.values():
-        off, on = pairs.get((scenario.name, HEADLINE[scenario.traffic]), (None, None))
-        if scenario.is_control and off is not None and on is not None:
-            return _mean(off, on)
-    return None
-
-
-def _mean(off: float, on: float) -> float | None:
-    """Return the geometric mean of both arms, or None if one is not above zero."""
-    return math.sqrt(off * on) if off > 0 and on > 0 else None
 
 
 def _known(value: float) -> float | None:

@@ -36,8 +36,7 @@ def dag_params() -> dict[str, Param]:
             uniqueItems=True,
             examples=list(SCENARIOS),
             title="Scenarios",
-            description_md="Empty: the plan's. `rr` is request/response, `rate` a stream of fixed rate, `control` "
-            "request/response too small for BIG TCP to touch.",
+            description_md="Empty: the plan's. `rr` is request/response, `rate` a stream of fixed rate.",
         ),
         "order": Param(
             AS_PLANNED,

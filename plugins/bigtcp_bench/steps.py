@@ -388,6 +388,8 @@ class DagRunStep:
             report = bigtcp_switch.switch(
                 self.api, fence, block.arm, self.pair, self.plan, force_restart=self.plan.is_aa, progress=say
             )
+            if self.plan.control and purpose == "plan":
+                self._measure_control(block)
             self._store_node_counters(block.number, "begin")
         self.warehouse.store_block(
             self.number,
@@ -414,6 +416,23 @@ class DagRunStep:
             for generation in range(block.generations)
         ]
 
+    def _measure_control(self, block: Block) -> None:
+        """Store the control of ``block``; one that fails is said and missing, and the block goes on."""
+        from bigtcp_bench.pods.control import measure_control
+
+        try:
+            measured = measure_control(
+                self.api, self.plan, self.pair, run_key=self.run_key, block=block.number, arm=block.arm
+            )
+        except BenchError as error:
+            say(f"block {block.number} has no control: {_first_line(error)}")
+            return
+        key = {"block": block.number, "arm": block.arm, "generation": 0}
+        self.warehouse.store_results(self.number, [{**key, **asdict(one)} for one in measured])
+        value = next((one.value for one in measured if one.metric == "transactions_per_s"), None)
+        if value is not None:
+            say(f"block {block.number}: the control has {value:,.0f} transactions/s between the nodes themselves")
+
     def _store_counters(self, of_blocks: Sequence[Block]) -> int:
         """End the last of ``of_blocks``, and store the growth of both nodes' counters during each."""
         from bigtcp_bench.cluster import counters
@@ -436,7 +455,7 @@ class DagRunStep:
         from bigtcp_bench.analysis.verdicts import judge_run
         from bigtcp_bench.calibration import known_noise
         from bigtcp_bench.evidence import facts_of
-        from bigtcp_bench.nightly import control_of
+        from bigtcp_bench.warehouse.controls import control_history, control_values
 
         numbers = self._numbers(plan, before)
         reports = self.warehouse.blocks_frame(self.number).set_index("block")["switch_report"].to_dict()
@@ -448,10 +467,13 @@ class DagRunStep:
             ],
             {numbers[block]: report for block, report in reports.items() if block in numbers},
         )
-        results = self._results(plan, before)
-        control, history = control_of(self.warehouse, self.number, results, plan)
+        facts = replace(
+            facts,
+            control=control_values(self.warehouse, [self.number]).get(self.number),
+            control_history=control_history(self.warehouse, self.number, plan.thresholds.control_nights),
+        )
         sds = switch_sds(known_noise(self.warehouse, self._cluster), plan.thresholds)
-        return judge_run(results, plan, replace(facts, control=control, control_history=history), sds)
+        return judge_run(self._results(plan, before), plan, facts, sds)
 
     def _numbers(self, plan: Plan, before: int) -> dict[int, int]:
         """Return the number in ``plan`` of each of its blocks, by that in the warehouse."""

@@ -184,7 +184,25 @@ def test_cpu_time_must_be_the_benchmarks():
 
 def test_control_must_be_as_usual():
     thresholds = Thresholds.model_validate({})
-    assert control_problems(10.4, [10.0] * 20, thresholds) == []
+    assert control_problems(8.6, [10.0] * 20, thresholds) == []
     assert control_problems(5.0, [10.0] * 3, thresholds) == []
-    (problem,) = control_problems(9.0, [1.0] * 20 + [10.0] * 20, thresholds)
-    assert problem.startswith("the control is -10.0% off its median of the last 20 nights")
+    assert control_problems(None, [10.0] * 20, thresholds) == []
+    (problem,) = control_problems(8.0, [1.0] * 20 + [10.0] * 20, thresholds)
+    assert problem.startswith("the control is -20.0% off its median of the last nights; beyond 15% ")
+
+
+def test_a_control_that_is_never_the_same_may_be_further_off():
+    thresholds = Thresholds.model_validate({})
+    noisy = [9.0, 11.0, 10.0, 9.5, 10.5, 9.2, 10.9] * 3
+    assert control_problems(8.0, noisy, thresholds) == []
+    assert control_problems(5.0, noisy, thresholds) != []
+
+
+def test_a_control_that_has_changed_for_good_is_the_usual_one_after_a_while():
+    thresholds = Thresholds.model_validate({})
+    nights = [10.0] * 20
+    invalid = 0
+    while control_problems(6.0, nights, thresholds):
+        invalid += 1
+        nights.append(6.0)
+    assert invalid <= thresholds.control_nights / 2

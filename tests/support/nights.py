@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigtcp_bench.metrics import HEADLINE
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.plan import CONTROL, SCENARIOS
 from bigtcp_bench.warehouse.store import Warehouse
 
 FIRST_NIGHT = datetime(2026, 3, 1, 2, tzinfo=UTC)
@@ -27,12 +27,13 @@ def add_night(
     first: datetime = FIRST_NIGHT,
     sd: float = 0.01,
     verdict: str = "faster",
+    controls: Sequence[float] = (),
     **columns: Any,
 ) -> int:
     """Store night ``number`` (from 0) and return its run.
 
     Every arm of a scenario's headline metric is at 10 (off) and 15 (on) within ``sd``, times the factor that
-    ``off`` and ``on`` give for the scenario.
+    ``off`` and ``on`` give for the scenario. ``controls`` are those of its blocks.
     """
     random = np.random.default_rng(abs(number))
     run = warehouse.start_run(
@@ -72,5 +73,13 @@ def add_night(
             }
         )
     warehouse.store_comparisons(run, rows)
+    control = {"generation": 0, "scenario": CONTROL, "repetition": 1, "metric": "transactions_per_s"}
+    warehouse.store_results(
+        run,
+        [
+            {**control, "block": block, "arm": "on" if block == 2 else "off", "value": value}
+            for block, value in enumerate(controls, start=1)
+        ],
+    )
     warehouse.update_run(run, status="valid")
     return run

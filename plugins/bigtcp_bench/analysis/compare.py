@@ -145,7 +145,8 @@ def generation_medians(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Return the median over repetitions of each generation, with columns for the model of the run.
 
     Columns: scenario, metric, block, generation, value, ``on`` (whether it stands for arm on) and ``position``
-    (number of the generation in the run, from 0, as planned: a missing one leaves a gap).
+    (number of the generation in the run, from 0, as planned: a missing one leaves a gap). Rows of other scenarios
+    than the plan's, such as the control, are left out.
     """
     planned = blocks(plan)
     first_position, total = {}, 0
@@ -153,7 +154,8 @@ def generation_medians(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
         first_position[block.number] = total
         total += block.generations
     is_on = {block.number: block.number % 2 == 0 if plan.is_aa else block.arm == "on" for block in planned}
-    finite = frame[np.isfinite(frame["value"].to_numpy(dtype=float)) & frame["block"].isin(first_position)]
+    wanted = frame["block"].isin(first_position) & frame["scenario"].isin(plan.scenarios)
+    finite = frame[np.isfinite(frame["value"].to_numpy(dtype=float)) & wanted]
     medians = finite.groupby(["scenario", "metric", "block", "generation"], as_index=False, sort=True)[
         "value"
     ].median()

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import special
 
 from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians
+from bigtcp_bench.analysis.history import robust_level
 from bigtcp_bench.metrics import HEADLINE, METRICS
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Plan, Thresholds, blocks
 
@@ -293,20 +294,38 @@ def pressure_problems(pressure: Iterable[NodePressure], thresholds: Thresholds) 
 
 
 def control_problems(control: float | None, history: Sequence[float], thresholds: Thresholds) -> list[str]:
-    """Return whether the control (traffic that BIG TCP cannot touch) is off its median of the last nights.
+    """Return whether the control (traffic that BIG TCP cannot touch) is too far off its median of the last nights.
 
-    Needs ``thresholds.learning_nights`` values in ``history`` (oldest first); until then nothing is usual.
+    Too far is more than ``thresholds.control_limit`` and, where the nights themselves differ much, more than
+    ``thresholds.suspect_sds`` of their standard deviations. A smaller change leaves the run valid: both arms have
+    it, and across nights it says that the infrastructure is to blame.
     """
-    recent = [value for value in history if math.isfinite(value)][-thresholds.control_nights :]
-    if control is None or len(recent) < min(thresholds.learning_nights, thresholds.control_nights):
+    usual = usual_control(history, thresholds)
+    if control is None or usual is None:
         return []
-    usual = float(np.median(recent))
-    if usual <= 0 or abs(control / usual - 1) <= thresholds.control_limit:
+    _, sd = robust_level([math.log(value) for value in _recent(history, thresholds)])
+    limit = max(thresholds.control_limit, thresholds.suspect_sds * sd)
+    if abs(control / usual - 1) <= limit:
         return []
     return [
-        f"the control is {control / usual - 1:+.1%} off its median of the last {len(recent)} nights; beyond "
-        f"{thresholds.control_limit:.0%} the infrastructure itself has changed"
+        f"the control is {control / usual - 1:+.1%} off its median of the last nights; beyond {limit:.0%} the "
+        "infrastructure itself has changed"
     ]
+
+
+def usual_control(history: Sequence[float], thresholds: Thresholds) -> float | None:
+    """Return the median of the newest ``thresholds.control_nights`` values of ``history`` (oldest first).
+
+    None while there are fewer than ``thresholds.learning_nights``: until then nothing is usual.
+    """
+    recent = _recent(history, thresholds)
+    if len(recent) < min(thresholds.learning_nights, thresholds.control_nights):
+        return None
+    return float(np.median(recent))
+
+
+def _recent(history: Sequence[float], thresholds: Thresholds) -> list[float]:
+    return [value for value in history if math.isfinite(value) and value > 0][-thresholds.control_nights :]
 
 
 def _changes(values: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:

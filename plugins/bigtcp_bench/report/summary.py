@@ -91,6 +91,7 @@ def facts(view: RunView) -> list[tuple[str, str]]:
             if view.emulated
             else "",
         ),
+        ("control", _control_line(view)),
         ("history", view.history.state_line()),
         ("time", _time_line(view)),
         ("restore", _restore_line(view)),
@@ -269,6 +270,13 @@ def _table(first: str, gap: int = 2) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     table.add_column(first, no_wrap=True)
     return table
+
+
+def _control_line(view: RunView) -> str:
+    if view.control is None:
+        return ""
+    usual = f" (usual {units.value_text(view.control.usual, '1/s')})" if view.control.usual is not None else ""
+    return f"{units.value_text(view.control.value, '1/s')} between the nodes themselves{usual}"
 
 
 def _time_line(view: RunView) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from bigtcp_bench.metrics import HEADLINE, METRICS
-from bigtcp_bench.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm
+from bigtcp_bench.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
 from bigtcp_bench.report.history import HistoryView
 
 if TYPE_CHECKING:
@@ -66,6 +66,14 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class ControlView:
+    """Transactions per second between the nodes themselves; ``usual`` is the median of the nights before."""
+
+    value: float
+    usual: float | None = None
+
+
+@dataclass(frozen=True)
 class RestoreView:
     """How far the cluster is back in the state before the run; ``detail`` is one sentence.
 
@@ -98,6 +106,8 @@ class RunView:
     cilium_version: str | None = None
     comparisons: tuple[Comparison, ...] = ()
     proofs: tuple[Proof, ...] = ()
+    #: None when no control was measured.
+    control: ControlView | None = None
     restore: RestoreView = field(default_factory=lambda: RestoreView("pending"))
     started: datetime | None = None
     finished: datetime | None = None
@@ -125,7 +135,8 @@ class RunView:
         results = warehouse.results_frame(number)
         blocks = warehouse.blocks_frame(number)
         again = set(blocks[blocks["purpose"] == "rerun"]["block"])
-        repetitions = len(results[["block", "generation", "scenario", "repetition"]].drop_duplicates())
+        of_plan = results[results["scenario"].isin(scenarios)]
+        repetitions = len(of_plan[["block", "generation", "scenario", "repetition"]].drop_duplicates())
         return cls(
             cluster=row["cluster"],
             dag_id=row["dag_id"],
@@ -143,6 +154,7 @@ class RunView:
             comparisons=_comparisons(warehouse.comparisons_frame(number), scenarios),
             # A re-run has gates of its own; these are the run's.
             proofs=_proofs(results[~results["block"].isin(again)], scenarios),
+            control=_control(warehouse, number, plan),
             restore=_restore(row["restore_result"]),
             started=row["started_at"],
             finished=row["finished_at"],
@@ -195,6 +207,18 @@ def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     noises = known_noise(warehouse, row["cluster"], row["id"])
     return tuple(noise_line(one) for one in headlines(advice(noises, warehouse.plan_of(row["id"]))))
+
+
+def _control(warehouse: Warehouse, number: int, plan: Mapping[str, Any]) -> ControlView | None:
+    from bigtcp_bench.analysis.verdicts import usual_control
+    from bigtcp_bench.warehouse.controls import control_history, control_values
+
+    value = control_values(warehouse, [number]).get(number)
+    if value is None:
+        return None
+    thresholds = Thresholds.model_validate(plan.get("thresholds", {}))
+    history = control_history(warehouse, number, thresholds.control_nights)
+    return ControlView(value, usual_control(history, thresholds))
 
 
 def _nodes(row: Mapping[str, Any]) -> tuple[NodeView, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bigtcp_bench.warehouse.schema import comparison, judgement, run
+from bigtcp_bench.warehouse.schema import judgement, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: Scenario and metric.
@@ -20,9 +20,6 @@ CARRIED = "carried"
 #: Newest judged runs in which the last judgement of a series is looked for; a series that was not in any of them
 #: is judged from its values again.
 _RUNS = 30
-
-#: What traffic that BIG TCP cannot touch still depends on: nights that differ in these are not comparable.
-_MACHINES = ("client_node", "server_node", "client_kernel", "server_kernel", "nic_driver", "mtu")
 
 _KEY = (judgement.c.run_id, judgement.c.metric, judgement.c.scenario)
 
@@ -84,37 +81,6 @@ def details_of_runs(warehouse: Warehouse, runs: Sequence[int]) -> dict[tuple[int
         }
 
     return warehouse.read(work)
-
-
-def earlier_arms(
-    warehouse: Warehouse, run_id: int, scenario: str, metric: str, nights: int
-) -> list[tuple[float, float]]:
-    """Return off and on of a series in the newest ``nights`` runs before ``run_id`` on the same machines.
-
-    Oldest first. Invalid runs are among them: what made them invalid may be that this very series has changed for
-    good.
-    """
-    columns = (run.c.id, run.c.cluster, run.c.started_at, *(run.c[name] for name in _MACHINES))
-    this = sa.select(*columns).where(run.c.id == run_id).subquery()
-    newest = (
-        sa.select(comparison.c.off_median, comparison.c.on_median, run.c.started_at)
-        .join(this, run.c.cluster == this.c.cluster)
-        .join(comparison, comparison.c.run_id == run.c.id)
-        .where(
-            run.c.started_at < this.c.started_at,
-            run.c.status.in_(("valid", "invalid")),
-            ~run.c.is_aa,
-            *(run.c[name].is_not_distinct_from(this.c[name]) for name in _MACHINES),
-            comparison.c.metric == metric,
-            comparison.c.scenario == scenario,
-            comparison.c.off_median.is_not(None),
-            comparison.c.on_median.is_not(None),
-        )
-        .order_by(run.c.started_at.desc())
-        .limit(nights)
-    )
-    rows = warehouse.read(lambda connection: connection.execute(newest).all())
-    return [(off, on) for off, on, _ in reversed(rows)]
 
 
 def forget_carried(warehouse: Warehouse, keys: Iterable[tuple[int, str, str]]) -> None:

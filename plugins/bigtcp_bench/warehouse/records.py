@@ -156,11 +156,11 @@ class BlockRecord(_Row):
 
 
 class ResultRow(_Row):
-    """One metric of one repetition."""
+    """One metric of one repetition. Generation 0 is the whole block: the control."""
 
     block: Ordinal
     arm: Arm
-    generation: Ordinal
+    generation: Count
     scenario: Name
     repetition: Ordinal
     metric: MetricName
