@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import pytest
 
 from bigtcp_bench.lab.namespaces import NetworkNamespace
-from bigtcp_bench.lab.netlink import LARGEST_SIZE, Limits, read_limits, set_limits
+from bigtcp_bench.lab.netlink import LARGEST_SIZE, Limits, set_limits
 from bigtcp_bench.lab.network import Fabric
+from bigtcp_bench.pods.agent import device_limits
 
 pytestmark = pytest.mark.lab
+
+
+def read_limits(device: str) -> Limits:
+    found = device_limits()[device]
+    return Limits(**{name: found[name] for name in asdict(Limits())})
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.lab.cilium import big_tcp_limits, contradictions, selects
+from bigtcp_bench.lab.api.selectors import matches_label_selector
+from bigtcp_bench.lab.cilium import big_tcp_limits, contradictions
 from bigtcp_bench.lab.faults import FAULTS, FaultState
 from bigtcp_bench.lab.images import full_name, is_known
 from bigtcp_bench.lab.logs import ContainerLog, rfc3339_nanoseconds
@@ -135,7 +136,7 @@ def test_contradicting_settings_are_named() -> None:
     ],
 )
 def test_node_selection(spec: dict[str, Any], selected: bool) -> None:
-    assert selects(spec, {"role": "bench"}) is selected
+    assert matches_label_selector(spec.get("nodeSelector"), {"role": "bench"}) is selected
 
 
 # Logs

@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from bigtcp_bench.lab.api.selectors import matches_label_selector
 from bigtcp_bench.lab.netlink import DEFAULT_SIZE, Limits, set_limits
 from bigtcp_bench.pods.agent import device_limits, read_devices
 
@@ -126,27 +127,8 @@ def _node_overrides(namespace: str, labels: dict[str, str]) -> list[dict[str, st
     """Return the settings of the CiliumNodeConfigs that select this node, in name order."""
     found = _api(f"/apis/cilium.io/v2/namespaces/{namespace}/ciliumnodeconfigs")["items"]
     found.sort(key=lambda each: each["metadata"]["name"])
-    return [each["spec"].get("defaults") or {} for each in found if selects(each["spec"], labels)]
-
-
-def selects(spec: Object, labels: dict[str, str]) -> bool:
-    """Return whether a CiliumNodeConfig's ``spec`` selects a node: an empty selector all, no selector none."""
-    selector = spec.get("nodeSelector")
-    if selector is None:
-        return False
-    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
-        return False
-    for rule in selector.get("matchExpressions") or []:
-        value, operator = labels.get(rule["key"]), rule["operator"]
-        fits = {
-            "In": value is not None and value in (rule.get("values") or []),
-            "NotIn": value not in (rule.get("values") or []),
-            "Exists": value is not None,
-            "DoesNotExist": value is None,
-        }
-        if not fits[operator]:
-            return False
-    return True
+    selected = [each for each in found if matches_label_selector(each["spec"].get("nodeSelector"), labels)]
+    return [each["spec"].get("defaults") or {} for each in selected]
 
 
 # The agent

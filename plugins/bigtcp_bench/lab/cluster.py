@@ -13,6 +13,7 @@ from typing import Any
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.lab import objects
 from bigtcp_bench.lab.api import certificates
+from bigtcp_bench.lab.api.conditions import is_ready
 from bigtcp_bench.lab.api.discovery import LEASES, NODES, PODS
 from bigtcp_bench.lab.api.server import ApiServer, build_app, listen
 from bigtcp_bench.lab.api.store import Store, now
@@ -167,12 +168,10 @@ class Lab:
 
     async def _describe(self) -> dict[str, Any]:
         """Return node → ready and node → its agent is ready."""
-        nodes = {
-            node["metadata"]["name"]: _condition(node, "Ready") == "True" for node in await self._store.list(NODES)
-        }
+        nodes = {node["metadata"]["name"]: is_ready(node) for node in await self._store.list(NODES)}
         agents = await self._store.list(PODS, "kube-system", label_selector="k8s-app=cilium")
         ready = {
-            pod["spec"].get("nodeName", ""): _condition(pod, "Ready") == "True"
+            pod["spec"].get("nodeName", ""): is_ready(pod)
             for pod in agents
             if "deletionTimestamp" not in pod["metadata"]
         }
@@ -243,11 +242,6 @@ class Lab:
             if condition["type"] == "Ready":
                 condition |= {"status": value, "reason": reason, "message": message, "lastTransitionTime": now()}
         await self._store.update(NODES, node, "status")
-
-
-def _condition(obj: dict[str, Any], kind: str) -> str:
-    conditions = (obj.get("status") or {}).get("conditions") or []
-    return next((condition["status"] for condition in conditions if condition["type"] == kind), "")
 
 
 def _lab_node(node: NodeNetwork) -> objects.LabNode:

@@ -169,15 +169,9 @@ def _own_namespaces(pid: int) -> dict[int, int]:
 
 async def _answer(control: socket.socket) -> tuple[int | None, str]:
     """Return the sender's process id as this process sees it (None without ``ready``) and the problem, if any."""
-    loop = asyncio.get_running_loop()
     pid, received = None, b""
     while True:
-        readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(control, _resolve, readable)
-        try:
-            await readable
-        finally:
-            loop.remove_reader(control)
+        await readable(control.fileno())
         data, ancillary, _, _ = control.recvmsg(1 << 12, socket.CMSG_SPACE(_CREDENTIALS.size))
         if not data:
             break
@@ -188,9 +182,15 @@ async def _answer(control: socket.socket) -> tuple[int | None, str]:
     return pid, received.decode(errors="replace")
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+async def readable(descriptor: int) -> None:
+    """Wait until ``descriptor`` can be read, or has ended."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(descriptor, lambda: None if waiting.done() else waiting.set_result(None))
+    try:
+        await waiting
+    finally:
+        loop.remove_reader(descriptor)
 
 
 def _sender(ancillary: list[Any]) -> int:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import asdict, dataclass
-
-from bigtcp_bench.pods.agent import device_limits
+from dataclasses import dataclass
 
 # Numbers from include/uapi/linux/if_link.h and rtnetlink.h.
 _ATTRIBUTES = {"gso_max_size": 41, "gro_max_size": 58, "gso_ipv4_max_size": 63, "gro_ipv4_max_size": 64}
@@ -54,9 +52,3 @@ def set_limits(device: str, limits: Limits) -> None:
             (error,) = struct.unpack_from("=i", connection.recv(1 << 12), 16)
             if error:
                 raise OSError(-error, f"{name}={value} on {device}: {os.strerror(-error)}")
-
-
-def read_limits(device: str) -> Limits:
-    """Return the limits of ``device`` as the kernel has them; raises KeyError without such a device."""
-    found = device_limits()[device]
-    return Limits(**{name: found.get(name, DEFAULT_SIZE) for name in asdict(Limits())})

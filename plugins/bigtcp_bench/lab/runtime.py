@@ -14,7 +14,7 @@ from typing import Any
 
 from bigtcp_bench.lab.api.runtime_protocol import STDERR, STDOUT
 from bigtcp_bench.lab.api.status import ApiError, bad_request
-from bigtcp_bench.lab.containers import Container, StartFailed
+from bigtcp_bench.lab.containers import Container, StartFailed, readable
 from bigtcp_bench.lab.kubelet import Kubelet, PodWorker, RunningContainer
 
 _CHUNK = 1 << 16
@@ -114,14 +114,8 @@ class LabExecSession:
             await self._output.put((channel, data))
 
     async def _copy_terminal(self, controller: int) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            readable: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(controller, _resolve, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(controller)
+            await readable(controller)
             try:
                 data = os.read(controller, _CHUNK)
             except OSError:  # EIO: the last process has closed the terminal
@@ -169,8 +163,3 @@ class LabExecSession:
         self._process.signal(signal.SIGKILL)
         self._copying.cancel()
         await self.wait()
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

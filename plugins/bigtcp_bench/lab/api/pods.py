@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .conditions import set_condition
 from .discovery import PODS
 from .status import ApiError, bad_request
-from .store import Store, now
+from .store import Store
 
 #: How the kubelet words why a container has not started, where it is not just the reason.
 _WAITING = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}
@@ -70,23 +71,6 @@ def check_exec(pod: dict[str, Any], container: str) -> None:
     if "running" not in (_container_status(pod, container).get("state") or {}):
         name = pod["metadata"]["name"]
         raise ApiError(500, "InternalError", f'container not found ("{container}") or not running in pod "{name}"')
-
-
-def set_condition(pod: dict[str, Any], kind: str, value: str, *, reason: str = "", message: str = "") -> bool:
-    """Set a condition in ``pod``'s status in place; returns whether that changed anything."""
-    conditions: list[dict[str, Any]] = pod["status"].setdefault("conditions", [])
-    old = next((c for c in conditions if c["type"] == kind), None)
-    new = {"lastProbeTime": None, "lastTransitionTime": now(), "status": value, "type": kind}
-    new["observedGeneration"] = pod["metadata"].get("generation", 1)
-    new.update({key: text for key, text in (("reason", reason), ("message", message)) if text})
-    if old is None:
-        conditions.append(new)
-        return True
-    if old["status"] == value:
-        new["lastTransitionTime"] = old["lastTransitionTime"]
-    changed = new != old
-    conditions[conditions.index(old)] = new
-    return changed
 
 
 async def bind(store: Store, pod: dict[str, Any], node: str) -> dict[str, Any]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
 from collections import defaultdict
 from typing import Any
 
+from bigtcp_bench.lab.api.conditions import is_ready
 from bigtcp_bench.lab.api.discovery import DAEMONSETS, NODES, PODS
 from bigtcp_bench.lab.api.events import record_event
 from bigtcp_bench.lab.api.store import Store
 
-from .owners import controlled, is_ready, owner_reference
+from .owners import controlled, pod_of
 from .placement import misfit
 
 Object = dict[str, Any]
@@ -135,27 +135,16 @@ def target_node(pod: Object) -> str:
 
 
 def _pod(daemonset: Object, node: Object) -> Object:
-    template = copy.deepcopy(daemonset["spec"]["template"])
-    metadata, spec = template.get("metadata") or {}, template["spec"]
+    pod = pod_of(daemonset)
+    pod["metadata"]["labels"]["controller-revision-hash"] = template_hash(daemonset)
+    spec = pod["spec"]
     spec["tolerations"] = [*(spec.get("tolerations") or []), *_tolerations(spec)]
     only_here = {"key": "metadata.name", "operator": "In", "values": [node["metadata"]["name"]]}
     terms = {"nodeSelectorTerms": [{"matchFields": [only_here]}]}
     if matches := _own_affinity(spec):
         terms["nodeSelectorTerms"] = [{**term, "matchFields": [only_here]} for term in matches]
     spec.setdefault("affinity", {})["nodeAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
-    labels = {**(metadata.get("labels") or {}), "controller-revision-hash": template_hash(daemonset)}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "generateName": f"{daemonset['metadata']['name']}-",
-            "namespace": daemonset["metadata"]["namespace"],
-            "labels": labels,
-            "annotations": metadata.get("annotations") or {},
-            "ownerReferences": [owner_reference(daemonset)],
-        },
-        "spec": spec,
-    }
+    return pod
 
 
 def _own_affinity(spec: Object) -> list[Object]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+from bigtcp_bench.lab.api.conditions import is_ready
 from bigtcp_bench.lab.api.discovery import JOBS, PODS
 from bigtcp_bench.lab.api.events import record_event
 from bigtcp_bench.lab.api.store import Store, now, seconds_since
 
-from .owners import controlled, is_ready, owner_reference
+from .owners import controlled, pod_of
 
 Object = dict[str, Any]
 
@@ -71,7 +71,7 @@ async def _run(store: Store, job: Object) -> None:
     else:
         missing = min(spec["parallelism"], spec["completions"] - succeeded) - len(active)
         for _ in range(missing):
-            pod = await store.create(PODS, _pod(job), namespace)
+            pod = await store.create(PODS, pod_of(job), namespace)
             active.append(pod)
             message = f"Created pod: {pod['metadata']['name']}"
             await record_event(store, job, "SuccessfulCreate", message, component=_COMPONENT)
@@ -107,21 +107,4 @@ def _condition(kind: str, reason: str = "CompletionsReached", message: str = "")
         or ("Job suspended" if kind == "Suspended" else "Reached expected number of succeeded pods"),
         "lastProbeTime": time,
         "lastTransitionTime": time,
-    }
-
-
-def _pod(job: Object) -> Object:
-    template = copy.deepcopy(job["spec"]["template"])
-    metadata = template.get("metadata") or {}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "generateName": f"{job['metadata']['name']}-",
-            "namespace": job["metadata"]["namespace"],
-            "labels": metadata.get("labels") or {},
-            "annotations": metadata.get("annotations") or {},
-            "ownerReferences": [owner_reference(job)],
-        },
-        "spec": template["spec"],
     }

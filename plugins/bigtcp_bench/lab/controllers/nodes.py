@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bigtcp_bench.lab.api.conditions import condition, is_ready, set_condition
 from bigtcp_bench.lab.api.discovery import NODES, PODS
-from bigtcp_bench.lab.api.pods import set_condition
 from bigtcp_bench.lab.api.store import Store, now
 
 Object = dict[str, Any]
@@ -18,8 +18,7 @@ _TAINTS = {"False": "node.kubernetes.io/not-ready", "Unknown": "node.kubernetes.
 async def reconcile(store: Store) -> None:
     """Make each node's taints tell whether it is ready, and mark the pods of nodes that are not."""
     for node in await store.list(NODES):
-        ready = next((c["status"] for c in node["status"].get("conditions") or [] if c["type"] == "Ready"), "True")
-        wanted = _TAINTS.get(ready)
+        wanted = _TAINTS.get(condition(node, "Ready"))
         taints = (node.get("spec") or {}).get("taints") or []
         kept = [taint for taint in taints if taint["key"] not in _TAINTS.values() or taint["key"] == wanted]
         present = {(taint["key"], taint["effect"]) for taint in kept}
@@ -35,7 +34,6 @@ async def reconcile(store: Store) -> None:
 
 async def _mark_pods(store: Store, node: str) -> None:
     for pod in await store.list(PODS, field_selector=f"spec.nodeName={node},status.phase=Running"):
-        conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions") or []}
-        if conditions.get("Ready") == "True":
+        if is_ready(pod):
             set_condition(pod, "Ready", "False", reason="NodeNotReady")
             await store.update(PODS, pod, "status")

@@ -1,7 +1,8 @@
-"""Objects that belong to others: owner references, and the owner's view of its pods."""
+"""Objects that belong to others: owner references, and the pods that owners make from their templates."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 Object = dict[str, Any]
@@ -29,7 +30,19 @@ def controlled(objects: list[Object], owner: Object) -> list[Object]:
     ]
 
 
-def is_ready(pod: Object) -> bool:
-    """Return whether a pod's Ready condition holds."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+def pod_of(owner: Object) -> Object:
+    """Return a pod, not yet stored, from the template of a Job or DaemonSet."""
+    template = copy.deepcopy(owner["spec"]["template"])
+    metadata = template.get("metadata") or {}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": f"{owner['metadata']['name']}-",
+            "namespace": owner["metadata"]["namespace"],
+            "labels": metadata.get("labels") or {},
+            "annotations": metadata.get("annotations") or {},
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "spec": template["spec"],
+    }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from bigtcp_bench.lab.api.conditions import set_condition
 from bigtcp_bench.lab.api.discovery import NODES, PODS
 from bigtcp_bench.lab.api.events import record_event
-from bigtcp_bench.lab.api.pods import bind, set_condition
+from bigtcp_bench.lab.api.pods import bind
 from bigtcp_bench.lab.api.store import Store
 
 from .placement import misfit
