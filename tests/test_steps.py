@@ -1,0 +1,60 @@
+"""Steps with everything around them made up: what a block does about its control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bigtcp_bench import steps
+from bigtcp_bench.cluster.pods import PodFailed
+from bigtcp_bench.plan import CONTROL, Block, validate_plan
+from bigtcp_bench.pods import control
+from bigtcp_bench.pods.results import Measurement
+from bigtcp_bench.report.view import RunView
+from bigtcp_bench.steps import DagRunStep
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.support.nights import add_night
+
+BLOCK = Block(number=2, arm="on", slot=2, generations=2, arm_offset=0)
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> DagRunStep:
+    """Return the step of a run that is already stored, on no cluster at all."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    made = DagRunStep("bigtcp_benchmark", "night 0", "enable_big_tcp", "manual", {}, dict)
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    made.__dict__.update(warehouse=warehouse, number=add_night(warehouse, 0), plan=plan, api=None, pair=None)
+    return made
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(steps, "say", found.append)
+    return found
+
+
+def test_the_control_of_a_block_outlives_its_generations_and_is_reported(step, said, monkeypatch):
+    measured = [Measurement(CONTROL, 1, "transactions_per_s", 36_123.0, "1/s")]
+    monkeypatch.setattr(control, "measure_control", lambda *_, **__: measured)
+    step._measure_control(BLOCK)
+    step.warehouse.store_generation(step.number, 2, 1, results=[])
+    assert said == ["block 2: the control has 36,123 transactions/s between the nodes themselves"]
+    view = RunView.from_warehouse(step.warehouse, step.number)
+    assert view.control is not None
+    assert (view.control.value, view.control.usual) == (pytest.approx(36_123.0), None)
+    assert (view.proofs, view.measuring_time_s) == ((), 0)
+
+
+def test_a_control_that_fails_is_said_and_missing(step, said, monkeypatch):
+    def fail(*_: object, **__: object) -> list[Measurement]:
+        raise PodFailed("pod bigtcp-bench/bigtcp-control-server-x ended with Error 1: cannot listen on port 15202")
+
+    monkeypatch.setattr(control, "measure_control", fail)
+    step._measure_control(BLOCK)
+    (line,) = said
+    assert line.startswith("block 2 has no control: pod bigtcp-bench/bigtcp-control-server-x ended")
+    assert step.warehouse.results_frame(step.number).empty
