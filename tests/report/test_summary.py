@@ -8,7 +8,7 @@ from rich.console import Console
 from bigtcp_bench.metrics import METRICS, metrics_of
 from bigtcp_bench.plan import SCENARIOS
 from bigtcp_bench.report.summary import headline, print_summary, run_summary
-from bigtcp_bench.report.view import Proof, RestoreView
+from bigtcp_bench.report.view import ControlView, Proof, RestoreView
 from tests.report.views import comparison, run_view
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -150,6 +150,17 @@ def test_proof_needs_both_ends(arm, sender, receiver, good):
     assert proof.as_intended is good
     view = run_view(proofs=(proof,))
     assert ("NOT PROVEN" in run_summary(view)) is not good
+
+
+@pytest.mark.parametrize(
+    ("control", "line"),
+    [
+        (ControlView(36_123.4, 35_900.0), "control  36,123 /s between the nodes themselves (usual 35,900 /s)"),
+        (ControlView(36_123.4), "control  36,123 /s between the nodes themselves"),
+    ],
+)
+def test_the_control_is_one_line(control, line):
+    assert line in [text.strip() for text in run_summary(run_view(control=control)).splitlines()]
 
 
 def test_nodes_that_differ_are_told_apart():
