@@ -30,6 +30,8 @@ class Metric:
     scale: Scale = "log"
     judged: bool = True
     short: str = ""
+    #: On the linear scale: the least amount that a margin is a share of, because 5 % of nothing is nothing.
+    floor: float = 0.0
 
     @property
     def short_label(self) -> str:
@@ -66,6 +68,7 @@ _METRICS = (
         _ALL,
         "linear",
         short="softirq sender",
+        floor=0.1,
     ),
     Metric(
         "softirq_share_receiver",
@@ -75,6 +78,7 @@ _METRICS = (
         _ALL,
         "linear",
         short="softirq receiver",
+        floor=0.1,
     ),
     Metric(
         "retransmits_per_gb",
@@ -84,6 +88,8 @@ _METRICS = (
         ("stream", "rate"),
         "linear",
         short="retransmits",
+        # A gigabyte is about 690,000 segments of an ordinary connection: this is 0.15 % of them.
+        floor=1_000.0,
     ),
     Metric(
         "bytes_per_packet_sender",

@@ -209,9 +209,11 @@ class Nightly:
             state = last.details.get(CARRIED) if last and last.details.get("mark") == self._mark else None
             if last is None or last.run not in near or state is None:
                 unknown.add(series)
-                self._detectors[series] = ArmsDetector(self._thresholds, metric.better, metric.scale)
+                self._detectors[series] = ArmsDetector(self._thresholds, metric.better, metric.scale, metric.floor)
             else:
-                self._detectors[series] = ArmsDetector.from_dict(_unpacked(state), self._thresholds, metric.better)
+                self._detectors[series] = ArmsDetector.from_dict(
+                    _unpacked(state), self._thresholds, metric.better, metric.floor
+                )
         limits = self._thresholds
         remembered = limits.learning_nights + limits.baseline_nights + limits.new_normal_nights
         history = self._read(max(REPLAY_NIGHTS, remembered)) if unknown else near

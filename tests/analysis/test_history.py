@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bigtcp_bench.analysis import second_opinion
 from bigtcp_bench.analysis.history import ArmsDetector, Detector, Judgement, robust_level
 from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.metrics import METRICS
 from bigtcp_bench.plan import Thresholds
 
 
@@ -267,3 +268,15 @@ def test_otava_that_is_not_installed_is_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "otava.series", None)
     with pytest.raises(PreconditionFailed, match="apache-otava is not installed"):
         second_opinion.fell([1.0, 2.0], 1, 0.03, Thresholds.model_validate({}))
+
+
+def test_a_few_retransmits_after_quiet_nights_are_no_alarm_but_many_are():
+    floor = METRICS["retransmits_per_gb"].floor
+    assert floor > 0
+    quiet = ArmsDetector(better="lower", scale="linear", floor=floor)
+    for night in range(30):
+        assert quiet.judge(f"n{night:03}", 0.0, 0.0).state in ("learning", "steady")
+    assert not quiet.rerun_due(0.0, 3.0)
+    assert quiet.judge("n030", 0.0, 3.0).state == "steady"
+    assert quiet.rerun_due(0.0, 5_000.0)
+    assert quiet.judge("n031", 0.0, 5_000.0).state == "suspect"

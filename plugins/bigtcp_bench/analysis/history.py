@@ -99,13 +99,20 @@ class Detector:
     """Judges one series of nightly values.
 
     ``better`` says which way is better (``neither`` is judged as ``higher``). ``scale`` is ``log`` for positive
-    quantities, ``linear`` where zero is an ordinary value, and None to decide by the learning nights.
+    quantities, ``linear`` where zero is an ordinary value, and None to decide by the learning nights. On the
+    linear scale ``floor`` is the least that margins and spreads are shares of: where the usual value is zero, a
+    negligible one is no alarm.
     """
 
     def __init__(
-        self, thresholds: Thresholds | None = None, better: Better = "higher", scale: Scale | None = "log"
+        self,
+        thresholds: Thresholds | None = None,
+        better: Better = "higher",
+        scale: Scale | None = "log",
+        floor: float = 0.0,
     ) -> None:
         self.thresholds = thresholds or Thresholds.model_validate({})
+        self.floor = floor
         self.sign = -1.0 if better == "lower" else 1.0
         self.scale: Scale | None = scale
         #: Values of usual nights, oldest first; raw while learning, then on the scale and with better = higher.
@@ -134,10 +141,14 @@ class Detector:
 
     @classmethod
     def from_dict(
-        cls, state: Mapping[str, Any], thresholds: Thresholds | None = None, better: Better = "higher"
+        cls,
+        state: Mapping[str, Any],
+        thresholds: Thresholds | None = None,
+        better: Better = "higher",
+        floor: float = 0.0,
     ) -> Detector:
         """Return a detector that goes on where the one of ``to_dict`` stopped."""
-        detector = cls(thresholds, better, state["scale"])
+        detector = cls(thresholds, better, state["scale"], floor)
         detector.usual = list(state["usual"])
         detector.learning = state["learning"]
         detector.cusum = state["cusum"]
@@ -323,12 +334,14 @@ class Detector:
         if self._level is None:
             self._level = robust_level(self.usual)
         centre, sd = self._level
-        return centre, max(sd, self.thresholds.min_sd * (1.0 if self.scale == "log" else abs(centre)), 1e-300)
+        unit = 1.0 if self.scale == "log" else max(abs(centre), self.floor)
+        return centre, max(sd, self.thresholds.min_sd * unit, 1e-300)
 
     def _deviation(self, scaled: float, reference: float | None) -> tuple[float, float, float]:
         """Return deviation from the usual level, the same in standard deviations, and the unit of 100 %."""
         centre, sd = self._usual()
-        unit = 1.0 if self.scale == "log" else abs(centre if reference is None else reference)
+        usual = centre if reference is None else reference
+        unit = 1.0 if self.scale == "log" else max(abs(usual), self.floor)
         # The level of n nights is itself uncertain, and so is their spread: the t distribution's quantiles are
         # brought to the normal distribution's by Wallace's approximation.
         freedom = len(self.usual) - 1
@@ -385,15 +398,19 @@ class ArmsDetector:
     """
 
     def __init__(
-        self, thresholds: Thresholds | None = None, better: Better = "higher", scale: Scale = "log"
+        self,
+        thresholds: Thresholds | None = None,
+        better: Better = "higher",
+        scale: Scale = "log",
+        floor: float = 0.0,
     ) -> None:
         self.thresholds = thresholds or Thresholds.model_validate({})
         self.better: Better = better
         self.scale: Scale = scale
         platform = self.thresholds.model_copy(update={"cusum_limit": self.thresholds.platform_cusum_limit})
-        self.benefit = Detector(self.thresholds, better, "linear" if scale == "linear" else "log")
-        self.off = Detector(platform, better, scale)
-        self.on = Detector(platform, better, scale)
+        self.benefit = Detector(self.thresholds, better, "linear" if scale == "linear" else "log", floor)
+        self.off = Detector(platform, better, scale, floor)
+        self.on = Detector(platform, better, scale, floor)
         self.epochs = EpochLog()
         #: Newest nights as (night, off, on, control).
         self.recent: list[tuple[str, float, float, float | None]] = []
@@ -418,13 +435,17 @@ class ArmsDetector:
 
     @classmethod
     def from_dict(
-        cls, state: Mapping[str, Any], thresholds: Thresholds | None = None, better: Better = "higher"
+        cls,
+        state: Mapping[str, Any],
+        thresholds: Thresholds | None = None,
+        better: Better = "higher",
+        floor: float = 0.0,
     ) -> ArmsDetector:
         """Return a detector that goes on where the one of ``to_dict`` stopped."""
-        detector = cls(thresholds, better, state["scale"])
-        detector.benefit = Detector.from_dict(state["benefit"], detector.benefit.thresholds, better)
-        detector.off = Detector.from_dict(state["off"], detector.off.thresholds, better)
-        detector.on = Detector.from_dict(state["on"], detector.on.thresholds, better)
+        detector = cls(thresholds, better, state["scale"], floor)
+        detector.benefit = Detector.from_dict(state["benefit"], detector.benefit.thresholds, better, floor)
+        detector.off = Detector.from_dict(state["off"], detector.off.thresholds, better, floor)
+        detector.on = Detector.from_dict(state["on"], detector.on.thresholds, better, floor)
         detector.epochs.known = dict(state["known"])
         detector.epochs.nights = [
             (night, {key: (pair[0], pair[1]) for key, pair in new.items()}) for night, new in state["nights"]
@@ -537,7 +558,7 @@ class ArmsDetector:
             return "still"
         centre, sd = robust_level(before)
         change = statistics.median(after) - centre
-        unit = 1.0 if self.scale == "log" else abs(centre)
+        unit = 1.0 if self.scale == "log" else max(abs(centre), self.benefit.floor)
         error = max(sd, self.thresholds.min_sd * unit) * math.sqrt(1 / len(after) + 1 / len(before))
         if abs(change) < max(self.thresholds.history_margin * unit, self.thresholds.moved_sds * error):
             return "still"

@@ -34,8 +34,8 @@ class Judged:
 
 
 def last_judged(warehouse: Warehouse, run_id: int) -> dict[Series, Judged]:
-    """Return the last judgement of every series of the cluster of ``run_id`` before that run, from valid runs."""
-    this = sa.select(run.c.cluster, run.c.started_at).where(run.c.id == run_id).subquery()
+    """Return the last judgement of every series of ``run_id`` before it, from valid runs of the same plan."""
+    this = sa.select(run.c.cluster, run.c.started_at, run.c.plan_name).where(run.c.id == run_id).subquery()
     judged = sa.exists().where(judgement.c.run_id == run.c.id)
     newest = (
         sa.select(run.c.id, run.c.started_at)
@@ -43,6 +43,7 @@ def last_judged(warehouse: Warehouse, run_id: int) -> dict[Series, Judged]:
             run.c.cluster == sa.select(this.c.cluster).scalar_subquery(),
             run.c.started_at < sa.select(this.c.started_at).scalar_subquery(),
             run.c.status == "valid",
+            run.c.plan_name.is_not_distinct_from(sa.select(this.c.plan_name).scalar_subquery()),
             judged,
         )
         .order_by(run.c.started_at.desc(), run.c.id.desc())

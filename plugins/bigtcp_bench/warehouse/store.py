@@ -331,7 +331,7 @@ class Warehouse:
 
         Columns: run_id, started_at, metric, scenario, off_median, on_median, change, verdict and ENVIRONMENT. Only
         valid runs that compared both arms, the newest ``nights`` of them; with ``until_run`` that run, whatever
-        its status, and those that started before it.
+        its status, and those of the same plan that started before it: another plan measures on other terms.
         """
         from bigtcp_bench.warehouse.frames import frame_of
 
@@ -346,8 +346,10 @@ class Warehouse:
         if until_run is None:
             chosen = chosen.where(counted)
         else:
-            end = sa.select(run.started_at).where(run.id == until_run).scalar_subquery()
-            before = (run.started_at < end) & counted
+            this = sa.select(run.started_at, run.plan_name).where(run.id == until_run).subquery()
+            end = sa.select(this.c.started_at).scalar_subquery()
+            plan = sa.select(this.c.plan_name).scalar_subquery()
+            before = (run.started_at < end) & counted & run.plan_name.is_not_distinct_from(plan)
             chosen = chosen.where(run.started_at <= end, before | (run.id == until_run))
         names = ("metric", "scenario", "off_median", "on_median", "change", "verdict")
         rows = sa.select(comparison.run_id, *(comparison[name] for name in names))
