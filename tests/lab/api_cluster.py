@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +135,3 @@ def pod(name: str, *command: str, image: str = "busybox:1", **spec: Any) -> dict
             **spec,
         },
     }
-
-
-def eventually(check: Callable[[], Any], *, within_s: float = 10) -> Any:
-    """Return the first true result of ``check``; fails when there is none in time."""
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if result := check():
-            return result
-        time.sleep(0.05)
-    raise AssertionError(f"not within {within_s} s: {check}")

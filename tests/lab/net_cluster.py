@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import kubernetes
-from kubernetes.stream import stream
 
 import bigtcp_bench
 from bigtcp_bench.lab import daemon
 
+from .helpers import eventually, running_command
+
 Object = dict[str, Any]
-Result = TypeVar("Result")
 PRINT_LIMITS = "import json; from bigtcp_bench.pods.agent import device_limits as l; print(json.dumps(l()))"
 PLUGINS = str(Path(bigtcp_bench.__file__).parent.parent)
 BIG, SMALL = 196608, 65536
 NODE_CONFIG = ("cilium.io", "v2", "kube-system", "ciliumnodeconfigs")
-
-
-def wait_until(check: Callable[[], Result], what: str, timeout_s: float = 15) -> Result:
-    """Return what ``check`` returns as soon as that is true."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if found := check():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
 class RunningLab:
@@ -58,7 +47,7 @@ class RunningLab:
             pod = self.agent(node)
             return pod is not None and pod.metadata.uid != old.metadata.uid and is_ready(pod)
 
-        wait_until(successor, f"new agent on {node}")
+        eventually(successor, f"new agent on {node}")
 
     def switch(self, on: bool) -> None:
         """Put an arm in force on both nodes: CiliumNodeConfig, then the agents one at a time."""
@@ -101,7 +90,7 @@ class RunningLab:
             pod = self.core.read_namespaced_pod(name, "default")
             return pod if check(pod) else None
 
-        return wait_until(found, f"pod {name}")
+        return eventually(found, f"pod {name}")
 
     def delete(self, *names: str) -> None:
         """Delete pods and wait until they are gone."""
@@ -111,25 +100,14 @@ class RunningLab:
         def gone() -> bool:
             return not {pod.metadata.name for pod in self.core.list_namespaced_pod("default").items} & set(names)
 
-        wait_until(gone, f"end of {names}")
+        eventually(gone, f"end of {names}")
 
     def exec(self, name: str, *command: str, namespace: str = "default") -> str:
         """Return what a command in the pod's first container prints; fails unless it exits with 0."""
-        answer = stream(
-            self.core.connect_get_namespaced_pod_exec,
-            name,
-            namespace,
-            command=list(command),
-            stdout=True,
-            stderr=True,
-            stdin=False,
-            tty=False,
-            _preload_content=False,
-        )
-        answer.run_forever(timeout=60)
-        code = answer.returncode
-        output: str = answer.read_all()
-        answer.sock.shutdown()  # close() leaves the socket open when the server ended first
+        with running_command(self.core, name, *command, namespace=namespace) as session:
+            session.run_forever(timeout=60)
+            code = session.returncode  # first: read_all() takes it, too
+            output: str = session.read_all()
         assert code == 0, output
         return output
 

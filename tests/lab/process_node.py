@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
+from bigtcp_bench.lab.api.conditions import set_condition
 from bigtcp_bench.lab.api.discovery import PODS
-from bigtcp_bench.lab.api.pods import set_condition
-from bigtcp_bench.lab.api.runtime_protocol import STDERR, STDOUT
+from bigtcp_bench.lab.api.runtime_protocol import STDERR, STDOUT, LogOptions
 from bigtcp_bench.lab.api.store import ApiError, Store, now
 
 Object = dict[str, Any]
@@ -166,32 +166,20 @@ class ProcessNode:
         }
         return await self._store.update(PODS, present, "status")
 
-    async def logs(
-        self,
-        namespace: str,
-        pod: str,
-        container: str,
-        *,
-        follow: bool,
-        tail_lines: int | None,
-        since_seconds: int | None,
-        timestamps: bool,
-        previous: bool,
-        limit_bytes: int | None,
-    ) -> AsyncIterator[bytes]:
-        if tail_lines == 999:  # a request that only the node can refuse
+    async def logs(self, namespace: str, pod: str, container: str, options: LogOptions) -> AsyncIterator[bytes]:
+        if options.tail_lines == 999:  # a request that only the node can refuse
             raise ApiError(500, "InternalError", "the lab lost it")
         key = (namespace, pod)
-        position = max(0, len(self._logs[key]) - tail_lines) if tail_lines is not None else 0
+        position = max(0, len(self._logs[key]) - options.tail_lines) if options.tail_lines is not None else 0
         while True:
             running = key in self._running
             for when, line in self._logs[key][position:]:
                 position += 1
-                if since_seconds is not None and when < time.time() - since_seconds:
+                if options.since_seconds is not None and when < time.time() - options.since_seconds:
                     continue
                 stamp = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z ").encode()
-                yield stamp + line if timestamps else line
-            if not follow or not running:
+                yield stamp + line if options.timestamps else line
+            if not options.follow or not running:
                 return
             await asyncio.sleep(0.02)
 

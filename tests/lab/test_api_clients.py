@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,12 @@ import kubernetes_asyncio
 import pytest
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
-from kubernetes.stream import stream
 from kubernetes_asyncio.stream import WsApiClient
 
 from bigtcp_bench.lab.api.server import listen
 
-from .api_cluster import ApiCluster, eventually, pod
+from .api_cluster import ApiCluster, pod
+from .helpers import eventually, running_command
 
 Core = kubernetes.client.CoreV1Api
 
@@ -125,37 +123,17 @@ def test_a_json_patch_is_a_compare_and_set(core: Core) -> None:
     assert core.patch_namespaced_config_map("cas", "default", {"data": {"a": None, "b": "x"}}).data == {"b": "x"}
 
 
-@contextlib.contextmanager
-def command(core: Core, name: str, *arguments: str, stdin: bool = False) -> Iterator[Any]:
-    """A command in a pod, as the Python client runs it."""
-    session = stream(
-        core.connect_get_namespaced_pod_exec,
-        name,
-        "default",
-        command=list(arguments),
-        stdin=stdin,
-        stdout=True,
-        stderr=True,
-        tty=False,
-        _preload_content=False,
-    )
-    try:
-        yield session
-    finally:
-        session.sock.shutdown()  # close() leaves the socket open when the server ended first
-
-
 def test_exec_returns_both_streams_the_exit_code_and_takes_input(core: Core) -> None:
     core.create_namespaced_pod("default", pod("worker"))
     eventually(lambda: phase(core, "worker") == "Running")
-    with command(core, "worker", "sh", "-c", "echo out; echo err >&2; exit 7") as session:
+    with running_command(core, "worker", "sh", "-c", "echo out; echo err >&2; exit 7") as session:
         session.run_forever(timeout=5)
         assert (session.read_stdout(), session.read_stderr(), session.returncode) == ("out\n", "err\n", 7)
-    with command(core, "worker", "sh", "-c", "read line; echo got $line", stdin=True) as session:
+    with running_command(core, "worker", "sh", "-c", "read line; echo got $line", stdin=True) as session:
         session.write_stdin("this\n")
         session.run_forever(timeout=5)
         assert (session.read_stdout(), session.returncode) == ("got this\n", 0)
-    with command(core, "worker", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x") as session:
+    with running_command(core, "worker", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x") as session:
         session.run_forever(timeout=10)
         assert len(session.read_stdout()) == 1_000_000
 
@@ -163,7 +141,7 @@ def test_exec_returns_both_streams_the_exit_code_and_takes_input(core: Core) -> 
 def test_a_command_ends_when_its_client_goes(core: Core) -> None:
     core.create_namespaced_pod("default", pod("left"))
     eventually(lambda: phase(core, "left") == "Running")
-    with command(core, "left", "sh", "-c", "echo $$; exec sleep 1000") as session:
+    with running_command(core, "left", "sh", "-c", "echo $$; exec sleep 1000") as session:
         process = Path("/proc", session.readline_stdout(timeout=5))
         assert process.exists()
     eventually(lambda: not process.exists())

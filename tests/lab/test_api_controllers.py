@@ -18,7 +18,8 @@ from bigtcp_bench.lab.controllers import garbage, run_controllers
 from bigtcp_bench.lab.controllers.cronjobs import last_due
 from bigtcp_bench.lab.objects import LAB_NODES, cilium_objects, node_object, seed
 
-from .api_cluster import ApiCluster, eventually, pod, recorded
+from .api_cluster import ApiCluster, pod, recorded
+from .helpers import eventually
 
 
 @pytest.fixture

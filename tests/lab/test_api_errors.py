@@ -9,7 +9,8 @@ from typing import Any
 import kubernetes
 import pytest
 
-from .api_cluster import RECORDED, ApiCluster, eventually, pod, recorded
+from .api_cluster import RECORDED, ApiCluster, pod, recorded
+from .helpers import eventually
 
 ERRORS = sorted(path.stem for path in (RECORDED / "errors").glob("*.json"))
 

@@ -7,7 +7,8 @@ from typing import Any
 import kubernetes
 import pytest
 
-from .api_cluster import ApiCluster, eventually, pod
+from .api_cluster import ApiCluster, pod
+from .helpers import eventually
 from .kubectl import SPDY_ONLY, SPDY_REFUSED, Kubectl
 
 

@@ -20,7 +20,8 @@ from bigtcp_bench.lab import daemon
 from bigtcp_bench.lab.api.server import listen
 from bigtcp_bench.lab.listening import ListenAddress
 
-from .net_cluster import NODE_CONFIG, PLUGINS, RunningLab, wait_until
+from .helpers import eventually
+from .net_cluster import NODE_CONFIG, PLUGINS, RunningLab
 
 pytestmark = pytest.mark.lab
 
@@ -66,7 +67,7 @@ def test_nothing_is_left_of_a_killed_lab(directory: Path) -> None:
     lab.run("sleeper", "node1", SIGN.split())
     assert any(SIGN in text for text in processes_of(directory))
     os.kill(lab.info.pid, signal.SIGKILL)
-    wait_until(lambda: not processes_of(directory), "end of all processes", timeout_s=2)
+    eventually(lambda: not processes_of(directory), "end of all processes", within_s=2)
     assert str(directory) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert not daemon.status(directory).running
     again = RunningLab(directory)
@@ -80,7 +81,7 @@ def test_a_lab_killed_while_starting_does_not_hinder_the_next(directory: Path, a
     time.sleep(after_s)
     starting.kill()
     starting.wait()
-    wait_until(lambda: not processes_of(directory), "end of all processes", timeout_s=2)
+    eventually(lambda: not processes_of(directory), "end of all processes", within_s=2)
     assert daemon.status(directory).running is False
     assert daemon.up(directory).url == daemon.status(directory).url
 
@@ -88,7 +89,7 @@ def test_a_lab_killed_while_starting_does_not_hinder_the_next(directory: Path, a
 def test_a_lab_that_is_not_ready_in_time_is_not_left(directory: Path) -> None:
     with pytest.raises(PreconditionFailed, match=r"not ready within 0\.1 s"):
         daemon.up(directory, timeout_s=0.1)
-    wait_until(lambda: not processes_of(directory), "end of all processes", timeout_s=2)
+    eventually(lambda: not processes_of(directory), "end of all processes", within_s=2)
 
 
 def test_other_users_root_is_enough(directory: Path) -> None:

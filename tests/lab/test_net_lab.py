@@ -14,8 +14,9 @@ import yaml
 
 from bigtcp_bench.lab import daemon
 
+from .helpers import eventually
 from .kubectl import SPDY_REFUSED, Kubectl
-from .net_cluster import BIG, SMALL, RunningLab, is_ready, wait_until
+from .net_cluster import BIG, SMALL, RunningLab, is_ready
 from .test_net_units import recorded, shape
 
 pytestmark = pytest.mark.lab
@@ -183,7 +184,7 @@ def test_missing_configmap_is_awaited(lab: RunningLab) -> None:
     def complaint() -> bool:
         return any(event.reason == "FailedMount" for event in lab.core.list_namespaced_event("default").items)
 
-    wait_until(complaint, "an event")
+    eventually(complaint, "an event")
     lab.core.create_namespaced_config_map("default", {"metadata": {"name": "late"}})
     lab.wait_for("waiting", is_ready)
     lab.delete("waiting")
@@ -265,7 +266,7 @@ def test_switching_reaches_the_nodes_and_new_pods_only(lab: RunningLab) -> None:
 
 def test_agent_that_never_gets_ready_holds_up_pods_of_its_node(lab: RunningLab) -> None:
     daemon.set_fault(lab.directory, "agent-never-ready:node2", True)
-    wait_until(lambda: not is_ready(lab.agent("node2")), "unready agent")
+    eventually(lambda: not is_ready(lab.agent("node2")), "unready agent")
     assert daemon.status(lab.directory).agents == {"node1": True, "node2": False}
     lab.create("stuck", "node2", SLEEP)
 
@@ -274,7 +275,7 @@ def test_agent_that_never_gets_ready_holds_up_pods_of_its_node(lab: RunningLab) 
             each.reason == "FailedCreatePodSandBox" for each in lab.core.list_namespaced_event("default").items
         )
 
-    wait_until(refused, "an event")
+    eventually(refused, "an event")
     daemon.set_fault(lab.directory, "agent-never-ready:node2", False)
     lab.wait_for("stuck", is_ready)
     lab.delete("stuck")
@@ -300,10 +301,10 @@ def test_a_node_that_dies_and_comes_back(lab: RunningLab) -> None:
         conditions = lab.core.read_node("node2").status.conditions
         return any(each.type == "Ready" and each.status == "Unknown" for each in conditions)
 
-    wait_until(unknown, "node Unknown")
-    wait_until(lambda: not is_ready(lab.core.read_namespaced_pod("victim", "default")), "pod not ready")
+    eventually(unknown, "node Unknown")
+    eventually(lambda: not is_ready(lab.core.read_namespaced_pod("victim", "default")), "pod not ready")
     daemon.set_fault(lab.directory, "node-dies:node2", False)
-    wait_until(lambda: is_ready(lab.agent("node2")), "agent ready again")
+    eventually(lambda: is_ready(lab.agent("node2")), "agent ready again")
     lab.wait_for("victim", lambda pod: pod.status.phase == "Failed")
     lab.delete("victim")
 

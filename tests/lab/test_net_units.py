@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.lab.api.runtime_protocol import LogOptions
 from bigtcp_bench.lab.api.selectors import matches_label_selector
 from bigtcp_bench.lab.cilium import big_tcp_limits, contradictions
 from bigtcp_bench.lab.faults import FAULTS, FaultState
@@ -150,20 +151,20 @@ def test_log_gives_whole_lines_tails_and_follows() -> None:
         stream.feed_data(b"one\ntwo\nthr")
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        found = [b"".join([chunk async for chunk in log.read(tail_lines=1)])]
+        found = [b"".join([chunk async for chunk in log.read(LogOptions(tail_lines=1))])]
         following = asyncio.create_task(_all(log))
         await asyncio.sleep(0)
         stream.feed_data(b"ee\nno newline")
         stream.feed_eof()
         await collecting
         found.append(await following)
-        found.append(b"".join([chunk async for chunk in log.read(limit_bytes=5)]))
-        stamped = b"".join([chunk async for chunk in log.read(timestamps=True, tail_lines=1)])
+        found.append(b"".join([chunk async for chunk in log.read(LogOptions(limit_bytes=5))]))
+        stamped = b"".join([chunk async for chunk in log.read(LogOptions(timestamps=True, tail_lines=1))])
         assert stamped.split(b" ", 1)[1] == b"no newline"
         return found
 
     async def _all(log: ContainerLog) -> bytes:
-        return b"".join([chunk async for chunk in log.read(follow=True)])
+        return b"".join([chunk async for chunk in log.read(LogOptions(follow=True))])
 
     assert asyncio.run(scenario()) == [b"two\n", b"one\ntwo\nthree\nno newline", b"one\nt"]
 

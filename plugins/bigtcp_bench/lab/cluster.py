@@ -24,10 +24,11 @@ from bigtcp_bench.lab.control import with_control
 from bigtcp_bench.lab.controllers import run_controllers
 from bigtcp_bench.lab.faults import SLOW_PATH_MBIT, FaultState
 from bigtcp_bench.lab.fittings import API_PORT, Fittings
-from bigtcp_bench.lab.kubelet import Kubelet, NetworkNotReady, Surroundings
+from bigtcp_bench.lab.kubelet import Kubelet
 from bigtcp_bench.lab.listening import ListenAddress
 from bigtcp_bench.lab.netlink import DEFAULT_SIZE, LARGEST_SIZE, Limits, set_limits
 from bigtcp_bench.lab.network import API_ADDRESS, Fabric, NodeNetwork
+from bigtcp_bench.lab.pod_worker import NetworkNotReady, Surroundings
 from bigtcp_bench.lab.runtime import LabRuntime
 from bigtcp_bench.lab.volumes import Sources
 

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+from bigtcp_bench.lab.api.runtime_protocol import LogOptions
+
 MAX_BYTES = 50 * 1024 * 1024
 """The oldest lines go beyond this: a kubelet keeps 5 files of 10 MiB."""
 FALLBACK_LINES = 80
@@ -69,36 +71,29 @@ class ContainerLog:
         text = b"".join(line for _, line in list(self._lines)[-FALLBACK_LINES:])
         return text[-FALLBACK_BYTES:].decode(errors="replace")
 
-    async def read(
-        self,
-        *,
-        follow: bool = False,
-        tail_lines: int | None = None,
-        since_seconds: int | None = None,
-        timestamps: bool = False,
-        limit_bytes: int | None = None,
-    ) -> AsyncIterator[bytes]:
-        """Yield the log in chunks of whole lines; with ``follow`` until the container has ended."""
+    async def read(self, options: LogOptions) -> AsyncIterator[bytes]:
+        """Yield the log, as far as it is wanted, in chunks of whole lines."""
         position = self._dropped
-        if tail_lines is not None:
-            position += max(0, len(self._lines) - tail_lines)
-        if since_seconds is not None:
-            earliest = time.time_ns() - since_seconds * 1_000_000_000
+        if options.tail_lines is not None:
+            position += max(0, len(self._lines) - options.tail_lines)
+        if options.since_seconds is not None:
+            earliest = time.time_ns() - options.since_seconds * 1_000_000_000
             position = max(position, self._dropped + sum(stamp < earliest for stamp, _ in self._lines))
-        left = limit_bytes
+        left = options.limit_bytes
         while True:
             changed, ended = self._changed, self.ended
             start = max(0, position - self._dropped)
             fresh = [self._lines[index] for index in range(start, len(self._lines))]
             position = self._dropped + len(self._lines)
             chunk = b"".join(
-                rfc3339_nanoseconds(stamp).encode() + b" " + line if timestamps else line for stamp, line in fresh
+                rfc3339_nanoseconds(stamp).encode() + b" " + line if options.timestamps else line
+                for stamp, line in fresh
             )
             if left is not None:
                 chunk = chunk[:left]
                 left -= len(chunk)
             if chunk:
                 yield chunk
-            if ended or not follow or left == 0:
+            if ended or not options.follow or left == 0:
                 return
             await changed.wait()

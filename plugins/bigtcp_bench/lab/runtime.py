@@ -12,10 +12,11 @@ import termios
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any
 
-from bigtcp_bench.lab.api.runtime_protocol import STDERR, STDOUT
+from bigtcp_bench.lab.api.runtime_protocol import STDERR, STDOUT, LogOptions
 from bigtcp_bench.lab.api.status import ApiError, bad_request
 from bigtcp_bench.lab.containers import Container, StartFailed, readable
-from bigtcp_bench.lab.kubelet import Kubelet, PodWorker, RunningContainer
+from bigtcp_bench.lab.kubelet import Kubelet
+from bigtcp_bench.lab.pod_worker import PodWorker, RunningContainer
 
 _CHUNK = 1 << 16
 
@@ -37,31 +38,13 @@ class LabRuntime:
         message = f'Get "containerLogs/{namespace}/{pod}/{container}": dial tcp :10250: connect: no route to host'
         raise ApiError(500, "InternalError", message)
 
-    async def logs(
-        self,
-        namespace: str,
-        pod: str,
-        container: str,
-        *,
-        follow: bool,
-        tail_lines: int | None,
-        since_seconds: int | None,
-        timestamps: bool,
-        previous: bool,
-        limit_bytes: int | None,
-    ) -> AsyncIterator[bytes]:
+    async def logs(self, namespace: str, pod: str, container: str, options: LogOptions) -> AsyncIterator[bytes]:
         """Yield the log of a container's present or previous run in chunks of whole lines."""
         _, found = self._find(namespace, pod, container)
-        wanted = found.previous_log if previous else found.log
+        wanted = found.previous_log if options.previous else found.log
         if wanted is None:
             raise bad_request(f'container "{container}" in pod "{pod}" has no log')
-        async for chunk in wanted.read(
-            follow=follow,
-            tail_lines=tail_lines,
-            since_seconds=since_seconds,
-            timestamps=timestamps,
-            limit_bytes=limit_bytes,
-        ):
+        async for chunk in wanted.read(options):
             yield chunk
 
     async def exec(

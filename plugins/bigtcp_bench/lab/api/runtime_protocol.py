@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Protocol
 
 #: Channel numbers of a command's output, the same as on the wire of ``pods/exec``.
 STDOUT = 1
 STDERR = 2
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """Which part of a container's log is wanted, and how."""
+
+    #: Go on until the container has ended.
+    follow: bool = False
+    #: The log of the container's run before the present one.
+    previous: bool = False
+    #: Begin each line with an RFC 3339 time of nanosecond resolution and a blank.
+    timestamps: bool = False
+    tail_lines: int | None = None
+    since_seconds: int | None = None
+    limit_bytes: int | None = None
 
 
 class ExecSession(Protocol):
@@ -39,24 +55,8 @@ class Runtime(Protocol):
     started (log) or is running (exec). Either method may raise ``ApiError`` for anything else.
     """
 
-    def logs(
-        self,
-        namespace: str,
-        pod: str,
-        container: str,
-        *,
-        follow: bool,
-        tail_lines: int | None,
-        since_seconds: int | None,
-        timestamps: bool,
-        previous: bool,
-        limit_bytes: int | None,
-    ) -> AsyncIterator[bytes]:
-        """Return an async iterator (an async generator function does) over a container's log.
-
-        Chunks end at line ends. With ``follow`` it goes on until the container has ended. With ``timestamps``
-        each line starts with an RFC 3339 time of nanosecond resolution and a blank.
-        """
+    def logs(self, namespace: str, pod: str, container: str, options: LogOptions) -> AsyncIterator[bytes]:
+        """Return an async iterator (an async generator function does) over a container's log."""
 
     async def exec(
         self,

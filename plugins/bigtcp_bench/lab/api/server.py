@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-import yaml
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
@@ -21,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from . import discovery, openapi, patch, paths, pods, protobuf, rbac, status, stream, table, watches
+from . import discovery, openapi, patch, paths, pods, rbac, requests, status, stream, table, watches
 from .discovery import CRDS, PODS, SELFSUBJECTACCESSREVIEWS, Resource
 from .middleware import FaultMiddleware, Faults
 from .paths import Target
@@ -54,6 +51,7 @@ _SHUTDOWN_S = 1
 #: Seconds that a log's first chunk may take before the answer begins without it: an error comes at once, the lines
 #: of a running container may never.
 _FIRST_CHUNK_S = 0.05
+_DONE = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -158,13 +156,13 @@ class Api:
         if "list" not in resource.verbs:
             raise status.method_not_allowed()
         selectors = (query.get("labelSelector"), query.get("fieldSelector"))
-        watching = query.get("watch") in ("1", "true", "True")
-        await self._authorize(user, "watch" if watching else "list", target, _selected_name(selectors[1]))
+        watching = requests.boolean(query, "watch")
+        await self._authorize(user, "watch" if watching else "list", target, requests.selected_name(query))
         if watching:
             return self._watch(target, request, *selectors)
         objects = await self.store.list(resource, target.namespace or None, *selectors)
         metadata: Object = {"resourceVersion": str(self.store.version)}
-        objects = _page(objects, query.get("limit"), query.get("continue"), metadata)
+        objects = requests.page(query, objects, metadata)
         if table.wanted(request.headers.get("accept", "")):
             include = query.get("includeObject", "Metadata")
             return JSONResponse(table.table(resource, objects, metadata, include))
@@ -175,9 +173,9 @@ class Api:
 
     def _watch(self, target: Target, request: Request, labels: str | None, fields: str | None) -> Response:
         query, resource = request.query_params, target.resource
-        asked = query.get("resourceVersion") or "0"
-        with_initial = query.get("sendInitialEvents") == "true"
-        since = None if asked == "0" or with_initial else _integer("resourceVersion", asked)
+        with_initial = requests.boolean(query, "sendInitialEvents")
+        version = requests.integer(query, "resourceVersion")
+        since = None if with_initial else version or None  # 0 means any
         try:
             watch = self.store.watch(resource, since, target.namespace or None, labels, fields)
         except ApiError as error:
@@ -196,8 +194,8 @@ class Api:
             self.store,
             resource,
             watch,
-            timeout_s=float(_integer("timeoutSeconds", query.get("timeoutSeconds")) or watches.DEFAULT_TIMEOUT_S),
-            bookmarks=query.get("allowWatchBookmarks") in ("1", "true", "True"),
+            timeout_s=float(requests.integer(query, "timeoutSeconds") or watches.DEFAULT_TIMEOUT_S),
+            bookmarks=requests.boolean(query, "allowWatchBookmarks"),
             initial_count=watch.pending_count if with_initial else None,
             render=render,
         )
@@ -207,18 +205,18 @@ class Api:
         resource = target.resource
         if "create" not in resource.verbs or (resource.namespaced and not target.namespace):
             raise status.method_not_allowed()
-        body = await _body(request)
+        body = await requests.body(request)
         await self._authorize(user, "create", target)
         if resource == SELFSUBJECTACCESSREVIEWS:
             return JSONResponse(await self._access_review(user, body), 201)
         created = await self.store.create(
-            resource, body, target.namespace or None, dry_run=_dry_run(request.query_params)
+            resource, body, target.namespace or None, dry_run=requests.is_dry_run(request.query_params)
         )
         return self._shown(request, resource, created, 201)
 
     async def _replace(self, user: User, target: Target, request: Request) -> Response:
         await self._authorize(user, "update", target)
-        body = await _body(request)
+        body = await requests.body(request)
         metadata = body.setdefault("metadata", {})
         if metadata.setdefault("name", target.name) != target.name:
             raise status.bad_request(
@@ -227,7 +225,7 @@ class Api:
         if target.resource.namespaced:
             metadata["namespace"] = target.namespace
         updated = await self.store.update(
-            target.resource, body, target.subresource or None, dry_run=_dry_run(request.query_params)
+            target.resource, body, target.subresource or None, dry_run=requests.is_dry_run(request.query_params)
         )
         return self._shown(request, target.resource, updated)
 
@@ -235,8 +233,11 @@ class Api:
         await self._authorize(user, "patch", target)
         query = request.query_params
         content_type = request.headers.get("content-type", "").partition(";")[0].strip()
-        body = await _body(request)
-        options: dict[str, Any] = {"subresource": target.subresource or None, "dry_run": _dry_run(query)}
+        body = await requests.body(request)
+        options: dict[str, Any] = {
+            "subresource": target.subresource or None,
+            "dry_run": requests.is_dry_run(query),
+        }
         if content_type == patch.APPLY_PATCH:
             manager = query.get("fieldManager")
             if not manager:
@@ -247,7 +248,7 @@ class Api:
                 target.namespace or None,
                 body,
                 field_manager=manager,
-                force=query.get("force") in ("1", "true", "True"),
+                force=requests.boolean(query, "force"),
                 **options,
             )
             return self._shown(request, target.resource, applied, 201 if created else 200)
@@ -258,7 +259,7 @@ class Api:
 
     async def _delete(self, user: User, target: Target, request: Request) -> Response:
         await self._authorize(user, "delete", target)
-        options = _delete_options(request, await _body(request))
+        options = requests.delete_options(request.query_params, await requests.body(request))
         deleted = await self.store.delete(target.resource, target.name, target.namespace or None, **options)
         return JSONResponse(deleted)
 
@@ -267,7 +268,7 @@ class Api:
         if "deletecollection" not in resource.verbs or (resource.namespaced and not target.namespace):
             raise status.method_not_allowed()
         await self._authorize(user, "deletecollection", target)
-        options = _delete_options(request, await _body(request))
+        options = requests.delete_options(request.query_params, await requests.body(request))
         selectors = (query.get("labelSelector"), query.get("fieldSelector"))
         objects = await self.store.list(resource, target.namespace or None, *selectors)
         for obj in objects:
@@ -290,21 +291,21 @@ class Api:
                 )
             case "eviction", "POST":
                 await self._authorize(user, "create", target)
-                options = _delete_options(request, (await _body(request)).get("deleteOptions") or {})
+                options = requests.delete_options(
+                    request.query_params, (await requests.body(request)).get("deleteOptions") or {}
+                )
                 await self.store.delete(PODS, target.name, target.namespace, **options)
-                body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-                return JSONResponse(body, 201)
+                return JSONResponse(_DONE, 201)
             case "binding", "POST":
                 await self._authorize(user, "create", target)
                 pod = await self.store.get(PODS, target.name, target.namespace)
-                await pods.bind(self.store, pod, (await _body(request))["target"]["name"])
-                body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-                return JSONResponse(body, 201)
+                await pods.bind(self.store, pod, (await requests.body(request))["target"]["name"])
+                return JSONResponse(_DONE, 201)
             case "token", "POST":
                 await self._authorize(user, "create", target)
                 await self.store.get(target.resource, target.name, target.namespace)
                 expires = datetime.now(UTC) + timedelta(hours=1)
-                body = await _body(request)
+                body = await requests.body(request)
                 body["status"] = {
                     "token": self.tokens.service_account(target.namespace, target.name),
                     "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -313,26 +314,11 @@ class Api:
         raise status.method_not_allowed()
 
     async def _log(self, target: Target, request: Request) -> Response:
-        query = request.query_params
         pod = await self.store.get(PODS, target.name, target.namespace)
-        container = pods.container_name(pod, query.get("container", ""))
-        previous = _boolean(query.get("previous"))
-        pods.check_log(pod, container, previous=previous)
-        since_s = _integer("sinceSeconds", query.get("sinceSeconds"))
-        if since_time := query.get("sinceTime"):
-            start = datetime.fromisoformat(since_time.replace("Z", "+00:00"))
-            since_s = max(1, round((datetime.now(UTC) - start).total_seconds()))
-        chunks = self.runtime.logs(
-            target.namespace,
-            target.name,
-            container,
-            follow=_boolean(query.get("follow")),
-            tail_lines=_integer("tailLines", query.get("tailLines")),
-            since_seconds=since_s,
-            timestamps=_boolean(query.get("timestamps")),
-            previous=previous,
-            limit_bytes=_integer("limitBytes", query.get("limitBytes")),
-        )
+        container = pods.container_name(pod, request.query_params.get("container", ""))
+        options = requests.log_options(request.query_params)
+        pods.check_log(pod, container, previous=options.previous)
+        chunks = self.runtime.logs(target.namespace, target.name, container, options)
         first = asyncio.ensure_future(anext(chunks))
         await asyncio.wait({first}, timeout=_FIRST_CHUNK_S)
         if first.done() and isinstance(error := first.exception(), ApiError):
@@ -352,8 +338,8 @@ class Api:
                 target.name,
                 container,
                 command,
-                stdin=_boolean(query.get("stdin")),
-                tty=_boolean(query.get("tty")),
+                stdin=requests.boolean(query, "stdin"),
+                tty=requests.boolean(query, "tty"),
             )
         except ApiError as error:
             await websocket.send_denial_response(JSONResponse(error.body(), error.code))
@@ -407,89 +393,6 @@ async def _log_chunks(first: asyncio.Future[bytes], chunks: AsyncIterator[bytes]
         first.cancel()
         if hasattr(chunks, "aclose"):
             await chunks.aclose()
-
-
-async def _body(request: Request) -> Any:
-    """Return a request's body from JSON or YAML, ``{}`` for none; raises ``ApiError`` 400 and 415."""
-    raw = await request.body()
-    if not raw.strip():
-        return {}
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if content_type == protobuf.CONTENT_TYPE:
-        return protobuf.decode(raw)
-    if not content_type.endswith(("json", "yaml")):
-        raise status.unsupported_media_type(content_type, ["application/json", "application/yaml"])
-    try:
-        # YAML that is JSON is read as JSON: some twenty times faster
-        return json.loads(raw) if raw.lstrip()[:1] in b"{[" else yaml.safe_load(raw)
-    except (ValueError, yaml.YAMLError) as error:
-        raise status.bad_request(f"the request body cannot be read: {error}") from None
-
-
-def _boolean(text: str | None) -> bool:
-    return (text or "").lower() in ("1", "true")
-
-
-def _integer(name: str, text: str | None) -> int | None:
-    if text is None or text == "":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise status.bad_request(f'{name}: Invalid value: "{text}": must be a number') from None
-
-
-def _dry_run(query: Any) -> bool:
-    asked = query.getlist("dryRun")
-    if asked and asked != ["All"]:
-        raise status.bad_request('dryRun: Unsupported value: supported values: "All"')
-    return bool(asked)
-
-
-def _selected_name(field_selector: str | None) -> str:
-    """Return the name that a field selector picks, for access rules that name single objects."""
-    for part in (field_selector or "").split(","):
-        if part.startswith("metadata.name="):
-            return part.removeprefix("metadata.name=").removeprefix("=")
-    return ""
-
-
-def _delete_options(request: Request, body: Any) -> dict[str, Any]:
-    """Return the arguments of ``Store.delete`` from the query and the DeleteOptions in the body."""
-    query = request.query_params
-    grace = body.get("gracePeriodSeconds")
-    conditions = body.get("preconditions") or {}
-    propagation = body.get("propagationPolicy") or query.get("propagationPolicy")
-    if body.get("orphanDependents") or _boolean(query.get("orphanDependents")):
-        propagation = "Orphan"
-    asked = _integer("gracePeriodSeconds", query.get("gracePeriodSeconds"))
-    return {
-        "grace_period_seconds": asked if grace is None else grace,
-        "uid": conditions.get("uid"),
-        "resource_version": conditions.get("resourceVersion"),
-        "propagation": propagation,
-        "dry_run": _dry_run(query) or body.get("dryRun") == ["All"],
-    }
-
-
-def _page(objects: list[Object], limit: str | None, token: str | None, metadata: Object) -> list[Object]:
-    """Return one page of ``objects`` and put the token of the next into ``metadata``."""
-    start = 0
-    if token:
-        try:
-            after = tuple(json.loads(base64.urlsafe_b64decode(token)))
-        except ValueError:
-            raise status.bad_request("continue key is not valid") from None
-        keys = [(obj["metadata"].get("namespace", ""), obj["metadata"]["name"]) for obj in objects]
-        start = sum(key <= after for key in keys)
-    count = _integer("limit", limit) or len(objects)
-    page, rest = objects[start : start + count], len(objects) - start - count
-    if rest > 0:
-        last = page[-1]["metadata"]
-        position = json.dumps([last.get("namespace", ""), last["name"]]).encode()
-        metadata["continue"] = base64.urlsafe_b64encode(position).decode()
-        metadata["remainingItemCount"] = rest
-    return page
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
