@@ -163,8 +163,15 @@ def _lab_status(options: argparse.Namespace) -> int:
     from bigtcp_bench.lab import daemon
 
     status = daemon.status(_lab_folder(options))
-    print(status)
-    return 0 if status.running else 1
+    if not status.url:
+        print("the lab is starting" if status.running else "the lab is down")
+        return 1
+    print(f"the lab is up (process {status.pid}, API at {status.url})")
+    for name, is_ready in status.nodes.items():
+        agent = {True: "ready", False: "not ready", None: "none"}[status.agents.get(name)]
+        print(f"{name}: {'ready' if is_ready else 'not ready'}, Cilium agent {agent}")
+    print(f"faults: {', '.join(status.faults) or 'none'}")
+    return 0
 
 
 def _lab_fault(options: argparse.Namespace) -> int:

@@ -1,1 +1,13 @@
-"""A one-machine cluster: real datapath, emulated Kubernetes API and Cilium agent."""
+"""A one-machine cluster: real datapath, emulated Kubernetes API and Cilium agent.
+
+From outside: ``daemon`` starts, stops and describes the lab's one process, ``faults`` names its misbehaviours and
+``control`` switches them. Inside, ``cluster`` puts the parts together:
+
+- the wires: ``network`` (bridges and veth pairs), ``namespaces``, ``netlink`` (devices' limits), ``syscalls``;
+- the API: ``api`` (server, store and their helpers), ``listening``, ``objects`` (what a fresh cluster has), and
+  ``controllers`` (scheduler, DaemonSets, Jobs, …), which know only the store;
+- the nodes: ``kubelet`` has a ``pod_worker`` per pod, with ``pod_status``, ``volumes``, ``images``, ``security``,
+  ``probes`` and ``logs``; ``runtime`` gives the API logs and commands of all nodes;
+- the containers: ``containers`` starts ``init`` (first process of all) and ``launch`` (becomes a container),
+  ``fittings`` says what they find inside; ``cilium`` and ``disguise`` run in there.
+"""
