@@ -15,6 +15,7 @@ from pathlib import Path
 import kubernetes
 import pytest
 
+from bigtcp_bench import cli
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_bench.lab import daemon
 from bigtcp_bench.lab.api.server import listen
@@ -28,8 +29,11 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    daemon.down(tmp_path)
+    """Where the command line keeps the lab of ``--folder``, which is this directory's parent."""
+    state_dir = tmp_path / "lab"
+    state_dir.mkdir()
+    yield state_dir
+    daemon.down(state_dir)
 
 
 def processes_of(directory: Path) -> list[str]:
@@ -49,15 +53,23 @@ def processes_of(directory: Path) -> list[str]:
 SIGN = "sleep 98765.4321"
 
 
-def test_up_twice_is_one_lab_and_down_is_quick(directory: Path) -> None:
+def test_up_twice_is_one_lab_and_down_is_quick(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = daemon.up(directory)
     assert daemon.up(directory) == first
     told = daemon.status(directory)
     assert (told.running, told.pid, told.nodes) == (True, first.pid, {"node1": True, "node2": True})
+    command = ["lab", "status", "--folder", str(directory.parent)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == (
+        f"the lab is up (process {first.pid}, API at {first.url})\n"
+        "node1: ready, Cilium agent ready\nnode2: ready, Cilium agent ready\nfaults: none\n"
+    )
     start = time.monotonic()
     daemon.down(directory)
     assert time.monotonic() - start < 3
     assert not daemon.status(directory).running
+    assert cli.main(command) == 1
+    assert capsys.readouterr().out == "the lab is down\n"
     assert sorted(path.name for path in directory.iterdir()) == ["lab.log", "lock"]
     daemon.down(directory)
 
