@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,18 @@ import kubernetes
 
 import bigtcp_bench
 from bigtcp_bench.lab import daemon
+from bigtcp_bench.pods import agent
 
 from .helpers import eventually, running_command
 
 Object = dict[str, Any]
-PRINT_LIMITS = "import json; from bigtcp_bench.pods.agent import device_limits as l; print(json.dumps(l()))"
+# The agent's source goes along: a pod has its own /tmp, and the checkout may lie in the machine's.
+_SOURCE = base64.b64encode(zlib.compress(Path(agent.__file__).read_bytes())).decode()
+PRINT_LIMITS = (
+    "import base64, json, types, zlib; agent = types.ModuleType('agent'); "
+    f"exec(zlib.decompress(base64.b64decode('{_SOURCE}')), agent.__dict__); "
+    "print(json.dumps(agent.device_limits()))"
+)
 PLUGINS = str(Path(bigtcp_bench.__file__).parent.parent)
 BIG, SMALL = 196608, 65536
 NODE_CONFIG = ("cilium.io", "v2", "kube-system", "ciliumnodeconfigs")
@@ -118,8 +127,8 @@ class RunningLab:
 
     def all_limits(self, name: str, namespace: str = "default") -> dict[str, dict[str, int]]:
         """Return device → limits as the pod agent's own reader sees them in a pod."""
-        script = f"PYTHONPATH=$PYTHONPATH:{PLUGINS} exec python3 -c '{PRINT_LIMITS}'"
-        found: dict[str, dict[str, int]] = json.loads(self.exec(name, "sh", "-c", script, namespace=namespace))
+        answer = self.exec(name, "python3", "-c", PRINT_LIMITS, namespace=namespace)
+        found: dict[str, dict[str, int]] = json.loads(answer)
         return found
 
     def node_limits(self, node: str) -> set[int]:
