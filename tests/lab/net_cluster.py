@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,11 @@ from bigtcp_bench.pods import agent
 from .helpers import eventually, running_command
 
 Object = dict[str, Any]
-# The agent's source goes along: a pod has its own /tmp, and the checkout may lie in the machine's.
-_SOURCE = base64.b64encode(zlib.compress(Path(agent.__file__).read_bytes())).decode()
+# The agent's source goes along, on standard input: a pod has its own /tmp, and the checkout may lie in the machine's.
+AGENT_SOURCE = Path(agent.__file__).read_bytes()
 PRINT_LIMITS = (
-    "import base64, json, types, zlib; agent = types.ModuleType('agent'); "
-    f"exec(zlib.decompress(base64.b64decode('{_SOURCE}')), agent.__dict__); "
-    "print(json.dumps(agent.device_limits()))"
+    "import json, sys, types; agent = types.ModuleType('agent'); "
+    f"exec(sys.stdin.buffer.read({len(AGENT_SOURCE)}), agent.__dict__); print(json.dumps(agent.device_limits()))"
 )
 PLUGINS = str(Path(bigtcp_bench.__file__).parent.parent)
 BIG, SMALL = 196608, 65536
@@ -111,8 +108,8 @@ class RunningLab:
 
         eventually(gone, f"end of {names}")
 
-    def exec(self, name: str, *command: str, namespace: str = "default") -> str:
-        """Return what a command in the pod's first container prints; fails unless it exits with 0."""
+    def exec(self, name: str, *command: str, namespace: str = "default", given: bytes = b"") -> str:
+        """Return what a command in the pod's first container prints to ``given``; fails unless it exits with 0."""
         with running_command(self.core, name, *command, namespace=namespace) as session:
             session.run_forever(timeout=60)
             code = session.returncode  # first: read_all() takes it, too
@@ -127,7 +124,7 @@ class RunningLab:
 
     def all_limits(self, name: str, namespace: str = "default") -> dict[str, dict[str, int]]:
         """Return device → limits as the pod agent's own reader sees them in a pod."""
-        answer = self.exec(name, "python3", "-c", PRINT_LIMITS, namespace=namespace)
+        answer = self.exec(name, "python3", "-c", PRINT_LIMITS, namespace=namespace, given=AGENT_SOURCE)
         found: dict[str, dict[str, int]] = json.loads(answer)
         return found
 
