@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,13 @@ from bigtcp_bench.pods import agent
 from .helpers import eventually, running_command
 
 Object = dict[str, Any]
-# The agent's source goes along, on standard input: a pod has its own /tmp, and the checkout may lie in the machine's.
-AGENT_SOURCE = Path(agent.__file__).read_bytes()
+# A copy where pods see it: they have their own /tmp, and the checkout may lie in the machine's.
+_VISIBLE = tempfile.mkdtemp(prefix="bigtcp-bench-tests-", dir="/var/tmp")
+atexit.register(shutil.rmtree, _VISIBLE, ignore_errors=True)
+shutil.copy(agent.__file__, _VISIBLE)
+Path(_VISIBLE).chmod(0o755)
 PRINT_LIMITS = (
-    "import json, sys, types; agent = types.ModuleType('agent'); "
-    f"exec(sys.stdin.buffer.read({len(AGENT_SOURCE)}), agent.__dict__); print(json.dumps(agent.device_limits()))"
+    f"import json, sys; sys.path.insert(0, '{_VISIBLE}'); import agent; print(json.dumps(agent.device_limits()))"
 )
 PLUGINS = str(Path(bigtcp_bench.__file__).parent.parent)
 BIG, SMALL = 196608, 65536
@@ -108,8 +113,8 @@ class RunningLab:
 
         eventually(gone, f"end of {names}")
 
-    def exec(self, name: str, *command: str, namespace: str = "default", given: bytes = b"") -> str:
-        """Return what a command in the pod's first container prints to ``given``; fails unless it exits with 0."""
+    def exec(self, name: str, *command: str, namespace: str = "default") -> str:
+        """Return what a command in the pod's first container prints; fails unless it exits with 0."""
         with running_command(self.core, name, *command, namespace=namespace) as session:
             session.run_forever(timeout=60)
             code = session.returncode  # first: read_all() takes it, too
@@ -124,7 +129,7 @@ class RunningLab:
 
     def all_limits(self, name: str, namespace: str = "default") -> dict[str, dict[str, int]]:
         """Return device → limits as the pod agent's own reader sees them in a pod."""
-        answer = self.exec(name, "python3", "-c", PRINT_LIMITS, namespace=namespace, given=AGENT_SOURCE)
+        answer = self.exec(name, "python3", "-c", PRINT_LIMITS, namespace=namespace)
         found: dict[str, dict[str, int]] = json.loads(answer)
         return found
 
