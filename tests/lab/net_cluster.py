@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
+import base64
 import json
-import shutil
-import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from bigtcp_bench.pods import agent
 from .helpers import eventually, running_command
 
 Object = dict[str, Any]
-# A copy where pods see it: they have their own /tmp, and the checkout may lie in the machine's.
-_VISIBLE = tempfile.mkdtemp(prefix="bigtcp-bench-tests-", dir="/var/tmp")
-atexit.register(shutil.rmtree, _VISIBLE, ignore_errors=True)
-shutil.copy(agent.__file__, _VISIBLE)
-Path(_VISIBLE).chmod(0o755)
+# A pod sees nothing of the checkout, so it gets the agent's source, in pieces that fit into the URL of an exec.
+_SOURCE = base64.b64encode(zlib.compress(Path(agent.__file__).read_bytes(), 9)).decode()
+SOURCE_PIECES = [_SOURCE[start : start + 6000] for start in range(0, len(_SOURCE), 6000)]
+ADD_PIECE = "import sys; open('/tmp/agent', 'a').write(sys.argv[1])"
 PRINT_LIMITS = (
-    f"import json, sys; sys.path.insert(0, '{_VISIBLE}'); import agent; print(json.dumps(agent.device_limits()))"
+    "import base64, json, types, zlib; agent = types.ModuleType('agent'); source = open('/tmp/agent').read(); "
+    "exec(zlib.decompress(base64.b64decode(source)), agent.__dict__); print(json.dumps(agent.device_limits()))"
 )
 PLUGINS = str(Path(bigtcp_bench.__file__).parent.parent)
 BIG, SMALL = 196608, 65536
@@ -129,6 +128,9 @@ class RunningLab:
 
     def all_limits(self, name: str, namespace: str = "default") -> dict[str, dict[str, int]]:
         """Return device → limits as the pod agent's own reader sees them in a pod."""
+        self.exec(name, "rm", "-f", "/tmp/agent", namespace=namespace)
+        for piece in SOURCE_PIECES:
+            self.exec(name, "python3", "-c", ADD_PIECE, piece, namespace=namespace)
         answer = self.exec(name, "python3", "-c", PRINT_LIMITS, namespace=namespace)
         found: dict[str, dict[str, int]] = json.loads(answer)
         return found
