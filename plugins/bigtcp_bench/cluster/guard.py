@@ -21,7 +21,7 @@ import json
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -698,8 +698,9 @@ class _Restorer:
                 self.problems.append(str(error))
         if self.state is not None:
             self._verify_limits(cilium, self.state)
-        # A task that was alive when its window was revoked may have started pods since.
-        self._delete_pods()
+        # A task that was alive when its window was revoked may have started pods since; and the probes of a killed
+        # one end by themselves, but nobody else deletes them.
+        self._delete_pods(pods.ALL_ROLES)
         if self.problems:
             raise RestoreFailed(
                 f"the cluster is not as it was before {self.report.owner or 'the run'}: "
@@ -710,9 +711,9 @@ class _Restorer:
         self.report.actions.append(what)
         self.progress(what)
 
-    def _delete_pods(self) -> None:
+    def _delete_pods(self, roles: Iterable[str] = pods.TRAFFIC_ROLES) -> None:
         try:
-            names = pods.delete_pods(self.api)
+            names = pods.delete_pods(self.api, roles)
         except pods.PodFailed as error:
             # Pods on a node that is away stop nobody from putting the configuration back.
             self.report.notes.append(str(error))

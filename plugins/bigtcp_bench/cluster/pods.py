@@ -34,6 +34,7 @@ AGENT_CONFIGMAP = "bigtcp-bench-agent"
 AGENT_FILE = "agent.py"
 #: Pods that carry traffic; they take over the limits in force when they are created, so none may outlive a switch.
 TRAFFIC_ROLES = ("server", "client")
+ALL_ROLES = (*TRAFFIC_ROLES, "probe")
 #: Time for scheduling and pulling an image that the node does not have yet.
 POD_START_S = 180.0
 POLL_S = 0.3
