@@ -21,7 +21,7 @@ test: ## Lint, type check and run every test, the end-to-end run included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	@scripts/tests
 
 lint: install  ## Only lint and type check
 	$(BIN)/ruff check .
