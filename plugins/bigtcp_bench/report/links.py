@@ -1,0 +1,43 @@
+"""Addresses of the pages in Airflow's UI, for whoever links to them: Slack, a task's links, the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote, urlencode, urlsplit
+
+#: Where Airflow mounts the pages, below its own address.
+URL_PREFIX = "/bigtcp-bench"
+
+#: Routes of Airflow's UI that show the pages: in the navigation, as a tab of a DAG, and as a tab of a run.
+NAV_ROUTE = "bigtcp"
+DAG_ROUTE = "bigtcp-trend"
+RUN_ROUTE = "bigtcp-run"
+
+
+def airflow_run_url(airflow_url: str, dag_id: str, run_id: str) -> str:
+    """Return the address of a run in Airflow. ``airflow_url`` is ``[api] base_url``, or empty for a path alone."""
+    return f"{airflow_url.rstrip('/')}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
+
+
+def run_url(airflow_url: str, dag_id: str, run_id: str) -> str:
+    """Return the address of a run's page, which is a tab of the run in Airflow."""
+    return f"{airflow_run_url(airflow_url, dag_id, run_id)}/plugin/{RUN_ROUTE}"
+
+
+def incident_url(airflow_url: str, number: int) -> str:
+    """Return the address of an incident's page, within Airflow's frame."""
+    return page_url(airflow_url, f"incidents/{number}")
+
+
+def trend_url(airflow_url: str, **choice: str | None) -> str:
+    """Return the address of the trend page; ``choice``: cluster, scenario, metric, since, until, version."""
+    return page_url(airflow_url, "trend", choice)
+
+
+def page_url(airflow_url: str, path: str, query: Mapping[str, str | None] | None = None) -> str:
+    """Return the address of the page ``path`` within Airflow's frame; values of None are left out."""
+    base = airflow_url.rstrip("/")
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    # Behind its own route Airflow's UI repeats the path of what it frames, with its own path prefix.
+    framed = f"{urlsplit(base).path}{URL_PREFIX}/{path}"
+    return f"{base}/plugin/{NAV_ROUTE}{framed}{'?' if given else ''}{urlencode(given)}"
