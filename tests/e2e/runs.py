@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigtcp_bench.cluster.api import CONFIGMAP, LEASE, NODE, POD, ClusterApi
-from bigtcp_bench.cluster.cilium import find_cilium
-from bigtcp_bench.cluster.probe import probe_nodes
+from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.local import LocalAirflow
 from bigtcp_bench.resources import dags_dir
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.support.cluster_state import cluster_state
 
 #: Small, but every kind of traffic in both families; one generation per outer block.
 SHORT = {
@@ -22,7 +21,6 @@ SHORT = {
     "duration_s": 1,
     "omit_s": 0,
 }
-IMAGE = "nicolaka/netshoot:v0.14"
 
 
 @dataclass
@@ -55,24 +53,8 @@ class Installation:
         return Finished(str(run.state), self.warehouse.run(number), number)
 
     def cluster_state(self) -> dict[str, Any]:
-        """Return everything a run may touch: Cilium's objects, node labels, device limits, our own leftovers."""
-        cilium = find_cilium(self.api)
-        assert cilium.node_config is not None
-        probes = probe_nodes(self.api, ["node1", "node2"], IMAGE)
-        lease = self.api.find(LEASE, "bigtcp-bench", "bigtcp-bench")
-        config_maps = self.api.select(CONFIGMAP, "bigtcp-bench", labels="app.kubernetes.io/name=bigtcp-bench")
-        return {
-            "cilium-config": self.api.get(CONFIGMAP, "cilium-config", cilium.namespace)["data"],
-            "node configs": [
-                {"name": item["metadata"]["name"], "spec": item["spec"]}
-                for item in self.api.select(cilium.node_config, cilium.namespace)
-            ],
-            "labels": {node["metadata"]["name"]: node["metadata"]["labels"] for node in self.api.select(NODE)},
-            "limits": {name: probe.limits(["eth0"]) for name, probe in probes.items()},
-            "holder": ((lease or {}).get("spec") or {}).get("holderIdentity") or "",
-            "our config maps": sorted(item["metadata"]["name"] for item in config_maps),
-            "our pods": sorted(pod["metadata"]["name"] for pod in self.api.select(POD, "bigtcp-bench")),
-        }
+        """Return everything a run may touch."""
+        return cluster_state(self.api)
 
 
 def install(folder: Path, kubeconfig: Path) -> Installation:
