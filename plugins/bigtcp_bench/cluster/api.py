@@ -111,7 +111,7 @@ class ClusterApi:
         self,
         api_client: k8s.ApiClient,
         *,
-        away_s: float = 120.0,
+        away_s: float = 180.0,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
