@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.analysis.verdicts import NodePressure, RunFacts
 from bigtcp_bench.pods.results import unpacked
+from bigtcp_bench.proc_stat import cpu_ticks
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.records import RawDocument
-
-#: Columns of the first line of /proc/stat that add up to all CPU time; guest time is part of user (proc(5)).
-_CPU_KINDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
 
 def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapping[str, Any] | None]) -> RunFacts:
@@ -50,14 +48,7 @@ def _limits(snapshot: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _steal_share(begin: Mapping[str, Any], end: Mapping[str, Any]) -> float:
-    first, last = _ticks(begin), _ticks(end)
+    first, last = cpu_ticks(begin.get("proc_stat")) or {}, cpu_ticks(end.get("proc_stat")) or {}
     grown = {kind: last[kind] - first[kind] for kind in first if kind in last}
     total = sum(grown.values())
     return grown.get("steal", 0) / total if total > 0 else 0.0
-
-
-def _ticks(snapshot: Mapping[str, Any]) -> dict[str, int]:
-    line = (snapshot.get("proc_stat") or "").partition("\n")[0].split()
-    if line[:1] != ["cpu"]:
-        return {}
-    return {kind: int(value) for kind, value in zip(_CPU_KINDS, line[1:], strict=False)}

@@ -55,6 +55,7 @@ def test_a_probe_describes_this_machine() -> None:
     assert probe.kernel_release == os.uname().release
     assert probe.cpu_count == os.cpu_count()
     assert probe.load_average is not None
+    assert probe.busy_share is None
     loopback = probe.snapshot.devices["lo"]
     assert loopback.mtu == 65_536
     assert loopback.rx_bytes is not None
@@ -62,6 +63,20 @@ def test_a_probe_describes_this_machine() -> None:
     assert "intr " in (probe.snapshot.proc_stat or "")
     for text in (probe.snapshot.snmp, probe.snapshot.netstat, probe.snapshot.softnet_stat):
         assert text
+
+
+def test_a_probe_tells_the_load_of_the_seconds_before() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            done = run_agent(ProbeOrders(sample_s=0.5).to_argument())
+        finally:
+            busy.kill()
+    probe = parse_log(done.stdout).probe
+    assert probe is not None
+    assert probe.earlier is not None
+    assert probe.snapshot.monotonic_s - probe.earlier.monotonic_s >= 0.5
+    assert probe.busy_share is not None
+    assert 0.3 / (os.cpu_count() or 1) < probe.busy_share <= 1
 
 
 def test_limits_are_read_through_netlink() -> None:
@@ -90,7 +105,7 @@ def test_an_address_is_found_however_it_is_written(
         (["{"], "orders are not a JSON object"),
         (["[1]"], "orders are not a JSON object"),
         (['{"version":2,"do":"probe"}'], "orders have version 2; this agent knows 1"),
-        (['{"version":1,"do":"dance"}'], "allowed are serve, measure, probe"),
+        (['{"version":1,"do":"dance"}'], "allowed are serve, measure, reach, probe"),
         (['{"version":1,"do":"serve","iperf_port":1}'], "orders to serve lack the field 'rr_port'"),
     ],
 )

@@ -20,7 +20,7 @@ import pytest
 from bigtcp_bench.metrics import metrics_of
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS
 from bigtcp_bench.pods import agent
-from bigtcp_bench.pods.orders import MeasureOrders, ServeOrders
+from bigtcp_bench.pods.orders import MeasureOrders, ReachOrders, ServeOrders
 from bigtcp_bench.pods.results import absences, measurements, parse_log, problems, proof
 from tests.pods.documents import orders
 from tests.pods.namespaces import ADDRESSES, Pair, joined_namespaces
@@ -131,7 +131,14 @@ def test_broken_ipv6_fails_the_ipv6_repetitions_only(pair: Pair) -> None:
         "ipv6-stream-1", "ipv4-stream-1", "ipv6-rr", server={"ipv4": "10.99.0.2", "ipv6": "fd98::2"}
     )
     with serving(pair):
+        reaching = start(pair, "client", ReachOrders(server=wanted.server).to_argument())
         code, out, _ = measure(pair, wanted)
+        told, _ = reaching.communicate(timeout=20)
+    reach = parse_log(told).reach
+    assert reach is not None
+    assert reach.unreachable == {
+        "ipv6": "cannot reach fd98::2 port 5203 over ipv6: Network is unreachable",
+    }
     log = parse_log(out)
     assert code == 0
     assert log.done is not None

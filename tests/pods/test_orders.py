@@ -9,13 +9,15 @@ import pytest
 from pydantic import ValidationError
 
 from bigtcp_bench.pods import agent
-from bigtcp_bench.pods.orders import MeasureOrders, ProbeOrders, ServeOrders
+from bigtcp_bench.pods.orders import MeasureOrders, ProbeOrders, ReachOrders, ServeOrders
 from tests.pods.documents import orders
 
 
-@pytest.mark.parametrize("given_orders", [ServeOrders(), orders(), ProbeOrders()])
+@pytest.mark.parametrize(
+    "given_orders", [ServeOrders(), orders(), ProbeOrders(), ReachOrders(server={"ipv6": "fd44::5"})]
+)
 def test_an_argument_has_every_field_the_agent_asks_for(
-    given_orders: ServeOrders | MeasureOrders | ProbeOrders,
+    given_orders: ServeOrders | MeasureOrders | ProbeOrders | ReachOrders,
 ) -> None:
     argument = json.loads(given_orders.to_argument())
     assert argument["version"] == agent.VERSION
@@ -38,6 +40,11 @@ def test_an_argument_has_every_field_the_agent_asks_for(
 def test_wrong_orders_are_refused(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         orders(**fields)
+
+
+def test_a_reach_needs_addresses_of_their_family() -> None:
+    with pytest.raises(ValidationError, match=r"'10\.0\.0\.1' is not an ipv6 address"):
+        ReachOrders(server={"ipv6": "10.0.0.1"})
 
 
 def test_the_time_limit_covers_every_repetition_at_its_own_limit() -> None:

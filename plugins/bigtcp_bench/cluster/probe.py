@@ -52,6 +52,11 @@ class NodeProbe:
         return selected + [name for name in TUNNEL_DEVICES if name in self.devices and name not in selected]
 
     @property
+    def busy_share(self) -> float | None:
+        """Return the share of the node's CPU time that was used just before, None if it was not sampled."""
+        return self.probe.busy_share
+
+    @property
     def memory_available_bytes(self) -> int | None:
         """Return what the kernel calls MemAvailable, or None if it was not reported."""
         for line in (self.probe.snapshot.meminfo or "").splitlines():
@@ -66,13 +71,14 @@ def probe_nodes(
     image: str,
     *,
     pull_secrets: Sequence[str] = (),
+    sample_s: float = 0,
     timeout_s: float = pods.POD_START_S,
 ) -> dict[str, NodeProbe]:
-    """Return a probe of each node, by name.
+    """Return a probe of each node, by name; with its load over ``sample_s`` seconds if that is not 0.
 
     Raises PodFailed, naming node and reason, if one of the pods does not start or does not succeed.
     """
-    with probing(api, nodes, image, pull_secrets=pull_secrets, timeout_s=timeout_s) as collect:
+    with probing(api, nodes, image, pull_secrets=pull_secrets, sample_s=sample_s, timeout_s=timeout_s) as collect:
         return collect()
 
 
@@ -83,6 +89,7 @@ def probing(
     image: str,
     *,
     pull_secrets: Sequence[str] = (),
+    sample_s: float = 0,
     timeout_s: float = pods.POD_START_S,
 ) -> Iterator[Callable[[], dict[str, NodeProbe]]]:
     """Start a probe on each node and yield the function that waits for them; delete the pods at the end.
@@ -92,7 +99,7 @@ def probing(
     pods.ensure_namespace(api)
     pods.ensure_agent_configmap(api)
     created: dict[str, str] = {}
-    orders = ProbeOrders().to_argument()
+    orders = ProbeOrders(sample_s=sample_s).to_argument()
     try:
         for node in nodes:
             pod = pods.build_pod("probe", image=image, node=node, orders=orders, pull_secrets=pull_secrets)

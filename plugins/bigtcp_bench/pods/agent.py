@@ -1,10 +1,11 @@
 """Measure inside a pod: serve or send the traffic, snapshot both ends around it, print it all, judge nothing.
 
 Run as ``python3 agent.py '<orders as JSON>'``. It is mounted into any image with python3 and iperf3, so it uses
-the standard library only and no syntax newer than Python 3.9. Three orders:
+the standard library only and no syntax newer than Python 3.9. Four orders:
 
 - ``serve``: ``iperf3 -s``, an echo server for request/response, and a control server that answers with snapshots;
 - ``measure``: every scenario × repetition against such a server, one frame printed for each;
+- ``reach``: one frame that says over which IP families such a server answers;
 - ``probe``: one frame that describes the node (in a pod with ``hostNetwork``).
 
 A frame is one log line, ``@@bigtcp-bench {"v":1,"kind":…,small fields…,"doc":"<base64(zlib(JSON))>"}``, written at
@@ -538,13 +539,23 @@ class Server:
     def wait(self) -> dict[str, str]:
         """Wait until the server answers; return family → reason for each family that it cannot be reached over.
 
-        One family is enough to go on, and the other then gets CONNECT_TIMEOUT_S more: a fresh IPv6 address is
-        unusable for a second or two, but a family that stays broken must not hold up the other. Raises
-        CannotStart when no family answers within CONNECT_DEADLINE_S.
+        One family is enough to go on. Raises CannotStart when no family answers within CONNECT_DEADLINE_S.
+        """
+        pending = self.try_all()
+        if len(pending) == len(self.addresses):
+            reasons = "; ".join(pending.values()) or "the orders name no address"
+            raise CannotStart(f"the server did not answer within {CONNECT_DEADLINE_S} s: {reasons}")
+        return pending
+
+    def try_all(self) -> dict[str, str]:
+        """Return family → reason for each family that the server cannot be reached over.
+
+        Tries for up to CONNECT_DEADLINE_S. Once one family has answered the others get CONNECT_TIMEOUT_S more: a
+        fresh IPv6 address is unusable for a second or two, but a family that stays broken must not hold up the
+        other.
         """
         deadline = time.monotonic() + CONNECT_DEADLINE_S
         pending = dict.fromkeys(self.addresses, "not tried")
-        reached = False
         while pending and time.monotonic() < deadline:
             for family in list(pending):
                 try:
@@ -552,15 +563,11 @@ class Server:
                 except Failed as failure:
                     pending[family] = str(failure)
                     continue
-                del pending[family]
-                if not reached:
-                    reached = True
+                if len(pending) == len(self.addresses):
                     deadline = min(deadline, time.monotonic() + CONNECT_TIMEOUT_S)
+                del pending[family]
             if pending:
                 time.sleep(0.2)
-        if not reached:
-            reasons = "; ".join(pending.values()) or "the orders name no address"
-            raise CannotStart(f"the server did not answer within {CONNECT_DEADLINE_S} s: {reasons}")
         return pending
 
     def reach(self, family: str) -> None:
@@ -612,6 +619,12 @@ class Server:
             ) from error
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
+
+
+def reach(orders: Json) -> int:
+    """Connect to a server over each of its families and print one frame with those it cannot be reached over."""
+    print_frame("reach", {"unreachable": Server(orders["server"], orders["control_port"]).try_all()})
+    return 0
 
 
 def measure(orders: Json) -> int:
@@ -895,11 +908,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 SIOCETHTOOL = 0x8946
 ETHTOOL_GSET, ETHTOOL_GDRVINFO = 0x1, 0x3
 SPEED_UNKNOWN = 0xFFFFFFFF
+#: Of the first reading of a load: what load is told by.
+EARLIER = ("time_s", "monotonic_s", "user_hz", "devices", "proc_stat")
 
 
 def probe(orders: Json) -> int:
-    """Print one frame that describes this node: devices with drivers, kernel, tools, counters."""
-    seen = {**describe(), "snapshot": snapshot()}
+    """Print one frame that describes this node: devices with drivers, kernel, tools, counters.
+
+    With ``sample_s`` a first reading of what is counted is taken that many seconds before, to tell the load.
+    """
+    seen = describe()
+    if orders.get("sample_s"):
+        first = snapshot()
+        seen["earlier"] = {name: first[name] for name in EARLIER}
+        time.sleep(orders["sample_s"])
+    seen["snapshot"] = snapshot()
     for name, device in seen["snapshot"]["devices"].items():
         device.update(_driver(name))
     fields = {name: seen[name] for name in ("hostname", "kernel_release", "capabilities")}
@@ -949,6 +972,7 @@ TASKS: dict[str, tuple[Callable[[Json], int], str]] = {
         "run_key block arm generation server iperf_port rr_port control_port scenarios repetitions "
         "duration_s omit_s rate_bps request_bytes",
     ),
+    "reach": (reach, "server control_port"),
     "probe": (probe, ""),
 }
 

@@ -1,4 +1,4 @@
-"""What a pod is told to do: the agent's three orders, validated here, handed over as its one argument."""
+"""What a pod is told to do: the agent's four orders, validated here, handed over as its one argument."""
 
 from __future__ import annotations
 
@@ -64,13 +64,7 @@ class MeasureOrders(_Ports):
 
     @model_validator(mode="after")
     def _addresses_fit(self) -> Self:
-        for family, address in self.server.items():
-            try:
-                version = ipaddress.ip_address(address).version
-            except ValueError:
-                version = None
-            if family != f"ipv{version}":
-                raise ValueError(f"server address {address!r} is not an {family} address")
+        _refuse_misfits(self.server)
         return self
 
     @property
@@ -85,10 +79,39 @@ class MeasureOrders(_Ports):
         return agent.CONNECT_DEADLINE_S + contact_s + len(self.scenarios) * self.repetitions * repetition_s
 
 
+class ReachOrders(_Orders):
+    """A pod that connects to a server's control port once over each family, and says what came of it."""
+
+    do: Literal["reach"] = "reach"
+    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
+    control_port: Port = 5203
+
+    @model_validator(mode="after")
+    def _addresses_fit(self) -> Self:
+        _refuse_misfits(self.server)
+        return self
+
+    @property
+    def time_limit_s(self) -> int:
+        """Return the longest time it can take: every connection hangs to its own limit."""
+        return agent.CONNECT_DEADLINE_S + len(self.server) * agent.CONNECT_TIMEOUT_S
+
+
 class ProbeOrders(_Orders):
-    """A pod in the node's own network namespace: describe the node."""
+    """A pod in the node's own network namespace: describe the node, and its load over ``sample_s`` seconds."""
 
     do: Literal["probe"] = "probe"
+    sample_s: float = Field(default=0, ge=0, le=60)
 
 
-Orders = ServeOrders | MeasureOrders | ProbeOrders
+Orders = ServeOrders | MeasureOrders | ReachOrders | ProbeOrders
+
+
+def _refuse_misfits(addresses: dict[Family, str]) -> None:
+    for family, address in addresses.items():
+        try:
+            version = ipaddress.ip_address(address).version
+        except ValueError:
+            version = None
+        if family != f"ipv{version}":
+            raise ValueError(f"server address {address!r} is not an {family} address")

@@ -18,6 +18,7 @@ from bigtcp_bench.metrics import GIGABYTE, METRICS, Traffic, metrics_of
 from bigtcp_bench.plan import Arm, Family
 from bigtcp_bench.pods.agent import MARKER, VERSION
 from bigtcp_bench.pods.orders import MeasureOrders
+from bigtcp_bench.proc_stat import CPU_KINDS, busy_share, cpu_ticks
 
 #: A measured window shorter than this share of the ordered one was cut off; iperf3's own jitter is below 1 %.
 MIN_DURATION_SHARE = 0.9
@@ -125,6 +126,13 @@ class Probe(Host):
     """A node, seen from its own network namespace."""
 
     snapshot: Snapshot
+    #: What was counted some seconds before, if that was ordered.
+    earlier: Snapshot | None = None
+
+    @property
+    def busy_share(self) -> float | None:
+        """Return the share of the node's CPU time that was used just before, None if it was not sampled."""
+        return busy_share(self.earlier.proc_stat, self.snapshot.proc_stat) if self.earlier else None
 
     @property
     def load_average(self) -> tuple[float, float, float] | None:
@@ -167,6 +175,12 @@ class Done(_Seen):
     repetitions: int
     failed: int
     elapsed_s: float
+
+
+class Reach(_Seen):
+    """Over which families a server could not be reached, and why; empty if over all."""
+
+    unreachable: dict[Family, str]
 
 
 class Around(_Seen):
@@ -236,6 +250,7 @@ class AgentLog:
     hello: Hello | None = None
     repetitions: list[Repetition] = field(default_factory=list)
     done: Done | None = None
+    reach: Reach | None = None
     probe: Probe | None = None
     damaged: list[str] = field(default_factory=list)
 
@@ -307,6 +322,8 @@ def _take(log: AgentLog, frame: dict[str, Any], seen: set[tuple[int, int, str, i
         log.hello = Hello.model_validate({**frame, **_document(frame)})
     elif kind == "done":
         log.done = Done.model_validate(frame)
+    elif kind == "reach":
+        log.reach = Reach.model_validate(frame)
     elif kind == "probe":
         log.probe = Probe.model_validate(_document(frame))
     elif kind == "ready":
@@ -655,8 +672,7 @@ def _counted(repetition: Repetition, end: End, counter: str) -> int:
     return int(stop - start)
 
 
-#: The kinds of CPU time in the first line of /proc/stat, see proc(5); guest time is contained in user and nice.
-_CPU_KINDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+#: Of a measured machine, what the hypervisor took counts as used: the work had to wait for it.
 _NOT_BUSY = ("idle", "iowait")
 
 
@@ -664,7 +680,7 @@ def _cpu_seconds(repetition: Repetition, end: End) -> tuple[float, float]:
     """Return the CPU seconds of the end's whole node that were busy, and those of softirq. Raises _Absent."""
     before, after = _pair(repetition, end)
     start, stop = _cpu_ticks(before, end), _cpu_ticks(after, end)
-    ticks = {kind: stop[kind] - start[kind] for kind in _CPU_KINDS if kind not in _NOT_BUSY}
+    ticks = {kind: stop[kind] - start[kind] for kind in CPU_KINDS if kind not in _NOT_BUSY}
     for kind, grown in ticks.items():
         if grown < 0:
             raise _Absent(
@@ -674,7 +690,7 @@ def _cpu_seconds(repetition: Repetition, end: End) -> tuple[float, float]:
 
 
 def _cpu_ticks(snapshot: Snapshot, end: End) -> dict[str, int]:
-    line = re.match(rf"cpu((?: +\d+){{{len(_CPU_KINDS)},}})\n", snapshot.proc_stat or "")
-    if line is None:
+    ticks = cpu_ticks(snapshot.proc_stat)
+    if ticks is None:
         raise _Absent(f"the {end}'s /proc/stat does not begin with the CPU times that proc(5) names")
-    return {kind: int(ticks) for kind, ticks in zip(_CPU_KINDS, line[1].split(), strict=False)}
+    return ticks
