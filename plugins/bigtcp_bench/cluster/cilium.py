@@ -407,21 +407,29 @@ def await_rollout(api: ClusterApi, cilium: Cilium, agent_ready_s: float = AGENT_
     rounds = 1
     for passed in api.poll(float("inf"), POLL_S):
         found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
-        status = found.get("status") or {}
-        desired = status.get("desiredNumberScheduled", 0)
+        desired = (found.get("status") or {}).get("desiredNumberScheduled", 0)
         at_once = ((found["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}).get("maxUnavailable", 1)
         rounds = max(rounds, -(-desired // _at_once(at_once, desired)))
-        current = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
-        updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
-        if current and desired and updated == desired == available:
+        state = rollout_state(found)
+        if not state:
             return
-        state = f"{updated} of {desired} agents are updated, {available} available"
         if passed >= rounds * agent_ready_s:
             break
     raise SwitchFailed(
         f"the rolling restart of DaemonSet {cilium.namespace}/{cilium.daemonset} did not end within "
         f"{rounds * agent_ready_s:g} s: {state}"
     )
+
+
+def rollout_state(daemonset: JsonObject) -> str:
+    """Return how far a DaemonSet's rollout is, or nothing when every agent runs its template and is available."""
+    status = daemonset.get("status") or {}
+    desired = status.get("desiredNumberScheduled", 0)
+    updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
+    current = status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"]
+    if current and desired and updated == desired == available:
+        return ""
+    return f"{updated} of {desired} agents are updated, {available} available"
 
 
 def _at_once(max_unavailable: int | str, desired: int) -> int:

@@ -10,31 +10,10 @@ from bigtcp_bench.cluster.cilium import config_values, find_cilium, read_status,
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.cluster.requirements import Check
+from bigtcp_bench.upgrade import datapath_config
 
 #: What the lab's nodes name as their container runtime; reports say that they are emulated.
 LAB_RUNTIME = "bigtcp-bench-lab://"
-
-#: Keys of ``cilium-config`` that change how packets travel. Not all of them: some hold secrets' names.
-_DATAPATH_KEYS = (
-    "bpf-lb-sock",
-    "datapath-mode",
-    "devices",
-    "enable-bandwidth-manager",
-    "enable-bpf-masquerade",
-    "enable-endpoint-routes",
-    "enable-host-legacy-routing",
-    "enable-ipsec",
-    "enable-ipv4",
-    "enable-ipv4-big-tcp",
-    "enable-ipv6",
-    "enable-ipv6-big-tcp",
-    "enable-wireguard",
-    "ipam",
-    "kube-proxy-replacement",
-    "mtu",
-    "routing-mode",
-    "tunnel-protocol",
-)
 
 
 def describe(
@@ -59,7 +38,7 @@ def describe(
         "mtu": nic.mtu if nic else None,
         # Without the commit that the agent adds in brackets, so that one version is one word in every query.
         "cilium_version": status.version.partition(" ")[0],
-        "cilium_config": {key: config[key] for key in _DATAPATH_KEYS if key in config},
+        "cilium_config": datapath_config(config),
         "images": {
             "cilium": cilium.image,
             "cilium_ids": [item.get("imageID") for item in agent["status"].get("containerStatuses") or []],
