@@ -90,6 +90,21 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def axis(unit: str, largest: float) -> tuple[float, str]:
+    """Return what values of a ``unit`` of metrics.py are divided by on an axis up to ``largest``, and its unit.
+
+    ``(1e9, "Gbit/s")`` for bit rates of some 10^10.
+    """
+    if unit == "bit/s":
+        index = 0
+        while abs(largest) >= 1000 and index < len(_PREFIXES) - 1:
+            largest, index = largest / 1000, index + 1
+        return 1000.0**index, f"{_PREFIXES[index]}bit/s"
+    if unit == "us":
+        return (1.0, "µs") if abs(largest) < 10_000 else (1e3, "ms") if abs(largest) < 10_000_000 else (1e6, "s")
+    return _AXES.get(unit, (1.0, unit))
+
+
 def _prefixed(value: float, unit: str) -> str:
     index = 0
     # 999.6 would be shown as 1,000, which is one of the next prefix.
@@ -101,6 +116,8 @@ def _prefixed(value: float, unit: str) -> str:
 def _signed(change: float) -> str:
     return f"{change * 100:+z,.1f}"
 
+
+_AXES = {"1": (0.01, "%"), "1/s": (1.0, "per second"), "1/GB": (1.0, "per GB")}
 
 _RENDERERS: dict[str, Callable[[float], str]] = {
     "bit/s": bit_rate,
