@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.analysis.verdicts import NodePressure, RunFacts
 from bigtcp_bench.pods.results import unpacked
-from bigtcp_bench.proc_stat import cpu_ticks
+from bigtcp_bench.proc_stat import busy_share, cpu_ticks
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.records import RawDocument
@@ -33,9 +33,9 @@ def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapp
         environment = environments.setdefault(block, {})
         environment[f"kernel of {node}"] = begin.get("kernel_release")
         environment[f"boot of {node}"] = begin.get("boot_id")
-        end = nodes.get((block, f"end:{node}"))
-        if end is not None and end.get("boot_id") == begin.get("boot_id"):
-            pressure.append(NodePressure(block, node, _steal_share(begin["snapshot"], end["snapshot"])))
+        pressure.append(
+            NodePressure(block, node, _steal_share(begin, nodes.get((block, f"end:{node}"))), _busy_before(begin))
+        )
     for block, report in switch_reports.items():
         for node, proof in ((report or {}).get("nodes") or {}).items():
             environments.setdefault(block, {})[f"Cilium on {node}"] = proof.get("cilium")
@@ -47,8 +47,16 @@ def _limits(snapshot: Mapping[str, Any]) -> dict[str, int]:
     return {name: value for name, value in device.items() if name.endswith("_max_size") and value is not None}
 
 
-def _steal_share(begin: Mapping[str, Any], end: Mapping[str, Any]) -> float:
-    first, last = cpu_ticks(begin.get("proc_stat")) or {}, cpu_ticks(end.get("proc_stat")) or {}
+def _steal_share(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> float | None:
+    if end is None or end.get("boot_id") != begin.get("boot_id"):
+        return None
+    first, last = (cpu_ticks(one["snapshot"].get("proc_stat")) or {} for one in (begin, end))
     grown = {kind: last[kind] - first[kind] for kind in first if kind in last}
     total = sum(grown.values())
-    return grown.get("steal", 0) / total if total > 0 else 0.0
+    return grown["steal"] / total if total > 0 else None
+
+
+def _busy_before(begin: Mapping[str, Any]) -> float | None:
+    """Return the share of CPU time that was used between the two readings at the beginning of a block."""
+    earlier = begin.get("earlier") or {}
+    return busy_share(earlier.get("proc_stat"), begin["snapshot"].get("proc_stat"))

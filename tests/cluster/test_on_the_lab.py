@@ -14,17 +14,21 @@ import pytest
 from kubernetes import client as k8s
 from kubernetes import config as k8s_config
 
+from bigtcp_bench.analysis.verdicts import pressure_problems
 from bigtcp_bench.cluster import guard, pods, probe, requirements
 from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cilium
-from bigtcp_bench.cluster.counters import bpf_metrics, counters_of, growth, node_document
+from bigtcp_bench.cluster.counters import counters_of, growth, read_nodes
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
+from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
 from bigtcp_bench.lab.daemon import LabInfo
 from bigtcp_bench.plan import Plan, validate_plan
+from bigtcp_bench.pods.results import packed
 from bigtcp_bench.resources import load_manifests
+from bigtcp_bench.warehouse.records import RawDocument
 
 pytestmark = pytest.mark.lab
 
@@ -143,20 +147,32 @@ def test_a_cluster_without_cilium_is_one_sentence(tmp_path: Path) -> None:
         daemon.down(tmp_path)
 
 
-def test_counters_of_a_node_grow_with_its_traffic(api: ClusterApi) -> None:
-    cilium = find_cilium(api)
-
-    def document() -> dict[str, object]:
-        seen = probe.probe_nodes(api, ["node1"], PLAN.image)["node1"]
-        agent = api.select(POD, "kube-system", labels="k8s-app=cilium", fields="spec.nodeName=node1")[0]
-        return node_document(seen, bpf_metrics(api, cilium, agent["metadata"]["name"]))
-
-    first, second = document(), document()
+def test_counters_of_a_node_grow_with_its_traffic_and_its_load_is_told(api: ClusterApi) -> None:
+    pair = choose_pair(api, PLAN)
+    first = read_nodes(api, pair, PLAN.image)["node1"]
+    # The nodes of the lab share this machine's CPUs.
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        documents = read_nodes(api, pair, PLAN.image, sample_s=0.5)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
     names = dict(counters_of(first))
     assert {"device/eth0/tx_packets", "cpu/softirq_s", "softnet/processed", "cilium/Success/egress/bytes"} <= set(
         names
     )
-    assert growth(first, second)["softnet/processed"] > 0
+    assert growth(first, documents["node1"])["softnet/processed"] > 0
+
+    stored = [
+        RawDocument(block=1, generation=0, kind=f"node-begin:{node}", document=packed(document))
+        for node, document in documents.items()
+    ]
+    problems = pressure_problems(facts_of(stored, {}).pressure, PLAN.thresholds)
+    assert [problem[: problem.index(" was ")] for problem in problems] == [
+        "block 1: node node1",
+        "block 1: node node2",
+    ]
 
 
 class TestRights:

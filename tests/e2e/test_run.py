@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
 from tests.e2e.runs import Installation
 
@@ -53,6 +54,14 @@ def test_a_run_from_end_to_end(installation: Installation):
     counters = installation.warehouse.counters_frame(run.number)
     assert set(counters["block"]) == {1, 2, 3}
     assert set(counters["node"]) == {"node1", "node2"}
+    facts = facts_of(installation.warehouse.raw_documents(run.number), {})
+    assert {(item.block, item.node) for item in facts.pressure} == {
+        (block, node) for block in (1, 2, 3) for node in ("node1", "node2")
+    }
+    for item in facts.pressure:
+        assert item.steal_share is not None
+        assert item.busy_before_share is not None
+        assert 0 < item.busy_before_share <= 1
 
     assert installation.cluster_state() == before
 

@@ -32,12 +32,12 @@ class NodePressure:
     """How much of one node's CPU time during (or just before) ``block`` was not the benchmark's, as shares.
 
     ``steal_share`` was taken by the hypervisor during the block; ``busy_before_share`` was used just before it,
-    None when that was not measured.
+    while nothing was measured. None: not known.
     """
 
     block: int
     node: str
-    steal_share: float
+    steal_share: float | None = None
     busy_before_share: float | None = None
 
 
@@ -280,7 +280,7 @@ def pressure_problems(pressure: Iterable[NodePressure], thresholds: Thresholds) 
     """Return the blocks in which a node's CPU was not the benchmark's own."""
     problems = []
     for item in pressure:
-        if item.steal_share > thresholds.steal_limit:
+        if item.steal_share is not None and item.steal_share > thresholds.steal_limit:
             problems.append(
                 f"block {item.block}: the hypervisor took {item.steal_share:.1%} of the CPU time of node "
                 f"{item.node}; at most {thresholds.steal_limit:.1%} is allowed"

@@ -11,10 +11,12 @@ from bigtcp_bench.cluster import probe
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed
 from bigtcp_bench.cluster.cilium import AGENT_CONTAINER, Cilium, find_cilium, ready_agent
 from bigtcp_bench.cluster.nodes import NodePair
-from bigtcp_bench.cluster.probe import NodeProbe
 
 #: In a node's document, beside the probe's own fields: what ``cilium-dbg bpf metrics list`` counted.
 CILIUM_METRICS = "cilium_bpf_metrics"
+#: Between the two readings at the beginning of a block: 200 ticks of every CPU tell 50 % from 40 %, and a run of
+#: three blocks gets six seconds longer.
+LOAD_SAMPLE_S = 2.0
 DEVICE_COUNTERS = (
     "rx_bytes",
     "rx_packets",
@@ -39,19 +41,20 @@ class Packed(Protocol):
         """Return zlib-compressed JSON."""
 
 
-def read_nodes(api: ClusterApi, pair: NodePair, image: str) -> dict[str, dict[str, Any]]:
-    """Return for each node one document with its probe and the counters of its Cilium agent."""
+def read_nodes(api: ClusterApi, pair: NodePair, image: str, *, sample_s: float = 0) -> dict[str, dict[str, Any]]:
+    """Return for each node one document with its probe and the counters of its Cilium agent.
+
+    With ``sample_s`` also an earlier reading, from that many seconds before, which tells the node's load.
+    """
     cilium = find_cilium(api)
     documents = {}
-    for name, seen in probe.probe_nodes(api, pair.names, image).items():
+    for name, seen in probe.probe_nodes(api, pair.names, image, sample_s=sample_s).items():
         agent = ready_agent(api, cilium, name)
-        documents[name] = node_document(seen, bpf_metrics(api, cilium, agent["metadata"]["name"]))
+        documents[name] = {
+            **seen.document,
+            CILIUM_METRICS: bpf_metrics(api, cilium, agent["metadata"]["name"]),
+        }
     return documents
-
-
-def node_document(seen: NodeProbe, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a node's probe and its agent's counters as one document to be stored."""
-    return {**seen.document, CILIUM_METRICS: metrics}
 
 
 def bpf_metrics(api: ClusterApi, cilium: Cilium, pod: str) -> list[dict[str, Any]]:
