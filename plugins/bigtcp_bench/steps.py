@@ -566,7 +566,8 @@ class DagRunStep:
         from bigtcp_bench.cluster import counters
         from bigtcp_bench.pods.results import packed
 
-        documents = counters.read_nodes(self.api, self.pair, self.plan.image)
+        sample_s = counters.LOAD_SAMPLE_S if moment == "begin" else 0
+        documents = counters.read_nodes(self.api, self.pair, self.plan.image, sample_s=sample_s)
         self.warehouse.store_raw(
             self.number,
             [
