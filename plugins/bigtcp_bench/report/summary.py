@@ -15,9 +15,11 @@ from rich.text import Text
 from bigtcp_bench.metrics import METRICS
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.report import units
+from bigtcp_bench.report.change import ChangeView
 from bigtcp_bench.report.view import VERDICTS, NodeView, Proof, RunView
 
 if TYPE_CHECKING:
+    from bigtcp_bench.analysis.change import Moved
     from bigtcp_bench.analysis.compare import Comparison
 
 #: Width of plain text: what an Airflow log and a Slack message show on a laptop without folding.
@@ -66,6 +68,11 @@ def comparison_text(view: RunView, comparisons: Sequence[Comparison], width: int
 def proof_text(proofs: Sequence[Proof], width: int = PLAIN_WIDTH) -> str:
     """Return only the table of the proof of effect as plain text."""
     return _plain(_proof_table(proofs), width)
+
+
+def change_text(change: ChangeView, width: int = PLAIN_WIDTH) -> str:
+    """Return the comparison with the last run before a change of Cilium as plain text."""
+    return _plain(Group(*_change_parts(change)), width)
 
 
 def headline(view: RunView) -> str:
@@ -148,6 +155,8 @@ def _summary(view: RunView, width: int) -> Group:
         parts += [Text(), _comparison_table(view, view.judged, width)]
         parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _invalid_lines(view)]
         parts += [Text(), _legend(view)]
+    if view.change:
+        parts += [Text(), *_change_parts(view.change)]
     if view.proofs:
         parts += [
             Text("\nproof of effect: mean bytes per packet on the pods' own interfaces", style="bold"),
@@ -234,6 +243,48 @@ def _legend(view: RunView) -> Text:
         f"direction. equivalent: surely within ±{first.margin * 100:g} %. inconclusive: too noisy to tell; it "
         "would have seen a change of the size given.",
         style="dim",
+    )
+
+
+def _change_parts(change: ChangeView) -> list[RenderableType]:
+    table = _table("scenario, metric")
+    for name in ("before", "after"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("change", justify="right")
+    for item in change.scenarios:
+        metric = METRICS[item.metric]
+        table.add_row(Text(f"{item.scenario}, {metric.short_label}", style="bold"))
+        for arm, moved in (("off", item.off), ("on", item.on)):
+            ends = (units.value_text(value, metric.unit) for value in (moved.before, moved.after))
+            table.add_row(*map(Text, (f" {arm}", *ends, _moved(moved))))
+        ratios = (units.change_text(value - 1) for value in (item.benefit.before, item.benefit.after))
+        table.add_row(*map(Text, (" on against off", *ratios, _moved(item.benefit))))
+    lines = [f"Cilium: {'; '.join(change.cilium)}"]
+    if change.others:
+        lines.append(f"not only Cilium has changed: {'; '.join(change.others)}")
+    when = f"{change.before_started:%Y-%m-%d %H:%M}"
+    return [
+        Text(f"against the last run before the change: run {change.before} of {when}", style="bold"),
+        *(Padding(Text(clean(line)), (0, 0, 0, 2)) for line in lines),
+        table,
+        Text(_change_legend(change), style="dim"),
+    ]
+
+
+def _moved(moved: Moved) -> str:
+    return units.change_with_interval(moved.change, moved.low, moved.high)
+
+
+def _change_legend(change: ChangeView) -> str:
+    if not change.has_intervals:
+        return (
+            f"change: after against before, one run each. Without {change.min_runs} runs before the change nobody "
+            "knows how much two runs differ by chance, so there is no interval."
+        )
+    runs = _range(item.runs for item in change.scenarios if item.off.low is not None)
+    return (
+        f"change: after against before, one run each, with its {change.level * 100:g} % interval from how much "
+        f"neighbouring runs before the change differ ({runs} runs)."
     )
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from bigtcp_bench.metrics import HEADLINE, METRICS
 from bigtcp_bench.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
+from bigtcp_bench.report.change import ChangeView
 from bigtcp_bench.report.history import HistoryView
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class RunView:
     history: HistoryView = field(default_factory=HistoryView)
     #: Of an A/A run: the noise that it measured, one line for each scenario.
     noise: tuple[str, ...] = ()
+    #: Against the last run before Cilium was changed; None where that is no question, or there is no such run.
+    change: ChangeView | None = None
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, number: int, airflow_url: str | None = None) -> RunView:
@@ -163,6 +166,7 @@ class RunView:
             url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
             history=HistoryView.from_warehouse(warehouse, row),
             noise=_noise(warehouse, row) if row["is_aa"] else (),
+            change=ChangeView.from_warehouse(warehouse, row),
         )
 
     @property

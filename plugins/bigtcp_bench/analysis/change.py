@@ -1,0 +1,133 @@
+"""Before and after a change of the cluster: how both arms and the benefit moved from one run to another.
+
+A run's own interval says how well it knows its two arms, not how much two runs differ when nothing has changed.
+That is measured by the runs before: how much each of them differed from the one before it. Neighbours are
+compared, rather than each run with the mean, so that a slow drift of the cluster does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from bigtcp_bench.metrics import HEADLINE, Traffic
+from bigtcp_bench.plan import SCENARIOS, Thresholds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Numbers = npt.NDArray[np.floating[Any]]
+
+#: Fewer runs before the change say too little about how much runs differ for an interval to mean anything.
+MIN_RUNS = 8
+#: Runs before the change that are asked, newest first: more would reach into other times.
+MAX_RUNS = 30
+
+#: What a scenario's figures depend on in the plan. Number of blocks and generations only make them more certain.
+_TERMS: dict[Traffic, tuple[str, ...]] = {
+    "stream": ("duration_s", "omit_s"),
+    "rate": ("duration_s", "omit_s", "rate_bps"),
+    "rr": ("duration_s", "omit_s", "request_bytes"),
+}
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One figure before and after; ``change`` is after/before − 1, ``low`` and ``high`` its interval.
+
+    For the benefit, ``before`` and ``after`` are on/off. The interval is None where too few runs are known.
+    """
+
+    before: float
+    after: float
+    change: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class ScenarioChange:
+    """The headline metric of one scenario in both arms, and the ratio of the arms. ``runs`` gave the interval."""
+
+    scenario: str
+    metric: str
+    off: Moved
+    on: Moved
+    benefit: Moved
+    runs: int
+
+
+def same_terms(scenario: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two stored plans measure ``scenario`` on the same terms, so that its figures compare."""
+    if not all(scenario in (plan.get("scenarios") or ()) for plan in (one, other)):
+        return False
+    return all(one.get(term) == other.get(term) for term in _TERMS[SCENARIOS[scenario].traffic])
+
+
+def compare_runs(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    history: pd.DataFrame,
+    scenarios: Sequence[str],
+    thresholds: Thresholds,
+) -> list[ScenarioChange]:
+    """Return how the headline metric of each of ``scenarios`` moved; scenarios without both arms are left out.
+
+    ``before`` and ``after`` have one row per scenario and metric with off_median, on_median and verdict; so has
+    ``history``, of earlier runs like ``before``, oldest first, ``before`` among them.
+    """
+    changes = []
+    for scenario in scenarios:
+        metric = HEADLINE[SCENARIOS[scenario].traffic]
+        arms = [_arms(frame, scenario, metric) for frame in (before, after)]
+        if any(len(pairs) != 1 for pairs in arms):
+            continue
+        (first, last), past = (pairs[0] for pairs in arms), _arms(history, scenario, metric)[-MAX_RUNS:]
+        changes.append(
+            ScenarioChange(
+                scenario,
+                metric,
+                off=_moved(first[0], last[0], past[:, 0], thresholds),
+                on=_moved(first[1], last[1], past[:, 1], thresholds),
+                benefit=_moved(first[1] / first[0], last[1] / last[0], past[:, 1] / past[:, 0], thresholds),
+                runs=len(past),
+            )
+        )
+    return changes
+
+
+def _arms(frame: pd.DataFrame, scenario: str, metric: str) -> Numbers:
+    """Return the medians of off and on, one row per run, where both are above zero and may be judged."""
+    rows = frame[(frame["scenario"] == scenario) & (frame["metric"] == metric) & (frame["verdict"] != "invalid")]
+    values = rows[["off_median", "on_median"]].to_numpy(dtype=float)
+    usable: Numbers = values[np.isfinite(values).all(axis=1) & (values > 0).all(axis=1)]
+    return usable
+
+
+def _moved(before: float, after: float, past: Numbers, thresholds: Thresholds) -> Moved:
+    low = high = None
+    if len(past) >= MIN_RUNS:
+        estimate = math.log(after / before)
+        half = usual_difference(past, thresholds)
+        low, high = math.expm1(estimate - half), math.expm1(estimate + half)
+    return Moved(float(before), float(after), float(after / before - 1), low, high)
+
+
+def usual_difference(past: Numbers, thresholds: Thresholds) -> float:
+    """Return how far apart two neighbouring runs may be by chance, as a logarithm, at the level of confidence.
+
+    ``past`` are the values of the runs before, oldest first, at least MIN_RUNS of them.
+    """
+    steps = np.diff(np.log(past))
+    # As for a single night's spread: however quiet they were. A difference has the variance of two runs.
+    spread = max(float(np.sqrt(np.mean(steps**2))), thresholds.min_sd * math.sqrt(2))
+    # Neighbouring differences share a run, so they say less than as many independent ones would: von Neumann's
+    # mean square successive difference of n values has the variance of a chi-square with this many degrees.
+    df = 2 * (len(past) - 1) ** 2 / (3 * len(past) - 4)
+    return float(special.stdtrit(df, 0.5 + thresholds.confidence_level / 2)) * spread

@@ -1,0 +1,72 @@
+"""Which Cilium each run has measured: the newest valid run that is, or is not, of a given one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from bigtcp_bench.upgrade import Fingerprint
+from bigtcp_bench.warehouse.schema import run
+from bigtcp_bench.warehouse.store import Warehouse
+
+#: Rows fetched at a time: the run that is looked for is nearly always among the first.
+_PAGE = 50
+
+
+@dataclass(frozen=True)
+class CiliumRun:
+    """A valid run that compared both arms, with the Cilium and the plan that it measured."""
+
+    number: int
+    dag_id: str
+    run_id: str
+    started_at: datetime
+    fingerprint: Fingerprint
+    plan: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Return the name of the Airflow run, which is the same in every warehouse it is imported into."""
+        return f"{self.dag_id}/{self.run_id}"
+
+
+def newest(
+    warehouse: Warehouse,
+    cluster: str,
+    wanted: Callable[[CiliumRun], bool] = lambda _: True,
+    *,
+    before: int | None = None,
+) -> CiliumRun | None:
+    """Return the newest valid run of ``cluster`` that is ``wanted``, or None.
+
+    A/A runs and runs that recorded no Cilium are passed over. With ``before`` only runs that started before that
+    run are looked at.
+    """
+    statement = (
+        sa.select(
+            run.c.id, run.c.dag_id, run.c.run_id, run.c.started_at, run.c.images, run.c.cilium_config, run.c.plan
+        )
+        .where(run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa)
+        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .execution_options(yield_per=_PAGE)
+    )
+    if before is not None:
+        started_at = sa.select(run.c.started_at).where(run.c.id == before).scalar_subquery()
+        statement = statement.where(run.c.started_at < started_at)
+
+    def work(connection: sa.Connection) -> CiliumRun | None:
+        with connection.execute(statement) as result:
+            return next(filter(wanted, filter(None, map(_cilium_run, result.mappings()))), None)
+
+    return warehouse.read(work)
+
+
+def _cilium_run(row: sa.RowMapping) -> CiliumRun | None:
+    fingerprint = Fingerprint.of_row(dict(row))
+    if fingerprint is None:
+        return None
+    return CiliumRun(row["id"], row["dag_id"], row["run_id"], row["started_at"], fingerprint, row["plan"] or {})

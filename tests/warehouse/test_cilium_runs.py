@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bigtcp_bench.upgrade import Fingerprint
+from bigtcp_bench.warehouse.cilium_runs import newest
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.support.nights import CLUSTER, add_night
+
+OLD, NEW = "quay.io/cilium/cilium:v1.18.3", "quay.io/cilium/cilium:v1.18.4"
+
+
+def add(warehouse: Warehouse, number: int, image: str | None = OLD, **columns: Any) -> int:
+    status = columns.pop("status", "valid")
+    run = add_night(warehouse, number, images={"cilium": image} if image else None, **columns)
+    warehouse.update_run(run, status=status)
+    return run
+
+
+def test_the_newest_valid_run_is_found(warehouse):
+    assert newest(warehouse, CLUSTER) is None
+    first, second = add(warehouse, 0), add(warehouse, 1, NEW, cilium_config={"mtu": None})
+    for night, bad in enumerate(({"status": "invalid"}, {"status": "failed"}, {"is_aa": True}, {"image": None})):
+        add(warehouse, 2 + night, **bad)
+    add(warehouse, 9, cluster="another")
+    found = newest(warehouse, CLUSTER)
+    assert (found.number, found.fingerprint) == (second, Fingerprint(NEW, {"mtu": None}))
+    assert (found.key, found.plan["name"]) == ("bigtcp_benchmark/night 1", "nightly")
+    assert newest(warehouse, CLUSTER, before=second).number == first
+    assert newest(warehouse, CLUSTER, before=first) is None
+    assert newest(warehouse, "nowhere") is None
+
+
+@pytest.mark.parametrize("later", [0, 52])
+def test_the_newest_run_of_another_cilium_is_found_however_long_ago(warehouse, later):
+    old = add(warehouse, 0)
+    for night in range(1, 2 + later):
+        add(warehouse, night, NEW)
+    live = Fingerprint(NEW, {})
+    found = newest(warehouse, CLUSTER, lambda run: bool(run.fingerprint.differences(live)))
+    assert found.number == old
