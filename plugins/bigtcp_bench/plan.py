@@ -184,6 +184,7 @@ class Plan(BaseModel):
     request_bytes: int = Field(80_000, ge=1, le=10_000_000, description="request and response size of rr")
     control: bool = Field(True, description="measure a control between the nodes themselves, once per block")
     scope: Scope = "nodes"
+    guardian: bool = Field(True, description="a CronJob in the cluster puts it back when Airflow never comes back")
     client_node: str | None = Field(None, description="node that sends; empty: the labelled pair, or any pair")
     server_node: str | None = Field(None, description="node that receives")
     image: str = Field("nicolaka/netshoot:v0.14", min_length=1)

@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,19 @@ from kubernetes import client as k8s
 
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
 from bigtcp_bench.cluster.cilium import KEYS, LIMIT_NAMES, MERGED_DIR, selects
+from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.lab.api import paths
 from bigtcp_bench.lab.api.discovery import (
     CILIUMNODECONFIGS,
     CONFIGMAPS,
+    CRONJOBS,
     DAEMONSETS,
     LEASES,
+    NAMESPACES,
     NODES,
     PODS,
+    SELFSUBJECTACCESSREVIEWS,
+    SERVICEACCOUNTS,
     api_group,
     api_resource_list,
 )
@@ -59,6 +65,9 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 def _seeded() -> Store:
     store = Store()
     run(seed(store))
+    # What an administrator has applied.
+    run(store.create(NAMESPACES, {"metadata": {"name": "bigtcp-bench"}}))
+    run(store.create(SERVICEACCOUNTS, {"metadata": {"name": GUARDIAN_NAME}}, "bigtcp-bench"))
     return store
 
 
@@ -80,6 +89,8 @@ class Cluster:
         self.nodes = {"node1": Node(), "node2": Node()}
         #: What goes wrong: ``never-ready``, ``setting-ignored``.
         self.faults: set[str] = set()
+        #: Resources that nobody may write, as access reviews tell.
+        self.forbidden: set[str] = set()
         #: More devices of every node, and other answers of every agent.
         self.extra_devices: dict[str, dict[str, Any]] = {}
         self.extra_status: dict[str, Any] = {}
@@ -106,7 +117,8 @@ class Cluster:
                 },
                 "limits": {name: node.limits for name, node in self.nodes.items()},
                 "merged": {name: node.merged for name, node in self.nodes.items()},
-                "saved": [item["metadata"]["name"] for item in self.find(CONFIGMAPS, "bigtcp-bench-saved-state")],
+                "saved": self.find(CONFIGMAPS, "bigtcp-bench-saved-state"),
+                "guardian": [*self.find(CRONJOBS, GUARDIAN_NAME), *self.find(CONFIGMAPS, GUARDIAN_NAME)],
                 "pods": [item["metadata"]["name"] for item in run(self.store.list(PODS, "bigtcp-bench"))],
                 "template": run(self.store.list(DAEMONSETS))[0]["spec"]["template"],
             }
@@ -166,6 +178,9 @@ class Cluster:
             "spec": {"nodeName": name, "containers": [{"name": "cilium-agent", "image": "cilium"}]},
         }
         created = run(self.store.create(PODS, pod))
+        # The store's clock is the real one.
+        stored = self.store._find(PODS, created["metadata"]["name"], "kube-system")
+        stored["metadata"]["creationTimestamp"] = f"{datetime.fromtimestamp(int(self.time), UTC):%FT%TZ}"
         ready = "never-ready" not in self.faults
         created["status"] = {
             "phase": "Running",
@@ -240,27 +255,39 @@ class Client(ClusterApi):
         self.changes = 0
         #: Called with ("before" or "after", number of the change).
         self.interrupt: Callable[[str, int], None] = lambda moment, number: None
+        self.killed = False
 
     def _pass(self, seconds: float) -> None:
         self.cluster.time += seconds
 
     def _request(self, method: str, path: str, *, query=(), body=None, headers=None, before=None, answer="json"):  # type: ignore[no-untyped-def,override]
+        if self.killed:
+            raise Killed  # a dead process makes no requests, not even to tidy up
         if before is not None:
             before()
-        changing = method != "GET"
+        changing = method != "GET" and not path.endswith(SELFSUBJECTACCESSREVIEWS.plural)
         if changing:
             self.changes += 1
-            self.interrupt("before", self.changes)
+            self._interrupted("before", self.changes)
         number = self.changes
         self.cluster.time += 0.01
         try:
             result = run(self._answer(method, path, dict(query), copy.deepcopy(body), headers or {}))
         except ApiError as error:
+            if changing:
+                self._interrupted("after", number)
             raise _problem(error.code, method, path, json.dumps(error.body())) from error
         if changing:
             self.cluster.reconcile()
-            self.interrupt("after", number)
+            self._interrupted("after", number)
         return result
+
+    def _interrupted(self, moment: str, number: int) -> None:
+        try:
+            self.interrupt(moment, number)
+        except Killed:
+            self.killed = True
+            raise
 
     async def _answer(self, method: str, path: str, query: dict[str, str], body: Any, headers: Any) -> Any:
         store = self.cluster.store
@@ -273,6 +300,10 @@ class Client(ClusterApi):
             return api_resource_list(parts[1], parts[2])
         target = paths.parse(path)
         resource, name, namespace = target.resource, target.name, target.namespace or None
+        if resource == SELFSUBJECTACCESSREVIEWS:
+            return {
+                "status": {"allowed": body["spec"]["resourceAttributes"]["resource"] not in self.cluster.forbidden}
+            }
         if target.subresource == "log":
             return self.cluster.probe_log(name)
         if method == "GET" and name:

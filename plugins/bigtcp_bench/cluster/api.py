@@ -223,9 +223,13 @@ class ClusterApi:
         uid: str | None = None,
         resource_version: str | None = None,
         grace_s: int | None = None,
+        propagation: Literal["Background", "Orphan"] | None = None,
         before: Before | None = None,
     ) -> bool:
-        """Delete an object; False if it was gone already. Raises Conflict if it is not the one with ``uid``."""
+        """Delete an object; False if it was gone already. Raises Conflict if it is not the one with ``uid``.
+
+        ``propagation`` says what becomes of the objects that it owns: they go with it, or are cut loose.
+        """
         wanted = {"uid": uid, "resourceVersion": resource_version}
         body: JsonObject = {"apiVersion": "v1", "kind": "DeleteOptions"}
         preconditions = {key: value for key, value in wanted.items() if value is not None}
@@ -233,6 +237,8 @@ class ClusterApi:
             body["preconditions"] = preconditions
         if grace_s is not None:
             body["gracePeriodSeconds"] = grace_s
+        if propagation is not None:
+            body["propagationPolicy"] = propagation
         try:
             self._object("DELETE", kind.path(namespace, name), body=body, before=before)
         except NotFound:

@@ -29,7 +29,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bigtcp_bench import __version__
-from bigtcp_bench.cluster import pods, probe
+from bigtcp_bench.cluster import guardian, pods, probe
 from bigtcp_bench.cluster.api import (
     CONFIGMAP,
     DAEMONSET,
@@ -39,6 +39,7 @@ from bigtcp_bench.cluster.api import (
     ApiUnreachable,
     ClusterApi,
     Conflict,
+    Forbidden,
     JsonObject,
     NotFound,
 )
@@ -61,38 +62,34 @@ from bigtcp_bench.cluster.cilium import (
     rollout,
 )
 from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.protocol import (
+    ARM,
+    GUARDIAN_NAME,
+    HOLDER,
+    IN_FLIGHT,
+    LEASE_NAME,
+    LEASE_S,
+    NODE_CONFIG_NAME,
+    OTHER_RESTORE_S,
+    RENEW_S,
+    RESTARTED,
+    RESTORE_LEASE_S,
+    RESTORED,
+    REVOKED,
+    SETTLE_S,
+    STATE_KEY,
+    STATE_NAME,
+    UNDONE,
+    WINDOW,
+)
 from bigtcp_bench.errors import BenchError, FenceLost, PreconditionFailed, RestoreFailed, validation_sentence
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, Plan, Scope
 from bigtcp_bench.resources import load_manifest
 
 log = logging.getLogger(__name__)
 
-LEASE_NAME = "bigtcp-bench"
-STATE_NAME = "bigtcp-bench-saved-state"
-STATE_KEY = "state.json"
-NODE_CONFIG_NAME = "zz-bigtcp-bench"
-#: On the nodes (a label), on the Lease, the CiliumNodeConfig and ``cilium-config`` (an annotation): the window id.
-WINDOW = "bigtcp-bench/window"
-#: On the objects that a run changes: who did it.
-HOLDER = "bigtcp-bench/holder"
-#: On the Lease: what a task is changing right now.
-IN_FLIGHT = "bigtcp-bench/in-flight"
-#: On ``cilium-config`` (scope cluster): the arm that this package wrote.
-ARM = "bigtcp-bench/arm"
-#: On the DaemonSet's pod template (scope cluster): changing it restarts all agents; removing it, again.
-RESTARTED = "bigtcp-bench/restarted"
-REVOKED = "revoked:"
-
-#: A lease that is not renewed this long is over. Nobody renews between two tasks of a run, so this must be longer
-#: than a busy scheduler takes from one task to the next, and than the API server is away in an upgrade.
-LEASE_S = 600.0
-RENEW_S = 20.0
-#: A restore has no such gaps, and whoever takes over from a killed one should not wait long.
-RESTORE_LEASE_S = 120.0
-#: A killed Airflow task was seen to go on for up to 6 s; a request of its may be on its way for 10 s.
-SETTLE_S = 12.0
-#: How long a restore waits for another one that is under way.
-OTHER_RESTORE_S = 300.0
+#: Of the saved state; the guardian in the cluster refuses one that it does not know.
+STATE_VERSION = 1
 
 
 def _silent(_text: str) -> None:
@@ -109,6 +106,7 @@ class LeaseState:
     holder: str
     window: str
     in_flight: str
+    restored: str
     duration_s: float
     renewed_at: float
     raw: JsonObject
@@ -139,6 +137,7 @@ def read_lease(api: ClusterApi) -> LeaseState | None:
         holder=spec.get("holderIdentity") or "",
         window=annotations.get(WINDOW, ""),
         in_flight=annotations.get(IN_FLIGHT, ""),
+        restored=annotations.get(RESTORED, ""),
         duration_s=float(spec.get("leaseDurationSeconds") or 0),
         renewed_at=_epoch(spec.get("renewTime")),
         raw=raw,
@@ -159,6 +158,9 @@ def _acquire(api: ClusterApi, seen: LeaseState | None, holder: str, duration_s: 
         leaseTransitions=int(spec.get("leaseTransitions") or 0) + 1,
     )
     _annotate(body, {WINDOW: window, IN_FLIGHT: None})
+    if not holder.startswith(REVOKED):
+        # What the guardian noted concerns the windows before this one.
+        _annotate(body, {RESTORED: None, UNDONE: None})
     try:
         if seen is None:
             api.create(LEASE, body, pods.BENCH_NAMESPACE)
@@ -346,7 +348,7 @@ class SavedState(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = 1
+    version: int = STATE_VERSION
     package_version: str
     holder: str
     window: str
@@ -355,6 +357,7 @@ class SavedState(BaseModel):
     scope: Scope
     image: str
     cilium_namespace: str
+    cilium_daemonset: str
     cilium_image: str
     node_config: SavedNodeConfig | None
     config_map: dict[str, str | None]
@@ -421,7 +424,7 @@ def open_window(
     pods.ensure_namespace(api)
     lease = read_lease(api)
     if lease is not None and lease.live(api.now()) and lease.owner != holder and not lease.being_restored:
-        raise PreconditionFailed(_busy(api, lease))
+        raise PreconditionFailed(busy_sentence(api, lease))
     restored = None
     if leftovers(api):
         # Our own earlier attempt may still be alive; restoring takes its right away.
@@ -429,21 +432,37 @@ def open_window(
         restored = restore(api, f"left behind when {holder} started", force=own, progress=progress)
         lease = read_lease(api)
     if lease is not None and lease.live(api.now()) and lease.owner != holder:
-        raise PreconditionFailed(_busy(api, lease))
+        raise PreconditionFailed(busy_sentence(api, lease))
     fence = _acquire(api, lease, holder, lease_s)
     if fence is None:
         raise PreconditionFailed("another run took the cluster at the same moment; this one may try again later")
     try:
         state = _describe(api, fence, plan, pair)
+        if plan.guardian:
+            _install_guardian(api, fence, plan, lease_s, progress)
         _save(api, fence, state)
     except BaseException:
+        with contextlib.suppress(BenchError):
+            guardian.remove(api, jobs="Background", before=fence.check)
         fence.release()
         raise
     progress(f"cluster held by {holder}; its state is saved in {pods.BENCH_NAMESPACE}/{STATE_NAME}")
     return Window(fence, state, restored)
 
 
-def _busy(api: ClusterApi, lease: LeaseState) -> str:
+def _install_guardian(api: ClusterApi, fence: Fence, plan: Plan, lease_s: float, progress: Progress) -> None:
+    reason = guardian.install(api, plan.image, STATE_VERSION, before=fence.check)
+    if reason:
+        progress(f"no guardian in the cluster, so it stays as it is if Airflow never comes back: {reason}")
+        return
+    progress(
+        f"a guardian in the cluster puts it back if this run is not heard of for {lease_s:.0f} s; it looks every "
+        f"{guardian.EVERY_MIN} minutes"
+    )
+
+
+def busy_sentence(api: ClusterApi, lease: LeaseState) -> str:
+    """Return who holds the cluster, since when and for how long."""
     left = lease.renewed_at + lease.duration_s - api.now()
     doing = "is being restored after" if lease.being_restored else "is held by"
     return (
@@ -487,6 +506,7 @@ def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Save
         scope=plan.scope,
         image=plan.image,
         cilium_namespace=cilium.namespace,
+        cilium_daemonset=cilium.daemonset,
         cilium_image=cilium.image,
         node_config=node_config,
         config_map={key: data.get(key) for key in KEYS.values()},
@@ -568,6 +588,8 @@ def leftovers(api: ClusterApi) -> list[str]:
         config = api.find(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
         if config is not None and ARM in (config["metadata"].get("annotations") or {}):
             found.append(f"changed {cilium.namespace}/{CONFIGMAP_NAME}")
+    if guardian.is_there(api):
+        found.append(f"guardian {pods.BENCH_NAMESPACE}/{GUARDIAN_NAME}")
     return found
 
 
@@ -601,12 +623,20 @@ def restore(
             continue
         if lease is not None and live and not force and holder is None:
             raise PreconditionFailed(
-                f"{_busy(api, lease)}; restoring now would break that run: wait, end it, or restore with force"
+                f"{busy_sentence(api, lease)}; restoring now would break that run: wait, end it, or restore with "
+                "force"
             )
         if state is None and not leftovers(api):
             if lease is not None and lease.holder and (lease.owner == holder or not live or force):
                 _forget(api, lease)
-            return RestoreReport("nothing", owner, reason, seconds=api.monotonic() - started)
+            report = RestoreReport("nothing", owner, reason, seconds=api.monotonic() - started)
+            if (
+                lease is not None
+                and lease.restored
+                and (holder is None or lease.restored.startswith(f"{holder} "))
+            ):
+                report.notes.append(f"put back already: {lease.restored}")
+            return report
         pods.ensure_namespace(api)
         fence = _acquire(api, lease, REVOKED + owner, RESTORE_LEASE_S)
         if fence is not None:
@@ -624,6 +654,7 @@ def restore(
                 report.waited_s = settle_s
             _Restorer(api, fence, state, report, progress, agent_ready_s).run()
             _delete_state(api, fence)
+            _remove_guardian(api, fence, report)
             fence.release()
     except BaseException:
         with contextlib.suppress(BenchError):
@@ -640,6 +671,15 @@ def _delete_state(api: ClusterApi, fence: Fence) -> None:
         # The uid, so that a restore which was overtaken cannot delete the state of the next window.
         uid = found["metadata"]["uid"]
         api.delete(CONFIGMAP, STATE_NAME, pods.BENCH_NAMESPACE, uid=uid, before=fence.check)
+
+
+def _remove_guardian(api: ClusterApi, fence: Fence, report: RestoreReport) -> None:
+    try:
+        if guardian.remove(api, jobs="Background", before=fence.check):
+            report.actions.append("removed the guardian")
+    except Forbidden as error:
+        # It removes itself at its next look, having nothing left to guard.
+        report.notes.append(f"the guardian was not removed: {error}")
 
 
 def _forget(api: ClusterApi, lease: LeaseState) -> None:

@@ -46,6 +46,11 @@ class PodFailed(BenchError):
     """A benchmark pod did not start, did not become ready or did not end well."""
 
 
+def selector(roles: Iterable[str]) -> str:
+    """Return the label selector of the benchmark's pods of ``roles``."""
+    return f"{APP_LABELS},{ROLE_LABEL} in ({','.join(roles)})"
+
+
 def run_label(run_key: str) -> str:
     """Return the label value that stands for a run: its key has characters that labels may not have."""
     return hashlib.sha256(run_key.encode()).hexdigest()[:16]
@@ -221,7 +226,7 @@ def delete_pods(
 
     Returns their names. Raises PodFailed if one is still there after ``timeout_s``, as on a node that is away.
     """
-    labels = f"{APP_LABELS},{ROLE_LABEL} in ({','.join(roles)})"
+    labels = selector(roles)
     if run_key is not None:
         labels += f",{RUN_LABEL}={run_label(run_key)}"
     names: dict[str, None] = {}

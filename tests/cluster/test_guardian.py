@@ -1,0 +1,479 @@
+"""The guardian in the cluster: what it leaves alone, what it restores as the guard would, when it gives up."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import sys
+from email.utils import formatdate
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigtcp_bench.cluster import guard, guardian, pods
+from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ApiProblem
+from bigtcp_bench.cluster.bigtcp_switch import switch
+from bigtcp_bench.cluster.cilium import find_cilium
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.errors import FenceLost, PreconditionFailed
+from bigtcp_bench.lab.api.discovery import SERVICEACCOUNTS
+from bigtcp_bench.lab.api.selectors import matches_label_selector
+from bigtcp_bench.pods import guardian as script
+from bigtcp_bench.resources import load_manifest, load_manifests
+
+from .simulated import BIG, SMALL, Client, Cluster, Killed, run
+from .test_guard import RUN, open_and_switch, plan
+
+
+class Account(script.Api):
+    """The guardian's own client, on the simulated cluster instead of the network."""
+
+    def __init__(self, cluster: Cluster, away_s: float) -> None:
+        super().__init__(away_s)
+        self.client: Client = cluster.client()
+        self.clock = self.monotonic = lambda: cluster.time  # type: ignore[method-assign]
+        self.sleep = self.client._pass  # type: ignore[method-assign]
+
+    def send(self, method: str, path: str, headers: Any, data: bytes | None) -> tuple[int, str, str]:
+        place, _, query = path.partition("?")
+        # Whole seconds, and not those of this machine.
+        date = formatdate(self.client.cluster.time, usegmt=True)
+        try:
+            body = json.loads(data) if data else None
+            answer = self.client._request(method, place, query=parse_qsl(query), body=body, headers=headers)
+        except ApiProblem as error:
+            return error.status, date, json.dumps({"message": str(error)})
+        return 200, date, answer if isinstance(answer, str) else json.dumps(answer)
+
+
+def wake(cluster: Cluster, account: Account | None = None) -> int:
+    """Do what one Job of the CronJob does; return its exit status."""
+    account = account or Account(cluster, guardian.AWAY_S)
+    told = guardian.orders(plan().image, guard.STATE_VERSION)
+    # As they are in the ConfigMap.
+    orders = script.Orders(**json.loads(json.dumps(vars(told))))
+    return script.Guardian(account, orders).run()
+
+
+def abandon(cluster: Cluster, *arms: str, **fields: object) -> None:
+    """Let a run switch, die, and not be heard of for as long as its lease lasts."""
+    open_and_switch(cluster, *arms, **fields)
+    cluster.time += guard.LEASE_S + 1
+
+
+def started(cluster: Cluster) -> list[int]:
+    return [node.agents_started for node in cluster.nodes.values()]
+
+
+def test_a_living_run_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on")
+    cluster.time += guard.LEASE_S - 10
+    before = cluster.state(), cluster.lease()
+    assert wake(cluster) == 0
+    assert (cluster.state(), cluster.lease()) == before
+    assert f"{RUN} holds the cluster and renewed its hold 591 s ago; nothing to do" in capsys.readouterr().out
+    fence.check()
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+@pytest.mark.parametrize("arms", [(), ("on",), ("on", "off")])
+def test_a_dead_run_is_undone_as_the_guard_would(scope: str, arms: tuple[str, ...]) -> None:
+    """Both ways of restoring end in the same state: the one before the run, with nobody holding the cluster."""
+    ends, restarts = [], []
+    for restore in (lambda cluster: guard.restore(cluster.client(), "by hand"), wake):
+        cluster = Cluster()
+        before = cluster.state()
+        abandon(cluster, *arms, scope=scope)
+        switched = started(cluster)
+        restore(cluster)
+        assert cluster.state() == before
+        ends.append({**cluster.lease(), "acquireTime": None, "renewTime": None})
+        restarts.append([now - then for now, then in zip(started(cluster), switched, strict=True)])
+    assert ends[0] == ends[1]
+    # The guardian cannot ask an agent what it has been told: one that the run has restarted it restarts once more.
+    assert restarts[1] == ([1, 1] if arms else [0, 0])
+    assert restarts[0] <= restarts[1]
+
+
+def test_the_run_is_told_who_restored_it_and_may_change_nothing_any_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on")
+    cluster.time += guard.LEASE_S + 1
+    assert wake(cluster) == 0
+    said = capsys.readouterr().out
+    for line in (
+        f"{RUN} is gone and has left its changes; restoring what was saved at",
+        "deleted CiliumNodeConfig zz-bigtcp-bench",
+        "removed label bigtcp-bench/window from node node1",
+        "restarted the Cilium agent on node node2",
+        "node node1: the device limits are those saved",
+        f"restored what {RUN} had changed, and verified it",
+    ):
+        assert line in said
+    with pytest.raises(FenceLost, match="nobody does"):
+        fence.renew()
+    report = guard.restore(cluster.client(), "the run ended", holder=RUN)
+    assert report.outcome == "nothing"
+    assert f"put back already: {RUN} by the guardian at 2027-" in str(report)
+    # The next window knows nothing of that.
+    open_and_switch(cluster, holder="next/run")
+    assert "put back already" not in str(guard.restore(cluster.client(), "end", force=True))
+    assert guard.restore(cluster.client(), "again").notes == []
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_every_request_its_next_round_finishes(scope: str, moment: str) -> None:
+    number = 0
+    while True:
+        number += 1
+        cluster = Cluster()
+        before = cluster.state()
+        abandon(cluster, "on", scope=scope)
+        restarts = started(cluster)
+        account = Account(cluster, guardian.AWAY_S)
+
+        def kill(when: str, change: int, number: int = number) -> None:
+            if (when, change) == (moment, number):
+                raise Killed
+
+        account.client.interrupt = kill
+        finished = False
+        try:
+            assert wake(cluster, account) == 0
+            finished = True
+        except Killed:
+            cluster.time += guardian.EVERY_MIN * 60
+            assert wake(cluster) == 0
+        after = cluster.state()
+        # A probe ends by itself; one that was killed after the saved state was gone had none left.
+        assert after == before, f"killed {moment} change {number}"
+        assert cluster.lease()["holderIdentity"] == ""
+        # What an earlier round has restarted already is not restarted again.
+        assert [now - then for now, then in zip(started(cluster), restarts, strict=True)] == [1, 1]
+        if finished:
+            assert number > 10, "the guardian made hardly any changes"
+            return
+
+
+def test_a_restore_by_hand_goes_on_where_the_guardian_was_killed() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    abandon(cluster, "on")
+    account = Account(cluster, guardian.AWAY_S)
+
+    def kill(when: str, change: int) -> None:
+        if change == 6:
+            raise Killed
+
+    account.client.interrupt = kill
+    with pytest.raises(Killed):
+        wake(cluster, account)
+    assert guard.restore(cluster.client(), "by hand").outcome == "restored"
+    assert cluster.state() == before
+
+
+def test_one_that_is_overtaken_stops() -> None:
+    """The guardian is stopped before its n-th request, the cluster is restored and taken, the guardian goes on."""
+
+    def take_over(cluster: Cluster, number: int, seen: list[dict[str, Any]], when: str, change: int) -> None:
+        if (when, change) == ("before", number) and not seen:
+            guard.restore(cluster.client(), "by hand", force=True)
+            open_and_switch(cluster, "on", holder="next/run")
+            seen.append(cluster.state())
+
+    number = 0
+    while True:
+        number += 1
+        cluster = Cluster()
+        abandon(cluster, "on")
+        account = Account(cluster, guardian.AWAY_S)
+        seen: list[dict[str, Any]] = []
+        account.client.interrupt = partial(take_over, cluster, number, seen)
+        wake(cluster, account)
+        if not seen:
+            assert number > 15
+            return
+        after = cluster.state()
+        assert all("probe" in name for name in after["pods"]), "the one thing that no fence keeps from being late"
+        assert {**after, "pods": []} == {**seen[0], "pods": []}, f"stopped before change {number}"
+        assert cluster.lease()["holderIdentity"] == "next/run"
+
+
+def test_a_change_in_flight_is_waited_for() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on")
+    fence._update(lambda body: guard._annotate(body, {guard.IN_FLIGHT: "label node node1"}))
+    cluster.time += guard.LEASE_S + 1
+    begun = cluster.time
+    assert wake(cluster) == 0
+    assert cluster.time - begun >= guard.SETTLE_S
+
+
+def test_limits_that_stay_wrong_keep_the_state_and_restart_no_agent_over_and_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    abandon(cluster, "on")
+    restarts = started(cluster)
+    cluster.faults.add("setting-ignored")
+    for _ in range(3):
+        assert wake(cluster) == 1
+        said = capsys.readouterr().out
+        assert "NOT RESTORED, the saved state stays: node node1: device eth0 has g" in said
+        assert guard.read_state(cluster.client()) is not None
+        assert cluster.lease()["holderIdentity"] == f"revoked:{RUN}"
+        assert started(cluster) == [count + 1 for count in restarts]
+        cluster.time += guardian.EVERY_MIN * 60
+    cluster.time += guardian.RESTART_AGAIN_S
+    cluster.faults.clear()
+    assert wake(cluster) == 0
+    assert started(cluster) == [count + 2 for count in restarts]
+    assert cluster.state() == before
+
+
+def test_limits_left_by_a_broken_agent_are_mended_by_a_restart() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    abandon(cluster, "off")
+    cluster.nodes["node2"].limits["gro_max_size"] = BIG
+    assert wake(cluster) == 0
+    assert started(cluster) == [1, 2]
+    assert cluster.state() == before
+
+
+def test_an_agent_that_stays_unready_keeps_the_state(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    abandon(cluster, "on")
+    cluster.faults.add("never-ready")
+    assert wake(cluster) == 1
+    restarts = started(cluster)
+    assert "the Cilium agent on node node1 was not Ready within 180 s: pod cilium-" in capsys.readouterr().out
+    cluster.time += guardian.EVERY_MIN * 60
+    assert wake(cluster) == 1
+    assert started(cluster) == restarts, "a pod that does not become ready is not helped by being deleted again"
+    cluster.faults.clear()
+    api = cluster.client()
+    for pod in api.select(POD, "kube-system"):
+        api.delete(POD, pod["metadata"]["name"], "kube-system")
+    cluster.time += guardian.EVERY_MIN * 60
+    assert wake(cluster) == 0
+    assert cluster.state() == before
+
+
+def test_what_somebody_else_changed_meanwhile_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    abandon(cluster, "off")
+    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
+    cluster.client().patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
+    assert wake(cluster) == 0
+    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG}
+    assert "somebody else changed the configuration of node node1" in capsys.readouterr().out
+
+
+def test_a_node_config_of_our_name_is_put_back_or_left_alone() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    kind = find_cilium(api).node_config_kind
+    prior = {
+        "kind": "CiliumNodeConfig",
+        "metadata": {"name": "zz-bigtcp-bench", "namespace": "kube-system", "labels": {"by": "hand"}},
+        "spec": {"nodeSelector": {"matchLabels": {"a": "b"}}, "defaults": {"enable-ipv4-big-tcp": "true"}},
+    }
+    api.create(kind, prior, "kube-system")
+    before = cluster.state()
+    abandon(cluster, "on")
+    assert wake(cluster) == 0
+    assert cluster.state() == before
+
+    api.delete(kind, "zz-bigtcp-bench", "kube-system")
+    abandon(cluster, "on")
+    api.delete(kind, "zz-bigtcp-bench", "kube-system")
+    api.create(kind, prior, "kube-system")
+    assert wake(cluster) == 0
+    assert cluster.state() == before
+
+
+def test_a_node_that_has_gone_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    abandon(cluster, "on")
+    api = cluster.client()
+    del cluster.nodes["node2"]
+    for pod in api.select(POD, "kube-system", fields="spec.nodeName=node2"):
+        api.delete(POD, pod["metadata"]["name"], "kube-system")
+    api.delete(NODE, "node2")
+    assert wake(cluster) == 0
+    assert set(cluster.nodes["node1"].limits.values()) - {524280} == {SMALL}
+    assert "node node2 no longer exists" in capsys.readouterr().out
+
+
+def test_without_a_state_it_removes_itself_but_not_under_a_living_run() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster)
+    api = cluster.client()
+    api.delete(CONFIGMAP, guard.STATE_NAME, pods.BENCH_NAMESPACE)
+    assert wake(cluster) == 0
+    assert len(cluster.state()["guardian"]) == 2
+    fence.release()
+    assert wake(cluster) == 0
+    assert cluster.state()["guardian"] == []
+
+
+def test_a_state_of_another_version_is_left_to_people(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    abandon(cluster, "on")
+    before = cluster.state()
+    account = Account(cluster, guardian.AWAY_S)
+    orders = guardian.orders(plan().image, guard.STATE_VERSION + 1)
+    assert script.Guardian(account, orders).run() == 1
+    assert cluster.state() == before
+    assert "version 1, which this guardian does not know" in capsys.readouterr().out
+
+
+class TestInstalling:
+    """What the guard does about its guardian."""
+
+    def test_it_is_there_before_the_first_change_and_gone_after_the_restore(self) -> None:
+        cluster = Cluster()
+        said: list[str] = []
+        api = cluster.client()
+        guard.open_window(api, RUN, plan(), choose_pair(api, plan()), progress=said.append)
+        job, files = cluster.state()["guardian"]
+        assert job["spec"]["schedule"] == "0-59/5 * * * *", "the window was opened at a minute divisible by five"
+        told = json.loads(files["data"]["orders.json"])
+        script.Orders(**told)
+        assert files["data"]["guardian.py"] == Path(script.__file__).read_text()
+        assert "a guardian in the cluster puts it back if this run is not heard of for 600 s" in said[0]
+        report = guard.restore(cluster.client(), "test", holder=RUN)
+        assert report.actions == ["removed the guardian"]
+        assert cluster.state()["guardian"] == []
+
+    def test_a_plan_can_do_without(self) -> None:
+        cluster = Cluster()
+        open_and_switch(cluster, guardian=False)
+        assert cluster.state()["guardian"] == []
+
+    @pytest.mark.parametrize("lacking", ["account", "right"])
+    def test_without_account_or_right_the_run_goes_on_and_says_so(self, lacking: str) -> None:
+        cluster = Cluster()
+        if lacking == "account":
+            run(cluster.store.delete(SERVICEACCOUNTS, guardian.protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE))
+            reason = "namespace bigtcp-bench has no ServiceAccount bigtcp-bench-guardian"
+        else:
+            cluster.forbidden.add("cronjobs")
+            reason = "the account in use may not create CronJob bigtcp-bench/bigtcp-bench-guardian"
+        said: list[str] = []
+        api = cluster.client()
+        pair = choose_pair(api, plan())
+        assert guardian.obstacle(api) == reason
+        window = guard.open_window(api, RUN, plan(), pair, progress=said.append)
+        assert cluster.state()["guardian"] == []
+        assert said[0].startswith(
+            f"no guardian in the cluster, so it stays as it is if Airflow never comes back: {reason}"
+        )
+        switch(api, window.fence, "on", pair, plan())
+
+    def test_the_next_window_has_a_guardian_of_its_own(self) -> None:
+        """A guardian that looks at the very moment a run begins must not take the new run's CronJob with it."""
+        cluster = Cluster()
+        open_and_switch(cluster).release()
+        api = cluster.client()
+        api.delete(CONFIGMAP, guard.STATE_NAME, pods.BENCH_NAMESPACE)
+        (first, _) = cluster.state()["guardian"]
+        account = Account(cluster, guardian.AWAY_S)
+
+        def begin(when: str, change: int) -> None:
+            if (when, change) == ("before", 1):
+                guard.open_window(api, "next/run", plan(), choose_pair(api, plan()))
+
+        account.client.interrupt = begin
+        assert wake(cluster, account) == 0
+        (second, _) = cluster.state()["guardian"]
+        assert first["metadata"]["uid"] != second["metadata"]["uid"]
+
+    def test_a_window_that_cannot_be_opened_leaves_none_behind(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        cluster = Cluster()
+        before = cluster.state()
+        api = cluster.client()
+
+        def fail(*_: object) -> None:
+            raise PreconditionFailed("no")
+
+        monkeypatch.setattr(guard, "_save", fail)
+        with pytest.raises(PreconditionFailed):
+            guard.open_window(api, RUN, plan(), choose_pair(api, plan()))
+        assert cluster.state() == before
+
+
+def test_it_needs_nothing_but_the_standard_library_of_an_old_python() -> None:
+    source = Path(script.__file__).read_text(encoding="utf-8")
+    tree = ast.parse(source, feature_version=(3, 9))
+    imported = {
+        (alias.name if isinstance(node, ast.Import) else node.module or "").partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported <= set(sys.stdlib_module_names)
+
+
+_LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz"))
+_EXPRESSIONS = st.lists(
+    st.builds(
+        lambda key, operator, values: {
+            "key": key,
+            "operator": operator,
+            **({"values": values} if operator in ("In", "NotIn") else {}),
+        },
+        st.sampled_from("abc"),
+        st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist"]),
+        st.lists(st.sampled_from("xyz"), min_size=1),
+    ),
+    max_size=2,
+)
+
+
+@given(
+    st.none() | st.fixed_dictionaries({}, optional={"matchLabels": _LABELS, "matchExpressions": _EXPRESSIONS}),
+    _LABELS,
+)
+def test_selectors_mean_what_they_mean_in_the_api(selector: Any, labels: dict[str, str]) -> None:
+    assert script.selects(copy.deepcopy(selector), labels) == matches_label_selector(selector, labels)
+
+
+def test_manifest_and_rights_fit_the_names() -> None:
+    """The CronJob, its account and every rule by name speak of the objects that script and guard speak of."""
+    body = guardian.cronjob("registry.example.org/tools:1", 1_800_000_000 + 7 * 60, ["secret"])
+    pod = body["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert body["spec"]["schedule"] == "2-59/5 * * * *"
+    assert pod["containers"][0]["image"] == "registry.example.org/tools:1"
+    assert pod["imagePullSecrets"] == [{"name": "secret"}]
+    name = guardian.protocol.GUARDIAN_NAME
+    assert {body["metadata"]["name"], pod["serviceAccountName"], pod["volumes"][0]["configMap"]["name"]} == {name}
+    assert pod["containers"][0]["command"][1:] == [f"/bigtcp/{guardian.SCRIPT_FILE}"]
+    assert pod["containers"][0]["args"] == [f"/bigtcp/{guardian.ORDERS_FILE}"]
+    term = pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0]
+    assert term["preference"]["matchExpressions"] == [{"key": guard.WINDOW, "operator": "DoesNotExist"}]
+    assert load_manifest("guardian.yaml")["metadata"]["labels"][pods.ROLE_LABEL] not in pods.ALL_ROLES
+
+    named = {
+        resource_name
+        for item in load_manifests("rbac.yaml")
+        if item["metadata"]["name"] == name
+        for rule in item.get("rules") or []
+        for resource_name in rule.get("resourceNames") or []
+    }
+    assert named == {guard.LEASE_NAME, guard.STATE_NAME, guard.NODE_CONFIG_NAME, name, "cilium-config"}
+    assert "exec" not in yaml.safe_dump([i for i in load_manifests("rbac.yaml") if i["metadata"]["name"] == name])
