@@ -13,14 +13,8 @@ from bigtcp_bench.resources import dags_dir
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.cluster_state import cluster_state
 
-#: Small, but every kind of traffic in both families; one generation per outer block.
-SHORT = {
-    "plan": "quick",
-    "scenarios": ["ipv4-stream-1", "ipv6-stream-1", "ipv4-rr"],
-    "generations": 1,
-    "duration_s": 1,
-    "omit_s": 0,
-}
+#: The tests' own plan.
+PLANS = Path(__file__).parent / "plans"
 
 
 @dataclass
@@ -46,7 +40,7 @@ class Installation:
 
         # A fresh one each time: what a run is given as params stays in the DAG object.
         dag = DagBag(dag_folder=str(dags_dir())).dags["bigtcp_benchmark"]
-        run = dag.test(run_conf={**SHORT, **params})
+        run = dag.test(run_conf={"plan": "short", **params})
         runs = self.warehouse.runs_frame(limit=1)
         number = int(runs["id"].iloc[0])
         assert runs["run_id"].iloc[0] == run.run_id
@@ -61,6 +55,7 @@ def install(folder: Path, kubeconfig: Path) -> Installation:
     """Return an installation in ``folder`` with its databases ready; this process has its settings from now on."""
     airflow = LocalAirflow(folder, kubeconfig, folder / "warehouse.db")
     os.environ.update(airflow.environment())
+    os.environ["BIGTCP_BENCH_PLANS"] = str(PLANS)
     airflow.prepare()
     warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
     warehouse.migrate()

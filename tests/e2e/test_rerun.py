@@ -37,7 +37,7 @@ def history(installation: Installation, monkeypatch: pytest.MonkeyPatch, request
             first=first,
             cluster=cluster,
             # Nights of another plan are not what tonight is held against.
-            plan={"name": "quick", "scenarios": [SCENARIO], "order": ["off", "on", "off"]},
+            plan={"name": "short", "scenarios": [SCENARIO], "order": ["off", "on", "off"]},
         )
     return cluster
 
