@@ -85,7 +85,7 @@ class ChangeView:
         changes = compare_runs(
             warehouse.comparisons_frame(found.number),
             warehouse.comparisons_frame(row["id"]),
-            _runs_like(warehouse, row["cluster"], found.number, scenarios),
+            runs_like(warehouse, row["cluster"], found.number, scenarios),
             scenarios,
             thresholds,
         )
@@ -119,7 +119,7 @@ def _cilium(
     return [str(item) for item in found]
 
 
-def _runs_like(warehouse: Warehouse, cluster: str, number: int, scenarios: list[str]) -> pd.DataFrame:
+def runs_like(warehouse: Warehouse, cluster: str, number: int, scenarios: list[str]) -> pd.DataFrame:
     """Return the history of run ``number``, oldest first: runs of its plan on its machines."""
     from bigtcp_bench.analysis.change import MAX_RUNS
 

@@ -1,0 +1,57 @@
+"""Two sets of nights: known answers, what is left out, and how often the interval holds the truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bigtcp_bench.analysis.nights import compare_nights
+
+
+def nights(off, on, scenario="ipv6-stream-1", metric="throughput_bps", verdict="faster"):
+    columns = {"scenario": scenario, "metric": metric, "verdict": verdict}
+    return pd.DataFrame({"off_median": off, "on_median": on}).assign(**columns)
+
+
+def test_means_and_ratios_are_geometric():
+    (found,) = compare_nights(nights([1.0, 4.0], [2.0, 8.0]), nights([4.0, 4.0], [8.0, 32.0]))
+    assert (found.nights_before, found.nights_after) == (2, 2)
+    assert found.off.before == pytest.approx(2)
+    assert found.off.after == pytest.approx(4)
+    assert found.off.change == pytest.approx(1.0)
+    assert found.benefit.before == pytest.approx(2)
+    assert found.benefit.after == pytest.approx(4)
+    assert found.on.low < found.on.change < found.on.high
+
+
+def test_an_interval_needs_two_nights_on_either_side_and_some_spread():
+    (one,) = compare_nights(nights([1.0], [2.0]), nights([1.0, 1.1], [2.0, 2.1]))
+    assert one.off.low is None
+    assert one.off.change == pytest.approx(math.sqrt(1.1) - 1)
+    (same,) = compare_nights(nights([1.0, 1.0], [2.0, 2.0]), nights([1.1, 1.1], [2.0, 2.0]))
+    assert same.off.low is None
+    assert same.off.change == pytest.approx(0.1)
+
+
+def test_unusable_nights_and_lonely_series_are_left_out():
+    before = pd.concat([nights([1.0, 0.0, math.nan], [2.0, 2.0, 2.0]), nights([9.0], [9.0], verdict="invalid")])
+    after = pd.concat([nights([1.0, 1.2], [2.0, 2.0]), nights([5.0], [5.0], metric="latency_p50_us")])
+    (found,) = compare_nights(before, after)
+    assert (found.metric, found.nights_before, found.nights_after) == ("throughput_bps", 1, 2)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    random = np.random.default_rng(20260301)
+    held = 0
+    rounds = 400
+    for _ in range(rounds):
+        before, after = (
+            np.exp(random.normal(mean, sd, (n, 2))) for mean, sd, n in ((0, 0.05, 12), (0.1, 0.02, 30))
+        )
+        (found,) = compare_nights(nights(*before.T), nights(*after.T))
+        held += found.off.low <= math.expm1(0.1) <= found.off.high
+    # 95 %; five standard deviations of the simulation itself either way.
+    assert held / rounds == pytest.approx(0.95, abs=0.055)
