@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 STATES = ("regression", "suspect", "recovered", "steady", "learning")
 _TOLD = STATES[:3]
 
-_CAUSES = {
+#: What an attribution says in a sentence.
+CAUSES = {
     "big-tcp": "BIG TCP",
     "platform": "the platform, in both arms",
     "infrastructure": "the infrastructure",
@@ -143,7 +144,7 @@ def _told_line(scenario: str, state: str, told: list[SeriesView]) -> str:
     sizes = ", ".join(f"{METRICS[one.metric].short_label} {units.change_text(one.change)}" for one in told)
     first = told[0]
     since = f" since {min(one.since for one in told if one.since)}" if first.since and state != "suspect" else ""
-    causes = list(dict.fromkeys(_CAUSES[one.attribution] for one in told if one.attribution in _CAUSES))
+    causes = list(dict.fromkeys(CAUSES[one.attribution] for one in told if one.attribution in CAUSES))
     cause = f"; attributed to {' and '.join(causes)}" if causes else ""
     changed = dict.fromkeys(change for one in told for change in one.coincides_with)
     coincides = "; about then changed " + ", ".join(
@@ -162,7 +163,7 @@ def _rerun_line(one: SeriesView) -> list[str]:
 
 def _incident_line(one: IncidentView) -> str:
     count = len(one.series)
-    cause = f", {_CAUSES[one.attribution]}" if one.attribution in _CAUSES else ""
+    cause = f", {CAUSES[one.attribution]}" if one.attribution in CAUSES else ""
     text = f"incident {one.number}: {one.state} since {one.changed_on}, {count} series{cause}"
     if one.acknowledged_by is None:
         return text
