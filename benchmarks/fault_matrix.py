@@ -19,7 +19,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -30,17 +29,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.support.cluster_state import CRON_JOB, NAMESPACE, cluster_state
+from tests.support.cluster_state import NAMESPACE, cluster_state
 
 from bigtcp_bench.cluster import guard
 from bigtcp_bench.cluster.api import LEASE, ClusterApi, Kind
+from bigtcp_bench.cluster.guardian import CRONJOB
+from bigtcp_bench.cluster.protocol import GUARDIAN_NAME, LEASE_NAME
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.lab import daemon
 from bigtcp_bench.local import LocalAirflow, airflow_command
+from bigtcp_bench.resources import include_dir
 from bigtcp_bench.warehouse.store import Warehouse
 
 JOB = Kind("batch", "v1", "jobs")
-GUARDIAN = "bigtcp-bench-guardian"
 DAG = "/api/v2/dags/bigtcp_benchmark"
 CONF = {
     "plan": "quick",
@@ -109,6 +110,9 @@ class Place:
         info = daemon.up(self.lab_dir, rbac=True)
         self.airflow = LocalAirflow(folder, info.kubeconfig, folder / "warehouse.db", port)
         self.api = ClusterApi.from_kubeconfig(info.kubeconfig)
+        for name in ("namespace", "rbac"):
+            manifest = str(include_dir() / "manifests" / f"{name}.yaml")
+            subprocess.run(["kubectl", f"--kubeconfig={info.kubeconfig}", "apply", "-f", manifest], check=True)
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.airflow.prepare()
         Warehouse(f"sqlite:///{self.airflow.warehouse_file}").migrate()
@@ -322,7 +326,7 @@ def await_end(place: Place, run: str) -> str:
 
 def expire_lease(api: ClusterApi) -> None:
     """Make the lease look as if nobody had renewed it for 20 minutes."""
-    lease = api.find(LEASE, guard.LEASE_NAME, NAMESPACE)
+    lease = api.find(LEASE, LEASE_NAME, NAMESPACE)
     if lease is not None and (lease["spec"].get("holderIdentity") or ""):
         past = datetime.now(UTC) - timedelta(minutes=20)
         lease["spec"]["renewTime"] = past.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -331,7 +335,7 @@ def expire_lease(api: ClusterApi) -> None:
 
 def run_guardian(api: ClusterApi) -> str:
     """Start the guardian's job now, as ``kubectl create job --from`` does, and return how it ended."""
-    cron_job = api.find(CRON_JOB, GUARDIAN, NAMESPACE)
+    cron_job = api.find(CRONJOB, GUARDIAN_NAME, NAMESPACE)
     if cron_job is None:
         return "no guardian"
     name = f"guardian-now-{int(time.time())}"
@@ -425,4 +429,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

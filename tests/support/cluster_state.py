@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigtcp_bench.cluster.api import CONFIGMAP, LEASE, NODE, POD, ClusterApi, Kind
+from bigtcp_bench.cluster.api import CONFIGMAP, LEASE, NODE, POD, ClusterApi
 from bigtcp_bench.cluster.cilium import find_cilium
+from bigtcp_bench.cluster.guardian import CRONJOB
+from bigtcp_bench.cluster.pods import ROLE_LABEL
 from bigtcp_bench.cluster.probe import probe_nodes
 from bigtcp_bench.plan import load_plan
 
 NAMESPACE = "bigtcp-bench"
-CRON_JOB = Kind("batch", "v1", "cronjobs")
 
 
 def cluster_state(api: ClusterApi) -> dict[str, Any]:
@@ -30,6 +31,11 @@ def cluster_state(api: ClusterApi) -> dict[str, Any]:
         "limits": {name: probe.limits(["eth0"]) for name, probe in probes.items()},
         "holder": ((lease or {}).get("spec") or {}).get("holderIdentity") or "",
         "config maps": sorted(item["metadata"]["name"] for item in ours),
-        "cron jobs": sorted(item["metadata"]["name"] for item in api.select(CRON_JOB, NAMESPACE)),
-        "pods": sorted(pod["metadata"]["name"] for pod in api.select(POD, NAMESPACE)),
+        "cron jobs": sorted(item["metadata"]["name"] for item in api.select(CRONJOB, NAMESPACE)),
+        # The pods of a guardian that has restored stay for a day, so that its log can be read.
+        "pods": sorted(
+            pod["metadata"]["name"]
+            for pod in api.select(POD, NAMESPACE)
+            if pod["metadata"]["labels"].get(ROLE_LABEL) != "guardian"
+        ),
     }
