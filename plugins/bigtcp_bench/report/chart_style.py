@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from bigtcp_bench.plan import ARMS
-
 Theme = Literal["light", "dark", "page"]
 
-#: Vermilion and blue of Okabe and Ito's palette (https://jfly.uni-koeln.de/color/): told apart by everyone, and
-#: with a contrast of at least 3:1 on the white and on the dark background below.
-ARM_COLOURS = {"off": "#D55E00", "on": "#0072B2"}
+#: Vermilion and blue of Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), which everyone can tell apart;
+#: the blue is a little lighter than theirs, so that both have a contrast of 3.8:1 or more on white and on dark.
+ARM_COLOURS = {"off": "#D55E00", "on": "#0A80C6"}
 #: The arms are also told apart by shape, for print in grey.
 ARM_SHAPES = {"off": "circle", "on": "diamond"}
 
 #: The rest of the same palette, for what is no arm.
-KIND_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999999")
+KIND_COLOURS = ("#009E73", "#CC79A7", "#8A8A8A", "#E69F00", "#56B4E9")
 INCIDENT_COLOUR = "#CC79A7"
+NEUTRAL_COLOUR = "#8A8A8A"
 
 VERDICT_COLOURS = {
     "faster": "#009E73",
     "slower": "#D55E00",
-    "equivalent": "#56B4E9",
-    "inconclusive": "#999999",
-    "invalid": "#999999",
+    "equivalent": "#0A80C6",
+    "inconclusive": "#8A8A8A",
+    "invalid": "#8A8A8A",
 }
 VERDICT_SHAPES = {
     "faster": "triangle-right",
@@ -80,18 +79,15 @@ def config_of(theme: Theme) -> dict[str, Any]:
             "labelFontSize": 12,
             "titleFontSize": 12,
             "titleFontWeight": 400,
-            "symbolStrokeWidth": 2,
+            "symbolOpacity": 1,
+            "symbolBaseFillColor": ink,
+            "symbolBaseStrokeColor": ink,
             "orient": "top",
             "direction": "horizontal",
         },
         "text": {"color": ink, "fontSize": 11},
         "rule": {"color": ink},
-        "tick": {"color": ink},
+        "line": {"color": ink},
         "point": {"filled": True, "opacity": 1},
         "range": {"category": list(KIND_COLOURS)},
     }
-
-
-def arm_domain() -> list[str]:
-    """Return the arms in the order in which every chart lists them."""
-    return list(ARMS)
