@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.report.slack_settings import SlackSettings
     from bigtcp_bench.warehouse.store import Warehouse
 
 WAREHOUSE_CONN_ID = "bigtcp_warehouse"
 SLACK_CONN_ID = "bigtcp_slack"
-
-
-@dataclass(frozen=True)
-class SlackSettings:
-    """Where messages go: ``channel`` is a channel id, ``base_url`` is None for Slack itself."""
-
-    token: str
-    channel: str
-    base_url: str | None
-    timeout_s: int
-
-    def __repr__(self) -> str:
-        return f"SlackSettings(channel={self.channel!r}, base_url={self.base_url!r})"
 
 
 def cluster_api(conn_id: str) -> ClusterApi:
@@ -69,24 +56,16 @@ def warehouse() -> Warehouse:
 def slack_settings() -> SlackSettings | None:
     """Return the settings of the connection ``bigtcp_slack``, or None when there is no such connection.
 
-    The token is the password; the extra holds ``channel``, and ``base_url`` and ``timeout`` where needed.
+    The token is the password; report.slack_settings says what the extra may hold. Raises PreconditionFailed with
+    one sentence for what is wrong in it.
     """
+    from bigtcp_bench.report.slack_settings import slack_settings
+
     connection = _connection(SLACK_CONN_ID)
     if connection is None:
         return None
-    extra = connection.extra_dejson
-    channel = extra.get("channel")
-    if not connection.password or not channel:
-        raise PreconditionFailed(
-            f"the Airflow connection {SLACK_CONN_ID!r} needs a bot token as password and the id of a channel as "
-            f'"channel" in its extra; it has {"no token" if not connection.password else "no channel"}'
-        )
-    return SlackSettings(
-        token=connection.password,
-        channel=str(channel),
-        base_url=extra.get("base_url"),
-        timeout_s=int(extra.get("timeout", 10)),
-    )
+    where = f"the Airflow connection {SLACK_CONN_ID!r}"
+    return slack_settings(connection.password, connection.extra_dejson, where)
 
 
 def _connection(conn_id: str) -> Any:

@@ -72,7 +72,9 @@ def _opening(step: Step) -> Step:
             number = self._stored_number()
             if number is not None:
                 self.warehouse.finish_run(number, "failed", self.warehouse.run(number)["reasons"])
-                self._tell(self._view())
+                view = self._view()
+                self._print(view)
+                self._tell_slack(view, budget_s=60)
             raise
 
     return wrapper  # type: ignore[return-value]
@@ -292,7 +294,10 @@ class DagRunStep:
     @_reported
     def notify(self) -> Result:
         """Tell the outcome: in this task's log, and in Slack where there is a connection."""
-        return {"sent": self._tell(self._view())}
+        view = self._view()
+        self._print(view)
+        # The cluster is put back only after this task.
+        return {"slack": self._tell_slack(view, budget_s=60)}
 
     @_reported
     def restore_config(self) -> Result:
@@ -333,8 +338,10 @@ class DagRunStep:
         if status == "failed" and not reasons:
             reasons = ["the run was ended before it was judged"]
         self.warehouse.finish_run(self.number, status, [] if status == "valid" else reasons)
+        view = self._view()
         if states.get("notify") != "success" or restore is None or restore["state"] == "not_verified":
-            self._tell(self._view())
+            self._print(view)
+        self._tell_slack(view, budget_s=300)
         if status != "valid":
             raise AirflowFailException(f"the run is {status}: {reasons[0]}")
         return {"status": status}
@@ -577,34 +584,31 @@ class DagRunStep:
         )
 
     def _view(self) -> RunView:
-        from airflow.configuration import conf
-
         from bigtcp_bench.report.view import RunView
 
-        return RunView.from_warehouse(self.warehouse, self.number, conf.get("api", "base_url", fallback=None))
+        return RunView.from_warehouse(self.warehouse, self.number, _airflow_url())
 
-    def _tell(self, view: RunView) -> bool:
-        from bigtcp_bench.report.delivery import deliver
-        from bigtcp_bench.report.slack import run_message, slack_client
+    def _print(self, view: RunView) -> None:
         from bigtcp_bench.report.summary import run_summary
 
         print(run_summary(view))
-        try:
-            settings = connections.slack_settings()
-        except PreconditionFailed as error:
-            say(f"not sent to Slack: {error}")
-            return False
-        if settings is None:
-            say(f"not sent to Slack: there is no connection {connections.SLACK_CONN_ID}")
-            return False
-        client = slack_client(settings.token, settings.base_url, settings.timeout_s)
-        key = f"run {self.number}: {view.status}, restore {view.restore.state}"
-        result = deliver(self.warehouse, client, settings.channel, key, run_message(view))
-        if not result.sent:
-            say(f"not sent to Slack, kept for the next run: {result.reason}")
-            return False
-        self.warehouse.update_run(self.number, slack_channel=result.channel, slack_ts=result.ts)
-        return True
+
+    def _tell_slack(self, view: RunView, *, budget_s: float) -> list[str]:
+        """Tell Slack of this run, and send what waits; return what became of that, a line each."""
+        from bigtcp_bench.report.telling import tell
+
+        lines = tell(
+            self.warehouse, view, connections.slack_settings, airflow_url=_airflow_url(), budget_s=budget_s
+        )
+        for line in lines:
+            say(line)
+        return lines
+
+
+def _airflow_url() -> str | None:
+    from airflow.configuration import conf
+
+    return conf.get("api", "base_url", fallback=None)
 
 
 def _first_line(error: BaseException) -> str:

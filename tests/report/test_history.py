@@ -5,7 +5,7 @@ import pytest
 from bigtcp_bench.nightly import Nightly, Rerun
 from bigtcp_bench.plan import Thresholds
 from bigtcp_bench.report.history import HistoryView, IncidentView, SeriesView
-from bigtcp_bench.report.slack import run_message
+from bigtcp_bench.report.messages import run_message
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import incidents

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.warehouse import incidents, outbox
+from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.incidents import Incident
 from bigtcp_bench.warehouse.store import Warehouse
 
@@ -93,13 +93,6 @@ def test_the_first_acknowledgement_stays(warehouse: Warehouse) -> None:
         incidents.acknowledge(warehouse, incident.id, by="bob")
 
 
-def test_an_incident_has_one_thread(warehouse: Warehouse) -> None:
-    incident = opened(warehouse)
-    assert incidents.set_thread(warehouse, incident.id, channel="C1", ts="1.0")
-    assert not incidents.set_thread(warehouse, incident.id, channel="C1", ts="2.0")
-    assert incidents.get(warehouse, incident.id).slack_ts == "1.0"
-
-
 def _report(url: str, number: int, barrier: Any, results: Any) -> None:
     def open_or_join(known: list[Incident]) -> list[Any]:
         return [record(known[0].uid if known else f"by-{number}", f"scenario-{number}")]
@@ -122,19 +115,3 @@ def test_runs_at_once_open_one_incident(warehouse: Warehouse) -> None:
     (incident,) = incidents.open_incidents(warehouse, "lab")
     assert uids == {incident.uid}
     assert len(incident.members) == 4
-
-
-def test_a_message_waits_until_it_is_delivered_once(warehouse: Warehouse) -> None:
-    assert outbox.enqueue(warehouse, "run/1", "run", {"text": "hello"})
-    assert not outbox.enqueue(warehouse, "run/1", "run", {"text": "hello again"})
-    (message,) = outbox.claim(warehouse, now=NIGHT)
-    assert (message.payload, message.attempts) == ({"text": "hello"}, 1)
-    assert outbox.claim(warehouse, now=NIGHT + timedelta(seconds=outbox.LEASE_S - 1)) == []
-
-    outbox.failed(warehouse, message, "Slack is away", now=NIGHT)
-    assert outbox.claim(warehouse, now=NIGHT + timedelta(seconds=outbox.FIRST_PAUSE_S - 1)) == []
-    (message,) = outbox.claim(warehouse, now=NIGHT + timedelta(seconds=outbox.FIRST_PAUSE_S))
-    assert message.attempts == 2
-
-    outbox.delivered(warehouse, message)
-    assert outbox.claim(warehouse, now=NIGHT + timedelta(days=1)) == []

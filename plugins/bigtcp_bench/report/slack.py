@@ -1,12 +1,14 @@
-"""A finished run as a Slack message in Block Kit, and its sending, which never fails the run."""
+"""Slack's Web API as this project uses it: post, change, look up, upload; what fails is a result and no error."""
 
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
+from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
 
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError, SlackClientError
@@ -15,42 +17,39 @@ from slack_sdk.http_retry.builtin_handlers import (
     RateLimitErrorRetryHandler,
     ServerErrorRetryHandler,
 )
-from slack_sdk.models.blocks import (
-    Block,
-    ContextBlock,
-    HeaderBlock,
-    MarkdownTextObject,
-    PlainTextObject,
-    SectionBlock,
-)
-
-from bigtcp_bench.report import summary
 
 if TYPE_CHECKING:
     from slack_sdk.http_retry.request import HttpRequest
     from slack_sdk.http_retry.response import HttpResponse
     from slack_sdk.http_retry.state import RetryState
 
-    from bigtcp_bench.report.view import RunView
-
-# Limits: https://docs.slack.dev/reference/block-kit/blocks
-HEADER_CHARS = HeaderBlock.text_max_length
-SECTION_CHARS = SectionBlock.text_max_length
-
-#: Slack refuses blocks of about 13,000 characters altogether (msg_blocks_too_long), which its reference does not
-#: mention: https://github.com/slackapi/bolt-js/issues/2509. These keep the longest message below it.
-TABLE_SECTIONS = 2
-HEADLINE_CHARS = 1_000
-REASONS_CHARS = 2_000
-HISTORY_CHARS = 1_000
-CONDITIONS_CHARS = 1_500
-REASONS_SHOWN = 10
+    from bigtcp_bench.report.blocks import SlackMessage
 
 RETRIES = 3
-#: Slack may ask to wait for longer than a task should; what is not sent now is told and can be sent later.
-MAX_RETRY_AFTER_S = 60
+#: Slack may ask to wait for longer than a task should; the message then waits in the warehouse.
+MAX_RETRY_AFTER_S = 30
 
-_EMOJI = {"valid": ":white_check_mark:", "invalid": ":warning:", "failed": ":x:", "running": ":hourglass:"}
+#: A message carries its mark as metadata of this type: https://docs.slack.dev/messaging/message-metadata
+EVENT_TYPE = "bigtcp_bench_message"
+#: How far Slack's clock may be behind, when a message is looked up.
+_CLOCK_SKEW = timedelta(minutes=5)
+_LOOKUP_PAGES = 5
+
+_TIMED_OUT = (TimeoutError, ConnectionResetError, http.client.RemoteDisconnected)
+
+#: Slack refuses what the message is made of: plain text may go through.
+_UNUSABLE_CONTENT = {
+    "invalid_arguments",
+    "invalid_blocks",
+    "invalid_blocks_format",
+    "invalid_metadata_format",
+    "invalid_metadata_schema",
+    "metadata_must_be_sent_from_app",
+    "metadata_too_large",
+    "msg_blocks_too_long",
+}
+#: "It's possible some aspect of the operation succeeded before the error was raised."
+_UNCERTAIN = {"fatal_error", "internal_error"}
 
 _ADVICE = {
     "channel_not_found": "the channel does not exist, or the bot was not invited to it",
@@ -65,21 +64,28 @@ _ADVICE = {
 
 
 @dataclass(frozen=True)
-class SlackMessage:
-    """Blocks for Slack's window, and the text that notifications and screen readers get instead."""
-
-    text: str
-    blocks: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
 class SendResult:
-    """Whether a message is in Slack: ``channel`` and ``ts`` name it there, else ``reason`` says why it is not."""
+    """Whether Slack did it: ``channel`` and ``ts`` name the message there, else ``reason`` says why it did not.
+
+    ``thread_ts`` is the message that answers to it hang on. ``code`` is Slack's own for a refusal. ``doubtful``:
+    it may have done it all the same.
+    """
 
     sent: bool
     channel: str | None = None
     ts: str | None = None
+    thread_ts: str | None = None
     reason: str = ""
+    code: str = ""
+    doubtful: bool = False
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Whether a message is in Slack: its ``ts``, or None; not ``certain`` when Slack did not let us look."""
+
+    ts: str | None
+    certain: bool
 
 
 class _PatientRateLimitHandler(RateLimitErrorRetryHandler):
@@ -100,144 +106,157 @@ class _PatientRateLimitHandler(RateLimitErrorRetryHandler):
         return seconds.isdigit() and int(seconds) <= MAX_RETRY_AFTER_S
 
 
-def slack_client(token: str, base_url: str | None = None, timeout_s: int = 10) -> WebClient:
+class _RepeatableHandler(ConnectionErrorRetryHandler):
+    """Repeats what cannot be reached or does not answer, but no message that Slack may have taken."""
+
+    def __init__(self) -> None:
+        super().__init__(max_retry_count=RETRIES, error_types=[URLError, *_TIMED_OUT])
+
+    def _can_retry(
+        self,
+        *,
+        state: RetryState,
+        request: HttpRequest,
+        response: HttpResponse | None = None,
+        error: Exception | None = None,
+    ) -> bool:
+        if request.url.endswith("/chat.postMessage") and isinstance(error, _TIMED_OUT):
+            return False
+        return super()._can_retry(state=state, request=request, response=response, error=error)
+
+
+def slack_client(
+    token: str, base_url: str | None = None, timeout_s: float = 10, proxy: str | None = None
+) -> WebClient:
     """Return a client that waits and repeats when Slack limits its rate, errs, or cannot be reached.
 
-    ``base_url`` replaces Slack's own address; ``timeout_s`` is for each attempt. A request is repeated when the
-    connection broke before any answer (at worst the message stands there twice), but not when Slack was silent
-    for ``timeout_s`` or stopped in the middle of its answer: then the message was most likely posted.
+    ``base_url`` replaces Slack's own address; ``timeout_s`` is for each attempt. A message that Slack did not
+    answer is not sent again here: it may have been posted.
     """
     return WebClient(
         token=token,
         base_url=base_url or WebClient.BASE_URL,
-        timeout=timeout_s,
+        timeout=timeout_s,  # type: ignore[arg-type]
+        proxy=proxy,
         retry_handlers=[
             _PatientRateLimitHandler(max_retry_count=RETRIES),
             ServerErrorRetryHandler(max_retry_count=RETRIES),
-            ConnectionErrorRetryHandler(max_retry_count=RETRIES),
+            _RepeatableHandler(),
         ],
     )
 
 
-def send(client: WebClient, channel: str, message: SlackMessage, thread_ts: str | None = None) -> SendResult:
-    """Post ``message`` in ``channel`` (an id), or as an answer to ``thread_ts``.
+def post(
+    client: WebClient,
+    channel: str,
+    message: SlackMessage,
+    *,
+    thread_ts: str | None = None,
+    broadcast: bool = False,
+    mark: str | None = None,
+) -> SendResult:
+    """Post ``message`` in ``channel`` (an id), or as an answer to ``thread_ts``; ``broadcast`` shows that in both.
 
-    Whatever goes wrong between here and Slack becomes the result's ``reason``; nothing is raised for it.
+    ``mark`` is what ``find`` knows it by. If Slack refuses the blocks, the text is posted without them.
     """
-    try:
+
+    def call(**content: Any) -> SendResult:
         response = client.chat_postMessage(
             channel=channel,
-            text=message.text,
-            blocks=list(message.blocks),
             thread_ts=thread_ts,
+            reply_broadcast=broadcast if thread_ts else None,
             unfurl_links=False,
             unfurl_media=False,
+            **content,
         )
-        return SendResult(True, channel=str(response["channel"]), ts=str(response["ts"]))
-    except SlackApiError as error:
-        reason = _api_reason(error)
-    # KeyError and ValueError: an answer that is not Slack's, such as a proxy's page.
-    except (SlackClientError, OSError, http.client.HTTPException, ValueError, KeyError) as error:
-        reason = f"Slack cannot be reached at {client.base_url}: {type(error).__name__}: {error}"
-    return SendResult(False, reason=_without(client.token, reason))
+        ts = str(response["ts"])
+        return SendResult(True, channel=str(response["channel"]), ts=ts, thread_ts=thread_ts or ts)
+
+    metadata = {"event_type": EVENT_TYPE, "event_payload": {"mark": mark}} if mark else None
+    whole = _tried(client, lambda: call(text=message.text, blocks=list(message.blocks), metadata=metadata))
+    if whole.code in _UNUSABLE_CONTENT:
+        plain = _tried(client, lambda: call(text=message.text))
+        return plain if plain.sent else whole
+    return whole
 
 
-def run_message(view: RunView, mention: str = "<!channel>") -> SlackMessage:
-    """Return the message of a run that ended.
+def update(client: WebClient, channel: str, ts: str, message: SlackMessage) -> SendResult:
+    """Replace the message ``ts`` of ``channel``."""
 
-    ``mention`` (``<!channel>``, ``<@U…>``, or nothing) is put into the message that somebody must act on at once:
-    that the cluster may not be as it was before the run.
+    def call() -> SendResult:
+        client.chat_update(channel=channel, ts=ts, text=message.text, blocks=list(message.blocks))
+        return SendResult(True, channel=channel, ts=ts)
+
+    return _tried(client, call)
+
+
+def find(client: WebClient, channel: str, mark: str, since: datetime, thread_ts: str | None = None) -> Lookup:
+    """Look for the message that was posted with ``mark`` after ``since``, in ``channel`` or in a thread of it.
+
+    Slack lets only apps with the scope channels:history (or groups:history) look.
     """
-    headline = _cut(escaped(summary.headline(view)), HEADLINE_CHARS)
-    loud = f"{mention} *{headline}*".strip()
-    blocks: list[Block] = [_header(view), _section(loud if view.restore_failed else headline)]
-    if view.restore_failed or len(view.reasons) > 1:
-        blocks += _reasons(view)
-    if lines := summary.history_lines(view):
-        blocks.append(_bullets(lines, HISTORY_CHARS))
-    if comparisons := _worth_showing(view):
-        blocks += _code(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
-    if proofs := [proof for proof in view.proofs if proof.required]:
-        blocks += _code(summary.proof_text(proofs, summary.MIN_WIDTH))
-    blocks.append(_conditions(view))
-    return SlackMessage(headline, tuple(block.to_dict() for block in blocks))
+    oldest = str((since - _CLOCK_SKEW).timestamp())
+    options: dict[str, Any] = {"channel": channel, "oldest": oldest, "limit": 200, "include_all_metadata": True}
+    try:
+        pages = (
+            client.conversations_replies(ts=thread_ts, **options)
+            if thread_ts
+            else client.conversations_history(**options)
+        )
+        for page in islice(pages, _LOOKUP_PAGES):
+            for one in page["messages"]:
+                if ((one.get("metadata") or {}).get("event_payload") or {}).get("mark") == mark:
+                    return Lookup(str(one["ts"]), True)
+        return Lookup(None, True)
+    except _FAILURES:
+        return Lookup(None, False)
 
 
-def escaped(text: str) -> str:
-    """Return ``text`` so that Slack shows it literally: no links, mentions or channels."""
-    return escape(text, quote=False)
+def upload(client: WebClient, channel: str, thread_ts: str, image: bytes, title: str, text: str) -> SendResult:
+    """Put the PNG ``image`` into a thread; ``text`` says what is on it.
+
+    That text stands beside the image, for a file with ``alt_txt`` may silently not be shared at all:
+    https://github.com/slackapi/python-slack-sdk/issues/1818.
+    """
+
+    def call() -> SendResult:
+        client.files_upload_v2(
+            channel=channel,
+            thread_ts=thread_ts,
+            filename=f"{title}.png",
+            title=title,
+            file=image,
+            initial_comment=text,
+        )
+        return SendResult(True, channel=channel, ts=thread_ts)
+
+    return _tried(client, call)
 
 
-def _header(view: RunView) -> HeaderBlock:
-    cluster = summary.clean(view.cluster)
-    if view.restore_failed:
-        text = f":rotating_light: RESTORE NOT VERIFIED on {cluster}"
-    else:
-        text = f"{_EMOJI[view.status]} BIG TCP on {cluster}: {view.status}"
-    return HeaderBlock(text=PlainTextObject(text=_cut(text, HEADER_CHARS), emoji=True))
+#: KeyError, TypeError and ValueError: an answer that is not Slack's, such as a proxy's page.
+_FAILURES = (SlackClientError, OSError, http.client.HTTPException, ValueError, KeyError, TypeError)
 
 
-def _reasons(view: RunView) -> list[Block]:
-    reasons = [summary.clean(reason) for reason in view.reasons]
-    return [_bullets(reasons, REASONS_CHARS)] if reasons else []
+def _tried(client: WebClient, call: Callable[[], SendResult]) -> SendResult:
+    try:
+        return call()
+    except SlackApiError as error:
+        status = getattr(error.response, "status_code", None) or 0
+        code = str(error.response.get("error") or "no error code")
+        reason, doubtful = _api_reason(error, status, code), status >= 500 or code in _UNCERTAIN
+        return SendResult(False, reason=_without(client.token, reason), code=code, doubtful=doubtful)
+    except _FAILURES as error:
+        reason = f"Slack cannot be reached at {client.base_url}: {type(error).__name__}: {error}"
+        # A URLError is raised before anything was sent, by name resolution, connection or handshake.
+        doubtful = not isinstance(error, URLError)
+        return SendResult(False, reason=_without(client.token, reason), doubtful=doubtful)
 
 
-def _bullets(lines: Sequence[str], limit: int) -> SectionBlock:
-    shown = [f"• {escaped(line)}" for line in lines[:REASONS_SHOWN]]
-    if len(lines) > REASONS_SHOWN:
-        shown.append(f"• and {len(lines) - REASONS_SHOWN} more")
-    return _section(_cut("\n".join(shown), limit))
-
-
-def _worth_showing(view: RunView) -> list[Any]:
-    """Return the comparison that stands for each scenario, and every one that got worse; the log has all."""
-    headlines = view.headline_comparisons()
-    return [comparison for comparison in view.judged if comparison in headlines or comparison.verdict == "slower"]
-
-
-def _conditions(view: RunView) -> ContextBlock:
-    lines = [f"*{label}* {escaped(text)}" for label, text in summary.facts(view) if label != "page"]
-    if view.url:
-        lines.insert(0, f"<{escaped(view.url)}|The run in Airflow>")
-    return ContextBlock(elements=[MarkdownTextObject(text=_cut("\n".join(lines), CONDITIONS_CHARS))])
-
-
-def _section(text: str) -> SectionBlock:
-    return SectionBlock(text=MarkdownTextObject(text=text))
-
-
-def _code(text: str) -> list[Block]:
-    """Return ``text`` as monospaced sections, split between lines, each within Slack's limit."""
-    fence = "```"
-    room = SECTION_CHARS - 2 * len(fence)
-    chunks = list(_chunks([escaped(line) for line in text.splitlines()], room))
-    sections: list[Block] = [_section(f"{fence}{chunk}{fence}") for chunk in chunks[:TABLE_SECTIONS]]
-    if len(chunks) > TABLE_SECTIONS:
-        sections.append(_section("The rest of the table is in the log of the run."))
-    return sections
-
-
-def _chunks(lines: Sequence[str], room: int) -> Iterator[str]:
-    chunk: list[str] = []
-    for line in lines:
-        if chunk and sum(map(len, chunk)) + len(chunk) + len(line) > room:
-            yield "\n".join(chunk)
-            chunk = []
-        chunk.append(line)
-    yield "\n".join(chunk)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _api_reason(error: SlackApiError) -> str:
+def _api_reason(error: SlackApiError, status: int, code: str) -> str:
     response = error.response
-    status = getattr(response, "status_code", None)
     if status == 429:
         return f"Slack limits the rate of messages and asked to wait (after {RETRIES} attempts)"
-    code = str(response.get("error") or "no error code")
-    if status is not None and status >= 500:
+    if status >= 500:
         return f"Slack answered with HTTP status {status}"
     messages = (response.get("response_metadata") or {}).get("messages") or []
     details = f" ({'; '.join(map(str, messages))})" if messages else ""

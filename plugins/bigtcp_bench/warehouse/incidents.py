@@ -110,15 +110,6 @@ def acknowledge(
     return warehouse.write(work)
 
 
-def set_thread(warehouse: Warehouse, incident_id: int, *, channel: str, ts: str) -> bool:
-    """Remember the Slack message that the incident's thread hangs on; False when there is one already."""
-    return warehouse.write(
-        lambda connection: _changed(
-            connection, incident_id, table.c.slack_ts.is_(None), {"slack_channel": channel, "slack_ts": ts}
-        )
-    )
-
-
 def get(warehouse: Warehouse, incident_id: int) -> Incident:
     """Return an incident. Raises InvalidInput if it is unknown."""
     return warehouse.read(lambda connection: _get(connection, incident_id))

@@ -1,81 +1,202 @@
-"""Messages that wait until they are delivered: queued once, sent by one sender at a time, tried again later."""
+"""Slack messages as rows: kept before they are sent, taken by one sender at a time, in the order of their keeping.
+
+Slack cannot be told to take a message only once. So a row says when an attempt was begun, and whoever finds it
+without an outcome knows that Slack may have the message already.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from bigtcp_bench.warehouse.schema import outbox
+from bigtcp_bench.warehouse.schema import incident, outbox, run
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.warehouse.upsert import insert_into
 
-#: Seconds until a sender that took a message and fell silent is taken for dead.
-LEASE_S = 120
+#: Seconds until a sender that took a message and fell silent is taken for dead: more than the longest attempt
+#: that report.slack allows.
+LEASE_S = 240
 
-#: Seconds until the next attempt after the first failure; doubled by each further one, up to an hour.
-FIRST_PAUSE_S = 30
-LONGEST_PAUSE_S = 3600
+#: ``incident`` opens or goes into the thread of its incident; ``update`` changes the message that opened it.
+Kind = Literal["restore", "run", "incident", "update", "digest"]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A message to keep; ``key`` names it for ever, so that keeping it again changes nothing."""
+
+    key: str
+    kind: Kind
+    payload: dict[str, Any]
+    run_id: int | None = None
+    incident_id: int | None = None
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message to send now; ``attempts`` counts this one."""
+    """A message to send now; ``attempts`` counts this one.
+
+    ``doubtful_since`` is when an earlier attempt began that has no outcome: Slack may have the message.
+    ``thread`` is channel and ts of the message that its incident's thread hangs on.
+    """
 
     id: int
     key: str
-    kind: str
+    kind: Kind
     payload: dict[str, Any]
+    run_id: int | None
+    incident_id: int | None
+    created_at: datetime
     attempts: int
+    doubtful_since: datetime | None
+    thread: tuple[str, str] | None
 
 
-def enqueue(warehouse: Warehouse, key: str, kind: str, payload: dict[str, Any]) -> bool:
-    """Queue a message; False when the same ``key`` was queued before, sent or not."""
-    row = {"key": key, "kind": kind, "payload": payload, "created_at": datetime.now(UTC), "attempts": 0}
+@dataclass(frozen=True)
+class Taken:
+    """Another sender has the cluster's oldest message, at most until then."""
 
-    def work(connection: sa.Connection) -> bool:
-        insert = insert_into(connection, outbox).values(row).on_conflict_do_nothing(index_elements=["key"])
-        return connection.execute(insert.returning(outbox.c.id)).scalar() is not None
+    until: datetime
+
+
+def keep(warehouse: Warehouse, cluster: str, drafts: Iterable[Draft], *, now: datetime | None = None) -> int:
+    """Keep all ``drafts`` in one transaction, and return how many of them are new."""
+    moment = now or datetime.now(UTC)
+    rows = [
+        {
+            "key": draft.key,
+            "cluster": cluster,
+            "kind": draft.kind,
+            "run_id": draft.run_id,
+            "incident_id": draft.incident_id,
+            "payload": draft.payload,
+            "created_at": moment,
+            "attempts": 0,
+        }
+        for draft in drafts
+    ]
+
+    def work(connection: sa.Connection) -> int:
+        kept = 0
+        for row in rows:
+            insert = insert_into(connection, outbox).values(row).on_conflict_do_nothing(index_elements=["key"])
+            kept += connection.execute(insert.returning(outbox.c.id)).scalar() is not None
+        return kept
+
+    return warehouse.write(work) if rows else 0
+
+
+def claim(warehouse: Warehouse, cluster: str, *, now: datetime | None = None) -> Message | Taken | None:
+    """Take the oldest message of ``cluster`` that is not sent, for LEASE_S seconds; None when there is none.
+
+    Only the oldest is ever handed out, so messages arrive in order and a reply never before its thread.
+    """
+    moment = now or datetime.now(UTC)
+    columns = outbox.c
+    oldest = (
+        sa.select(outbox)
+        .where(columns.cluster == cluster, columns.sent_at.is_(None))
+        .order_by(columns.id)
+        .limit(1)
+        .with_for_update()
+    )
+
+    def work(connection: sa.Connection) -> Message | Taken | None:
+        row = connection.execute(oldest).mappings().first()
+        if row is None:
+            return None
+        if row["claimed_until"] is not None and row["claimed_until"] > moment:
+            return Taken(row["claimed_until"])
+        values = {
+            "claimed_until": moment + timedelta(seconds=LEASE_S),
+            "attempts": row["attempts"] + 1,
+            "attempted_at": row["attempted_at"] or moment,
+        }
+        connection.execute(sa.update(outbox).where(columns.id == row["id"]).values(values))
+        return Message(
+            id=row["id"],
+            key=row["key"],
+            kind=row["kind"],
+            payload=row["payload"],
+            run_id=row["run_id"],
+            incident_id=row["incident_id"],
+            created_at=row["created_at"],
+            attempts=row["attempts"] + 1,
+            doubtful_since=row["attempted_at"],
+            thread=_thread(connection, row["incident_id"]),
+        )
 
     return warehouse.write(work)
 
 
-def claim(warehouse: Warehouse, *, limit: int = 20, now: datetime | None = None) -> list[Message]:
-    """Take the oldest messages that are due, so that no other sender takes them for the next LEASE_S seconds."""
-    moment = now or datetime.now(UTC)
+def delivered(
+    warehouse: Warehouse,
+    message: Message,
+    *,
+    channel: str | None = None,
+    ts: str | None = None,
+    opens_thread: bool = False,
+) -> None:
+    """Record that ``message`` arrived, and where; with ``opens_thread`` its incident's thread hangs there now."""
+    sent = {"sent_at": datetime.now(UTC), "claimed_until": None, "attempted_at": None, "last_error": None}
+    place = {"slack_channel": channel, "slack_ts": ts}
+
+    def work(connection: sa.Connection) -> None:
+        connection.execute(_unsent(message).values(**sent, channel=channel, ts=ts))
+        if opens_thread and message.incident_id is not None:
+            connection.execute(sa.update(incident).where(incident.c.id == message.incident_id).values(place))
+        if ts is not None and message.run_id is not None:
+            first = (run.c.id == message.run_id) & run.c.slack_ts.is_(None)
+            connection.execute(sa.update(run).where(first).values(place))
+
+    warehouse.write(work)
+
+
+def failed(warehouse: Warehouse, message: Message, error: str, *, doubtful: bool = False) -> None:
+    """Record why ``message`` did not arrive, or with ``doubtful`` that it may have; the next sender takes it."""
+    values: dict[str, Any] = {"claimed_until": None, "last_error": error}
+    if not doubtful:
+        values["attempted_at"] = None
+    warehouse.write(lambda connection: connection.execute(_unsent(message).values(values)))
+
+
+def waiting(warehouse: Warehouse, cluster: str) -> int:
+    """Return how many messages of ``cluster`` are not sent."""
+    unsent = (outbox.c.cluster == cluster) & outbox.c.sent_at.is_(None)
+    statement = sa.select(sa.func.count()).select_from(outbox).where(unsent)
+    return warehouse.read(lambda connection: int(connection.execute(statement).scalar_one()))
+
+
+def clusters_waiting(warehouse: Warehouse) -> list[str]:
+    """Return the clusters that have messages which are not sent, sorted."""
+    statement = sa.select(outbox.c.cluster).where(outbox.c.sent_at.is_(None)).distinct().order_by(outbox.c.cluster)
+    return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
+
+
+def told(warehouse: Warehouse, cluster: str) -> dict[int, dict[str, Any]]:
+    """Return what the newest message about each incident of ``cluster`` said, sent or not, and its ``run_id``."""
     columns = outbox.c
-    due = (
-        sa.select(columns.id)
-        .where(columns.sent_at.is_(None), columns.claimed_until.is_(None) | (columns.claimed_until <= moment))
-        .order_by(columns.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+    newest = (
+        sa.select(sa.func.max(columns.id))
+        .where(columns.cluster == cluster, columns.kind == "incident", columns.incident_id.is_not(None))
+        .group_by(columns.incident_id)
     )
-    taken = (
-        sa.update(outbox)
-        .where(columns.id.in_(due))
-        .values(claimed_until=moment + timedelta(seconds=LEASE_S), attempts=columns.attempts + 1)
-        .returning(columns.id, columns.key, columns.kind, columns.payload, columns.attempts)
-    )
-    rows = warehouse.write(lambda connection: connection.execute(taken).all())
-    return sorted((Message(*row) for row in rows), key=lambda message: message.id)
+    statement = sa.select(columns.incident_id, columns.run_id, columns.payload).where(columns.id.in_(newest))
+    rows = warehouse.read(lambda connection: connection.execute(statement).all())
+    return {int(number): {**payload["told"], "run_id": run_id} for number, run_id, payload in rows}
 
 
-def delivered(warehouse: Warehouse, message: Message) -> None:
-    """Record that ``message`` arrived."""
-    values = {"sent_at": datetime.now(UTC), "claimed_until": None, "last_error": None}
-    _set(warehouse, message, values)
+def _unsent(message: Message) -> sa.Update:
+    return sa.update(outbox).where(outbox.c.id == message.id, outbox.c.sent_at.is_(None))
 
 
-def failed(warehouse: Warehouse, message: Message, error: str, *, now: datetime | None = None) -> None:
-    """Record why ``message`` did not arrive; it is due again after a pause that doubles with each attempt."""
-    pause_s = min(FIRST_PAUSE_S * 2 ** (message.attempts - 1), LONGEST_PAUSE_S)
-    until = (now or datetime.now(UTC)) + timedelta(seconds=pause_s)
-    _set(warehouse, message, {"claimed_until": until, "last_error": error})
-
-
-def _set(warehouse: Warehouse, message: Message, values: dict[str, Any]) -> None:
-    statement = sa.update(outbox).where(outbox.c.id == message.id, outbox.c.sent_at.is_(None)).values(values)
-    warehouse.write(lambda connection: connection.execute(statement))
+def _thread(connection: sa.Connection, incident_id: int | None) -> tuple[str, str] | None:
+    if incident_id is None:
+        return None
+    statement = sa.select(incident.c.slack_channel, incident.c.slack_ts).where(incident.c.id == incident_id)
+    channel, ts = connection.execute(statement).one()
+    return (channel, ts) if channel and ts else None

@@ -261,18 +261,25 @@ raw = sa.Table(
     sa.Column("document", sa.LargeBinary, nullable=False),
 )
 
-#: Messages not yet delivered. ``key`` makes the same message one row however often it is queued.
+#: Slack messages, kept before they are sent. ``key`` makes the same message one row however often it is queued;
+#: those of a cluster are sent in the order of ``id``.
 outbox = sa.Table(
     "bigtcp_outbox",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("key", sa.Text, nullable=False),
+    sa.Column("cluster", sa.Text, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("run_id", sa.ForeignKey("bigtcp_run.id")),
+    sa.Column("incident_id", sa.ForeignKey("bigtcp_incident.id")),
     sa.Column("payload", Json, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("claimed_until", UtcDateTime),
+    sa.Column("attempted_at", UtcDateTime),
     sa.Column("sent_at", UtcDateTime),
+    sa.Column("channel", sa.Text),
+    sa.Column("ts", sa.Text),
     sa.Column("last_error", sa.Text),
     sa.UniqueConstraint("key"),
 )

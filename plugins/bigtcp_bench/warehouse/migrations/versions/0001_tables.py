@@ -40,20 +40,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_bigtcp_incident_cluster_suspected_on", "bigtcp_incident", ["cluster", "suspected_on"])
     op.create_table(
-        "bigtcp_outbox",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("payload", JSON, nullable=False),
-        sa.Column("created_at", MOMENT, nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("claimed_until", MOMENT),
-        sa.Column("sent_at", MOMENT),
-        sa.Column("last_error", sa.Text()),
-        sa.PrimaryKeyConstraint("id", name="pk_bigtcp_outbox"),
-        sa.UniqueConstraint("key", name="uq_bigtcp_outbox_key"),
-    )
-    op.create_table(
         "bigtcp_run",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("cluster", sa.Text(), nullable=False),
@@ -232,10 +218,33 @@ def upgrade() -> None:
         ),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "bigtcp_outbox",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("cluster", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.Integer()),
+        sa.Column("incident_id", sa.Integer()),
+        sa.Column("payload", JSON, nullable=False),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("claimed_until", MOMENT),
+        sa.Column("attempted_at", MOMENT),
+        sa.Column("sent_at", MOMENT),
+        sa.Column("channel", sa.Text()),
+        sa.Column("ts", sa.Text()),
+        sa.Column("last_error", sa.Text()),
+        sa.ForeignKeyConstraint(["incident_id"], ["bigtcp_incident.id"], name="fk_bigtcp_outbox_incident_id"),
+        sa.ForeignKeyConstraint(["run_id"], ["bigtcp_run.id"], name="fk_bigtcp_outbox_run_id"),
+        sa.PrimaryKeyConstraint("id", name="pk_bigtcp_outbox"),
+        sa.UniqueConstraint("key", name="uq_bigtcp_outbox_key"),
+    )
 
 
 def downgrade() -> None:
     """Drop every table, with its data."""
+    op.drop_table("bigtcp_outbox")
     op.drop_table("bigtcp_result")
     op.drop_table("bigtcp_raw")
     op.drop_table("bigtcp_noise")
@@ -246,5 +255,4 @@ def downgrade() -> None:
     op.drop_table("bigtcp_comparison")
     op.drop_table("bigtcp_block")
     op.drop_table("bigtcp_run")
-    op.drop_table("bigtcp_outbox")
     op.drop_table("bigtcp_incident")

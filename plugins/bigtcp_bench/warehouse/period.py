@@ -1,0 +1,70 @@
+"""What the runs of a few days were: how they ended, and what arm on gained in each scenario's main metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from bigtcp_bench.metrics import HEADLINE
+from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.warehouse.schema import comparison, run
+from bigtcp_bench.warehouse.store import Warehouse
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One scenario of one valid run that compared both arms, in the metric that stands for it.
+
+    ``benefit`` is the relative change, positive when arm on is better; ``detects`` is the smallest change that the
+    run could have seen.
+    """
+
+    scenario: str
+    metric: str
+    benefit: float | None
+    detects: float | None
+
+
+@dataclass(frozen=True)
+class Period:
+    """How many runs ended in which status, and what the valid ones gained; ``is_first`` if none was before it."""
+
+    statuses: dict[str, int]
+    gains: tuple[Gain, ...]
+    is_first: bool
+
+
+def period(warehouse: Warehouse, cluster: str, since: datetime, until: datetime) -> Period:
+    """Return what the runs of ``cluster`` were that started from ``since`` on and before ``until``."""
+    columns, compared = run.c, comparison.c
+    within = (columns.cluster == cluster) & (columns.started_at >= since) & (columns.started_at < until)
+    statuses = sa.select(columns.status, sa.func.count()).where(within).group_by(columns.status)
+    main = sa.or_(
+        *(
+            (compared.scenario == name) & (compared.metric == HEADLINE[scenario.traffic])
+            for name, scenario in SCENARIOS.items()
+        )
+    )
+    gains = (
+        sa.select(
+            compared.scenario,
+            compared.metric,
+            sa.case((compared.better == "lower", -compared.change), else_=compared.change),
+            compared.smallest_detectable_change,
+        )
+        .join(run, columns.id == compared.run_id)
+        .where(within, columns.status == "valid", sa.not_(columns.is_aa), main, compared.verdict != "invalid")
+        .order_by(columns.started_at)
+    )
+    before = sa.select(sa.literal(1)).where(columns.cluster == cluster, columns.started_at < since).limit(1)
+
+    def work(connection: sa.Connection) -> Period:
+        return Period(
+            {str(status): int(count) for status, count in connection.execute(statuses)},
+            tuple(Gain(*row) for row in connection.execute(gains)),
+            connection.execute(before).scalar() is None,
+        )
+
+    return warehouse.read(work)
