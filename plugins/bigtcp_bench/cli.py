@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigtcp_bench import __version__
-from bigtcp_bench.commands import history, results
-from bigtcp_bench.commands.common import Handler, add_command, add_folder, warehouse_of
+from bigtcp_bench.commands import check, history, results
+from bigtcp_bench.commands.common import Handler, add_cluster, add_command, add_folder, api_of, warehouse_of
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.local import DEFAULT_PORT, LocalAirflow
 
@@ -73,12 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add_folder(command)
 
+    check.add(commands)
     results.add(commands)
     history.add(commands)
 
     restore = add_command(commands, "restore", "put a cluster's configuration back after a crashed run", _restore)
-    restore.add_argument("--kubeconfig", type=Path, help="default: $KUBECONFIG, else the user's own")
-    restore.add_argument("--context", help="context in the kubeconfig (default: its current one)")
+    add_cluster(restore)
     restore.add_argument("--force", action="store_true", help="even while a run holds the cluster")
     return parser
 
@@ -189,9 +189,8 @@ def _lab_fault(options: argparse.Namespace) -> int:
 
 def _restore(options: argparse.Namespace) -> int:
     from bigtcp_bench.cluster import guard
-    from bigtcp_bench.cluster.api import ClusterApi
 
-    api = ClusterApi.from_kubeconfig(options.kubeconfig, options.context)
+    api = api_of(options)
     report = guard.restore(api, "asked for on the command line", force=options.force, progress=print)
     print(report)
     return 0

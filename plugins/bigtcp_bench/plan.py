@@ -165,6 +165,20 @@ class Thresholds(BaseModel):
     )
 
 
+class LoadGate(BaseModel):
+    """What a run does about nodes that are busy with other work, before its first change and before each block."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["wait", "refuse", "warn"] = Field(
+        "wait", description="wait for quiet nodes, refuse busy ones at once, or only say it, once"
+    )
+    busy_share: float = Field(
+        0.5, gt=0, le=1, description="share of a node's CPU time that others may use, sampled over some seconds"
+    )
+    wait_s: int = Field(600, ge=0, le=600, description="longest wait before one block; then the run is refused")
+
+
 class Plan(BaseModel):
     """What one run measures. Frozen: a changed plan is another plan."""
 
@@ -188,6 +202,10 @@ class Plan(BaseModel):
     client_node: str | None = Field(None, description="node that sends; empty: the labelled pair, or any pair")
     server_node: str | None = Field(None, description="node that receives")
     image: str = Field("nicolaka/netshoot:v0.14", min_length=1)
+    image_pull_secrets: tuple[str, ...] = Field(
+        (), description="secrets in namespace bigtcp-bench that a private registry needs"
+    )
+    load_gate: LoadGate = LoadGate.model_validate({})
     seed: int = Field(0, ge=0, description="of the shuffled order of scenarios; 0: from the run's id")
     thresholds: Thresholds = Thresholds.model_validate({})
 
@@ -204,6 +222,19 @@ class Plan(BaseModel):
             raise ValueError(f"unknown scenario {unknown[0]!r}; allowed are {', '.join(SCENARIOS)}")
         if len(set(value)) != len(value):
             raise ValueError("a scenario may be named only once")
+        return value
+
+    @field_validator("image_pull_secrets", mode="before")
+    @classmethod
+    def _split_secrets(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("image")
+    @classmethod
+    def _pinned_image(cls, value: str) -> str:
+        tag = value.rsplit("/", 1)[-1].partition(":")[2]
+        if "@" not in value and tag in ("", "latest"):
+            raise ValueError("must name a tag other than latest, or a digest, so that every night runs the same")
         return value
 
     @field_validator("order", mode="before")

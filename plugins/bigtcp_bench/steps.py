@@ -178,11 +178,12 @@ class DagRunStep:
     @_reported
     def check_kernel(self) -> Result:
         """Validate the plan, choose the nodes, look at them, and refuse what cannot be measured."""
-        from bigtcp_bench.cluster import environment, nodes, probe, requirements
+        from bigtcp_bench.cluster import environment, load, nodes, requirements
+        from bigtcp_bench.cluster.checks import counted, refuse_failed
         from bigtcp_bench.params import plan_of_params
+        from bigtcp_bench.report.checks import checks_text
 
         self.warehouse.check_version()
-        self._close_abandoned()
         number = self.warehouse.start_run(
             {
                 "cluster": self._cluster,
@@ -205,15 +206,23 @@ class DagRunStep:
             block_order=",".join(plan.order),
             is_aa=plan.is_aa,
         )
+        requirements.refuse_held(self.api, self.run_key)
+        self._close_abandoned()
         pair = nodes.choose_pair(self.api, plan)
         say(f"checking {pair.client.name} (sends) and {pair.server.name} (receives)")
-        probes = probe.probe_nodes(self.api, pair.names, plan.image)
-        checks = requirements.check(self.api, plan, pair, probes, holder=self.run_key)
-        self.warehouse.update_run(number, **environment.describe(self.api, pair, probes, checks))
+        found = requirements.preflight(self.api, plan, pair, holder=self.run_key)
+        checks = found.checks
+        print(checks_text(checks))
         for check in checks:
-            (print if check.status == "pass" else say)(str(check))
-        say(f"{sum(check.status == 'pass' for check in checks)} of {len(checks)} checks passed")
-        requirements.refuse_failed(checks)
+            if check.status != "pass":
+                say(str(check))
+        say(counted(checks))
+        row: Result = {"checks": [check.to_dict() for check in checks]}
+        if found.complete:
+            row = environment.describe(self.api, pair, found.probes, checks)
+        self.warehouse.update_run(number, **row)
+        refuse_failed(checks)
+        load.await_quiet(self.api, plan, pair, found.probes, progress=say)
         self._say_shortfall(plan)
         return {"run": number, "client_node": pair.client.name, "server_node": pair.server.name}
 
@@ -384,13 +393,14 @@ class DagRunStep:
 
     def _switched(self, block: Block, purpose: str, scenarios: Sequence[str] = ()) -> list[Result]:
         """Put the arm of ``block`` in force and prove it; return its generations."""
-        from bigtcp_bench.cluster import bigtcp_switch, pods
+        from bigtcp_bench.cluster import bigtcp_switch, load, pods
 
         fence = self.fence()
         with fence.renewing():
             fence.check()
             self._end_block_before(block.number)
             pods.delete_pods(self.api)
+            load.await_quiet(self.api, self.plan, self.pair, progress=say)
             say(f"block {block.number}: switching BIG TCP {block.arm}")
             report = bigtcp_switch.switch(
                 self.api, fence, block.arm, self.pair, self.plan, force_restart=self.plan.is_aa, progress=say

@@ -78,6 +78,19 @@ class Node:
     )
     merged: dict[str, str] = field(default_factory=dict)
     agents_started: int = 0
+    #: What others use of its CPU time.
+    busy_share: float = 0.1
+
+
+def _orders(pod: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(pod["spec"]["containers"][0]["args"][0])
+    return found
+
+
+def _proc_stat(busy_share: float | None) -> str:
+    """Return the first line of /proc/stat, 400 ticks after that of None."""
+    user, idle = (0, 0) if busy_share is None else (round(400 * busy_share), round(400 * (1 - busy_share)))
+    return f"cpu  {1000 + user} 0 0 {1000 + idle} 0 0 0 0 0 0\n"
 
 
 class Cluster:
@@ -94,6 +107,8 @@ class Cluster:
         #: More devices of every node, and other answers of every agent.
         self.extra_devices: dict[str, dict[str, Any]] = {}
         self.extra_status: dict[str, Any] = {}
+        #: Family → why pods do not reach each other over it.
+        self.unreachable: dict[str, str] = {}
         if configured:
             config = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
             config["data"].update({key.replace("_", "-"): value for key, value in configured.items()})
@@ -205,12 +220,18 @@ class Cluster:
     def _run_bench_pod(self, pod: dict[str, Any]) -> None:
         if pod.get("status", {}).get("phase") in ("Succeeded", "Running"):
             return
-        role = pod["metadata"]["labels"]["bigtcp-bench/role"]
-        pod["status"] = {"phase": "Succeeded" if role == "probe" else "Running"}
+        ends = _orders(pod)["do"] in ("probe", "reach")
+        pod["status"] = {
+            "phase": "Succeeded" if ends else "Running",
+            "conditions": [{"type": "Ready", "status": str(not ends)}],
+            "podIPs": [{"ip": "10.244.0.9"}, {"ip": "fd44::9"}],
+        }
         run(self.store.update(PODS, pod, "status"))
 
-    def probe_log(self, pod: str) -> str:
+    def pod_log(self, pod: str) -> str:
         found = run(self.store.get(PODS, pod, "bigtcp-bench"))
+        if _orders(found)["do"] == "reach":
+            return f"{MARKER}{json.dumps({'v': 1, 'kind': 'reach', 'unreachable': self.unreachable})}\n"
         terms = found["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         name = terms["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]
         device = {"index": 2, "kind": "veth", "driver": "veth", "mtu": 1500, **self.nodes[name].limits}
@@ -220,13 +241,22 @@ class Cluster:
             "boot_id": "b",
             "capabilities": {"ipv4_big_tcp": True, "ipv6_big_tcp": True},
             "snapshot": {
-                "time_s": 1.0,
-                "monotonic_s": 1.0,
+                "time_s": 3.0,
+                "monotonic_s": 3.0,
                 "user_hz": 100,
                 "meminfo": MEMINFO,
                 "devices": {"eth0": device, **self.extra_devices},
+                "proc_stat": _proc_stat(self.nodes[name].busy_share),
             },
         }
+        if _orders(found).get("sample_s"):
+            document["earlier"] = {
+                "time_s": 1.0,
+                "monotonic_s": 1.0,
+                "user_hz": 100,
+                "devices": {},
+                "proc_stat": _proc_stat(None),
+            }
         packed = base64.b64encode(zlib.compress(json.dumps(document).encode())).decode()
         return f"hello\n{MARKER}{json.dumps({'v': 1, 'kind': 'probe', 'doc': packed})}\n"
 
@@ -305,7 +335,7 @@ class Client(ClusterApi):
                 "status": {"allowed": body["spec"]["resourceAttributes"]["resource"] not in self.cluster.forbidden}
             }
         if target.subresource == "log":
-            return self.cluster.probe_log(name)
+            return self.cluster.pod_log(name)
         if method == "GET" and name:
             return await store.get(resource, name, namespace)
         if method == "GET":

@@ -18,6 +18,7 @@ from bigtcp_bench.analysis.verdicts import pressure_problems
 from bigtcp_bench.cluster import guard, pods, probe, requirements
 from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
+from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cilium
 from bigtcp_bench.cluster.counters import counters_of, growth, read_nodes
 from bigtcp_bench.cluster.nodes import choose_pair
@@ -117,9 +118,9 @@ def test_a_node_that_cannot_take_big_packets_is_refused_before_anything_changes(
         ("nic-65536:node1", "node node1: device: eth0: .* tso_max_size 65536"),
     ):
         daemon.set_fault(lab_dir, fault, True)
-        checks = requirements.check(api, PLAN, pair, probe.probe_nodes(api, pair.names, PLAN.image))
+        checks = requirements.preflight(api, PLAN, pair).checks
         with pytest.raises(PreconditionFailed, match=sentence):
-            requirements.refuse_failed(checks)
+            refuse_failed(checks)
         daemon.set_fault(lab_dir, fault, False)
 
 
@@ -198,8 +199,7 @@ class TestRights:
         plan = validate_plan({"scenarios": "ipv4-stream-1", "scope": scope})
         before = settings(api), limits(api)
         pair = choose_pair(account, plan)
-        probes = probe.probe_nodes(account, pair.names, plan.image)
-        requirements.refuse_failed(requirements.check(account, plan, pair, probes))
+        refuse_failed(requirements.preflight(account, plan, pair).checks)
         window = guard.open_window(account, "test/rights", plan, pair)
         server = pods.create_pod(account, _server(plan))
         assert set(pods.pod_addresses(pods.wait_ready(account, server["metadata"]["name"]))) == {"ipv4", "ipv6"}

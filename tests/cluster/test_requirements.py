@@ -8,9 +8,8 @@ import pytest
 
 from bigtcp_bench.cluster import guard, requirements
 from bigtcp_bench.cluster.api import DAEMONSET
+from bigtcp_bench.cluster.checks import Check, refuse_failed
 from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.cluster.probe import probe_nodes
-from bigtcp_bench.cluster.requirements import Check
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES
 from bigtcp_bench.plan import validate_plan
@@ -22,8 +21,7 @@ def checks(cluster: Cluster, api: Client | None = None, **plan: Any) -> dict[tup
     api = api or cluster.client()
     the_plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", **plan})
     pair = choose_pair(api, the_plan)
-    probes = probe_nodes(api, pair.names, the_plan.image)
-    return {(item.name, item.node): item for item in requirements.check(api, the_plan, pair, probes)}
+    return {(item.name, item.node): item for item in requirements.preflight(api, the_plan, pair).checks}
 
 
 def change(cluster: Cluster, resource: Any, name: str, namespace: str | None, edit: Any) -> None:
@@ -39,7 +37,7 @@ def test_a_good_cluster_passes_and_nothing_is_changed() -> None:
     found = checks(cluster)
     assert {item.status for item in found.values()} == {"pass", "warn"}
     assert {item.name for item in found.values() if item.status == "warn"} == {"device", "nodes alike"}
-    requirements.refuse_failed(list(found.values()))
+    refuse_failed(list(found.values()))
     assert cluster.state() == before
 
 
@@ -125,7 +123,7 @@ def test_limits_set_by_hand_would_be_lost() -> None:
     with pytest.raises(
         PreconditionFailed, match=r"node node2: limits: eth0: gro_max_size is 32768 .* set by hand"
     ):
-        requirements.refuse_failed(list(found.values()))
+        refuse_failed(list(found.values()))
 
 
 def test_a_node_config_that_would_win_over_ours() -> None:
@@ -168,11 +166,10 @@ def test_a_rollout_under_way_is_waited_for() -> None:
     api = cluster.client()
     plan = validate_plan({"scenarios": "ipv4-stream-1"})
     pair = choose_pair(api, plan)
-    probes = probe_nodes(api, pair.names, plan.image)
     found = api.get(DAEMONSET, "cilium", "kube-system")
     found["status"]["updatedNumberScheduled"] = 1
     run(cluster.store.update(DAEMONSETS, found, "status"))
-    result = {item.name: item for item in requirements.check(api, plan, pair, probes)}
+    result = {item.name: item for item in requirements.preflight(api, plan, pair, with_pods=False).checks}
     assert result["Cilium rollout"].status == "fail"
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bigtcp_bench.cluster.api import NODE, ClusterApi
+from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import config_values, find_cilium, read_status, ready_agent
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
-from bigtcp_bench.cluster.requirements import Check
 from bigtcp_bench.upgrade import datapath_config
 
 #: What the lab's nodes name as their container runtime; reports say that they are emulated.

@@ -35,6 +35,12 @@ class NodeInfo:
     cpu: float
     memory_bytes: int
     labelled: bool
+    #: Whether it has the benchmark's taint.
+    tainted: bool = False
+    #: What it is short of, as its conditions say (``MemoryPressure`` and the like).
+    pressures: tuple[str, ...] = ()
+    #: What runs it if it is a container itself (``kind``), else empty.
+    in_container: str = ""
 
     @property
     def usable(self) -> bool:
@@ -147,6 +153,11 @@ def node_info(node: JsonObject) -> NodeInfo:
         cpu=quantity(allocatable.get("cpu", "0")),
         memory_bytes=int(quantity(allocatable.get("memory", "0"))),
         labelled=labels.get(PAIR_LABEL) == "true",
+        tainted=any(taint["key"] == TAINT_KEY for taint in spec.get("taints") or []),
+        pressures=tuple(
+            kind for kind, value in conditions.items() if kind.endswith("Pressure") and value == "True"
+        ),
+        in_container="kind" if spec.get("providerID", "").startswith("kind://") else "",
     )
 
 
@@ -173,6 +184,6 @@ def _listed(nodes: list[NodeInfo], limit: int = 10) -> str:
 
 def _from_plain(document: dict[str, Any]) -> NodeInfo:
     fields: dict[str, Any] = dict(document)
-    for name in ("blocking_taints", "internal_ips"):
-        fields[name] = tuple(fields[name])
+    for name in ("blocking_taints", "internal_ips", "pressures"):
+        fields[name] = tuple(fields.get(name, ()))
     return NodeInfo(**fields)

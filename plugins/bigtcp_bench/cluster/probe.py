@@ -13,6 +13,11 @@ from bigtcp_bench.cluster.cilium import TUNNEL_DEVICES, AgentStatus, Limits
 from bigtcp_bench.pods.orders import ProbeOrders
 from bigtcp_bench.pods.results import Device, Probe, parse_log
 
+#: Kinds of devices on top of one other, which IFLA_LINK names; of a veth it names the peer, in another namespace.
+_STACKED = ("vlan", "macvlan", "ipvlan")
+#: Kinds of devices whose ports carry them. Those of a bridge are pods as well.
+_MASTERS = ("bond", "team")
+
 
 @dataclass(frozen=True)
 class NodeProbe:
@@ -50,6 +55,19 @@ class NodeProbe:
             own = set(internal_ips)
             selected = [name for name, device in self.devices.items() if own & set(device.addresses)]
         return selected + [name for name in TUNNEL_DEVICES if name in self.devices and name not in selected]
+
+    def carriers(self, device: str) -> list[str]:
+        """Return the devices below ``device``: the ports of a bond, the card that a VLAN is on."""
+        above = self.devices[device]
+        if above.kind in _STACKED:
+            return [name for name, below in self.devices.items() if below.index == above.peer_index]
+        return [name for name, below in self.devices.items() if below.master == device and above.kind in _MASTERS]
+
+    @property
+    def sampled_s(self) -> float | None:
+        """Return over how many seconds the load was sampled, None if it was not."""
+        probe = self.probe
+        return probe.snapshot.monotonic_s - probe.earlier.monotonic_s if probe.earlier else None
 
     @property
     def busy_share(self) -> float | None:

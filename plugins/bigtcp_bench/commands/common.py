@@ -14,6 +14,8 @@ from bigtcp_bench.local import DEFAULT_FOLDER
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.plan import Plan
     from bigtcp_bench.warehouse.store import Warehouse
 
 Handler = Callable[[argparse.Namespace], int]
@@ -44,6 +46,47 @@ def add_warehouse(parser: argparse.ArgumentParser) -> None:
         help="SQLAlchemy URL (default: $BIGTCP_BENCH_WAREHOUSE, else the demo's database)",
     )
     add_folder(parser)
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a cluster."""
+    parser.add_argument("--kubeconfig", type=Path, help="default: $KUBECONFIG, else the user's own")
+    parser.add_argument("--context", help="context in the kubeconfig (default: its current one)")
+
+
+def api_of(options: argparse.Namespace, **settings: float) -> ClusterApi:
+    """Return the API of the cluster that ``options`` name; ``settings`` are those of ClusterApi."""
+    from bigtcp_bench.cluster.api import ClusterApi
+
+    return ClusterApi.from_kubeconfig(options.kubeconfig, options.context, **settings)
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add ``--plan`` and the fields of it that can be given in its place."""
+    parser.add_argument(
+        "--plan", default="nightly", help="name of the plan, or a YAML file (default: %(default)s)"
+    )
+    parser.add_argument("--scope", choices=("nodes", "cluster"), help="of the change (default: the plan's)")
+    for name, text in (
+        ("scenarios", "separated by commas"),
+        ("order", "order of blocks, such as off,on,off"),
+        ("client-node", "node that sends; with --server-node"),
+        ("server-node", "node that receives"),
+        ("image", "of the benchmark's pods"),
+    ):
+        parser.add_argument(f"--{name}", help=f"{text} (default: the plan's)")
+    for name in ("generations", "repetitions", "duration-s"):
+        parser.add_argument(f"--{name}", type=int, help="default: the plan's")
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """Return the plan that the options of ``add_plan`` ask for. Raises InvalidInput."""
+    from bigtcp_bench.plan import Plan, load_plan
+
+    given = {
+        name: getattr(options, name, None) for name in Plan.model_fields if name not in ("name", "description")
+    }
+    return load_plan(options.plan, given)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

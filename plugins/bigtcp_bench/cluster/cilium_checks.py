@@ -1,0 +1,246 @@
+"""What Cilium must be and must allow, judged from its objects and from what its agents say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from bigtcp_bench.cluster import protocol
+from bigtcp_bench.cluster.api import JsonObject
+from bigtcp_bench.cluster.bigtcp_switch import families_of
+from bigtcp_bench.cluster.checks import Check
+from bigtcp_bench.cluster.cilium import (
+    CONFIGMAP_NAME,
+    KEYS,
+    TUNNEL_DEVICES,
+    AgentStatus,
+    Cilium,
+    Version,
+    parse_version,
+    selects,
+)
+from bigtcp_bench.cluster.probe import NodeProbe
+from bigtcp_bench.plan import Plan
+
+#: The sources an agent's configuration is merged from when the init container names none.
+DEFAULT_SOURCES = f"config-map:{CONFIGMAP_NAME},cilium-node-config"
+#: Set on the pod template by the chart when ``rollOutCiliumPods`` is true.
+CHECKSUM = "cilium.io/cilium-configmap-checksum"
+#: What the tools leave on objects that they keep as they are in Git.
+GITOPS_MARKS = {
+    "argocd.argoproj.io/instance": "Argo CD",
+    "argocd.argoproj.io/tracking-id": "Argo CD",
+    "kustomize.toolkit.fluxcd.io/name": "Flux",
+    "helm.toolkit.fluxcd.io/name": "Flux",
+}
+#: Releases that do not bring a node up with BIG TCP and a tunnel device (cilium/cilium#44198, #46337, #46710).
+BROKEN_TUNNELS: tuple[Version, Version] = ((1, 19, 0), (1, 19, 5))
+
+
+def version_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator[Check]:
+    """Judge Cilium's version, and whether a rollout is under way."""
+    if cilium.version is None:
+        yield Check("Cilium version", "", "warn", f"not told by image {cilium.image}", "1.14 or newer is needed")
+    elif cilium.version < (1, 13, 0) or ("ipv4" in families_of(plan) and cilium.version < (1, 14, 0)):
+        advice = "BIG TCP needs Cilium 1.13 for IPv6 and 1.14 for IPv4; upgrade, or measure IPv6 only"
+        yield Check("Cilium version", "", "fail", cilium.version_text, advice)
+    else:
+        yield Check("Cilium version", "", "pass", cilium.version_text)
+    status = daemonset.get("status") or {}
+    desired, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
+    updated = status.get("updatedNumberScheduled", 0)
+    current = status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"]
+    found = f"{ready} of {desired} agents ready, {updated} of the present template"
+    if not current or updated < desired:
+        yield Check("Cilium rollout", "", "fail", found, "a rollout is under way; wait for its end")
+    elif ready < desired:
+        yield Check("Cilium rollout", "", "warn", found, "agents elsewhere in the cluster are not ready")
+    else:
+        yield Check("Cilium rollout", "", "pass", found)
+
+
+def change_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator[Check]:
+    """Judge whether the settings can be changed in the way that the plan's scope asks for."""
+    if plan.scope == "cluster":
+        strategy = (daemonset["spec"].get("updateStrategy") or {}).get("type", "RollingUpdate")
+        if strategy == "RollingUpdate":
+            yield Check("update strategy", "", "pass", strategy)
+        else:
+            advice = "scope cluster restarts the agents by a rolling update; use scope nodes"
+            yield Check("update strategy", "", "fail", strategy, advice)
+        found = "every pod created anywhere in the cluster while BIG TCP is on keeps its large limits afterwards"
+        yield Check("scope", "", "warn", found, "scope nodes touches two nodes only")
+        return
+    if cilium.node_config is None:
+        found = "the cluster serves no cilium.io CiliumNodeConfig"
+        advice = (
+            "it comes with Cilium's chart from 1.13 on; managed distributions may leave it out; use scope cluster"
+        )
+        yield Check("CiliumNodeConfig", "", "fail", found, advice)
+        return
+    yield Check("CiliumNodeConfig", "", "pass", f"served as {cilium.node_config.api_version}")
+    yield _overrides(daemonset)
+
+
+def _overrides(daemonset: JsonObject) -> Check:
+    """Judge the init container that merges the configuration: may our two keys be overridden at all?"""
+    name = "config overrides"
+    containers = daemonset["spec"]["template"]["spec"].get("initContainers") or []
+    found = next((item for item in containers if item["name"] == "config"), None)
+    if found is None:
+        advice = "this packaging of Cilium ignores CiliumNodeConfig; use scope cluster"
+        return Check(
+            name, "", "fail", f"DaemonSet {daemonset['metadata']['name']} has no init container config", advice
+        )
+    words = (found.get("command") or []) + (found.get("args") or [])
+    denied = [key for key in KEYS.values() if key in _flag(words, "deny-config-keys")]
+    allowed = _flag(words, "allow-config-keys")
+    sources = _flag(words, "source") or DEFAULT_SOURCES.split(",")
+    if denied:
+        advice = "remove it from Helm's daemon.blockedConfigOverrides, or use scope cluster"
+        return Check(name, "", "fail", f"{denied[0]} may not be overridden (--deny-config-keys)", advice)
+    missing = [key for key in KEYS.values() if allowed and key not in allowed]
+    if missing:
+        advice = "add it to Helm's daemon.allowedConfigOverrides, or use scope cluster"
+        return Check(name, "", "fail", f"{missing[0]} is not among --allow-config-keys", advice)
+    if not any(source.partition(":")[0] == "cilium-node-config" for source in sources):
+        advice = "add cilium-node-config to Helm's daemon.configSources, or use scope cluster"
+        return Check(name, "", "fail", f"the sources are {','.join(sources)}", advice)
+    return Check(name, "", "pass", f"both keys may be overridden; sources {','.join(sources)}")
+
+
+def _flag(words: Sequence[str], name: str) -> list[str]:
+    """Return the comma-separated values of ``--name=a,b`` or ``--name a,b``, given once or several times."""
+    values: list[str] = []
+    for position, word in enumerate(words):
+        if word.startswith(f"--{name}="):
+            values += word.partition("=")[2].split(",")
+        elif word == f"--{name}" and position + 1 < len(words):
+            values += words[position + 1].split(",")
+    return [value.strip().strip('"') for value in values if value.strip()]
+
+
+def manager_checks(daemonset: JsonObject, config: JsonObject, plan: Plan) -> Iterator[Check]:
+    """Judge who else looks after Cilium's objects, and what they would do about our changes."""
+    marks: dict[str, str] = {}
+    for item in (daemonset, config):
+        meta = item["metadata"]
+        present = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
+        marks.update({mark: tool for mark, tool in GITOPS_MARKS.items() if mark in present})
+        if present.get("app.kubernetes.io/managed-by") == "Helm":
+            marks["app.kubernetes.io/managed-by"] = "Helm"
+    tools = sorted(set(marks.values()))
+    correcting = [tool for tool in tools if tool != "Helm"]
+    if correcting:
+        found = f"{' and '.join(correcting)} keeps Cilium's objects as they are in Git"
+        if plan.scope == "cluster":
+            advice = f"it may undo a change of {CONFIGMAP_NAME} in the middle of a run; use scope nodes"
+            yield Check("managed by", "", "fail", found, advice)
+        else:
+            advice = "make sure that it does not prune foreign CiliumNodeConfigs in Cilium's namespace"
+            yield Check("managed by", "", "warn", found, advice)
+    else:
+        yield Check("managed by", "", "pass", ", ".join(tools) or "nobody that says so")
+    annotations = daemonset["spec"]["template"]["metadata"].get("annotations") or {}
+    rolls = "yes: a Helm upgrade that changes the configuration restarts all agents by itself"
+    yield Check("rollOutCiliumPods", "", "pass", rolls if CHECKSUM in annotations else "no")
+
+
+def config_checks(cilium: Cilium, config: JsonObject, plan: Plan) -> Iterator[Check]:
+    """Judge settings of ``cilium-config`` with which there is nothing to measure, or an agent would not start."""
+    data = config.get("data") or {}
+    lacking = [family for family in families_of(plan) if data.get(f"enable-{family}") == "false"]
+    if lacking:
+        found = f"enable-{lacking[0]} is false, so pods have no {lacking[0]} address"
+        yield Check("IP families", "", "fail", found, f"leave the {lacking[0]} scenarios out of the plan")
+    else:
+        yield Check("IP families", "", "pass", f"{' and '.join(families_of(plan))} as the plan needs")
+    dispatch = data.get("bpf-lb-dsr-dispatch", "")
+    version = cilium.version or (0, 0, 0)
+    if data.get("bpf-lb-mode") not in ("dsr", "hybrid") or dispatch not in ("ipip", "geneve"):
+        return
+    found = f"loadBalancer.dsrDispatch is {dispatch}"
+    flagged = data.get("enable-tunnel-big-tcp") == "true"
+    if version >= (1, 19, 0) and (dispatch == "ipip" or (version < (1, 19, 3) and not flagged)):
+        advice = f"Cilium {cilium.version_text} does not start with BIG TCP and this dispatch; use opt"
+        yield Check("DSR dispatch", "", "fail", found, advice)
+    else:
+        advice = (
+            "service traffic through a tunnel has no BIG TCP on most kernels; pod to pod, which is measured, has"
+        )
+        yield Check("DSR dispatch", "", "warn", found, advice)
+
+
+def override_checks(node: str, labels: Mapping[str, str], node_configs: Sequence[JsonObject]) -> Iterator[Check]:
+    """Find CiliumNodeConfigs that select the node, set one of our keys and are applied after ours."""
+    ours = protocol.NODE_CONFIG_NAME
+    for item in node_configs:
+        name, spec = item["metadata"]["name"], item.get("spec") or {}
+        keys = [key for key in KEYS.values() if key in (spec.get("defaults") or {})]
+        if name > ours and keys and selects(spec.get("nodeSelector"), labels):
+            found = f"CiliumNodeConfig {name} sets {keys[0]} and is applied after {ours}"
+            yield Check("node config", node, "fail", found, "rename it, or take the node out of its selector")
+
+
+def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObject) -> Iterator[Check]:
+    """Judge how an agent says that it forwards packets."""
+    data = config.get("data") or {}
+    version = _version(cilium, status)
+    if status.routing == "Native":
+        yield Check("routing mode", node, "pass", status.routing)
+    elif version >= (1, 19, 0):
+        advice = "BIG TCP needs a kernel whose tunnel devices can do it; on others the agent may not start"
+        flagged = version >= (1, 19, 3) or data.get("enable-tunnel-big-tcp") == "true"
+        yield Check("routing mode", node, "warn" if flagged else "fail", status.routing or "unknown", advice)
+    else:
+        advice = "Cilium before 1.19 does not start with BIG TCP and tunneling; native routing is needed"
+        yield Check("routing mode", node, "fail", status.routing or "unknown", advice)
+    if status.host_routing == "BPF":
+        yield Check("host routing", node, "pass", "BPF")
+    else:
+        advice = "BIG TCP needs BPF host routing: kubeProxyReplacement and bpf.masquerade, no legacy routing"
+        yield Check("host routing", node, "fail", status.host_routing or "unknown", advice)
+    yield _datapath(node, status.datapath_mode, version)
+    if status.encryption == "Disabled":
+        yield Check("encryption", node, "pass", "Disabled")
+    else:
+        advice = "with encryption there is no BIG TCP to measure (with IPsec the agent would not start)"
+        yield Check("encryption", node, "fail", status.encryption, advice)
+    replacement = status.kube_proxy_replacement or "unknown"
+    if replacement in ("True", "Strict"):
+        yield Check("kube-proxy replacement", node, "pass", replacement)
+    else:
+        yield Check("kube-proxy replacement", node, "warn", replacement, "Cilium documents BIG TCP with it only")
+    if status.masquerading in ("BPF", "Disabled"):
+        yield Check("masquerading", node, "pass", status.masquerading)
+    else:
+        advice = "Cilium documents BIG TCP with bpf.masquerade=true only"
+        yield Check("masquerading", node, "warn", status.masquerading or "unknown", advice)
+
+
+def _datapath(node: str, mode: str, version: Version) -> Check:
+    if mode == "veth" or (mode.startswith("netkit") and version >= (1, 18, 0)):
+        return Check("datapath mode", node, "pass", mode)
+    if version and version < (1, 16, 0):
+        advice = "Cilium before 1.16 does not start with BIG TCP in any mode but veth"
+        return Check("datapath mode", node, "fail", mode or "unknown", advice)
+    return Check("datapath mode", node, "warn", mode or "unknown", "BIG TCP is known to work with veth and netkit")
+
+
+def tunnel_check(node: str, cilium: Cilium, status: AgentStatus, probed: NodeProbe) -> Check:
+    """Judge the tunnel devices that the agent has made, which it also does for features of native routing."""
+    tunnels = [name for name in TUNNEL_DEVICES if name in probed.devices]
+    if not tunnels:
+        return Check("tunnel devices", node, "pass", "none")
+    found = ", ".join(tunnels)
+    version = _version(cilium, status)
+    if BROKEN_TUNNELS[0] <= version <= BROKEN_TUNNELS[1]:
+        advice = (
+            "Cilium 1.19.0 to 1.19.5 does not bring the node up with BIG TCP and a tunnel device (from egress "
+            "gateway, DSR with Geneve and others); upgrade to a later release first"
+        )
+        return Check("tunnel devices", node, "fail", f"{found} with Cilium {'.'.join(map(str, version))}", advice)
+    return Check("tunnel devices", node, "warn", found, "traffic through them has no BIG TCP on most kernels")
+
+
+def _version(cilium: Cilium, status: AgentStatus) -> Version:
+    return cilium.version or parse_version(status.version) or (0, 0, 0)
