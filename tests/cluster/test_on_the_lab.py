@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from kubernetes import client as k8s
 from kubernetes import config as k8s_config
 
@@ -21,6 +23,7 @@ from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cilium
 from bigtcp_bench.cluster.counters import counters_of, growth, read_nodes
+from bigtcp_bench.cluster.guardian import CRONJOB
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.evidence import facts_of
@@ -30,6 +33,8 @@ from bigtcp_bench.plan import Plan, validate_plan
 from bigtcp_bench.pods.results import packed
 from bigtcp_bench.resources import load_manifests
 from bigtcp_bench.warehouse.records import RawDocument
+from tests.lab.helpers import eventually
+from tests.lab.kubectl import Kubectl
 
 pytestmark = pytest.mark.lab
 
@@ -214,6 +219,72 @@ class TestRights:
         assert (settings(api), limits(api)) == before
         assert guard.restore(account, "again").outcome == "nothing"
 
+    def test_they_suffice_for_the_guardian(
+        self, account: ClusterApi, api: ClusterApi, lab: LabInfo, tmp_path: Path
+    ) -> None:
+        """A run is killed and never heard of again. One look of its guardian cannot verify, the next one does."""
+        before = settings(api), limits(api)
+        config = yaml.safe_load(lab.kubeconfig.read_text())
+        config["users"][0]["user"] = {"token": _token(api)}
+        (tmp_path / "account").write_text(yaml.safe_dump(config))
+        program = f"""
+import time
+from bigtcp_bench.cluster import guard
+from bigtcp_bench.cluster.api import ClusterApi
+from bigtcp_bench.cluster.bigtcp_switch import switch
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.plan import Plan
+api = ClusterApi.from_kubeconfig({str(tmp_path / "account")!r})
+plan = Plan.model_validate_json({PLAN.model_dump_json()!r})
+pair = choose_pair(api, plan)
+window = guard.open_window(api, "test/gone", plan, pair, lease_s=4)
+with window.fence.renewing(0.5):
+    switch(api, window.fence, "on", pair, plan)
+    print("on", flush=True)
+    time.sleep(600)
+"""
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as run:
+            assert run.stdout is not None
+            assert run.stdout.readline() == b"on\n"
+            run.kill()
+        assert limits(api)["node2"]["gro_ipv4_max_size"] > 65536
+        _until(lambda: not _lease(api).live(api.now()))
+        role = Kind(RBAC, "v1", "roles")
+        whole = api.get(role, guard.GUARDIAN_NAME, pods.BENCH_NAMESPACE)
+        rules = [
+            {**rule, "verbs": [verb for verb in rule["verbs"] if verb != "create"]} for rule in whole["rules"]
+        ]
+        narrowed = api.replace(role, {**whole, "rules": rules}, pods.BENCH_NAMESPACE)
+
+        kubectl = Kubectl(lab.kubeconfig, tmp_path)
+        ours = ("--namespace", pods.BENCH_NAMESPACE)
+        kubectl("create", "job", "by-hand", f"--from=cronjob/{guard.GUARDIAN_NAME}", *ours)
+        job = _until(lambda: _ended(api, "by-hand"))
+        said = kubectl("logs", "job/by-hand", *ours)
+        assert (job["status"]["failed"], settings(api)) == (1, before[0])
+        assert "NOT RESTORED, the saved state stays: the devices of node node1 could not be read back" in said
+        assert 'cannot create resource "pods"' in said
+        assert guard.read_state(api) is not None
+        agents = _agents(api)
+
+        api.replace(role, {**narrowed, "rules": whole["rules"]}, pods.BENCH_NAMESPACE)
+        # Due every minute, and for the first time since long ago: the controller starts it at once.
+        for subresource, change in (
+            ("", {"spec": {"schedule": "* * * * *"}}),
+            ("/status", {"status": {"lastScheduleTime": "2026-01-01T00:00:00Z"}}),
+        ):
+            api.patch(CRONJOB, f"{guard.GUARDIAN_NAME}{subresource}", change, pods.BENCH_NAMESPACE)
+        _until(lambda: not guard.leftovers(api))
+        (name,) = [name for name in _jobs(api) if name.startswith(guard.GUARDIAN_NAME)]
+        job = _until(lambda: _ended(api, name))
+        assert "restored what test/gone had changed, and verified it" in kubectl("logs", f"job/{name}", *ours)
+        assert job["status"]["succeeded"] == 1
+        assert (settings(api), limits(api)) == before
+        assert _agents(api) == agents, "the first look had restarted them already"
+        assert _lease(api).holder == ""
+        assert "put back already: test/gone by the guardian" in str(guard.restore(account, "", holder="test/gone"))
+        kubectl("delete", "jobs", "--all", *ours)
+
     def test_a_missing_right_is_named(self, account: ClusterApi, api: ClusterApi) -> None:
         pair = choose_pair(account, PLAN)
         window = guard.open_window(account, "test/rights", PLAN, pair)
@@ -227,6 +298,29 @@ class TestRights:
             switch(account, window.fence, "on", pair, PLAN)
         with pytest.raises(Forbidden, match=r'cannot get resource "secrets" .* in the namespace "kube-system"'):
             account.get(Kind("", "v1", "secrets"), "anything", "kube-system")
+
+
+def _lease(api: ClusterApi) -> guard.LeaseState:
+    lease = guard.read_lease(api)
+    assert lease is not None
+    return lease
+
+
+def _jobs(api: ClusterApi) -> dict[str, Any]:
+    return {job["metadata"]["name"]: job for job in api.select(Kind("batch", "v1", "jobs"), pods.BENCH_NAMESPACE)}
+
+
+def _ended(api: ClusterApi, name: str) -> Any:
+    job = _jobs(api)[name]
+    return job if job.get("status", {}).get("conditions") else None
+
+
+def _agents(api: ClusterApi) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in api.select(POD, "kube-system", labels="k8s-app=cilium")}
+
+
+def _until(check: Callable[[], Any]) -> Any:
+    return eventually(check, within_s=60)
 
 
 def _kind(body: dict[str, str]) -> Kind:

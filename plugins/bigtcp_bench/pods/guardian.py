@@ -312,14 +312,13 @@ class Guardian:
 
     def run(self) -> int:
         """Restore if the run that had the cluster is gone; return the exit status."""
+        if self._is_held(self.api.get(self._lease)):
+            return 0
         # In this order: a run that begins meanwhile changes the Lease, and has a guardian with other uids.
         own = {path: self.api.get(path) for path in (self._own_job, self._own_files)}
         lease = self.api.get(self._lease)
         saved = self.api.get(self._state)
-        holder = _spec(lease).get("holderIdentity") or ""
-        if lease is not None and self._is_live(lease):
-            age = self.api.now() - _epoch(_spec(lease).get("renewTime"))
-            say(f"{holder} holds the cluster and renewed its hold {age:.0f} s ago; nothing to do")
+        if self._is_held(lease):
             return 0
         if saved is None:
             say("there is no saved state, so there is nothing to restore; the guardian is no longer needed")
@@ -355,6 +354,15 @@ class Guardian:
         return 0
 
     # The Lease
+
+    def _is_held(self, lease: Json | None) -> bool:
+        """Return whether a run or a restore is alive, and say so."""
+        if lease is None or not self._is_live(lease):
+            return False
+        age = self.api.now() - _epoch(_spec(lease).get("renewTime"))
+        holder = _spec(lease)["holderIdentity"]
+        say(f"{holder} holds the cluster and renewed its hold {age:.0f} s ago; nothing to do")
+        return True
 
     def _is_live(self, lease: Json) -> bool:
         spec = _spec(lease)

@@ -66,9 +66,15 @@ PodTemplate: 1 metadata ObjectMeta, 2 spec PodSpec
 PodSpec: 1 volumes *Volume, 2 containers *Container, 3 restartPolicy s, 4 terminationGracePeriodSeconds I, 5
   activeDeadlineSeconds I, 6 dnsPolicy s, 7 nodeSelector ms, 8 serviceAccountName s, 9 serviceAccount s, 10
   nodeName s, 11 hostNetwork b, 12 hostPID b, 13 hostIPC b, 14 securityContext PodSecurityContext, 16 hostname
-  s, 17 subdomain s, 19 schedulerName s, 20 initContainers *Container, 21 automountServiceAccountToken B, 22
-  tolerations *Toleration, 24 priorityClassName s, 25 priority I, 30 enableServiceLinks B, 31 preemptionPolicy
-  s
+  s, 17 subdomain s, 18 affinity Affinity, 19 schedulerName s, 20 initContainers *Container, 21
+  automountServiceAccountToken B, 22 tolerations *Toleration, 24 priorityClassName s, 25 priority I, 30
+  enableServiceLinks B, 31 preemptionPolicy s
+Affinity: 1 nodeAffinity NodeAffinity
+NodeAffinity: 1 requiredDuringSchedulingIgnoredDuringExecution NodeSelector, 2
+  preferredDuringSchedulingIgnoredDuringExecution *PreferredTerm
+NodeSelector: 1 nodeSelectorTerms *NodeSelectorTerm
+NodeSelectorTerm: 1 matchExpressions *Requirement, 2 matchFields *Requirement
+PreferredTerm: 1 weight i, 2 preference NodeSelectorTerm
 PodSecurityContext: 2 runAsUser I, 3 runAsNonRoot B, 4 supplementalGroups *i, 5 fsGroup I, 6 runAsGroup I, 7
   sysctls *NameValue, 10 seccompProfile SeccompProfile
 NameValue: 1 name s, 2 value s
