@@ -276,11 +276,12 @@ def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
     ]
     if not rows:
         return empty(title, "No packet sizes were measured.")
+    sizes = [end for proof in proofs for end in (proof.sender_b, proof.receiver_b) if end is not None]
     limit = chart_of([{"value": CLASSIC_MAX_PACKET_BYTES, "text": f"{CLASSIC_MAX_PACKET_BYTES:,} B"}])
     x = alt.X(
         "value:Q",
         title="mean bytes per packet (B)",
-        scale=from_zero(max(CLASSIC_MAX_PACKET_BYTES, *(row["value"] for row in rows))),
+        scale=from_zero(max(CLASSIC_MAX_PACKET_BYTES, *sizes)),
         axis=alt.Axis(format=",d"),
     )
     above = limit.mark_text(align="left", dx=4, dy=-4, baseline="bottom")
@@ -373,7 +374,8 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     ]
     if not found:
         return empty(title, "This run measured no latency.")
-    divisor, unit = units.axis("us", max(value for *_, value in found))
+    largest = max(value for *_, value in found)
+    divisor, unit = units.axis("us", largest)
     rows = [
         {
             "scenario": scenario,
@@ -386,9 +388,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     ]
     base = chart_of(rows)
     y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
-    x = alt.X(
-        "value:Q", title=f"latency ({unit})", scale=from_zero(max(row["value"] for row in rows)), axis=NUMBERS
-    )
+    x = alt.X("value:Q", title=f"latency ({unit})", scale=from_zero(largest / divisor), axis=NUMBERS)
     shapes = alt.Scale(domain=list(_PERCENTILES.values()), range=["circle", "square", "triangle-up"])
     layers = [
         base.mark_line(strokeWidth=2, opacity=0.6).encode(
