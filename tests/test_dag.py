@@ -27,7 +27,7 @@ def dag(dags):
 
 
 def test_every_dag_says_what_it_is_for_and_has_limits(dags):
-    assert sorted(dags) == ["bigtcp_benchmark", "bigtcp_restore"]
+    assert sorted(dags) == ["bigtcp_benchmark", "bigtcp_restore", "bigtcp_upgrade_watch"]
     for one in dags.values():
         assert one.doc_md
         assert (one.max_active_runs, one.catchup, one.dagrun_timeout) == (1, False, None)
@@ -90,6 +90,19 @@ def test_a_rerun_neither_runs_unasked_nor_decides_about_the_run(dag):
     assert {"compare", "compare_rerun"} <= dag.get_task("notify").upstream_task_ids
 
 
+def test_the_watch_triggers_a_change_only_once(dags):
+    watch = dags["bigtcp_upgrade_watch"]
+    noticed, triggered = watch.get_task("watch_cilium"), watch.get_task("trigger_benchmark")
+    assert triggered.upstream_task_ids == {"watch_cilium"}
+    # A run that exists is neither started again nor a failure; one that is not needed skips the trigger.
+    assert (triggered.skip_when_already_exists, triggered.reset_dag_run) == (True, False)
+    assert triggered.trigger_rule.value == "all_success"
+    assert triggered.trigger_dag_id in dags
+    assert "operator_triggered" in {kind.value for kind in dags[triggered.trigger_dag_id].allowed_run_types}
+    assert noticed.patience_s < 3600
+    assert watch.timetable.expression == "*/15 * * * *"
+
+
 def test_limits(dag):
     assert dag.dagrun_timeout is None, "a DAG run timeout would skip the teardown that restores the cluster"
     assert (dag.max_active_runs, dag.catchup) == (1, False)
@@ -129,16 +142,16 @@ def test_the_form_overrides_the_plan():
 
 
 @pytest.mark.parametrize(("schedule", "expected"), [("30 4 * * 1", "30 4 * * 1"), ("none", "None")])
-def test_the_schedule_is_configurable(schedule, expected, monkeypatch):
-    code = (
-        "import runpy; from airflow.sdk import DAG\n"
-        f"names = runpy.run_path({str(dags_dir() / 'bigtcp_benchmark.py')!r})\n"
-        "dag = names['bigtcp_benchmark']()\n"
+def test_the_schedules_are_configurable(schedule, expected, monkeypatch):
+    code = "\n".join(
+        f"import runpy; dag = runpy.run_path({str(dags_dir() / name)!r})[{name[:-3]!r}]()\n"
         "print('SCHEDULE', getattr(dag.timetable, 'expression', dag.schedule))"
+        for name in ("bigtcp_benchmark.py", "bigtcp_upgrade_watch.py")
     )
-    monkeypatch.setenv("BIGTCP_BENCH_SCHEDULE", schedule)
+    for variable in ("BIGTCP_BENCH_SCHEDULE", "BIGTCP_BENCH_WATCH_SCHEDULE"):
+        monkeypatch.setenv(variable, schedule)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f"SCHEDULE {expected}" in done.stdout
+    assert done.stdout.count(f"SCHEDULE {expected}") == 2
 
 
 def test_parsing_imports_nothing_heavy():

@@ -1,0 +1,126 @@
+"""Which change the upgrade watch starts a run for, and that it is one run however often it looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from bigtcp_bench.params import dag_params, plan_of_params
+from bigtcp_bench.upgrade import BENCHMARK_DAG, Fingerprint, datapath_config
+from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_bench.watch import changed_since, run_to_trigger
+from tests.support.nights import CLUSTER, add_night
+
+
+def fingerprint(version: str) -> Fingerprint:
+    return Fingerprint(f"quay.io/cilium/cilium:v{version}", datapath_config({"routing-mode": "native"}))
+
+
+OLD, NEW = fingerprint("1.18.3"), fingerprint("1.18.4")
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    made.migrate()
+    return made
+
+
+def night(warehouse: Warehouse, number: int, cilium: Fingerprint, status: str = "valid", **columns: Any) -> int:
+    run = add_night(
+        warehouse, number, images={"cilium": cilium.image}, cilium_config=dict(cilium.config), **columns
+    )
+    warehouse.update_run(run, status=status)
+    return run
+
+
+def looked(warehouse: Warehouse, live: Fingerprint) -> str:
+    """Return the id of the run that one watch would trigger."""
+    wanted: str = run_to_trigger(warehouse, CLUSTER, changed_since(warehouse, CLUSTER, live), live)["run_id"]
+    return wanted
+
+
+def test_without_a_valid_run_there_is_nothing_to_compare_with(warehouse):
+    night(warehouse, 0, OLD, status="failed")
+    night(warehouse, 1, OLD, is_aa=True)
+    with pytest.raises(AirflowSkipException, match="no valid run of lab"):
+        changed_since(warehouse, CLUSTER, NEW)
+
+
+def test_what_was_measured_already_is_no_change(warehouse):
+    night(warehouse, 0, NEW)
+    number = night(warehouse, 1, OLD)
+    with pytest.raises(AirflowSkipException, match=f"is what run {number} measured"):
+        changed_since(warehouse, CLUSTER, OLD)
+    assert changed_since(warehouse, CLUSTER, NEW) == number
+
+
+def test_the_run_says_why_and_fits_the_form(warehouse):
+    number = night(warehouse, 0, OLD)
+    wanted = run_to_trigger(warehouse, CLUSTER, number, NEW)
+    conf = wanted["conf"]
+    assert conf["note"] == (
+        f"Cilium has changed since run {number}: "
+        "image quay.io/cilium/cilium:v1.18.3 → quay.io/cilium/cilium:v1.18.4"
+    )
+    params = {name: param.value for name, param in dag_params().items()} | conf
+    plan = plan_of_params(params)
+    assert (plan.name, plan.order) == ("upgrade", ("off", "on", "off", "on", "off"))
+
+
+def test_however_often_it_looks_it_is_one_run(warehouse):
+    night(warehouse, 0, OLD)
+    first = looked(warehouse, NEW)
+    assert looked(warehouse, NEW) == first
+    # Whatever becomes of other runs, and of this one.
+    night(warehouse, 1, NEW, status="failed")
+    night(warehouse, 2, OLD, status="invalid")
+    assert looked(warehouse, NEW) == first
+    night(warehouse, 3, NEW, status="failed", run_id=first, dag_id=BENCHMARK_DAG)
+    with pytest.raises(AirflowSkipException, match="has been started already"):
+        looked(warehouse, NEW)
+
+
+def test_a_night_that_measures_the_change_during_the_wait_does_not_take_the_place_of_the_run(warehouse):
+    night(warehouse, 0, OLD)
+    noticed = changed_since(warehouse, CLUSTER, NEW)
+    first = looked(warehouse, NEW)
+    night(warehouse, 1, NEW)
+    assert run_to_trigger(warehouse, CLUSTER, noticed, NEW)["run_id"] == first
+    with pytest.raises(AirflowSkipException, match="is what run 2 measured"):
+        changed_since(warehouse, CLUSTER, NEW)
+
+
+def test_a_change_that_is_taken_back_during_the_wait_is_not_measured(warehouse):
+    noticed = night(warehouse, 0, OLD)
+    with pytest.raises(AirflowSkipException, match=f"again what run {noticed} measured"):
+        run_to_trigger(warehouse, CLUSTER, noticed, OLD)
+
+
+def test_a_change_that_comes_again_is_a_new_one(warehouse):
+    night(warehouse, 0, OLD)
+    first = looked(warehouse, NEW)
+    night(warehouse, 1, NEW, run_id=first, dag_id=BENCHMARK_DAG)
+    back = looked(warehouse, OLD)
+    night(warehouse, 2, OLD, run_id=back, dag_id=BENCHMARK_DAG)
+    again = looked(warehouse, NEW)
+    assert len({first, back, again}) == 3
+
+
+def test_an_upgrade_that_failed_and_was_taken_back_is_tried_again_after_the_next_night(warehouse):
+    night(warehouse, 0, OLD)
+    first = looked(warehouse, NEW)
+    night(warehouse, 1, NEW, status="failed", run_id=first, dag_id=BENCHMARK_DAG)
+    night(warehouse, 2, OLD)
+    assert looked(warehouse, NEW) != first
+
+
+def test_clusters_are_kept_apart(warehouse):
+    night(warehouse, 0, OLD)
+    night(warehouse, 1, NEW, cluster="prod")
+    assert changed_since(warehouse, CLUSTER, NEW) == 1
+    with pytest.raises(AirflowSkipException):
+        changed_since(warehouse, "prod", NEW)
