@@ -77,7 +77,7 @@ def change_text(change: ChangeView, width: int = PLAIN_WIDTH) -> str:
 
 def headline(view: RunView) -> str:
     """Return what a reader must know of the run, in one sentence."""
-    cluster = clean(view.cluster)
+    cluster = f"{'GENERATED, NOT MEASURED: ' if view.generated else ''}{clean(view.cluster)}"
     if view.restore_failed:
         return f"{cluster}: RESTORE {_restore_line(view)} (the run itself: {view.status})"
     return f"{cluster}: {view.status.upper()}: {_outcome(view)}"

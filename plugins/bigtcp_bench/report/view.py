@@ -116,6 +116,8 @@ class RunView:
     measuring_time_s: float | None = None
     #: The Kubernetes API and the Cilium agent are the lab's; the traffic is real.
     emulated: bool = False
+    #: Every figure of the run was made up by `bigtcp-bench demo-history`; nothing was measured.
+    generated: bool = False
     #: The run's page in Airflow, when Airflow's address is known.
     url: str | None = None
     history: HistoryView = field(default_factory=HistoryView)
@@ -163,6 +165,7 @@ class RunView:
             finished=row["finished_at"],
             measuring_time_s=repetitions * (plan.get("duration_s", 0) + plan.get("omit_s", 0)),
             emulated=bool(environment.get("emulated")),
+            generated=bool(environment.get("generated")),
             url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
             history=HistoryView.from_warehouse(warehouse, row),
             noise=_noise(warehouse, row) if row["is_aa"] else (),
