@@ -15,13 +15,13 @@ WAREHOUSE_CONN_ID = "bigtcp_warehouse"
 SLACK_CONN_ID = "bigtcp_slack"
 
 
-def cluster_api(conn_id: str) -> ClusterApi:
-    """Return the API of the cluster behind the Airflow connection ``conn_id``."""
+def cluster_api(conn_id: str, **options: Any) -> ClusterApi:
+    """Return the API behind the Airflow connection ``conn_id``; ``options`` are those of ClusterApi."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
     from bigtcp_bench.cluster.api import ClusterApi
 
-    return ClusterApi(KubernetesHook(conn_id=conn_id).api_client)
+    return ClusterApi(KubernetesHook(conn_id=conn_id).api_client, **options)
 
 
 def cluster_name(conn_id: str) -> str:
