@@ -153,8 +153,8 @@ def _summary(view: RunView, width: int) -> Group:
         parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
     if view.judged:
         parts += [Text(), _comparison_table(view, view.judged, width)]
-        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in _invalid_lines(view)]
-        parts += [Text(), _legend(view)]
+        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in invalid_lines(view)]
+        parts += [Text(), Text(legend(view), style="dim")]
     if view.change:
         parts += [Text(), *_change_parts(view.change)]
     if view.proofs:
@@ -192,7 +192,7 @@ def _outcome(view: RunView) -> str:
 def _comparison_table(view: RunView, comparisons: Sequence[Comparison], width: int) -> Table:
     narrow = width < PLAIN_WIDTH
     table = _table("scenario, metric", gap=1 if narrow else 2)
-    for name in _sides(view):
+    for name in sides(view):
         table.add_column(name, no_wrap=True, justify="right")
     table.add_column("change", justify="right")
     table.add_column("verdict", no_wrap=True)
@@ -205,12 +205,12 @@ def _comparison_table(view: RunView, comparisons: Sequence[Comparison], width: i
                 Text(units.value_text(comparison.off_median, metric.unit)),
                 Text(units.value_text(comparison.on_median, metric.unit)),
                 Text(units.change_with_interval(comparison.change, comparison.ci_low, comparison.ci_high)),
-                Text(_verdict(comparison, "\n" if narrow else " "), style=_STYLES.get(comparison.verdict, "")),
+                Text(verdict_text(comparison, "\n" if narrow else " "), style=_STYLES.get(comparison.verdict, "")),
             )
     return table
 
 
-def _verdict(comparison: Comparison, separator: str) -> str:
+def verdict_text(comparison: Comparison, separator: str = " ") -> str:
     """Return the verdict, with the size that it needs to be understood."""
     if comparison.below_margin:
         return f"{comparison.verdict}{separator}below margin"
@@ -220,12 +220,12 @@ def _verdict(comparison: Comparison, separator: str) -> str:
     return comparison.verdict
 
 
-def _sides(view: RunView) -> tuple[str, str]:
+def sides(view: RunView) -> tuple[str, str]:
     """Return what the two sides of a comparison are: the arms, or in an A/A run the blocks of the same arm."""
     return ("odd blocks", "even blocks") if view.is_aa else ("off", "on")
 
 
-def _invalid_lines(view: RunView) -> list[str]:
+def invalid_lines(view: RunView) -> list[str]:
     """Return why single comparisons are invalid, each reason once, without those of the whole run."""
     reasons = (
         reason for comparison in view.judged if comparison.verdict == "invalid" for reason in comparison.reasons
@@ -233,16 +233,16 @@ def _invalid_lines(view: RunView) -> list[str]:
     return [f"invalid: {clean(reason)}" for reason in dict.fromkeys(reasons) if reason not in view.reasons]
 
 
-def _legend(view: RunView) -> Text:
+def legend(view: RunView) -> str:
+    """Return what the columns and words of the comparison mean; ``view`` must have judged comparisons."""
     first = view.judged[0]
-    off, on = _sides(view)
+    off, on = sides(view)
     n_off, n_on = (_range(getattr(comparison, name) for comparison in view.judged) for name in ("n_off", "n_on"))
-    return Text(
+    return (
         f"Medians over fresh pod pairs ({off}: {n_off}, {on}: {n_on}). change: {on} against {off}, with its "
         f"{first.level * 100:g} % confidence interval. faster, slower: better, worse in the metric's own "
         f"direction. equivalent: surely within ±{first.margin * 100:g} %. inconclusive: too noisy to tell; it "
-        "would have seen a change of the size given.",
-        style="dim",
+        "would have seen a change of the size given."
     )
 
 
@@ -267,7 +267,7 @@ def _change_parts(change: ChangeView) -> list[RenderableType]:
         Text(f"against the last run before the change: run {change.before} of {when}", style="bold"),
         *(Padding(Text(clean(line)), (0, 0, 0, 2)) for line in lines),
         table,
-        Text(_change_legend(change), style="dim"),
+        Text(change_legend(change), style="dim"),
     ]
 
 
@@ -275,7 +275,8 @@ def _moved(moved: Moved) -> str:
     return units.change_with_interval(moved.change, moved.low, moved.high)
 
 
-def _change_legend(change: ChangeView) -> str:
+def change_legend(change: ChangeView) -> str:
+    """Return what the intervals of a comparison with an earlier run come from."""
     if not change.has_intervals:
         return (
             f"change: after against before, one run each. Without {change.min_runs} runs before the change nobody "
@@ -305,12 +306,13 @@ def _proof_table(proofs: Sequence[Proof]) -> Table:
             for arm in (arms.get("off"), arms.get("on"))
             for end in ((arm.sender_b, arm.receiver_b) if arm else (None, None))
         ]
-        text, style = _effect(list(arms.values()))
+        text, style = effect_text(list(arms.values()))
         table.add_row(Text(scenario), *map(Text, cells), Text(text, style=style))
     return table
 
 
-def _effect(arms: Sequence[Proof]) -> tuple[str, str]:
+def effect_text(arms: Sequence[Proof]) -> tuple[str, str]:
+    """Return whether both arms of one scenario did as intended, in words, and the style of the words."""
     if not any(proof.required for proof in arms):
         return "not judged", ""
     wrong = [proof.arm for proof in arms if not proof.as_intended]
