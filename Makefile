@@ -21,7 +21,7 @@ test: ## Lint, type check and run every test, the end-to-end run included
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist loadfile --durations=15
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: install  ## Only lint and type check
 	$(BIN)/ruff check .
