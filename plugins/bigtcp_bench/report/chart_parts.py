@@ -29,8 +29,11 @@ _BY_MONTHS = 150
 
 
 def chart_of(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
-    """Return a chart of ``rows``, to be given a mark; moments are milliseconds since 1970."""
-    return alt.Chart(alt.Data(values=list(rows)))
+    """Return a chart of ``rows``, to be given a mark; moments are milliseconds since 1970.
+
+    As a mapping they become one dataset of the whole chart, which Altair does not check value by value.
+    """
+    return alt.Chart({"values": list(rows)})
 
 
 def time_axis(rows: Sequence[Mapping[str, Any]]) -> alt.X:
