@@ -19,7 +19,7 @@ from typing import Any
 from kubernetes import client as k8s
 
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
-from bigtcp_bench.cluster.cilium import KEYS, LIMIT_NAMES, MERGED_DIR, selects
+from bigtcp_bench.cluster.cilium import KEYS, LIMIT_NAMES, MERGED_DIR
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.lab.api import paths
 from bigtcp_bench.lab.api.discovery import (
@@ -40,6 +40,7 @@ from bigtcp_bench.lab.api.status import ApiError
 from bigtcp_bench.lab.api.store import Store
 from bigtcp_bench.lab.objects import seed
 from bigtcp_bench.pods.agent import MARKER
+from bigtcp_bench.pods.guardian import selects
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 BIG = 196608

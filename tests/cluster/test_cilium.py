@@ -15,10 +15,10 @@ from bigtcp_bench.cluster.cilium import (
     judge_limits,
     judge_status,
     parse_status,
-    selects,
     version_of_image,
     waiting_reason,
 )
+from bigtcp_bench.pods.guardian import selects
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 

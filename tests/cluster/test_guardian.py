@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtcp_bench.cluster import guard, guardian, pods
+from bigtcp_bench.cluster import guard, guardian, pods, requirements
 from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ApiProblem
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import find_cilium
@@ -372,11 +372,13 @@ class TestInstalling:
             reason = "namespace bigtcp-bench has no ServiceAccount bigtcp-bench-guardian"
         else:
             cluster.forbidden.add("cronjobs")
-            reason = "the account in use may not create CronJob bigtcp-bench/bigtcp-bench-guardian"
+            reason = "the account in use may not create cronjobs in namespace bigtcp-bench"
         said: list[str] = []
         api = cluster.client()
         pair = choose_pair(api, plan())
-        assert guardian.obstacle(api) == reason
+        found = requirements.preflight(api, plan(), pair, with_pods=False).checks
+        (check,) = [check for check in found if check.name == "guardian"]
+        assert (check.status, check.found, check.advice) == ("warn", f"none: {reason}", guardian.REMEDY)
         window = guard.open_window(api, RUN, plan(), pair, progress=said.append)
         assert cluster.state()["guardian"] == []
         assert said[0].startswith(
@@ -458,7 +460,8 @@ def test_manifest_and_rights_fit_the_names() -> None:
     pod = body["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert body["spec"]["schedule"] == "2-59/5 * * * *"
     assert pod["containers"][0]["image"] == "registry.example.org/tools:1"
-    assert pod["imagePullSecrets"] == [{"name": "secret"}]
+    orders = guardian.orders("registry.example.org/tools:1", guard.STATE_VERSION, ["secret"])
+    assert pod["imagePullSecrets"] == orders.probe_pod["spec"]["imagePullSecrets"] == [{"name": "secret"}]
     name = guardian.protocol.GUARDIAN_NAME
     assert {body["metadata"]["name"], pod["serviceAccountName"], pod["volumes"][0]["configMap"]["name"]} == {name}
     assert pod["containers"][0]["command"][1:] == [f"/bigtcp/{guardian.SCRIPT_FILE}"]

@@ -22,6 +22,7 @@ from bigtcp_bench.cluster.api import (
 )
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, Arm, Family
+from bigtcp_bench.pods.guardian import merged_settings
 
 FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 #: The configuration key of each family, in ``cilium-config`` and in a CiliumNodeConfig.
@@ -452,33 +453,7 @@ def expected_merged(api: ClusterApi, cilium: Cilium, node: str) -> Merged:
     ``cilium-config`` first, then every CiliumNodeConfig that selects the node, in the order of their names.
     """
     data = config_values(api, cilium)
-    values = {key: data.get(key) for key in KEYS.values()}
-    if cilium.node_config is not None:
-        found = api.find(NODE, node)
-        labels = (found["metadata"].get("labels") or {}) if found else {}
-        configs = api.select(cilium.node_config, cilium.namespace)
-        for config in sorted(configs, key=lambda item: item["metadata"]["name"]):
-            spec = config.get("spec") or {}
-            if selects(spec.get("nodeSelector"), labels):
-                defaults = spec.get("defaults") or {}
-                values.update({key: defaults[key] for key in values if key in defaults})
-    return {family: _is_true(values[KEYS[family]] or "") for family in FAMILIES}
-
-
-def selects(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
-    """Return whether a LabelSelector selects ``labels``; an absent selector selects nothing, an empty one all."""
-    if selector is None:
-        return False
-    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
-        return False
-    for expression in selector.get("matchExpressions") or []:
-        key, operator, values = expression["key"], expression["operator"], expression.get("values") or []
-        matched = {
-            "In": labels.get(key) in values,
-            "NotIn": labels.get(key) not in values,
-            "Exists": key in labels,
-            "DoesNotExist": key not in labels,
-        }[operator]
-        if not matched:
-            return False
-    return True
+    found = api.find(NODE, node)
+    labels = (found["metadata"].get("labels") or {}) if found else {}
+    configs = api.select(cilium.node_config, cilium.namespace) if cilium.node_config is not None else []
+    return merged_settings(KEYS, data, configs, labels)

@@ -16,10 +16,10 @@ from bigtcp_bench.cluster.cilium import (
     Cilium,
     Version,
     parse_version,
-    selects,
 )
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.plan import Plan
+from bigtcp_bench.pods.guardian import selects
 
 #: The sources an agent's configuration is merged from when the init container names none.
 DEFAULT_SOURCES = f"config-map:{CONFIGMAP_NAME},cilium-node-config"

@@ -356,6 +356,7 @@ class SavedState(BaseModel):
     plan: str
     scope: Scope
     image: str
+    image_pull_secrets: tuple[str, ...] = ()
     cilium_namespace: str
     cilium_daemonset: str
     cilium_image: str
@@ -451,7 +452,9 @@ def open_window(
 
 
 def _install_guardian(api: ClusterApi, fence: Fence, plan: Plan, lease_s: float, progress: Progress) -> None:
-    reason = guardian.install(api, plan.image, STATE_VERSION, before=fence.check)
+    reason = guardian.install(
+        api, plan.image, STATE_VERSION, pull_secrets=plan.image_pull_secrets, before=fence.check
+    )
     if reason:
         progress(f"no guardian in the cluster, so it stays as it is if Airflow never comes back: {reason}")
         return
@@ -483,7 +486,7 @@ def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Save
                 annotations=found["metadata"].get("annotations") or {},
                 spec=found.get("spec") or {},
             )
-    probes = probe.probe_nodes(api, pair.names, plan.image)
+    probes = probe.probe_nodes(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets)
     nodes = {}
     for role, node in zip(("client", "server"), pair.nodes, strict=True):
         agent = ready_agent(api, cilium, node.name)
@@ -505,6 +508,7 @@ def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Save
         plan=plan.name,
         scope=plan.scope,
         image=plan.image,
+        image_pull_secrets=plan.image_pull_secrets,
         cilium_namespace=cilium.namespace,
         cilium_daemonset=cilium.daemonset,
         cilium_image=cilium.image,
@@ -926,7 +930,7 @@ class _Restorer:
         if not names:
             return {}
         try:
-            probes = probe.probe_nodes(self.api, names, state.image)
+            probes = probe.probe_nodes(self.api, names, state.image, pull_secrets=state.image_pull_secrets)
         except BenchError as error:
             self.problems.append(f"the devices could not be read back: {error}")
             return {}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from bigtcp_bench.cluster import pods, protocol
+from bigtcp_bench.cluster import pods, protocol, rights
 from bigtcp_bench.cluster.api import (
     CONFIGMAP,
     ApiProblem,
@@ -25,6 +25,7 @@ from bigtcp_bench.cluster.api import (
     Kind,
 )
 from bigtcp_bench.cluster.cilium import AGENT_LABELS, AGENT_READY_S, CONFIGMAP_NAME, KEYS
+from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.pods import agent
@@ -34,7 +35,6 @@ from bigtcp_bench.resources import load_manifest
 
 CRONJOB = Kind("batch", "v1", "cronjobs")
 SERVICEACCOUNT = Kind("", "v1", "serviceaccounts")
-ACCESS_REVIEW = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False)
 
 SCRIPT_FILE = "guardian.py"
 ORDERS_FILE = "orders.json"
@@ -108,22 +108,12 @@ def obstacle(api: ClusterApi) -> str:
             return f"namespace {namespace} has no ServiceAccount {name}"
     except Forbidden:
         return f"the account in use may not look for ServiceAccount {namespace}/{name}"
-    for verb in ("create", "delete"):
-        if not _may(api, verb):
-            return f"the account in use may not {verb} CronJob {namespace}/{name}"
-    return ""
-
-
-def _may(api: ClusterApi, verb: str) -> bool:
-    asked = {"verb": verb, "group": CRONJOB.group, "resource": CRONJOB.plural, "namespace": pods.BENCH_NAMESPACE}
-    if verb != "create":
-        asked["name"] = protocol.GUARDIAN_NAME
-    body = {
-        "apiVersion": ACCESS_REVIEW.api_version,
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": asked},
-    }
-    return bool(api.create(ACCESS_REVIEW, body)["status"]["allowed"])
+    wanted = [
+        Right("create", CRONJOB.group, CRONJOB.plural, namespace),
+        Right("delete", CRONJOB.group, CRONJOB.plural, namespace, name),
+    ]
+    lacking = rights.missing(api, wanted)
+    return f"the account in use may not {lacking[0]}" if lacking else ""
 
 
 def install(

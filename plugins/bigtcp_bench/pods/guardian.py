@@ -33,9 +33,10 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 Json = dict[str, Any]
+Family = TypeVar("Family", bound=str)
 
 #: Where a pod finds the credentials of its service account.
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -252,8 +253,8 @@ def _message(answer: str) -> str:
 
 
 def merged_settings(
-    keys: Mapping[str, str], data: Mapping[str, str], configs: list[Json], labels: Mapping[str, str]
-) -> dict[str, bool]:
+    keys: Mapping[Family, str], data: Mapping[str, str], configs: list[Json], labels: Mapping[str, str]
+) -> dict[Family, bool]:
     """Return family → what an agent started now would be told, by Cilium's own rules.
 
     ``data`` is that of ``cilium-config``; over it go the CiliumNodeConfigs that select a node with ``labels``, in
