@@ -124,6 +124,14 @@ def cluster_of(warehouse: Warehouse, name: str | None) -> str:
     raise InvalidInput(f"{wrong}; known are {', '.join(known)}")
 
 
+def newest_run(warehouse: Warehouse) -> int:
+    """Return the number of the newest run. Raises InvalidInput if there is none."""
+    newest = warehouse.runs_frame(limit=1)
+    if newest.empty:
+        raise InvalidInput(f"the warehouse {warehouse.url} holds no run yet")
+    return int(newest["id"].iloc[0])
+
+
 def write(frame: pd.DataFrame, options: argparse.Namespace) -> None:
     """Write ``frame`` as the options of ``add_output`` say."""
     from bigtcp_bench.warehouse.output import write_frame

@@ -10,6 +10,7 @@ from bigtcp_bench.commands.common import (
     add_command,
     add_output,
     add_warehouse,
+    newest_run,
     usable_warehouse,
     warehouse_of,
     write,
@@ -66,12 +67,7 @@ def _show(options: argparse.Namespace) -> int:
     from bigtcp_bench.report.view import RunView
 
     warehouse = usable_warehouse(options)
-    number = options.run
-    if number is None:
-        newest = warehouse.runs_frame(limit=1)
-        if newest.empty:
-            raise InvalidInput(f"the warehouse {warehouse.url} holds no run yet")
-        number = int(newest["id"].iloc[0])
+    number = options.run if options.run is not None else newest_run(warehouse)
     print_summary(RunView.from_warehouse(warehouse, number))
     return 0
 

@@ -1,0 +1,111 @@
+"""One run as HTML: the body of its page in Airflow, and the same body as a file that stands alone.
+
+For the page::
+
+    view, detail = RunView.from_warehouse(store, number), RunDetail.from_warehouse(store, number)
+    body = run_body(view, detail, chart=lambda chart: Markup(...))     # one place for each chart
+
+``chart`` is called with every RunChart where it belongs, and returns what stands there: by default the drawn chart
+itself (``vega.figure``), or a place into which the page loads ``run_charts(view, detail.results)[name].draw()``
+later. The body begins with headings of the second level, has no scripts of its own, and uses the classes of
+``web/static/pages.css``, which the file carries along.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from bigtcp_bench import __version__
+from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.report import summary, units, vega
+from bigtcp_bench.report.run_charts import RunChart, run_charts
+
+if TYPE_CHECKING:
+    from bigtcp_bench.analysis.compare import Comparison
+    from bigtcp_bench.report.detail import RunDetail
+    from bigtcp_bench.report.view import Proof, RunView
+
+_HERE = Path(__file__).parent
+_PAGES = _HERE.parent / "web" / "static"
+
+
+def run_body(view: RunView, detail: RunDetail, chart: Callable[[RunChart], Markup] | None = None) -> Markup:
+    """Return everything that is known of a run, below the heading of the page."""
+    place = chart or (lambda one: vega.figure(one.draw()))
+    by_section: dict[str, list[Markup]] = {}
+    for one in run_charts(view, detail.results).values():
+        by_section.setdefault(one.section, []).append(place(one))
+    template = _templates().get_template("run.html")
+    return Markup(
+        template.render(
+            view=view,
+            detail=detail,
+            charts=by_section,
+            comparisons=[(name, list(rows)) for name, rows in itertools.groupby(view.judged, _scenario)],
+            proofs=[
+                (name, {one.arm: one for one in rows}) for name, rows in itertools.groupby(view.proofs, _scenario)
+            ],
+        )
+    )
+
+
+def report_file(view: RunView, detail: RunDetail) -> str:
+    """Return the page of a run as one HTML file that asks for nothing else: style, script and data are inside."""
+    template = _templates().get_template("file.html")
+    return template.render(
+        view=view,
+        body=run_body(view, detail),
+        style=Markup((_PAGES / "pages.css").read_text(encoding="utf-8") + vega.STYLE),
+        theme=Markup((_HERE / "templates" / "file.js").read_text(encoding="utf-8")),
+        script=Markup(vega.javascript()),
+        version=__version__,
+    )
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "moment": _moment,
+        "value": units.value_text,
+        "duration": units.duration,
+        "metric": METRICS.__getitem__,
+        "clean": summary.clean,
+        "change": units.change_text,
+        "number": _number,
+    }
+    environment.globals |= {
+        "interval": units.change_with_interval,
+        "summary": summary,
+        "MISSING": units.MISSING,
+    }
+    return environment
+
+
+def _scenario(row: Comparison | Proof) -> str:
+    return row.scenario
+
+
+def _moment(value: datetime | None) -> str:
+    return units.MISSING if value is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _number(value: Any) -> str:
+    """Return a number with separators and at most three decimals; a dash for None."""
+    if value is None:
+        return units.MISSING
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3f}"
