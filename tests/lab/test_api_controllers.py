@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,21 @@ def test_pods_keep_off_cordoned_tainted_and_dead_nodes() -> None:
     async def _tainted(store: Store) -> bool:
         taints = (await store.get(NODES, "node2"))["spec"].get("taints") or []
         return {taint["effect"] for taint in taints} == {"NoSchedule", "NoExecute"}
+
+    run(test)
+
+
+def test_a_pod_goes_where_it_would_rather_be_but_also_elsewhere() -> None:
+    term = {"matchExpressions": [{"key": "busy", "operator": "DoesNotExist"}]}
+    kind = "preferredDuringSchedulingIgnoredDuringExecution"
+    affinity = {"nodeAffinity": {kind: [{"weight": 100, "preference": term}]}}
+
+    async def test(store: Store) -> None:
+        # Rather not on the busy node; where all are busy, on the one with the fewest pods.
+        for name, busy, chosen in (("one", "node1", "node2"), ("two", "node2", "node1")):
+            await store.patch(NODES, busy, None, MERGE_PATCH, {"metadata": {"labels": {"busy": "yes"}}})
+            await store.create(PODS, pod(name, affinity=affinity), "default")
+            await until(partial(store.list, PODS, "default", None, f"metadata.name={name},spec.nodeName={chosen}"))
 
     run(test)
 

@@ -39,12 +39,23 @@ def matches_node(spec: Object, node: Object) -> bool:
     required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
     if not required:
         return True
+    return any(_matches_term(term, node) for term in required["nodeSelectorTerms"])
+
+
+def preference(spec: Object, node: Object) -> int:
+    """Return the sum of the weights of those of a pod's preferred node affinities that ``node`` fulfils."""
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    terms = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
+    return sum(term["weight"] for term in terms if _matches_term(term["preference"], node))
+
+
+def _matches_term(term: Object, node: Object) -> bool:
+    labels = node["metadata"].get("labels") or {}
     fields = {"metadata.name": node["metadata"]["name"]}
-    return any(
-        all(matches_expression(expression, labels) for expression in term.get("matchExpressions") or [])
+    return (
+        bool(term.get("matchExpressions") or term.get("matchFields"))
+        and all(matches_expression(expression, labels) for expression in term.get("matchExpressions") or [])
         and all(matches_expression(expression, fields) for expression in term.get("matchFields") or [])
-        for term in required["nodeSelectorTerms"]
-        if term.get("matchExpressions") or term.get("matchFields")
     )
 
 

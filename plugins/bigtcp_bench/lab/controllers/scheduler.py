@@ -11,7 +11,7 @@ from bigtcp_bench.lab.api.events import record_event
 from bigtcp_bench.lab.api.pods import bind
 from bigtcp_bench.lab.api.store import Store
 
-from .placement import misfit
+from .placement import misfit, preference
 
 Object = dict[str, Any]
 
@@ -19,7 +19,7 @@ WATCHED = (PODS, NODES)
 
 
 async def reconcile(store: Store) -> None:
-    """Assign each waiting pod to the fitting node with the fewest pods."""
+    """Assign each waiting pod to the fitting node it likes best, among equals to the one with the fewest pods."""
     pods = await store.list(PODS)
     nodes = await store.list(NODES)
     running: dict[str, list[Object]] = {node["metadata"]["name"]: [] for node in nodes}
@@ -35,7 +35,8 @@ async def reconcile(store: Store) -> None:
         if not fitting:
             await _refuse(store, pod, Counter(reason for reason in reasons.values() if reason))
             continue
-        chosen = min(fitting, key=lambda name: (len(running[name]), name))
+        liked = {node["metadata"]["name"]: preference(spec, node) for node in nodes}
+        chosen = min(fitting, key=lambda name: (-liked[name], len(running[name]), name))
         running[chosen].append(pod)
         bound = await bind(store, pod, chosen)
         message = f"Successfully assigned {metadata['namespace']}/{metadata['name']} to {chosen}"
