@@ -1,12 +1,13 @@
--- Before and after a Cilium version: the nights up to its first one against those from it on.
+-- Before and after a Cilium version: the nights just before its first one against its own first nights.
 --
 -- Parameters, all needed:
 --   :cluster  name of the cluster, for example lab
 --   :metric   one metric, for example throughput_bps
 --   :scenario a scenario, or a pattern: % is any text, for example %
---   :version  a Cilium version, or a pattern, for example 1.18.2
---   :nights   how many nights on either side, for example 30
+--   :version  a Cilium version, for example 1.18.2 (which is not 1.18.20), or a pattern, for example 1.18.%
+--   :nights   how many nights on either side at most, for example 30
 -- Columns:
+--   version_before: of the last night before; version_after: of the first night after
 --   off_moved, on_moved: mean after / mean before - 1 of that arm; both moved alike: not BIG TCP's doing
 --   benefit_before, benefit_after: mean gain of arm on over arm off, positive when better
 -- On SQLite (the inner quotes belong to the values):
@@ -22,60 +23,56 @@
 --     -v cluster="'lab'" -v metric="'throughput_bps'" -v scenario="'%'" -v version="'1.18.2'" \
 --     -v nights="30" \
 --     -f include/sql/before_after_version.sql
-WITH first_night AS (
-    SELECT MIN(started_at) AS started_at
-    FROM bigtcp_run
-    WHERE cluster = :cluster AND cilium_version = :version AND status = 'valid' AND NOT is_aa
+WITH versions AS MATERIALIZED (
+    SELECT run, started_at, cilium_version
+    FROM bigtcp_valid_run
+    WHERE cluster = :cluster AND cilium_version LIKE :version
 ),
 
-runs_before AS (
-    SELECT id
-    FROM bigtcp_run
-    WHERE
-        cluster = :cluster
-        AND status = 'valid'
-        AND NOT is_aa
-        AND started_at < (SELECT started_at FROM first_night)
-    ORDER BY started_at DESC
+runs_before AS MATERIALIZED (
+    SELECT run, started_at, cilium_version
+    FROM bigtcp_valid_run
+    WHERE cluster = :cluster AND started_at < (SELECT MIN(started_at) FROM versions)
+    ORDER BY started_at DESC, run DESC
     LIMIT :nights
 ),
 
-runs_after AS (
-    SELECT id
-    FROM bigtcp_run
-    WHERE cluster = :cluster AND cilium_version = :version AND status = 'valid' AND NOT is_aa
-    ORDER BY started_at
+runs_after AS MATERIALIZED (
+    SELECT run, started_at, cilium_version
+    FROM versions
+    ORDER BY started_at, run
     LIMIT :nights
 ),
 
 sides AS (
-    SELECT id, 'before' AS side FROM runs_before
+    SELECT run, 1 AS is_before FROM runs_before
     UNION ALL
-    SELECT id, 'after' AS side FROM runs_after
+    SELECT run, 0 AS is_before FROM runs_after
 ),
 
 means AS (
     SELECT
-        night.scenario,
-        MIN(night.unit) AS unit,
-        MAX(CASE WHEN side = 'before' THEN night.cilium_version END) AS version_before,
-        SUM(CASE WHEN side = 'before' THEN 1 ELSE 0 END) AS nights_before,
-        SUM(CASE WHEN side = 'after' THEN 1 ELSE 0 END) AS nights_after,
-        AVG(CASE WHEN side = 'before' THEN night.off_median END) AS off_before,
-        AVG(CASE WHEN side = 'after' THEN night.off_median END) AS off_after,
-        AVG(CASE WHEN side = 'before' THEN night.on_median END) AS on_before,
-        AVG(CASE WHEN side = 'after' THEN night.on_median END) AS on_after,
-        AVG(CASE WHEN side = 'before' THEN night.benefit END) AS benefit_before,
-        AVG(CASE WHEN side = 'after' THEN night.benefit END) AS benefit_after
+        comparison.scenario,
+        MIN(comparison.unit) AS unit,
+        MIN(CASE WHEN comparison.better = 'lower' THEN -1 ELSE 1 END) AS sign,
+        COUNT(*) FILTER (WHERE sides.is_before = 1) AS nights_before,
+        COUNT(*) FILTER (WHERE sides.is_before = 0) AS nights_after,
+        AVG(comparison.off_median) FILTER (WHERE sides.is_before = 1) AS off_before,
+        AVG(comparison.off_median) FILTER (WHERE sides.is_before = 0) AS off_after,
+        AVG(comparison.on_median) FILTER (WHERE sides.is_before = 1) AS on_before,
+        AVG(comparison.on_median) FILTER (WHERE sides.is_before = 0) AS on_after,
+        AVG(comparison.change) FILTER (WHERE sides.is_before = 1) AS change_before,
+        AVG(comparison.change) FILTER (WHERE sides.is_before = 0) AS change_after
     FROM sides
-    JOIN bigtcp_night AS night ON night.run = sides.id
-    WHERE night.metric = :metric AND night.scenario LIKE :scenario
-    GROUP BY night.scenario
+    CROSS JOIN bigtcp_comparison AS comparison
+    WHERE comparison.run_id = sides.run AND comparison.metric = :metric AND comparison.scenario LIKE :scenario
+    GROUP BY comparison.scenario
 )
 
 SELECT
     scenario,
-    version_before,
+    (SELECT cilium_version FROM runs_before ORDER BY started_at DESC, run DESC LIMIT 1) AS version_before,
+    (SELECT cilium_version FROM runs_after ORDER BY started_at, run LIMIT 1) AS version_after,
     nights_before,
     nights_after,
     off_before,
@@ -85,7 +82,7 @@ SELECT
     on_after,
     on_after / NULLIF(on_before, 0) - 1 AS on_moved,
     unit,
-    benefit_before,
-    benefit_after
+    sign * change_before AS benefit_before,
+    sign * change_after AS benefit_after
 FROM means
 ORDER BY scenario;

@@ -25,27 +25,54 @@
 --     -v cluster="'lab'" -v metric="'throughput_bps'" -v scenario="'%'" -v since="'2026-01-01'" \
 --     -v until="'2027-01-01'" -v version="'%'" \
 --     -f include/sql/benefit_over_time.sql
+WITH runs AS MATERIALIZED (
+    SELECT run, month
+    FROM bigtcp_valid_run
+    WHERE cluster = :cluster AND started_at >= :since AND started_at < :until AND cilium_version LIKE :version
+),
+
+months AS (
+    SELECT
+        comparison.scenario,
+        runs.month,
+        COUNT(*) AS nights,
+        AVG(comparison.change) AS change,
+        MIN(comparison.change) AS lowest,
+        MAX(comparison.change) AS highest,
+        AVG(comparison.off_median) AS off_mean,
+        AVG(comparison.on_median) AS on_mean,
+        COUNT(*) FILTER (WHERE comparison.verdict = 'faster') AS faster,
+        COUNT(*) FILTER (WHERE comparison.verdict = 'slower') AS slower,
+        COUNT(*) FILTER (WHERE comparison.verdict = 'equivalent') AS equivalent,
+        COUNT(*) FILTER (WHERE comparison.verdict = 'inconclusive') AS inconclusive
+    FROM runs
+    CROSS JOIN bigtcp_comparison AS comparison
+    WHERE comparison.run_id = runs.run AND comparison.metric = :metric AND comparison.scenario LIKE :scenario
+    GROUP BY comparison.scenario, runs.month
+),
+
+-- The same for every row of a metric.
+of_metric AS (
+    SELECT unit, better
+    FROM bigtcp_comparison
+    WHERE metric = :metric
+    LIMIT 1
+)
+
 SELECT
-    scenario,
-    month,
-    COUNT(*) AS nights,
-    AVG(benefit) AS benefit,
-    MIN(benefit) AS worst_night,
-    MAX(benefit) AS best_night,
-    AVG(off_median) AS off_mean,
-    AVG(on_median) AS on_mean,
-    MIN(unit) AS unit,
-    SUM(CASE WHEN verdict = 'faster' THEN 1 ELSE 0 END) AS faster,
-    SUM(CASE WHEN verdict = 'slower' THEN 1 ELSE 0 END) AS slower,
-    SUM(CASE WHEN verdict = 'equivalent' THEN 1 ELSE 0 END) AS equivalent,
-    SUM(CASE WHEN verdict = 'inconclusive' THEN 1 ELSE 0 END) AS inconclusive
-FROM bigtcp_night
-WHERE
-    cluster = :cluster
-    AND metric = :metric
-    AND scenario LIKE :scenario
-    AND started_at >= :since
-    AND started_at < :until
-    AND cilium_version LIKE :version
-GROUP BY scenario, month
-ORDER BY scenario, month;
+    months.scenario,
+    months.month,
+    months.nights,
+    CASE WHEN of_metric.better = 'lower' THEN -months.change ELSE months.change END AS benefit,
+    CASE WHEN of_metric.better = 'lower' THEN -months.highest ELSE months.lowest END AS worst_night,
+    CASE WHEN of_metric.better = 'lower' THEN -months.lowest ELSE months.highest END AS best_night,
+    months.off_mean,
+    months.on_mean,
+    of_metric.unit,
+    months.faster,
+    months.slower,
+    months.equivalent,
+    months.inconclusive
+FROM months
+CROSS JOIN of_metric
+ORDER BY months.scenario, months.month;

@@ -25,33 +25,34 @@
 --     -v cluster="'lab'" -v metric="'throughput_bps'" -v scenario="'%'" -v since="'2026-01-01'" \
 --     -v until="'2027-01-01'" -v version="'%'" \
 --     -f include/sql/noise_by_node_pair.sql
-WITH spread AS (
+WITH runs AS MATERIALIZED (
+    SELECT run, node_pair
+    FROM bigtcp_valid_run
+    WHERE cluster = :cluster AND started_at >= :since AND started_at < :until AND cilium_version LIKE :version
+),
+
+spread AS (
     SELECT
-        node_pair,
-        scenario,
+        comparison.scenario,
+        runs.node_pair,
         COUNT(*) AS nights,
-        AVG((ci_high - ci_low) / 2) AS mean_half_width,
-        MAX((ci_high - ci_low) / 2) AS widest_half_width,
-        AVG(smallest_detectable_change) AS mean_detectable
-    FROM bigtcp_night
-    WHERE
-        cluster = :cluster
-        AND metric = :metric
-        AND scenario LIKE :scenario
-        AND started_at >= :since
-        AND started_at < :until
-        AND cilium_version LIKE :version
-    GROUP BY node_pair, scenario
+        AVG(comparison.ci_high - comparison.ci_low) / 2 AS mean_half_width,
+        MAX(comparison.ci_high - comparison.ci_low) / 2 AS widest_half_width,
+        AVG(comparison.smallest_detectable_change) AS mean_detectable
+    FROM runs
+    CROSS JOIN bigtcp_comparison AS comparison
+    WHERE comparison.run_id = runs.run AND comparison.metric = :metric AND comparison.scenario LIKE :scenario
+    GROUP BY comparison.scenario, runs.node_pair
 ),
 
 calibration AS (
     SELECT
-        node_pair,
         scenario,
+        node_pair,
         COUNT(DISTINCT run) AS aa_runs,
-        AVG(CASE WHEN level = 'repetition' THEN sd END) AS repetition_sd,
-        AVG(CASE WHEN level = 'generation' THEN sd END) AS generation_sd,
-        AVG(CASE WHEN level = 'switch' THEN sd END) AS switch_sd
+        AVG(sd) FILTER (WHERE level = 'repetition') AS repetition_sd,
+        AVG(sd) FILTER (WHERE level = 'generation') AS generation_sd,
+        AVG(sd) FILTER (WHERE level = 'switch') AS switch_sd
     FROM bigtcp_noise_of_pair
     WHERE
         cluster = :cluster
@@ -60,7 +61,7 @@ calibration AS (
         AND started_at >= :since
         AND started_at < :until
         AND cilium_version LIKE :version
-    GROUP BY node_pair, scenario
+    GROUP BY scenario, node_pair
 )
 
 SELECT
@@ -75,5 +76,5 @@ SELECT
     calibration.generation_sd,
     calibration.switch_sd
 FROM spread
-LEFT JOIN calibration ON calibration.node_pair = spread.node_pair AND calibration.scenario = spread.scenario
+LEFT JOIN calibration ON calibration.scenario = spread.scenario AND calibration.node_pair = spread.node_pair
 ORDER BY spread.scenario, spread.mean_half_width DESC, spread.node_pair;

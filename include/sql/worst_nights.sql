@@ -8,6 +8,7 @@
 --   :until    moment after the last, in UTC, for example 2027-01-01
 --   :version  a Cilium version, or a pattern, for example %
 --   :limit    how many rows at most, for example 20
+-- The median is that of all nights up to 500; of more, of some hundreds spread evenly over the period.
 -- Columns:
 --   on_worse_by: how much worse arm on was than usual (0.1 = 10 %), in the metric's own direction
 --   off_worse_by: the same of arm off; when it is as large, the night was bad, not BIG TCP
@@ -26,75 +27,80 @@
 --     -v cluster="'lab'" -v metric="'throughput_bps'" -v scenario="'%'" -v since="'2026-01-01'" \
 --     -v until="'2027-01-01'" -v version="'%'" -v limit="20" \
 --     -f include/sql/worst_nights.sql
-WITH nights AS (
-    SELECT run, scenario, off_median, on_median, better
-    FROM bigtcp_night
+WITH runs AS MATERIALIZED (
+    SELECT run
+    FROM bigtcp_valid_run
+    WHERE cluster = :cluster AND started_at >= :since AND started_at < :until AND cilium_version LIKE :version
+),
+
+-- Every n-th run, shifted by one each time so that it is not always the same day of the week.
+steps AS (
+    SELECT 1 + COUNT(*) / 500 AS step
+    FROM runs
+),
+
+sampled AS MATERIALIZED (
+    SELECT runs.run
+    FROM runs
+    CROSS JOIN steps
+    WHERE runs.run % steps.step = (runs.run / steps.step) % steps.step
+),
+
+places AS (
+    SELECT
+        comparison.scenario,
+        comparison.off_median,
+        comparison.on_median,
+        ROW_NUMBER() OVER (PARTITION BY comparison.scenario ORDER BY comparison.off_median) AS off_place,
+        ROW_NUMBER() OVER (PARTITION BY comparison.scenario ORDER BY comparison.on_median) AS on_place,
+        COUNT(*) OVER (PARTITION BY comparison.scenario) AS of_nights
+    FROM sampled
+    CROSS JOIN bigtcp_comparison AS comparison
     WHERE
-        cluster = :cluster
-        AND metric = :metric
-        AND scenario LIKE :scenario
-        AND started_at >= :since
-        AND started_at < :until
-        AND cilium_version LIKE :version
-        AND off_median IS NOT NULL
-        AND on_median IS NOT NULL
+        comparison.run_id = sampled.run
+        AND comparison.metric = :metric
+        AND comparison.scenario LIKE :scenario
+        AND comparison.off_median IS NOT NULL
+        AND comparison.on_median IS NOT NULL
 ),
 
-off_places AS (
+-- The median: the one in the middle, or the mean of the two in the middle. Of 0 there are no relative deviations.
+usual AS MATERIALIZED (
     SELECT
         scenario,
-        off_median,
-        ROW_NUMBER() OVER (PARTITION BY scenario ORDER BY off_median) AS place,
-        COUNT(*) OVER (PARTITION BY scenario) AS of_nights
-    FROM nights
-),
-
-on_places AS (
-    SELECT
-        scenario,
-        on_median,
-        ROW_NUMBER() OVER (PARTITION BY scenario ORDER BY on_median) AS place,
-        COUNT(*) OVER (PARTITION BY scenario) AS of_nights
-    FROM nights
-),
-
--- The one in the middle, or the mean of the two in the middle; a median of 0 has no relative deviations.
-usual_off AS (
-    SELECT scenario, NULLIF(AVG(off_median), 0) AS off_median
-    FROM off_places
-    WHERE place IN ((of_nights + 1) / 2, (of_nights + 2) / 2)
-    GROUP BY scenario
-),
-
-usual_on AS (
-    SELECT scenario, NULLIF(AVG(on_median), 0) AS on_median
-    FROM on_places
-    WHERE place IN ((of_nights + 1) / 2, (of_nights + 2) / 2)
+        NULLIF(AVG(off_median) FILTER (WHERE off_place IN ((of_nights + 1) / 2, (of_nights + 2) / 2)), 0) AS off_level,
+        NULLIF(AVG(on_median) FILTER (WHERE on_place IN ((of_nights + 1) / 2, (of_nights + 2) / 2)), 0) AS on_level
+    FROM places
     GROUP BY scenario
 ),
 
 deviations AS (
     SELECT
-        nights.run,
-        nights.scenario,
+        comparison.run_id,
+        comparison.scenario,
         CASE
-            WHEN nights.better = 'lower' THEN nights.on_median / usual_on.on_median - 1
-            ELSE 1 - nights.on_median / usual_on.on_median
+            WHEN comparison.better = 'lower' THEN comparison.on_median / usual.on_level - 1
+            ELSE 1 - comparison.on_median / usual.on_level
         END AS on_worse_by,
         CASE
-            WHEN nights.better = 'lower' THEN nights.off_median / usual_off.off_median - 1
-            ELSE 1 - nights.off_median / usual_off.off_median
+            WHEN comparison.better = 'lower' THEN comparison.off_median / usual.off_level - 1
+            ELSE 1 - comparison.off_median / usual.off_level
         END AS off_worse_by
-    FROM nights
-    JOIN usual_on ON usual_on.scenario = nights.scenario
-    JOIN usual_off ON usual_off.scenario = nights.scenario
+    FROM runs
+    CROSS JOIN bigtcp_comparison AS comparison
+    CROSS JOIN usual
+    WHERE
+        comparison.run_id = runs.run
+        AND comparison.metric = :metric
+        AND usual.scenario = comparison.scenario
+        AND comparison.off_median IS NOT NULL
 ),
 
-worst AS (
-    SELECT run, scenario, on_worse_by, off_worse_by
+worst AS MATERIALIZED (
+    SELECT run_id, scenario, on_worse_by, off_worse_by
     FROM deviations
     WHERE on_worse_by > 0
-    ORDER BY on_worse_by DESC, run DESC, scenario
+    ORDER BY on_worse_by DESC, run_id DESC, scenario
     LIMIT :limit
 )
 
@@ -114,5 +120,5 @@ SELECT
     night.note,
     night.run
 FROM worst
-JOIN bigtcp_night AS night ON night.run = worst.run AND night.metric = :metric AND night.scenario = worst.scenario
+JOIN bigtcp_night AS night ON night.run = worst.run_id AND night.metric = :metric AND night.scenario = worst.scenario
 ORDER BY worst.on_worse_by DESC, night.run DESC, night.scenario;

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.resources import include_dir
-from bigtcp_bench.warehouse import incidents
+from bigtcp_bench.warehouse import incidents, schema
 from bigtcp_bench.warehouse.queries import query_names, sql_of, trend
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.postgres import binaries
@@ -129,7 +130,8 @@ def test_before_and_after_a_version(warehouse: Warehouse) -> None:
     fill(warehouse)
     frame = trend(warehouse, "before_after_version", scenario=SCENARIO)
     (row,) = frame.to_dict("records")
-    assert (row["version_before"], row["nights_before"], row["nights_after"]) == ("1.18.1", 2, 2)
+    assert (row["version_before"], row["version_after"]) == ("1.18.1", "1.18.2")
+    assert (row["nights_before"], row["nights_after"]) == (2, 2)
     assert (row["off_before"], row["off_after"], row["on_before"], row["on_after"]) == (11.0, 8.25, 22.0, 8.25)
     assert (row["off_moved"], row["benefit_before"], row["benefit_after"]) == (-0.25, 1.0, 0.0)
     nearest = trend(warehouse, "before_after_version", scenario=SCENARIO, version="1.18.2", nights=1)
@@ -137,6 +139,76 @@ def test_before_and_after_a_version(warehouse: Warehouse) -> None:
     first = trend(warehouse, "before_after_version", scenario=SCENARIO, version="1.18.1")
     assert first["nights_before"].tolist() == [0]
     assert first["off_moved"].isna().all()
+
+
+def test_a_version_is_a_whole_word_or_a_pattern(warehouse: Warehouse) -> None:
+    """1.18.1 is not 1.18.10, and what was measured after 1.18.10 is not before 1.18.1."""
+    for number, version in enumerate(["1.17.9", "1.18.1", "1.18.10", "1.18.10", "1.17.9", None]):
+        run = warehouse.start_run(
+            {
+                "cluster": "lab",
+                "dag_id": "bigtcp_benchmark",
+                "run_id": f"night {number}",
+                "started_at": FIRST + timedelta(days=number),
+                "cilium_version": version,
+            }
+        )
+        row = {"scenario": SCENARIO, "metric": "latency_p50_us", "off_median": 10.0 + number, "on_median": 5.0}
+        warehouse.store_comparisons(run, [row | {"change": -0.5, "verdict": "faster"}])
+        warehouse.finish_run(run, "valid")
+
+    def both(version: str | None) -> list[object]:
+        frame = trend(
+            warehouse, "before_after_version", scenario=SCENARIO, metric="latency_p50_us", version=version
+        )
+        columns = ["version_before", "version_after", "nights_before", "off_before", "nights_after", "off_after"]
+        assert frame["benefit_after"].tolist() == [0.5] * len(frame), "lower is better"
+        return frame[columns].values.tolist()
+
+    assert both("1.18.1") == [["1.17.9", "1.18.1", 1, 10.0, 1, 11.0]]
+    assert both("1.18.10") == [["1.18.1", "1.18.10", 2, 10.5, 2, 12.5]]
+    assert both("1.18.%") == [["1.17.9", "1.18.1", 1, 10.0, 3, 12.0]]
+    assert both(None) == both("1.17.9"), "the newest that is known"
+    assert both("1.18") == []
+    for version, nights in {"1.18.1": 1, "1.18.10": 2, "1.18.1%": 3, "%": 6}.items():
+        frame = trend(
+            warehouse, "nightly_trend", scenario=SCENARIO, metric="latency_p50_us", version=version, **PERIOD
+        )
+        assert len(frame) == 2 * nights
+
+
+def test_usual_is_the_median_of_every_nth_of_many_nights(tmp_path: Path) -> None:
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    warehouse.migrate()
+    nights, bad = 1_200, 777
+    with warehouse.engine.begin() as connection:
+        for number in range(nights):
+            row = {"id": number + 1, "cluster": "lab", "dag_id": "d", "run_id": str(number), "status": "valid"}
+            moment = FIRST + timedelta(days=number)
+            connection.execute(sa.insert(schema.run), row | {"is_aa": False, "started_at": moment, "reasons": []})
+        connection.execute(
+            sa.insert(schema.comparison),
+            [
+                {
+                    "run_id": number + 1,
+                    "metric": "throughput_bps",
+                    "scenario": SCENARIO,
+                    "unit": "bit/s",
+                    "better": "higher",
+                    "off_median": 10.0,
+                    # Every seventh night is a good one; it must not be taken for what is usual.
+                    "on_median": 5.0 if number == bad else 40.0 if number % 7 == 0 else 20.0 + number % 5 / 100,
+                    "below_margin": False,
+                    "verdict": "faster",
+                    "reasons": [],
+                }
+                for number in range(nights)
+            ],
+        )
+    frame = trend(warehouse, "worst_nights", scenario=SCENARIO, limit=3, since=FIRST, until="2030-01-01")
+    assert frame["run"].iloc[0] == bad + 1
+    assert frame["on_worse_by"].iloc[0] == pytest.approx(0.75, abs=0.001)
+    assert (frame["on_worse_by"].iloc[1:] < 0.002).all()
 
 
 def test_cpu_cost(warehouse: Warehouse) -> None:

@@ -30,8 +30,8 @@ def engine_of(url: str | URL, *, pooled: bool = False) -> sa.Engine:
     """Return an engine for ``url``.
 
     The folder of a SQLite file is created. ``postgres://`` and ``postgresql://`` mean psycopg. Without ``pooled``
-    every connection is closed after use, which is right for tasks that run for an hour between two writes.
-    Raises InvalidInput for anything that is not SQLite or PostgreSQL.
+    every connection to a server is closed after use, which is right for tasks that run for an hour between two
+    writes; to a file one stays open. Raises InvalidInput for anything that is not SQLite or PostgreSQL.
     """
     try:
         parsed = make_url(url)
@@ -42,6 +42,9 @@ def engine_of(url: str | URL, *, pooled: bool = False) -> sa.Engine:
     backend = parsed.drivername.partition("+")[0]
     options: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
     if backend == "sqlite":
+        # When the last connection to a file is closed, SQLite writes its log back into the database and waits for
+        # the disk: for each of a run's fifteen transactions that would be most of its time.
+        options = {} if pooled else {"pool_size": 1, "max_overflow": -1}
         if not parsed.database or parsed.database == ":memory:":
             raise InvalidInput(f"the warehouse's URL {url!s} names no file; {_ALLOWED}")
         Path(parsed.database).expanduser().resolve().parent.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_bigtcp_run"),
         sa.UniqueConstraint("cluster", "dag_id", "run_id", name="uq_bigtcp_run_cluster_dag_id_run_id"),
     )
-    op.create_index("ix_bigtcp_run_cluster_started_at", "bigtcp_run", ["cluster", "started_at"])
+    op.create_index(
+        "ix_bigtcp_run_trend",
+        "bigtcp_run",
+        ["cluster", "started_at", "status", "is_aa", "cilium_version", "client_node", "server_node"],
+    )
     op.create_index(
         "ix_bigtcp_run_cluster_cilium_version_started_at",
         "bigtcp_run",
@@ -121,6 +125,24 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["bigtcp_run.id"], name="fk_bigtcp_comparison_run_id"),
         sa.PrimaryKeyConstraint("run_id", "metric", "scenario", name="pk_bigtcp_comparison"),
         sqlite_with_rowid=False,
+    )
+    op.create_index(
+        "ix_bigtcp_comparison_trend",
+        "bigtcp_comparison",
+        [
+            "metric",
+            "run_id",
+            "scenario",
+            "off_median",
+            "on_median",
+            "change",
+            "ci_low",
+            "ci_high",
+            "smallest_detectable_change",
+            "verdict",
+            "unit",
+            "better",
+        ],
     )
     op.create_table(
         "bigtcp_counter",

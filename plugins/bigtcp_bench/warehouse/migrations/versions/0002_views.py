@@ -23,15 +23,35 @@ DIALECTS = {
     },
 }
 
-# One row per valid night × metric × scenario, with what a trend is asked by. A/A runs compare nothing.
+# One row per valid run that compared both arms: A/A runs compare nothing.
+RUN = """
+CREATE VIEW bigtcp_valid_run AS
+SELECT
+    cluster,
+    id AS run,
+    started_at,
+    {night} AS night,
+    substr({night}, 1, 7) AS month,
+    COALESCE(cilium_version, '') AS cilium_version,
+    COALESCE(client_node, '?') || ' > ' || COALESCE(server_node, '?') AS node_pair,
+    client_kernel,
+    server_kernel,
+    nic_driver,
+    trigger,
+    note
+FROM bigtcp_run
+WHERE status = 'valid' AND NOT is_aa
+"""
+
+# One row per such run × metric × scenario, with what a trend is asked by.
 NIGHT = """
 CREATE VIEW bigtcp_night AS
 SELECT
     run.cluster,
-    run.id AS run,
+    run.run,
     run.started_at,
-    {night} AS night,
-    substr({night}, 1, 7) AS month,
+    run.night,
+    run.month,
     comparison.metric,
     comparison.scenario,
     comparison.unit,
@@ -44,16 +64,15 @@ SELECT
     comparison.smallest_detectable_change,
     comparison.verdict,
     CASE WHEN comparison.better = 'lower' THEN -comparison.change ELSE comparison.change END AS benefit,
-    COALESCE(run.cilium_version, '') AS cilium_version,
-    COALESCE(run.client_node, '?') || ' > ' || COALESCE(run.server_node, '?') AS node_pair,
+    run.cilium_version,
+    run.node_pair,
     run.client_kernel,
     run.server_kernel,
     run.nic_driver,
     run.trigger,
     run.note
-FROM bigtcp_run AS run
-JOIN bigtcp_comparison AS comparison ON comparison.run_id = run.id
-WHERE run.status = 'valid' AND NOT run.is_aa
+FROM bigtcp_valid_run AS run
+JOIN bigtcp_comparison AS comparison ON comparison.run_id = run.run
 """
 
 # One row per A/A run × metric × scenario × level.
@@ -115,9 +134,9 @@ LEFT JOIN (
 def upgrade() -> None:
     """Create every view."""
     dialect = DIALECTS[op.get_bind().dialect.name]
-    night = dialect["day"].format("run.started_at")
-    op.execute(NIGHT.format(night=night))
-    op.execute(NOISE.format(night=night))
+    op.execute(RUN.format(night=dialect["day"].format("started_at")))
+    op.execute(NIGHT)
+    op.execute(NOISE.format(night=dialect["day"].format("run.started_at")))
     op.execute(
         INCIDENT.format(
             open_days=dialect["days"].format(
@@ -131,5 +150,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop every view."""
-    for name in ("bigtcp_incident_history", "bigtcp_noise_of_pair", "bigtcp_night"):
+    for name in ("bigtcp_incident_history", "bigtcp_noise_of_pair", "bigtcp_night", "bigtcp_valid_run"):
         op.execute(f"DROP VIEW {name}")
