@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from bigtcp_bench.analysis.change import Moved
 
@@ -82,7 +82,12 @@ def _moved(before: Numbers, after: Numbers, level: float) -> Moved:
 
 
 def _interval(logs: Sequence[Numbers], level: float) -> tuple[float | None, float | None]:
+    """Return Welch's interval of the second mean minus the first, as relative changes."""
     if any(len(values) < MIN_NIGHTS or np.ptp(values) == 0 for values in logs):
         return None, None
-    interval = stats.ttest_ind(logs[1], logs[0], equal_var=False).confidence_interval(level)
-    return math.expm1(float(interval.low)), math.expm1(float(interval.high))
+    errors = [float(values.var(ddof=1)) / len(values) for values in logs]
+    total = sum(errors)
+    df = total**2 / sum(error**2 / (len(values) - 1) for error, values in zip(errors, logs, strict=True))
+    half = float(special.stdtrit(df, 0.5 + level / 2)) * math.sqrt(total)
+    estimate = float(logs[1].mean() - logs[0].mean())
+    return math.expm1(estimate - half), math.expm1(estimate + half)

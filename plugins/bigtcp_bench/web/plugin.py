@@ -1,13 +1,18 @@
-"""What Airflow is told: a page of runs in the navigation, and a tab with the comparison on every run."""
+"""What Airflow is told: the pages in the navigation, tabs on a DAG and on a run, and a link on a run's tasks."""
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 
+from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
 
-URL_PREFIX = "/bigtcp-bench"
+from bigtcp_bench.report.links import DAG_ROUTE, NAV_ROUTE, RUN_ROUTE, URL_PREFIX
+from bigtcp_bench.web.task_link import RunPageLink
 
 
 class LazyApp:
@@ -25,7 +30,19 @@ class LazyApp:
             from bigtcp_bench.web.app import build_app
 
             self._app = build_app()
+            # What the first page does not need, but the next one: nobody has to wait for it then.
+            threading.Thread(target=_import_ahead, daemon=True).start()
         await self._app(scope, receive, send)
+
+
+def _import_ahead() -> None:
+    importlib.import_module("bigtcp_bench.report.charts")
+    importlib.import_module("bigtcp_bench.report.html").vega.javascript()
+
+
+def _path(page: str) -> str:
+    """Return the path of a page, below the path of Airflow's own address where it has one."""
+    return f"{urlsplit(conf.get('api', 'base_url', fallback='')).path.rstrip('/')}{URL_PREFIX}/{page}"
 
 
 class BigTcpBenchPlugin(AirflowPlugin):
@@ -38,16 +55,23 @@ class BigTcpBenchPlugin(AirflowPlugin):
     ]
     external_views = [  # noqa: RUF012
         {
-            "name": "BIG TCP runs",
-            "href": f"{URL_PREFIX}/runs",
+            "name": "BIG TCP",
+            "href": _path("overview"),
             "destination": "nav",
             "category": "browse",
-            "url_route": "bigtcp-runs",
+            "url_route": NAV_ROUTE,
         },
         {
-            "name": "Comparison",
-            "href": f"{URL_PREFIX}/run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
+            "name": "BIG TCP trend",
+            "href": _path("dag?dag_id={DAG_ID}"),
+            "destination": "dag",
+            "url_route": DAG_ROUTE,
+        },
+        {
+            "name": "BIG TCP comparison",
+            "href": _path("run?dag_id={DAG_ID}&run_id={RUN_ID}"),
             "destination": "dag_run",
-            "url_route": "bigtcp-run",
+            "url_route": RUN_ROUTE,
         },
     ]
+    operator_extra_links = [RunPageLink()]  # noqa: RUF012

@@ -1,0 +1,382 @@
+"""Questions that only the pages ask: lists cut to what a user may see, and one document at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.warehouse.records import RawDocument
+from bigtcp_bench.warehouse.schema import comparison, incident, incident_member, raw, run
+from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Columns of a run that a list shows; the wide JSON ones cost a read of the whole row.
+_LISTED = (
+    "id",
+    "cluster",
+    "dag_id",
+    "run_id",
+    "status",
+    "is_aa",
+    "started_at",
+    "finished_at",
+    "trigger",
+    "note",
+    "plan_name",
+    "block_order",
+    "cilium_version",
+    "reasons",
+)
+
+#: Runs that are asked what there is to choose from.
+_RECENT = 30
+
+_JUDGED = sorted(name for name, metric in METRICS.items() if metric.judged)
+
+
+@dataclass(frozen=True)
+class DocumentKey:
+    """The place of a raw document within its run, and its size as it is stored, in bytes."""
+
+    block: int
+    generation: int
+    kind: str
+    scenario: str
+    repetition: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What of a run is not real: ``emulated`` its cluster (the lab), ``generated`` every figure in it."""
+
+    emulated: bool = False
+    generated: bool = False
+
+
+def dags_by_cluster(warehouse: Warehouse) -> dict[str, frozenset[str]]:
+    """Return the ids of the DAGs that have stored runs, by cluster."""
+    statement = sa.select(run.c.cluster, run.c.dag_id).distinct()
+    found: dict[str, set[str]] = {}
+    for cluster, dag_id in warehouse.read(lambda connection: connection.execute(statement).all()):
+        found.setdefault(cluster, set()).add(dag_id)
+    return {cluster: frozenset(dags) for cluster, dags in found.items()}
+
+
+def runs(
+    warehouse: Warehouse,
+    dags: Collection[str],
+    *,
+    cluster: str | None = None,
+    status: str | None = None,
+    compared: bool = False,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[dict[str, Any]]:
+    """Return runs of ``dags``, newest first, without the wide columns.
+
+    ``compared`` limits them to valid runs that compared both arms, ``before`` to those older than that run.
+    """
+    statement = (
+        sa.select(*(run.c[name] for name in _LISTED))
+        .where(run.c.dag_id.in_(sorted(dags)))
+        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .limit(limit)
+    )
+    if cluster is not None:
+        statement = statement.where(run.c.cluster == cluster)
+    if status is not None:
+        statement = statement.where(run.c.status == status)
+    if compared:
+        statement = statement.where(run.c.status == "valid", ~run.c.is_aa)
+    if before is not None:
+        this = sa.select(run.c.started_at, run.c.id).where(run.c.id == before).subquery()
+        started, number = (sa.select(this.c[name]).scalar_subquery() for name in ("started_at", "id"))
+        statement = statement.where(
+            (run.c.started_at < started) | ((run.c.started_at == started) & (run.c.id < number))
+        )
+    return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
+
+
+def runs_of_dag_run(warehouse: Warehouse, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+    """Return what one run of a DAG has stored: usually one run, or one for each cluster that it measured."""
+    statement = (
+        sa.select(*(run.c[name] for name in _LISTED))
+        .where(run.c.dag_id == dag_id, run.c.run_id == run_id)
+        .order_by(run.c.cluster)
+    )
+    return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
+
+
+def neighbours(warehouse: Warehouse, dags: Collection[str], number: int) -> tuple[int | None, int | None]:
+    """Return the runs before and after run ``number`` on the same cluster, None where there is none."""
+    this = sa.select(run.c.cluster, run.c.started_at).where(run.c.id == number).subquery()
+    cluster, started = (sa.select(this.c[name]).scalar_subquery() for name in ("cluster", "started_at"))
+    others = sa.select(run.c.id).where(run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags))).limit(1)
+    before = others.where(run.c.started_at < started).order_by(run.c.started_at.desc(), run.c.id.desc())
+    after = others.where(run.c.started_at > started).order_by(run.c.started_at, run.c.id)
+    return warehouse.read(
+        lambda connection: (connection.execute(before).scalar(), connection.execute(after).scalar())
+    )
+
+
+def restore_results(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, dict[str, Any] | None]:
+    """Return run → how its restore ended, None while there is no result."""
+    statement = sa.select(run.c.id, run.c.restore_result).where(run.c.id.in_(list(numbers)))
+    return warehouse.read(lambda connection: dict(connection.execute(statement).tuples().all()))
+
+
+def origins(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Origin]:
+    """Return run → what of it is not real."""
+    flags = [run.c.environment[name].as_boolean() for name in ("emulated", "generated")]
+    statement = sa.select(run.c.id, *flags).where(run.c.id.in_(list(numbers)))
+    return warehouse.read(
+        lambda connection: {
+            number: Origin(bool(emulated), bool(generated))
+            for number, emulated, generated in connection.execute(statement)
+        }
+    )
+
+
+def verdict_counts(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Counter[str]]:
+    """Return run → how many of its judged comparisons have which verdict."""
+    statement = (
+        sa.select(comparison.c.run_id, comparison.c.verdict, sa.func.count())
+        .where(comparison.c.run_id.in_(list(numbers)), comparison.c.metric.in_(_JUDGED))
+        .group_by(comparison.c.run_id, comparison.c.verdict)
+    )
+
+    def work(connection: sa.Connection) -> dict[int, Counter[str]]:
+        found: dict[int, Counter[str]] = {number: Counter() for number in numbers}
+        for number, verdict, count in connection.execute(statement):
+            found[number][verdict] = count
+        return found
+
+    return warehouse.read(work)
+
+
+def trend_frame(
+    warehouse: Warehouse,
+    cluster: str,
+    dags: Collection[str],
+    *,
+    scenario: str,
+    metric: str,
+    since: datetime,
+    until: datetime,
+    version: str | None = None,
+) -> pd.DataFrame:
+    """Return one row per valid night, oldest first, of one scenario and metric.
+
+    Columns: run_id (the run's number), dag_id, started_at, scenario, metric, unit, off_median, on_median, change,
+    ci_low, ci_high, verdict, and what the figures depend on (ENVIRONMENT).
+    """
+    from bigtcp_bench.warehouse.frames import frame_of
+
+    of_comparison = ("unit", "off_median", "on_median", "change", "ci_low", "ci_high", "verdict")
+    statement = (
+        sa.select(
+            run.c.id.label("run_id"),
+            run.c.dag_id,
+            run.c.started_at,
+            comparison.c.scenario,
+            comparison.c.metric,
+            *(comparison.c[name] for name in of_comparison),
+            *(run.c[name] for name in ENVIRONMENT),
+        )
+        .join(comparison, comparison.c.run_id == run.c.id)
+        .where(
+            run.c.cluster == cluster,
+            run.c.dag_id.in_(sorted(dags)),
+            run.c.status == "valid",
+            ~run.c.is_aa,
+            run.c.started_at >= since,
+            run.c.started_at < until,
+            comparison.c.metric == metric,
+            comparison.c.scenario == scenario,
+        )
+        .order_by(run.c.started_at, run.c.id)
+    )
+    if version is not None:
+        statement = statement.where(run.c.cilium_version == version)
+    return warehouse.read(lambda connection: frame_of(connection, statement))
+
+
+def versions(warehouse: Warehouse, cluster: str, dags: Collection[str]) -> list[str]:
+    """Return the Cilium versions that valid runs of ``cluster`` had, the one that was seen last first."""
+    last = sa.func.max(run.c.started_at)
+    statement = (
+        sa.select(run.c.cilium_version)
+        .where(
+            run.c.cluster == cluster,
+            run.c.dag_id.in_(sorted(dags)),
+            run.c.status == "valid",
+            run.c.cilium_version.is_not(None),
+        )
+        .group_by(run.c.cilium_version)
+        .order_by(last.desc())
+    )
+    return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
+
+
+def nights_of_version(
+    warehouse: Warehouse, cluster: str, dags: Collection[str], version: str, *, nights: int
+) -> pd.DataFrame:
+    """Return run_id, started_at, scenario, metric, off_median, on_median and verdict of judged comparisons.
+
+    They are of the newest ``nights`` valid runs of ``cluster`` that had this Cilium and compared both arms.
+    """
+    from bigtcp_bench.warehouse.frames import frame_of
+
+    newest = (
+        sa.select(run.c.id, run.c.started_at)
+        .where(
+            run.c.cluster == cluster,
+            run.c.cilium_version == version,
+            run.c.dag_id.in_(sorted(dags)),
+            run.c.status == "valid",
+            ~run.c.is_aa,
+        )
+        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .limit(nights)
+        .subquery()
+    )
+    names = ("scenario", "metric", "off_median", "on_median", "verdict")
+    statement = (
+        sa.select(newest.c.id.label("run_id"), newest.c.started_at, *(comparison.c[name] for name in names))
+        .join(comparison, comparison.c.run_id == newest.c.id)
+        .where(comparison.c.metric.in_(_JUDGED))
+    )
+    return warehouse.read(lambda connection: frame_of(connection, statement))
+
+
+def scenarios_of(
+    warehouse: Warehouse, cluster: str, dags: Collection[str], *, runs_looked_at: int = 30
+) -> set[str]:
+    """Return the scenarios that the newest runs of ``cluster`` compared."""
+    newest = (
+        sa.select(run.c.id)
+        .where(run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags)), run.c.status == "valid")
+        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .limit(_RECENT)
+    )
+    statement = sa.select(comparison.c.scenario).where(comparison.c.run_id.in_(newest)).distinct()
+    return set(warehouse.read(lambda connection: connection.execute(statement).scalars().all()))
+
+
+def incidents(
+    warehouse: Warehouse,
+    clusters: Collection[str],
+    *,
+    cluster: str | None = None,
+    is_open: bool | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[dict[str, Any]]:
+    """Return incidents of ``clusters``, the newest first, with ``series`` (how many) and ``scenarios`` (names).
+
+    ``is_open`` limits them to open or to closed ones, ``before`` to those older than that incident.
+    """
+    statement = (
+        sa.select(incident)
+        .where(incident.c.cluster.in_(sorted(clusters)))
+        .order_by(incident.c.suspected_on.desc(), incident.c.id.desc())
+        .limit(limit)
+    )
+    if cluster is not None:
+        statement = statement.where(incident.c.cluster == cluster)
+    if is_open is not None:
+        statement = statement.where(
+            incident.c.closed_on.is_(None) if is_open else incident.c.closed_on.is_not(None)
+        )
+    if before is not None:
+        this = sa.select(incident.c.suspected_on, incident.c.id).where(incident.c.id == before).subquery()
+        night, number = (sa.select(this.c[name]).scalar_subquery() for name in ("suspected_on", "id"))
+        statement = statement.where(
+            (incident.c.suspected_on < night) | ((incident.c.suspected_on == night) & (incident.c.id < number))
+        )
+
+    def work(connection: sa.Connection) -> list[dict[str, Any]]:
+        rows = [dict(row) for row in connection.execute(statement).mappings()]
+        members = (
+            sa.select(incident_member.c.incident_id, incident_member.c.scenario, incident_member.c.change)
+            .where(incident_member.c.incident_id.in_([row["id"] for row in rows]))
+            .order_by(*incident_member.primary_key)
+        )
+        of: dict[int, list[tuple[str, float | None]]] = {}
+        for number, scenario, change in connection.execute(members):
+            of.setdefault(number, []).append((scenario, change))
+        for row in rows:
+            found = of.get(row["id"], [])
+            row["series"] = len(found)
+            row["scenarios"] = list(dict.fromkeys(scenario for scenario, _ in found))
+            row["changes"] = [change for _, change in found if change is not None]
+        return rows
+
+    return warehouse.read(work)
+
+
+def open_incident_counts(warehouse: Warehouse, clusters: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Return cluster → how many incidents are open, and how many of those nobody has acknowledged."""
+    new = sa.case((incident.c.acknowledged_at.is_(None), 1), else_=0)
+    statement = (
+        sa.select(incident.c.cluster, sa.func.count(), sa.func.sum(new))
+        .where(incident.c.closed_on.is_(None), incident.c.cluster.in_(sorted(clusters)))
+        .group_by(incident.c.cluster)
+    )
+    return warehouse.read(
+        lambda connection: {
+            cluster: (int(count), int(unknown)) for cluster, count, unknown in connection.execute(statement)
+        }
+    )
+
+
+def document_keys(warehouse: Warehouse, number: int) -> list[DocumentKey]:
+    """Return the places and sizes of a run's raw documents, in order; none after they were pruned."""
+    columns = (raw.c.block, raw.c.generation, raw.c.kind, raw.c.scenario, raw.c.repetition)
+    statement = (
+        sa.select(*columns, sa.func.length(raw.c.document))
+        .where(raw.c.run_id == number)
+        .order_by(*raw.primary_key)
+    )
+    return warehouse.read(lambda connection: [DocumentKey(*row) for row in connection.execute(statement)])
+
+
+def document(warehouse: Warehouse, number: int, key: Sequence[Any]) -> RawDocument:
+    """Return one raw document; ``key`` is block, generation, kind, scenario and repetition.
+
+    Raises InvalidInput if it is not stored.
+    """
+    columns = [column for column in raw.c if column.name != "run_id"]
+    names = ("block", "generation", "kind", "scenario", "repetition")
+    statement = sa.select(*columns).where(
+        raw.c.run_id == number, *(raw.c[name] == value for name, value in zip(names, key, strict=True))
+    )
+    row = warehouse.read(lambda connection: connection.execute(statement).mappings().first())
+    if row is None:
+        raise InvalidInput(f"run {number} has no such document; it may have been pruned")
+    return RawDocument.model_validate(dict(row))
+
+
+def incidents_of_series(warehouse: Warehouse, cluster: str, scenario: str, metric: str) -> list[dict[str, Any]]:
+    """Return the incidents of ``cluster`` that cover one series, oldest first; dismissed ones are left out."""
+    covered = sa.exists().where(
+        incident_member.c.incident_id == incident.c.id,
+        incident_member.c.scenario == scenario,
+        incident_member.c.metric == metric,
+    )
+    statement = (
+        sa.select(incident)
+        .where(incident.c.cluster == cluster, incident.c.state != "dismissed", covered)
+        .order_by(incident.c.suspected_on, incident.c.id)
+    )
+    return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])

@@ -1,0 +1,119 @@
+"""Who may see and who may acknowledge: Airflow's own permissions of the DAGs whose runs are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
+from airflow.configuration import conf
+from fastapi import Depends, HTTPException, Request, status
+
+from bigtcp_bench import clusters
+from bigtcp_bench.errors import BenchError
+from bigtcp_bench.warehouse.pages import dags_by_cluster
+from bigtcp_bench.web.data import open_warehouse
+
+if TYPE_CHECKING:
+    from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
+    from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+
+
+@dataclass(frozen=True)
+class Access:
+    """What one request may see. ``dags`` are the DAGs with stored runs, by cluster; none that may not be read."""
+
+    request: Request
+    user: BaseUser
+    dags: Mapping[str, frozenset[str]]
+    readable: frozenset[str]
+
+    @property
+    def clusters(self) -> list[str]:
+        """Return the clusters of which at least one DAG's runs may be read, sorted."""
+        return sorted(cluster for cluster, dags in self.dags.items() if dags & self.readable)
+
+    @property
+    def whole_clusters(self) -> list[str]:
+        """Return the clusters of which the runs of all DAGs may be read: incidents are judged from all."""
+        return sorted(cluster for cluster, dags in self.dags.items() if dags and dags <= self.readable)
+
+    @property
+    def user_name(self) -> str:
+        """Return what an acknowledgement is signed with."""
+        return self.user.get_name() or self.user.get_id()
+
+    def may_edit(self, cluster: str) -> bool:
+        """Return whether the user may edit every DAG that measures ``cluster``."""
+        dags = self.dags.get(cluster, frozenset())
+        return bool(dags) and all(_allowed("PUT", None, dag_id, self.request, self.user) for dag_id in dags)
+
+
+def access_of(request: Request, user: GetUserDep) -> Access:
+    """Return what this request may see. Answers 401 to strangers and 403 to users without any readable DAG."""
+    try:
+        dags = dags_by_cluster(open_warehouse())
+    except BenchError:
+        # The page says itself why there is nothing to see; whether the user may be told is another question.
+        dags = {}
+    known = _configured_dags().union(*dags.values())
+    readable = frozenset(
+        dag_id for dag_id in sorted(known) if _allowed("GET", DagAccessEntity.RUN, dag_id, request, user)
+    )
+    if not readable:
+        raise HTTPException(status.HTTP_403_FORBIDDEN, "Airflow does not let you read the runs of the benchmark")
+    access = Access(request, user, dags, readable)
+    # Pages that say what went wrong are made where there are no dependencies.
+    request.state.access = access
+    return access
+
+
+def _configured_dags() -> set[str]:
+    """Return the benchmark's DAGs: who may read their runs may see the pages before anything has been stored."""
+    try:
+        return {clusters.dag_id_of(conn_id) for conn_id in clusters.configured()}
+    except BenchError:
+        return {clusters.DAG_ID}
+
+
+AccessDep = Annotated[Access, Depends(access_of)]
+
+
+def check_same_origin(request: Request) -> None:
+    """Answer 403 to a change that another site may have made the browser send with the user's cookie.
+
+    Airflow's cookie is SameSite=Lax, which keeps out other sites but not other hosts of the same site. Browsers
+    say where a request comes from; a client that sends a token of its own cannot be made to.
+    """
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    if site is not None:
+        allowed = site == "same-origin"
+    elif origin is not None:
+        allowed = origin.lower() in _own_origins(request)
+    else:
+        allowed = request.headers.get("authorization", "").lower().startswith("bearer ")
+    if not allowed:
+        raise HTTPException(status.HTTP_403_FORBIDDEN, "this form was not sent from Airflow's own pages")
+
+
+def _own_origins(request: Request) -> Collection[str]:
+    urls = [str(request.base_url), conf.get("api", "base_url", fallback="")]
+    return {f"{parts.scheme}://{parts.netloc}".lower() for url in _given(urls) if (parts := urlsplit(url)).netloc}
+
+
+def _given(urls: Iterable[str]) -> list[str]:
+    return [url for url in urls if url]
+
+
+def _allowed(
+    method: ResourceMethod, entity: DagAccessEntity | None, dag_id: str, request: Request, user: BaseUser
+) -> bool:
+    try:
+        requires_access_dag(method, entity, dag_id)(request, user)
+    except HTTPException:
+        return False
+    return True

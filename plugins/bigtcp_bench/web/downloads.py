@@ -1,0 +1,132 @@
+"""What a run has stored, as files: figures as CSV, the page as HTML, the pods' documents as JSON or in a zip."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import StreamingResponse
+
+from bigtcp_bench.warehouse import pages
+from bigtcp_bench.web.access import AccessDep
+from bigtcp_bench.web.data import open_warehouse
+from bigtcp_bench.web.one_run import NumberPath, readable_run, view_of
+from bigtcp_bench.web.params import DocumentQuery
+from bigtcp_bench.web.tables import attachment, csv_response
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.records import RawDocument
+
+router = APIRouter()
+
+_CHUNK = 1 << 16
+#: A zip of a night is some megabytes; a larger one is put together on disk.
+_IN_MEMORY = 16 << 20
+
+
+@router.get("/run/{number}/results.csv")
+def results(access: AccessDep, number: NumberPath) -> Response:
+    """Return every measurement of a run."""
+    warehouse = open_warehouse()
+    readable_run(warehouse, access, number)
+    return csv_response(warehouse.results_frame(number), f"run-{number}-results.csv")
+
+
+@router.get("/run/{number}/counters.csv")
+def counters(access: AccessDep, number: NumberPath) -> Response:
+    """Return how much every counter of both nodes grew in each block of a run."""
+    warehouse = open_warehouse()
+    readable_run(warehouse, access, number)
+    return csv_response(warehouse.counters_frame(number), f"run-{number}-counters.csv")
+
+
+@router.get("/run/{number}/report.html")
+def report(access: AccessDep, number: NumberPath) -> Response:
+    """Return the run's page as one file that asks for nothing else."""
+    from bigtcp_bench.report.detail import RunDetail
+    from bigtcp_bench.report.html import report_file
+
+    warehouse = open_warehouse()
+    row = readable_run(warehouse, access, number)
+    text = report_file(view_of(warehouse, access, row), RunDetail.from_warehouse(warehouse, number))
+    return Response(
+        text,
+        media_type="text/html; charset=utf-8",
+        headers={"Content-Disposition": attachment(f"run-{number}.html")},
+    )
+
+
+@router.get("/run/{number}/document")
+def document(access: AccessDep, number: NumberPath, choice: DocumentQuery) -> Response:
+    """Return one document as the pod sent it."""
+    warehouse = open_warehouse()
+    readable_run(warehouse, access, number)
+    key = (choice.block, choice.generation, choice.kind, choice.scenario, choice.repetition)
+    found = pages.document(warehouse, number, key)
+    plain = _is_plain(found)
+    return StreamingResponse(
+        _content(found),
+        media_type="application/json" if plain else "application/octet-stream",
+        headers={"Content-Disposition": attachment(_name(number, found))},
+    )
+
+
+@router.get("/run/{number}/documents.zip")
+def documents(access: AccessDep, number: NumberPath) -> Response:
+    """Return all documents of a run."""
+    warehouse = open_warehouse()
+    readable_run(warehouse, access, number)
+    # Only the place in memory or on disk is opened here; it is closed when everything has been sent.
+    file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key in pages.document_keys(warehouse, number):
+            place = (key.block, key.generation, key.kind, key.scenario, key.repetition)
+            found = pages.document(warehouse, number, place)
+            with archive.open(_name(number, found), "w") as entry:
+                for chunk in _content(found):
+                    entry.write(chunk)
+    file.seek(0)
+    return StreamingResponse(
+        _chunks(file),
+        media_type="application/zip",
+        headers={"Content-Disposition": attachment(f"run-{number}-documents.zip")},
+    )
+
+
+def _is_plain(found: RawDocument) -> bool:
+    return found.encoding == "zlib+json"
+
+
+def _name(number: int, found: RawDocument) -> str:
+    parts = [
+        f"run-{number}",
+        f"block-{found.block}",
+        f"generation-{found.generation}",
+        found.kind.replace(":", "-"),
+    ]
+    if found.scenario:
+        parts += [found.scenario, f"repetition-{found.repetition}"]
+    return f"{'_'.join(parts)}.{'json' if _is_plain(found) else 'bin'}"
+
+
+def _content(found: RawDocument) -> Iterator[bytes]:
+    """Yield a document in pieces, unpacked where the encoding is known."""
+    if not _is_plain(found):
+        yield found.document
+        return
+    unpacking = zlib.decompressobj()
+    rest = found.document
+    while rest:
+        yield unpacking.decompress(rest, _CHUNK)
+        rest = unpacking.unconsumed_tail
+    yield unpacking.flush()
+
+
+def _chunks(file: Any) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK):
+            yield chunk

@@ -1,0 +1,112 @@
+"""Incidents: the list, one of them, and its acknowledgement."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
+
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.warehouse import incidents as stored
+from bigtcp_bench.warehouse import pages
+from bigtcp_bench.web.access import Access, AccessDep, check_same_origin
+from bigtcp_bench.web.data import open_warehouse
+from bigtcp_bench.web.one_run import NumberPath
+from bigtcp_bench.web.params import ROWS, IncidentsQuery
+from bigtcp_bench.web.rendering import Site, page
+from bigtcp_bench.web.runs import origin_of, unknown_cluster
+
+router = APIRouter()
+
+NOTE_CHARS = 1000
+
+#: Days around an incident that the links to the trend show.
+_DAYS_BEFORE = 45
+
+
+@router.get("/incidents")
+def incidents(request: Request, access: AccessDep, choice: IncidentsQuery) -> Response:
+    """List incidents, newest first; by default open and closed ones."""
+    if choice.cluster is not None and choice.cluster not in access.clusters:
+        return unknown_cluster(request, access, choice.cluster)
+    warehouse = open_warehouse()
+    rows = pages.incidents(
+        warehouse,
+        access.whole_clusters,
+        cluster=choice.cluster,
+        is_open=None if choice.state is None else choice.state == "open",
+        before=choice.before,
+        limit=ROWS,
+    )
+    hidden = sorted(set(access.clusters) - set(access.whole_clusters))
+    return page(
+        request,
+        "incidents.html",
+        access,
+        rows=rows,
+        hidden=hidden,
+        choice=choice,
+        limit=ROWS,
+        origin=_origin(warehouse, access, {row["cluster"] for row in rows}),
+    )
+
+
+@router.get("/incidents/{number}")
+def incident(request: Request, access: AccessDep, number: NumberPath) -> Response:
+    """Show one incident: its series, its nights, and who knows of it."""
+    warehouse = open_warehouse()
+    found = _readable(access, number)
+    return page(
+        request,
+        "incident.html",
+        access,
+        incident=found,
+        may_edit=access.may_edit(found.cluster),
+        note_chars=NOTE_CHARS,
+        since=_day_before(found.changed_on),
+        until=found.closed_on,
+        origin=_origin(warehouse, access, {found.cluster}),
+    )
+
+
+@router.post("/incidents/{number}/acknowledge", dependencies=[Depends(check_same_origin)])
+def acknowledge(
+    request: Request,
+    access: AccessDep,
+    number: NumberPath,
+    note: Annotated[str, Form(max_length=NOTE_CHARS)] = "",
+) -> Response:
+    """Say that an incident is known, with the user's name and a note. Needs the permission to edit the DAG."""
+    found = _readable(access, number)
+    if not access.may_edit(found.cluster):
+        raise HTTPException(403, "Acknowledging needs Airflow's permission to edit the benchmark's DAG.")
+    text = " ".join(note.split())
+    if not text:
+        raise InvalidInput("a note is needed: why this incident is known, for those who come after you")
+    stored.acknowledge(open_warehouse(), number, by=access.user_name, note=text)
+    # 303: the answer to a form is another page, which may be reloaded without sending the form again.
+    address = Site(request.scope["root_path"]).url(f"incidents/{number}")
+    return RedirectResponse(address, status_code=303)
+
+
+def _readable(access: Access, number: int) -> stored.Incident:
+    try:
+        found = stored.get(open_warehouse(), number)
+    except InvalidInput:
+        found = None
+    if found is None or found.cluster not in access.whole_clusters:
+        raise HTTPException(404, f"There is no incident {number} that you may read.")
+    return found
+
+
+def _origin(warehouse: Any, access: Access, clusters: set[str]) -> pages.Origin:
+    """Return what of the clusters' newest runs is not real."""
+    newest = [pages.runs(warehouse, access.readable, cluster=cluster, limit=1) for cluster in clusters]
+    return origin_of(warehouse, [row["id"] for rows in newest for row in rows])
+
+
+def _day_before(night: str) -> str:
+    from datetime import date, timedelta
+
+    return (date.fromisoformat(night) - timedelta(days=_DAYS_BEFORE)).isoformat()

@@ -1,0 +1,86 @@
+"""One run: its page and its charts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path, Request, Response
+from fastapi.responses import JSONResponse
+
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.warehouse import pages
+from bigtcp_bench.web.access import Access, AccessDep
+from bigtcp_bench.web.data import open_warehouse
+from bigtcp_bench.web.rendering import Site, page, remote_chart
+
+if TYPE_CHECKING:
+    from bigtcp_bench.report.view import RunView
+    from bigtcp_bench.warehouse.store import Warehouse
+
+router = APIRouter()
+
+NumberPath = Annotated[int, Path(ge=1, le=2**31 - 1)]
+#: As report.run_charts names them.
+ChartName = Annotated[str, Path(pattern=r"^[A-Za-z0-9-]{1,100}$")]
+
+
+@router.get("/run/{number}")
+def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
+    """Show everything that is known of a run."""
+    from bigtcp_bench.report.detail import RunDetail
+    from bigtcp_bench.report.html import run_body
+
+    warehouse = open_warehouse()
+    row = readable_run(warehouse, access, number)
+    site = Site(request.scope["root_path"])
+    body = run_body(
+        view_of(warehouse, access, row),
+        RunDetail.from_warehouse(warehouse, number),
+        chart=lambda one: remote_chart(site.url(f"chart/run/{number}/{one.name}.json"), one.title),
+    )
+    before, after = pages.neighbours(warehouse, access.readable, number)
+    return page(
+        request,
+        "run.html",
+        access,
+        row=row,
+        body=body,
+        before=before,
+        after=after,
+        documents=pages.document_keys(warehouse, number),
+    )
+
+
+@router.get("/chart/run/{number}/{name}.json")
+def run_chart(access: AccessDep, number: NumberPath, name: ChartName) -> JSONResponse:
+    """Return one of the run's charts as a Vega-Lite specification."""
+    from bigtcp_bench.report.run_charts import run_charts
+
+    warehouse = open_warehouse()
+    row = readable_run(warehouse, access, number)
+    known = run_charts(view_of(warehouse, access, row), warehouse.results_frame(number))
+    if name not in known:
+        raise HTTPException(404, f"Run {number} has no chart {name!r}; it has {', '.join(known)}.")
+    return JSONResponse(known[name].draw().to_dict())
+
+
+def readable_run(warehouse: Warehouse, access: Access, number: int) -> dict[str, Any]:
+    """Return every column of a run. Answers 404, in the same words, if it is unknown or may not be read."""
+    try:
+        row = warehouse.run(number)
+    except InvalidInput:
+        row = None
+    if row is None or row["dag_id"] not in access.readable:
+        raise HTTPException(404, f"There is no run {number} that you may read.")
+    return row
+
+
+def view_of(warehouse: Warehouse, access: Access, row: dict[str, Any]) -> RunView:
+    """Return what is known of a run, without what runs of other DAGs say that the user may not read."""
+    from bigtcp_bench.report.view import RunView
+
+    view = RunView.from_warehouse(warehouse, row["id"])
+    if row["cluster"] in access.whole_clusters:
+        return view
+    return replace(view, history=replace(view.history, incidents=()), change=None)

@@ -1,0 +1,88 @@
+"""The page that says at a glance how every cluster is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from bigtcp_bench.metrics import HEADLINE, METRICS
+from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.warehouse import pages
+from bigtcp_bench.web.access import AccessDep
+from bigtcp_bench.web.airflow_facts import NextRun, next_runs
+from bigtcp_bench.web.data import open_warehouse
+from bigtcp_bench.web.rendering import page
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.store import Warehouse
+    from bigtcp_bench.web.access import Access
+
+router = APIRouter()
+
+#: Runs of a cluster among which the DAGs are found that measure it now.
+_RECENT = 10
+
+
+@dataclass(frozen=True)
+class ClusterCard:
+    """One cluster: its newest run, the newest that compared both arms, what is open, and what comes next."""
+
+    name: str
+    last: dict[str, Any]
+    verdicts: Counter[str]
+    restore: dict[str, Any] | None
+    compared: dict[str, Any] | None
+    #: Headline comparisons of that run: scenario, metric, change, ci_low, ci_high, verdict.
+    benefits: list[dict[Any, Any]]
+    #: Open incidents, and how many of them nobody has acknowledged; None where they may not be seen.
+    incidents: tuple[int, int] | None
+    origin: pages.Origin
+    next_runs: list[NextRun] = field(default_factory=list)
+
+
+@router.get("/overview")
+def overview(request: Request, access: AccessDep) -> HTMLResponse:
+    """Show every cluster that the user may see."""
+    warehouse = open_warehouse()
+    cards = [_card(warehouse, access, name) for name in access.clusters]
+    origin = pages.Origin(
+        any(card.origin.emulated for card in cards), any(card.origin.generated for card in cards)
+    )
+    planned = [] if cards else list(next_runs(access.readable).values())
+    return page(request, "overview.html", access, cards=cards, origin=origin, planned=planned)
+
+
+def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
+    recent = pages.runs(warehouse, access.readable, cluster=name, limit=_RECENT)
+    last = recent[0]
+    compared = next(iter(pages.runs(warehouse, access.readable, cluster=name, compared=True, limit=1)), None)
+    counts = pages.open_incident_counts(warehouse, [name]).get(name, (0, 0))
+    due = next_runs(dict.fromkeys(row["dag_id"] for row in recent))
+    return ClusterCard(
+        name=name,
+        last=last,
+        verdicts=pages.verdict_counts(warehouse, [last["id"]])[last["id"]],
+        restore=pages.restore_results(warehouse, [last["id"]])[last["id"]],
+        compared=compared,
+        benefits=headlines(warehouse, compared["id"]) if compared else [],
+        incidents=counts if name in access.whole_clusters else None,
+        origin=pages.origins(warehouse, [last["id"]])[last["id"]],
+        next_runs=list(due.values()),
+    )
+
+
+def headlines(warehouse: Warehouse, number: int) -> list[dict[Any, Any]]:
+    """Return the comparison that stands for each scenario of a run, in the order of the scenarios."""
+    order = list(SCENARIOS)
+    found = [
+        row
+        for row in warehouse.comparisons_frame(number).to_dict("records")
+        if row["scenario"] in SCENARIOS and row["metric"] == HEADLINE[SCENARIOS[row["scenario"]].traffic]
+    ]
+    for row in found:
+        row["label"] = METRICS[row["metric"]].short_label
+    return sorted(found, key=lambda row: order.index(row["scenario"]))

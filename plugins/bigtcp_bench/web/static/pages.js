@@ -1,0 +1,83 @@
+// Links that leave the frame, and charts that are fetched when the page is there.
+"use strict";
+(() => {
+  // Airflow's frame may not navigate the page around it, but a link in that page may.
+  const leave = (address) => {
+    const link = window.parent.document.createElement("a");
+    link.href = address;
+    link.hidden = true;
+    window.parent.document.body.append(link);
+    link.click();
+    link.remove();
+  };
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[data-airflow]");
+    if (!link || window.parent === window || event.button !== 0 || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    leave(link.href);
+  });
+
+  const script = (address) => new Promise((resolve, reject) => {
+    const element = document.createElement("script");
+    element.src = address;
+    element.onload = resolve;
+    element.onerror = () => reject(new Error("the script that draws it could not be loaded"));
+    document.head.append(element);
+  });
+  let drawing = null;
+
+  const words = (title) => [title].flat().join(" ");
+
+  const say = (figure, sentence, action) => {
+    const status = figure.querySelector(".status");
+    status.textContent = sentence;
+    if (action) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = action.name;
+      button.addEventListener("click", action.run, {once: true});
+      status.append(" ", button);
+    }
+  };
+
+  const load = async (figure) => {
+    say(figure, "The chart is loading.");
+    figure.setAttribute("aria-busy", "true");
+    try {
+      drawing ??= script(document.body.dataset.charts);
+      const [answer] = await Promise.all([fetch(figure.dataset.src), drawing]);
+      if (answer.status === 401) {
+        const run = () => (window.parent === window ? location.reload() : leave(window.parent.location.href));
+        say(figure, "You are no longer logged in to Airflow.", {name: "Log in", run});
+        return;
+      }
+      const content = await answer.json();
+      if (!answer.ok) throw new Error(content.detail ?? `the server answered ${answer.status}`);
+      draw(figure, content);
+    } catch (error) {
+      drawing = window.drawCharts ? drawing : null;
+      say(figure, `The chart could not be loaded: ${error.message}`, {name: "Try again", run: () => load(figure)});
+    } finally {
+      figure.removeAttribute("aria-busy");
+    }
+  };
+
+  const draw = (figure, {title, ...specification}) => {
+    const caption = figure.querySelector("figcaption");
+    if (title) {
+      const small = document.createElement("small");
+      small.textContent = words(title.subtitle ?? "");
+      caption.replaceChildren(words(title.text ?? title), ...(small.textContent ? [small] : []));
+    }
+    const data = document.createElement("script");
+    data.type = "application/json";
+    data.textContent = JSON.stringify(specification);
+    figure.querySelector(".status").remove();
+    figure.append(document.createElement("div"), data);
+    figure.className = "chart";
+    window.drawCharts();
+  };
+
+  document.querySelectorAll("figure.remote").forEach(load);
+})();

@@ -1,0 +1,181 @@
+"""One scenario and metric night by night: chart, table, and the same rows as CSV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.metrics import HEADLINE, METRICS
+from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.warehouse import pages
+from bigtcp_bench.web.access import Access, AccessDep
+from bigtcp_bench.web.data import open_warehouse
+from bigtcp_bench.web.params import TrendChoice, TrendQuery
+from bigtcp_bench.web.rendering import page
+from bigtcp_bench.web.runs import origin_of, unknown_cluster
+from bigtcp_bench.web.tables import csv_response
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bigtcp_bench.warehouse.store import Warehouse
+
+router = APIRouter()
+
+#: Newest nights in the table of the page; chart and CSV have all of them.
+TABLE_ROWS = 100
+
+#: Columns of the CSV; the table shows the first ones.
+_COLUMNS = (
+    "run_id",
+    "started_at",
+    "scenario",
+    "metric",
+    "unit",
+    "off_median",
+    "on_median",
+    "change",
+    "ci_low",
+    "ci_high",
+    "verdict",
+    "cilium_version",
+    "client_node",
+    "server_node",
+    "client_kernel",
+    "server_kernel",
+    "nic_driver",
+    "dag_id",
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a choice comes to, with everything that was left open filled in."""
+
+    cluster: str
+    scenario: str
+    metric: str
+    since: str
+    until: str
+    version: str | None
+    nights: pd.DataFrame
+
+    def query(self) -> dict[str, str | None]:
+        """Return the choice as parameters of an address."""
+        names = ("cluster", "scenario", "metric", "since", "until", "version")
+        return {name: getattr(self, name) for name in names}
+
+
+@router.get("/trend")
+def trend(request: Request, access: AccessDep, choice: TrendQuery) -> Response:
+    """Show the chosen nights as charts and as a table."""
+    if choice.cluster is not None and choice.cluster not in access.clusters:
+        return unknown_cluster(request, access, choice.cluster)
+    if not access.clusters:
+        return page(request, "trend.html", access, shown=None)
+    warehouse = open_warehouse()
+    shown = _shown(warehouse, access, choice)
+    newest = shown.nights.iloc[::-1].head(TABLE_ROWS)
+    dags = _dags(access, shown.cluster)
+    scenarios = {*pages.scenarios_of(warehouse, shown.cluster, dags), shown.scenario}
+    return page(
+        request,
+        "trend.html",
+        access,
+        shown=shown,
+        rows=newest.to_dict("records"),
+        scenarios=sorted(scenarios, key=_place),
+        versions=pages.versions(warehouse, shown.cluster, dags),
+        metrics=list(METRICS),
+        origin=origin_of(warehouse, shown.nights["run_id"].tolist()),
+    )
+
+
+@router.get("/trend.csv")
+def trend_csv(access: AccessDep, choice: TrendQuery) -> Response:
+    """Return the nights of the page with the same parameters, oldest first."""
+    shown = _shown(open_warehouse(), access, choice)
+    name = f"{shown.cluster}-{shown.scenario}-{shown.metric}-{shown.since}-{shown.until}.csv"
+    return csv_response(shown.nights[list(_COLUMNS)], name)
+
+
+@router.get("/chart/trend.json")
+def trend_chart(access: AccessDep, choice: TrendQuery) -> JSONResponse:
+    """Return the chart of both arms as a Vega-Lite specification."""
+    from bigtcp_bench.report import charts
+
+    warehouse = open_warehouse()
+    shown = _shown(warehouse, access, choice)
+    return JSONResponse(charts.trend_chart(shown.nights, incidents=_incidents(warehouse, access, shown)).to_dict())
+
+
+@router.get("/chart/benefit.json")
+def benefit_chart(access: AccessDep, choice: TrendQuery) -> JSONResponse:
+    """Return the chart of the benefit as a Vega-Lite specification."""
+    from bigtcp_bench.report import charts
+
+    warehouse = open_warehouse()
+    shown = _shown(warehouse, access, choice)
+    return JSONResponse(
+        charts.benefit_chart(shown.nights, incidents=_incidents(warehouse, access, shown)).to_dict()
+    )
+
+
+def _shown(warehouse: Warehouse, access: Access, choice: TrendChoice) -> Shown:
+    """Return the nights of ``choice``; what it leaves open becomes the first cluster and its main figures."""
+    if not access.clusters:
+        raise InvalidInput("the warehouse has no run that you may read")
+    cluster = choice.cluster or access.clusters[0]
+    if cluster not in access.clusters:
+        raise InvalidInput(f"there are no runs of cluster {cluster!r} that you may read")
+    dags = _dags(access, cluster)
+    scenario = choice.scenario or _first_scenario(warehouse, cluster, dags)
+    metric = choice.metric or (
+        HEADLINE[SCENARIOS[scenario].traffic] if scenario in SCENARIOS else "throughput_bps"
+    )
+    start, end = choice.period()
+    nights = pages.trend_frame(
+        warehouse,
+        cluster,
+        dags,
+        scenario=scenario,
+        metric=metric,
+        since=start,
+        until=end,
+        version=choice.version,
+    )
+    return Shown(
+        cluster=cluster,
+        scenario=scenario,
+        metric=metric,
+        since=start.date().isoformat(),
+        until=(end - timedelta(days=1)).date().isoformat(),
+        version=choice.version,
+        nights=nights,
+    )
+
+
+def _first_scenario(warehouse: Warehouse, cluster: str, dags: frozenset[str]) -> str:
+    measured = sorted(pages.scenarios_of(warehouse, cluster, dags), key=_place)
+    return measured[0] if measured else next(iter(SCENARIOS))
+
+
+def _place(scenario: str) -> tuple[int, str]:
+    names = list(SCENARIOS)
+    return (names.index(scenario) if scenario in names else len(names), scenario)
+
+
+def _dags(access: Access, cluster: str) -> frozenset[str]:
+    return access.dags[cluster] & access.readable
+
+
+def _incidents(warehouse: Warehouse, access: Access, shown: Shown) -> list[dict[str, Any]]:
+    """Return the incidents that cover the series, if the user may see those of the cluster."""
+    if shown.cluster not in access.whole_clusters:
+        return []
+    return pages.incidents_of_series(warehouse, shown.cluster, shown.scenario, shown.metric)
