@@ -341,6 +341,53 @@ def test_a_state_of_another_version_is_left_to_people(capsys: pytest.CaptureFixt
     assert "version 1, which this guardian does not know" in capsys.readouterr().out
 
 
+def test_a_state_that_cannot_be_read_is_left_to_people(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    body = {"metadata": {"name": guard.STATE_NAME}, "data": {guard.STATE_KEY: "{}"}}
+    cluster.client().create(CONFIGMAP, body, pods.BENCH_NAMESPACE)
+    assert wake(cluster) == 1
+    assert "cannot be read (KeyError('version')); the cluster must be put back by hand" in capsys.readouterr().out
+
+
+def test_what_cannot_be_undone_restarts_no_agent(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    abandon(cluster, "on")
+    restarts = started(cluster)
+    account = Account(cluster, guardian.AWAY_S)
+    send = account.send
+
+    def refuse(method: str, path: str, headers: Any, data: bytes | None) -> tuple[int, str, str]:
+        if method == "PATCH":
+            return 403, "", json.dumps({"message": "nodes is forbidden"})
+        return send(method, path, headers, data)
+
+    account.send = refuse  # type: ignore[method-assign]
+    assert wake(cluster, account) == 1
+    assert "NOT RESTORED, the saved state stays: the label bigtcp-bench/window could" in capsys.readouterr().out
+    assert started(cluster) == restarts
+
+
+def test_an_api_that_is_away_is_waited_for_but_not_for_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    abandon(cluster, "on")
+    account = Account(cluster, guardian.AWAY_S)
+    send = account.send
+    away_until = cluster.time + guardian.AWAY_S / 2
+
+    def refuse(method: str, path: str, headers: Any, data: bytes | None) -> tuple[int, str, str]:
+        if cluster.time < away_until:
+            raise ConnectionRefusedError("nobody listens")
+        return send(method, path, headers, data)
+
+    account.send = refuse  # type: ignore[method-assign]
+    assert wake(cluster, account) == 0
+    assert cluster.state() == before
+    away_until = float("inf")
+    with pytest.raises(script.Refused, match=r"no usable answer for 60 s \(last: nobody listens\)"):
+        wake(cluster, account)
+
+
 class TestInstalling:
     """What the guard does about its guardian."""
 

@@ -9,6 +9,8 @@ Three things make a *window*, in which a run may change the cluster:
 - the node label ``bigtcp-bench/window``, which carries the window id and is what the run's CiliumNodeConfig
   selects. A CiliumNodeConfig that is written too late selects nothing.
 
+While it is open a guardian in the cluster watches the Lease (``guardian.py``), and restores when nobody else does.
+
 A change is made inside ``Fence.mutating``: it marks the Lease first, by compare-and-set. Once the holder is
 revoked no mark can be set any more, and a mark that is still there tells the restorer that one request may be on
 its way; only then it has to wait.

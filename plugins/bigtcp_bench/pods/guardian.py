@@ -326,9 +326,8 @@ class Guardian:
             self._retire(own)
             self._forget(lease)
             return 0
-        state = json.loads((saved.get("data") or {})[self.orders.state_key])
-        if state["version"] != self.orders.state_version:
-            say(f"the saved state has version {state['version']}, which this guardian does not know")
+        state = self._read(saved)
+        if state is None:
             return 1
         owner = state["holder"]
         if not self._acquire(lease, owner):
@@ -339,8 +338,6 @@ class Guardian:
             self._settle(lease)
             self._restore(state)
             self.api.delete(self._state, uid=saved["metadata"]["uid"], before=self._check)
-            self._retire(own, before=self._check)
-            self._release(owner)
         except Lost as reason:
             say(str(reason))
             return 1
@@ -352,7 +349,25 @@ class Guardian:
             self._expire()
             raise
         say(f"restored what {owner} had changed, and verified it")
+        try:
+            self._retire(own, before=self._check)
+            self._release(owner)
+        except (Lost, Refused) as reason:
+            say(f"the hold on the cluster ends by itself: {reason}")
         return 0
+
+    def _read(self, saved: Json) -> Json | None:
+        """Return the saved state, or None, and say why, if this guardian cannot go by it."""
+        try:
+            state: Json = json.loads((saved.get("data") or {})[self.orders.state_key])
+            version = state["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            say(f"the saved state cannot be read ({error!r}); the cluster must be put back by hand")
+            return None
+        if version != self.orders.state_version:
+            say(f"the saved state has version {version}, which this guardian does not know")
+            return None
+        return state
 
     # The Lease
 
@@ -509,6 +524,9 @@ class Guardian:
             self._undo_node_config(node_configs, state)
         if state["scope"] == "cluster":
             self._undo_config_map(state)
+        if self._problems:
+            # Agents that are restarted now would come back as they are.
+            raise _NotRestored("; ".join(self._problems))
         undone_at = self._note_undone(state)
         if state["scope"] == "cluster":
             self._undo_rollout(state)
