@@ -12,9 +12,10 @@ from bigtcp_bench.report.chart_style import ARM_COLOURS, ARM_SHAPES
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Height of a chart over time, and of a row of a chart that lists scenarios, in pixels.
+#: Height of a chart over time, in pixels.
 HEIGHT = 280
-ROW = 34
+#: Height of the row of one scenario: two bars, or two dots one below the other, find room in it.
+_ROW_HEIGHT = 38
 
 NUMBERS = alt.Axis(format=",~f")
 SIGNED = alt.Axis(format="+,~f")
@@ -58,6 +59,11 @@ def scenario_axis(rows: Sequence[Mapping[str, Any]]) -> alt.Y:
 def from_zero(largest: float, room: float = 0.05) -> alt.Scale:
     """Return a scale from 0 to ``largest`` and some ``room`` behind it, a share of it."""
     return alt.Scale(domain=[0, largest * (1 + room)], nice=False)
+
+
+def list_height(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return the height of a chart that lists the scenarios of ``rows``."""
+    return _ROW_HEIGHT * len({row["scenario"] for row in rows})
 
 
 def arm_colour(above: int = 0) -> alt.Color:
@@ -106,7 +112,6 @@ def finished(
         description=description.strip(),
         width="container",
         height=height,
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )
 
 

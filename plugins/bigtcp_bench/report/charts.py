@@ -23,7 +23,6 @@ from bigtcp_bench.report.chart_notes import Notes, changes_of
 from bigtcp_bench.report.chart_parts import (
     HEIGHT,
     NUMBERS,
-    ROW,
     SIGNED,
     arm_colour,
     arm_shape,
@@ -31,6 +30,7 @@ from bigtcp_bench.report.chart_parts import (
     empty,
     finished,
     from_zero,
+    list_height,
     missing_columns,
     scenario_axis,
     time_axis,
@@ -201,7 +201,7 @@ def comparison_chart(view: RunView) -> alt.LayerChart:
         description="Dots with intervals: "
         + "; ".join(f"{row['scenario']}, {row['metric']}: {row['text']}, {row['verdict']}" for row in rows)
         + ".",
-        height=alt.Step(ROW),
+        height=list_height(rows),
     )
 
 
@@ -309,7 +309,7 @@ def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
         description="Dots: mean bytes per packet. "
         + "; ".join(f"{row['scenario']} {row['arm']} {row['end']}: {row['text']}" for row in rows)
         + ".",
-        height=alt.Step(ROW // 2),
+        height=list_height(rows),
     )
 
 
@@ -358,7 +358,7 @@ def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:
         description=f"Stacked bars: {title}. "
         + "; ".join(f"{row['scenario']} {row['label']}" for row in totals)
         + ".",
-        height=alt.Step(ROW // 2),
+        height=list_height(totals),
     )
 
 
@@ -410,7 +410,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
         description="Dots: latency percentiles. "
         + "; ".join(f"{row['scenario']} {row['arm']} {row['percentile']}: {row['text']}" for row in rows)
         + ".",
-        height=alt.Step(ROW),
+        height=list_height(rows),
     )
 
 
@@ -420,7 +420,7 @@ def png(chart: alt.LayerChart, theme: Theme = "light", width_px: int = 1200, sca
 
     spec = chart.to_dict()
     width = round(width_px / scale)
-    spec["width"] = width
+    spec |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
     _fold_titles(spec, width)
     picture: bytes = vl_convert.vegalite_to_png(spec, config=config_of(theme), scale=scale, show_warnings=False)
     return picture

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from bigtcp_bench.report.detail import RunDetail
     from bigtcp_bench.report.view import Proof, RunView
 
-_HERE = Path(__file__).parent
-_PAGES = _HERE.parent / "web" / "static"
+_TEMPLATES = Path(__file__).parent / "templates"
+_PAGES = Path(__file__).parent.parent / "web" / "static"
 
 
 def run_body(view: RunView, detail: RunDetail, chart: Callable[[RunChart], Markup] | None = None) -> Markup:
@@ -63,8 +63,8 @@ def report_file(view: RunView, detail: RunDetail) -> str:
     return template.render(
         view=view,
         body=run_body(view, detail),
-        style=Markup((_PAGES / "pages.css").read_text(encoding="utf-8") + vega.STYLE),
-        theme=Markup((_HERE / "templates" / "file.js").read_text(encoding="utf-8")),
+        style=Markup("\n").join((_text(_PAGES / "pages.css"), Markup(vega.STYLE), _text(_TEMPLATES / "file.css"))),
+        theme=_text(_TEMPLATES / "file.js"),
         script=Markup(vega.javascript()),
         version=__version__,
     )
@@ -73,7 +73,7 @@ def report_file(view: RunView, detail: RunDetail) -> str:
 @functools.cache
 def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -94,6 +94,10 @@ def _templates() -> jinja2.Environment:
         "MISSING": units.MISSING,
     }
     return environment
+
+
+def _text(path: Path) -> Markup:
+    return Markup(path.read_text(encoding="utf-8"))
 
 
 def _scenario(row: Comparison | Proof) -> str:

@@ -49,8 +49,8 @@ const draw = (figure) => {
   if (!place || place.dataset.drawn) return;
   place.dataset.drawn = "yes";
   const spec = JSON.parse(figure.querySelector("script").textContent);
-  const options = {actions: false, ast: true, config, defaultStyle: false, mode: "vega-lite", renderer: "svg",
-                   tooltip: {disableDefaultStyle: true}};
+  const options = {actions: false, ast: true, config, defaultStyle: false, mode: "vega-lite",
+                   renderer: "svg", tooltip: {disableDefaultStyle: true}};
   vegaEmbed(place, spec, options).catch((error) => {
     place.textContent = "The chart cannot be drawn: " + error.message;
   });

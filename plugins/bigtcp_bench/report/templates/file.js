@@ -7,7 +7,7 @@
   prefers.addEventListener("change", () => set(prefers.matches));
   window.addEventListener("beforeprint", () => {
     set(false);
-    document.querySelectorAll("details").forEach((one) => { one.open = true; });
+    document.querySelectorAll("details[data-print]").forEach((one) => { one.open = true; });
   });
   window.addEventListener("afterprint", () => set(prefers.matches));
 })();
