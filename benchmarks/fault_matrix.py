@@ -36,9 +36,8 @@ from bigtcp_bench.cluster.api import LEASE, ClusterApi, Kind
 from bigtcp_bench.cluster.guardian import CRONJOB
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME, LEASE_NAME
 from bigtcp_bench.errors import BenchError
-from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab import administrator, daemon
 from bigtcp_bench.local import LocalAirflow, airflow_command
-from bigtcp_bench.resources import include_dir
 from bigtcp_bench.warehouse.store import Warehouse
 
 JOB = Kind("batch", "v1", "jobs")
@@ -110,9 +109,7 @@ class Place:
         info = daemon.up(self.lab_dir, rbac=True)
         self.airflow = LocalAirflow(folder, info.kubeconfig, folder / "warehouse.db", port)
         self.api = ClusterApi.from_kubeconfig(info.kubeconfig)
-        for name in ("namespace", "rbac"):
-            manifest = str(include_dir() / "manifests" / f"{name}.yaml")
-            subprocess.run(["kubectl", f"--kubeconfig={info.kubeconfig}", "apply", "-f", manifest], check=True)
+        administrator.apply_manifests(info.kubeconfig)
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.airflow.prepare()
         Warehouse(f"sqlite:///{self.airflow.warehouse_file}").migrate()

@@ -42,7 +42,7 @@ def run_demo(folder: Path, plan_name: str) -> int:
         )
         _tell(started, "preparing Airflow's database, starting the lab")
         prepared = background.submit(airflow.prepare)
-        from bigtcp_bench.lab import daemon
+        from bigtcp_bench.lab import administrator, daemon
         from bigtcp_bench.warehouse.store import Warehouse
 
         state_dir = airflow.kubeconfig.parent
@@ -50,7 +50,7 @@ def run_demo(folder: Path, plan_name: str) -> int:
         _session(airflow).end(patience_s=1)
         daemon.down(state_dir)
         try:
-            daemon.up(state_dir)
+            administrator.apply_manifests(daemon.up(state_dir).kubeconfig)
             _tell(
                 started, "the lab is up: two nodes, real traffic; its Kubernetes API and Cilium agent are emulated"
             )

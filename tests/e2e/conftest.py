@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab import administrator, daemon
 from tests.e2e.runs import Installation, install
 
 
@@ -19,6 +19,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     """Yield an Airflow whose connections point to a fresh lab."""
     folder = tmp_path_factory.mktemp("e2e")
     info = daemon.up(folder / "lab")
+    administrator.apply_manifests(info.kubeconfig)
     # Airflow reads its settings once per process, so this is the home that the tests began with.
     home = Path(os.environ["AIRFLOW_HOME"])
     try:

@@ -1,7 +1,8 @@
 """A one-machine cluster: real datapath, emulated Kubernetes API and Cilium agent.
 
 From outside: ``daemon`` starts, stops and describes the lab's one process, ``faults`` names its misbehaviours and
-``control`` switches them. Inside, ``cluster`` puts the parts together:
+``control`` switches them; ``administrator`` applies what a cluster needs before its first run. Inside, ``cluster``
+puts the parts together:
 
 - the wires: ``network`` (bridges and veth pairs), ``namespaces``, ``netlink`` (devices' limits), ``syscalls``;
 - the API: ``api`` (server, store and their helpers), ``listening``, ``objects`` (what a fresh cluster has), and

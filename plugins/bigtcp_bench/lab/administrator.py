@@ -1,0 +1,31 @@
+"""What an administrator does before the first run on a cluster: applies namespace, priority class and rights."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from bigtcp_bench.cluster.api import ClusterApi, Conflict, Kind
+from bigtcp_bench.resources import load_manifests
+
+MANIFESTS = ("namespace.yaml", "priorityclass.yaml", "rbac.yaml")
+
+
+def apply_manifests(kubeconfig: Path) -> None:
+    """Create the objects of ``MANIFESTS``; those that exist stay as they are."""
+    api = ClusterApi.from_kubeconfig(kubeconfig)
+    try:
+        for name in MANIFESTS:
+            for body in load_manifests(name):
+                group, _, version = body["apiVersion"].rpartition("/")
+                namespace = body["metadata"].get("namespace")
+                kind = Kind(group, version, _plural(body["kind"]), namespaced=namespace is not None)
+                with contextlib.suppress(Conflict):
+                    api.create(kind, body, namespace)
+    finally:
+        api.close()
+
+
+def _plural(kind: str) -> str:
+    name = kind.lower()
+    return name + ("es" if name.endswith("s") else "s")
