@@ -57,7 +57,7 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     (opening,) = tell(night_view(warehouse, 21))
     assert (opening.kind, opening.incident_id) == ("incident", number)
     assert opening.payload["text"].splitlines() == [
-        "ipv4-stream-1 throughput -12.3 % against the usual level of 60 nights",
+        "ipv4-stream-1 throughput -12.3 % against the usual level of 60 nights, arm on relative to arm off",
         "Since the night 2026-03-20, confirmed on 2026-03-22.",
         "Attributed to BIG TCP: arm on got worse against arm off. "
         "About then changed: cilium version 1.18.3 → 1.18.4.",
@@ -186,7 +186,8 @@ def test_a_refused_run_names_the_checks_that_failed(warehouse, tell):
     warehouse.update_run(view.number, checks=checks)
     told = text(tell(view))
     assert (
-        "*Failed checks; nothing was changed*\\n• kernel on node1: Linux 5.10; needs 6.3\\n• NIC on node2:" in told
+        "*Failed checks; nothing was changed*\\n• node node1: kernel: Linux 5.10; needs 6.3\\n• node node2: NIC"
+        in told
     )
     assert "MTU" not in told
 

@@ -39,6 +39,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 #: What each method needs: https://docs.slack.dev/reference/methods
 SCOPES = {
+    "auth.test": None,
     "chat.postMessage": "chat:write",
     "chat.update": "chat:write",
     "conversations.history": "channels:history",
@@ -69,6 +70,7 @@ class SlackServer:
         self._uploads: dict[str, dict[str, Any]] = {}
         self._script: deque[str] = deque()
         self._methods: dict[str, Callable[[dict[str, Any]], Answer]] = {
+            "auth.test": lambda _arguments: {"ok": True},
             "chat.postMessage": self._post_message,
             "chat.update": self._update,
             "conversations.history": self._history,
@@ -137,14 +139,14 @@ class SlackServer:
             return _error("not_authed")
         if authorization.removeprefix("Bearer ") != self.token:
             return _error("invalid_auth")
-        if SCOPES[method] not in self.scopes:
+        if SCOPES[method] not in (None, *self.scopes):
             return {**_error("missing_scope"), "needed": SCOPES[method], "provided": ",".join(self.scopes)}
         return self._methods[method](arguments)
 
     def _post_message(self, arguments: dict[str, Any]) -> Answer:
         if arguments.get("channel") not in self.channels:
             return _error("channel_not_found")
-        if refusal := _content_refusal(arguments):
+        if refusal := content_refusal(arguments):
             return refusal
         if (parent := arguments.get("thread_ts")) and self._message(arguments["channel"], parent) is None:
             return _error("thread_not_found")
@@ -159,7 +161,7 @@ class SlackServer:
         message = self._message(arguments["channel"], arguments.get("ts"))
         if message is None:
             return _error("message_not_found")
-        if refusal := _content_refusal(arguments):
+        if refusal := content_refusal(arguments):
             return refusal
         message.update(text=arguments["text"], blocks=arguments["blocks"])
         return {"ok": True, "channel": arguments["channel"], "ts": arguments["ts"]}
@@ -211,7 +213,8 @@ class SlackServer:
         return next(found, None)
 
 
-def _content_refusal(arguments: dict[str, Any]) -> Answer | None:
+def content_refusal(arguments: dict[str, Any]) -> Answer | None:
+    """Return what Slack would answer to a message with this content if it refused it."""
     blocks = arguments.get("blocks") or []
     text = arguments.get("text") or ""
     if not blocks and not text:
@@ -327,6 +330,7 @@ def _handler_of(slack: SlackServer) -> type[BaseHTTPRequestHandler]:
         def _send(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
             content = text.encode()
             own = {"Content-Type": "application/json; charset=utf-8", "Content-Length": str(len(content))}
+            own["X-OAuth-Scopes"] = ",".join(slack.scopes)
             self.send_response(status)
             for name, value in {**own, **(headers or {})}.items():
                 self.send_header(name, value)

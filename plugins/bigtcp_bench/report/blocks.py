@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +23,14 @@ from bigtcp_bench.report.summary import clean
 # Limits: https://docs.slack.dev/reference/block-kit/blocks
 HEADER_CHARS = HeaderBlock.text_max_length
 SECTION_CHARS = SectionBlock.text_max_length
-#: https://docs.slack.dev/reference/block-kit/composition-objects/text-object
-CONTEXT_CHARS = 3_000
 
 #: Slack refuses blocks of about 13,000 characters altogether (msg_blocks_too_long), which its reference does not
-#: mention: https://github.com/slackapi/bolt-js/issues/2509. The pieces below keep the longest message below it.
+#: mention: https://github.com/slackapi/bolt-js/issues/2509.
+MESSAGE_CHARS = 12_500
 TABLE_SECTIONS = 2
 LINES_CHARS = 1_500
 BULLETS_CHARS = 2_000
+#: Slack takes 3,000: https://docs.slack.dev/reference/block-kit/composition-objects/text-object
 FACTS_CHARS = 1_500
 BULLETS_SHOWN = 10
 #: https://docs.slack.dev/reference/methods/chat.postMessage advises to stay below this.
@@ -50,9 +51,16 @@ class SlackMessage:
 
 
 def message(lines: Sequence[str], blocks: Iterable[Block], mention: str = "") -> SlackMessage:
-    """Return the message of ``blocks``; ``lines``, already escaped, are what is read without them."""
+    """Return the message of ``blocks``; ``lines``, already escaped, are what is read without them.
+
+    Of more than Slack takes, the blocks before the last one are left out.
+    """
     text = cut("\n".join(lines), TEXT_CHARS)
-    return SlackMessage(f"{mention} {text}".lstrip(), tuple(block.to_dict() for block in blocks))
+    found = [block.to_dict() for block in blocks]
+    # The small print at the end, with the links, stays.
+    while len(json.dumps(found, ensure_ascii=False)) > MESSAGE_CHARS:
+        del found[-2]
+    return SlackMessage(f"{mention} {text}".lstrip(), tuple(found))
 
 
 def escaped(text: str) -> str:
@@ -70,7 +78,7 @@ def link(url: str, label: str) -> str:
 
 def header(text: str) -> HeaderBlock:
     """Return a header; it is plain text, in which only names of emoji mean something."""
-    return HeaderBlock(text=PlainTextObject(text=cut(clean(text), HEADER_CHARS), emoji=True))
+    return HeaderBlock(text=PlainTextObject(text=cut(clean(text) or "–", HEADER_CHARS), emoji=True))
 
 
 def section(text: str) -> SectionBlock:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.report.blocks import SlackMessage
-from bigtcp_bench.report.slack import SendResult, find, post, slack_client, update, upload
+from bigtcp_bench.report.slack import SendResult, client_of, find, post, update, upload
 from bigtcp_bench.warehouse import outbox
 from bigtcp_bench.warehouse.outbox import Message, Taken
 
@@ -88,8 +88,7 @@ def deliver(
     channel = settings.of(cluster).channel
     if channel is None:
         return Delivery(0, outbox.waiting(warehouse, cluster), f"there is no channel for cluster {cluster}")
-    token = settings.token.get_secret_value()
-    client = slack_client(token, settings.base_url, settings.timeout, settings.proxy)
+    client = client_of(settings)
     sent, reason, lost = 0, "", []
     while not reason:
         message = outbox.claim(warehouse, cluster)

@@ -45,16 +45,16 @@ def digest_message(
     """Return the digest of the ``week`` that began at ``since``; ``open_ones`` are the regressions of today."""
     last = since + _WEEK - timedelta(days=1)
     days = f"{since.day} {since:%b} to {last.day} {last:%b %Y}"
-    lines = [_runs(week), _incidents(open_ones), _noise(week.gains)]
+    lines = [line for line in (_runs(week), _incidents(open_ones), _noise(week.gains)) if line]
     parts: list[Block] = [
         blocks.header(f":calendar: BIG TCP on {cluster}: week {since:%V}, {days}"),
-        blocks.lines_section([line for line in lines if line]),
+        blocks.lines_section(lines),
     ]
     if week.gains:
         parts += blocks.code(_table(week.gains))
     if airflow_url:
         parts += blocks.facts([blocks.link(links.page_url(airflow_url, "overview"), "Overview in Airflow")])
-    return blocks.message([line for line in lines if line], parts)
+    return blocks.message(lines, parts)
 
 
 def _runs(week: Period) -> str:
@@ -65,7 +65,9 @@ def _runs(week: Period) -> str:
         for name in ("valid", "invalid", "failed", "running")
         if name in week.statuses
     )
-    return f"*Runs*: {counts}."
+    if week.generated:
+        return f"*Runs*: {counts}, generated: nothing was measured."
+    return f"*Runs*: {counts}{' on the lab, whose Cilium is emulated' if week.emulated else ''}."
 
 
 def _incidents(open_ones: Sequence[Incident]) -> str:

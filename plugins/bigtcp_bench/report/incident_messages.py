@@ -11,7 +11,7 @@ from bigtcp_bench.metrics import HEADLINE, METRICS
 from bigtcp_bench.plan import SCENARIOS
 from bigtcp_bench.report import blocks, units
 from bigtcp_bench.report.blocks import SlackMessage, escaped
-from bigtcp_bench.report.messages import conditions
+from bigtcp_bench.report.messages import conditions, origin
 
 if TYPE_CHECKING:
     from slack_sdk.models.blocks import Block
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 #: Scenario and metric.
 Series = tuple[str, str]
+
+#: Facts that say more about a run than about an incident.
+_OF_THE_RUN = ("history", "time", "restore", "data")
+
+#: What a change is relative to, beside the nights before.
+_MEASURE = {"big-tcp": ", arm on relative to arm off", "platform": ", in both arms"}
 
 _BLAME = {
     "big-tcp": "BIG TCP: arm on got worse against arm off",
@@ -68,9 +74,11 @@ def regression_message(news: IncidentNews) -> SlackMessage:
 
 def suspicion_message(news: IncidentNews) -> SlackMessage:
     """Return the message of a night that is far off, and is no regression yet."""
+    judged = news.judged(news.lead)
+    again = "; it was measured again the same night" if judged is not None and judged.rerun == () else ""
     lines = [
         _what(news),
-        f"On the night {news.incident.suspected_on}; it was measured again the same night.",
+        f"On the night {news.incident.suspected_on}{again}.",
         "No regression yet: that takes more nights like it.",
     ]
     title = f":eyes: Suspicion on {news.incident.cluster}: {_series_and_change(news.lead)}"
@@ -117,7 +125,7 @@ def closed_title_message(news: IncidentNews) -> SlackMessage:
     parts: list[Block] = [
         blocks.header(f"{_END[incident.state]} {word} on {incident.cluster}: {_label_text(news.lead)}"),
         blocks.lines_section(lines),
-        *blocks.facts(conditions(news.view, _links(news))),
+        *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
     ]
     return blocks.message(lines, parts)
 
@@ -148,15 +156,16 @@ def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> Slac
         blocks.header(title),
         blocks.lines_section([f"*{lines[0]}*", *lines[1:]]),
         *blocks.bullets(_evidence(news), "Evidence"),
-        *blocks.facts(conditions(news.view, _links(news))),
+        *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
     ]
     return blocks.message(lines, parts)
 
 
 def _reply(line: str, news: IncidentNews) -> SlackMessage:
     links = [blocks.link(news.view.url, "run")] if news.view.url else []
-    text = " · ".join([line, *links])
-    return blocks.message([line], [blocks.section(text)])
+    note = origin(news.view)
+    text = " · ".join([line, *links, *([f"_{note}_"] if note else [])])
+    return blocks.message([f"{line} ({note})" if note else line], [blocks.section(text)])
 
 
 def _links(news: IncidentNews) -> list[str]:
@@ -164,11 +173,13 @@ def _links(news: IncidentNews) -> list[str]:
 
 
 def _what(news: IncidentNews) -> str:
+    note = "GENERATED, NOT MEASURED: " if news.view.generated else ""
     judged = news.judged(news.lead)
     usual = f"the usual level of {judged.nights} nights" if judged and judged.nights else "its usual level"
+    measure = _MEASURE.get(news.incident.attribution or "", "")
     others = len(news.members) - 1
     more = f" (and {others} more series)" if others else ""
-    return f"{escaped(_series_and_change(news.lead))} against {usual}{more}"
+    return f"{note}{escaped(_series_and_change(news.lead))} against {usual}{measure}{more}"
 
 
 def _since(incident: Incident) -> str:

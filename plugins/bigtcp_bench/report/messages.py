@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.report import blocks, summary
 from bigtcp_bench.report.blocks import SlackMessage, escaped
 
@@ -27,18 +28,27 @@ def run_message(view: RunView, mention: str = "", failed_checks: Sequence[str] =
     loud = mention if view.restore_failed else ""
     headline = escaped(summary.headline(view))
     lines = [f"*{headline}*" if view.restore_failed else headline]
+    if view.change is not None and view.change.cilium:
+        lines.append(escaped(f"Cilium was changed before it: {'; '.join(view.change.cilium)}"))
     parts: list[Block] = [blocks.header(_title(view)), blocks.lines_section(lines, loud)]
     if failed_checks:
         parts += blocks.bullets(failed_checks, "Failed checks; nothing was changed")
     elif view.restore_failed or len(view.reasons) > 1:
         parts += blocks.bullets(view.reasons)
     parts += blocks.bullets(summary.history_lines(view))
+    if view.change is not None:
+        parts += blocks.code(summary.change_text(view.change, summary.MIN_WIDTH))
     if comparisons := _worth_showing(view):
         parts += blocks.code(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
     if proofs := [proof for proof in view.proofs if proof.required]:
         parts += blocks.code(summary.proof_text(proofs, summary.MIN_WIDTH))
     parts += blocks.facts(conditions(view))
-    return blocks.message([headline], parts, loud)
+    return blocks.message([headline, *lines[1:]], parts, loud)
+
+
+def failed_checks(row: Mapping[str, Any]) -> list[str]:
+    """Return the preflight checks that failed in the run of ``row`` (of ``bigtcp_run``), a sentence each."""
+    return [Check(**check).sentence for check in row["checks"] or () if check["status"] == "fail"]
 
 
 def try_message(cluster: str | None, settings: ClusterSettings) -> SlackMessage:
@@ -52,11 +62,25 @@ def try_message(cluster: str | None, settings: ClusterSettings) -> SlackMessage:
     return blocks.message(lines, [blocks.header(":wave: Test message"), blocks.lines_section(lines)])
 
 
-def conditions(view: RunView, links: Sequence[str] = ()) -> list[str]:
-    """Return the conditions of a run as lines of small print; the first one leads to its page and ``links``."""
-    found = [f"*{label}* {escaped(text)}" for label, text in summary.facts(view) if label != "page"]
+def conditions(view: RunView, links: Sequence[str] = (), without: Collection[str] = ()) -> list[str]:
+    """Return the conditions of a run as lines of small print; the first one leads to its page and ``links``.
+
+    ``without`` names facts that matter elsewhere.
+    """
+    found = [
+        f"*{label}* {escaped(text)}"
+        for label, text in summary.facts(view)
+        if label != "page" and label not in without
+    ]
     own = [blocks.link(view.url, "The run in Airflow")] if view.url else []
     return [" · ".join([*own, *links]), *found] if own or links else found
+
+
+def origin(view: RunView) -> str:
+    """Return what of the run is not real, in few words; empty when everything is."""
+    if view.generated:
+        return "generated, nothing was measured"
+    return "lab, its Cilium is emulated" if view.emulated else ""
 
 
 def _title(view: RunView) -> str:

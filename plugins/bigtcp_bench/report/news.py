@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bigtcp_bench.plan import Thresholds
 from bigtcp_bench.report import digest, incident_messages, links
 from bigtcp_bench.report.incident_messages import IncidentNews, Series
-from bigtcp_bench.report.messages import run_message
+from bigtcp_bench.report.messages import failed_checks, run_message
 from bigtcp_bench.warehouse import incidents, outbox
 from bigtcp_bench.warehouse.outbox import Draft
 
@@ -47,23 +47,22 @@ def drafts_of_run(
 
 def _of_outcome(warehouse: Warehouse, view: RunView, settings: ClusterSettings) -> Iterator[Draft]:
     number = view.number
-    told = view.status in ("invalid", "failed") and settings.min_severity != "regression"
-    if number is None or not (told or view.restore_failed):
+    kind: outbox.Kind
+    if number is None:
         return
-    message = run_message(view, settings.mention, _failed_checks(warehouse, number))
     if view.restore_failed:
-        yield Draft(f"run {number}: restore not verified", "restore", payload(message), run_id=number)
+        kind, key = "restore", f"run {number}: restore not verified"
+    elif settings.min_severity == "regression":
+        return
+    elif view.status in ("invalid", "failed"):
+        kind, key = "run", f"run {number}: {view.status}"
+    elif view.status == "valid" and view.change is not None and view.change.cilium:
+        # One message for each change of Cilium: the run before it is the same for all runs after it.
+        kind, key = "run", f"Cilium changed after run {view.change.before}"
     else:
-        yield Draft(f"run {number}: {view.status}", "run", payload(message), run_id=number)
-
-
-def _failed_checks(warehouse: Warehouse, number: int) -> list[str]:
-    failed = (check for check in warehouse.run(number)["checks"] or () if check["status"] == "fail")
-    return [
-        f"{check['name']}{' on ' + check['node'] if check['node'] else ''}: {check['found']}"
-        f"{'; ' + check['advice'] if check['advice'] else ''}"
-        for check in failed
-    ]
+        return
+    message = run_message(view, settings.mention, failed_checks(warehouse.run(number)))
+    yield Draft(key, kind, payload(message), run_id=number)
 
 
 def _of_incidents(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slack_sdk.http_retry.state import RetryState
 
     from bigtcp_bench.report.blocks import SlackMessage
+    from bigtcp_bench.report.slack_settings import SlackSettings
 
 RETRIES = 3
 #: Slack may ask to wait for longer than a task should; the message then waits in the warehouse.
@@ -144,6 +145,21 @@ def slack_client(
             _RepeatableHandler(),
         ],
     )
+
+
+def client_of(settings: SlackSettings) -> WebClient:
+    """Return the client for ``settings``."""
+    return slack_client(settings.token.get_secret_value(), settings.base_url, settings.timeout, settings.proxy)
+
+
+def scopes(client: WebClient) -> set[str] | None:
+    """Return what the token may do, or None when Slack does not say."""
+    try:
+        headers = {name.lower(): value for name, value in client.auth_test().headers.items()}
+    except _FAILURES:
+        return None
+    given = headers.get("x-oauth-scopes")
+    return set(given.replace(" ", "").split(",")) if given else None
 
 
 def post(

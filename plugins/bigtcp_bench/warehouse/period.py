@@ -29,11 +29,16 @@ class Gain:
 
 @dataclass(frozen=True)
 class Period:
-    """How many runs ended in which status, and what the valid ones gained; ``is_first`` if none was before it."""
+    """How many runs ended in which status, and what the valid ones gained; ``is_first`` if none was before it.
+
+    ``emulated`` and ``generated`` tell whether some of them were of the lab, or made up.
+    """
 
     statuses: dict[str, int]
     gains: tuple[Gain, ...]
     is_first: bool
+    emulated: bool = False
+    generated: bool = False
 
 
 def period(warehouse: Warehouse, cluster: str, since: datetime, until: datetime) -> Period:
@@ -58,13 +63,19 @@ def period(warehouse: Warehouse, cluster: str, since: datetime, until: datetime)
         .where(within, columns.status == "valid", sa.not_(columns.is_aa), main, compared.verdict != "invalid")
         .order_by(columns.started_at)
     )
+    origins = sa.select(*(columns.environment[name].as_boolean() for name in ("emulated", "generated"))).where(
+        within
+    )
     before = sa.select(sa.literal(1)).where(columns.cluster == cluster, columns.started_at < since).limit(1)
 
     def work(connection: sa.Connection) -> Period:
+        found = connection.execute(origins).all()
         return Period(
-            {str(status): int(count) for status, count in connection.execute(statuses)},
-            tuple(Gain(*row) for row in connection.execute(gains)),
-            connection.execute(before).scalar() is None,
+            statuses={str(status): int(count) for status, count in connection.execute(statuses)},
+            gains=tuple(Gain(*row) for row in connection.execute(gains)),
+            is_first=connection.execute(before).scalar() is None,
+            emulated=any(emulated for emulated, _ in found),
+            generated=any(generated for _, generated in found),
         )
 
     return warehouse.read(work)

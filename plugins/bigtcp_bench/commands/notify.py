@@ -1,0 +1,133 @@
+"""The command that tries Slack, sends a run's message or what waits, and shows what would be sent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigtcp_bench.commands.common import add_command, add_warehouse, usable_warehouse
+from bigtcp_bench.errors import InvalidInput, PreconditionFailed
+
+if TYPE_CHECKING:
+    from bigtcp_bench.report.blocks import SlackMessage
+    from bigtcp_bench.report.slack_settings import ClusterSettings, SlackSettings
+
+#: What the bot token may do, and what is missing without it.
+_WITHOUT = {
+    "chat:write": "nothing can be sent",
+    "files:write": "messages come without charts",
+    "channels:history": "a message whose sending was interrupted may come twice (private: groups:history)",
+}
+
+
+def add(commands: Any) -> None:
+    """Add the command to ``commands``."""
+    notify = add_command(commands, "notify", "send a run's Slack message, or all that wait, or try Slack", _notify)
+    what = notify.add_mutually_exclusive_group()
+    what.add_argument("run", nargs="?", type=int, help="number of a run; without it, all messages that wait")
+    what.add_argument("--test", action="store_true", help="send a test message, and say what the token may do")
+    notify.add_argument("--print", action="store_true", help="print the run's message as JSON, and send nothing")
+    notify.add_argument("--cluster", help="whose channel is tried, or whose messages are sent")
+    notify.epilog = (
+        "The connection bigtcp_slack is read as Airflow does: from AIRFLOW_CONN_BIGTCP_SLACK, a secrets backend, "
+        "or Airflow's own database. The token is never printed."
+    )
+    add_warehouse(notify)
+
+
+def _notify(options: argparse.Namespace) -> int:
+    if options.test:
+        return _try(options)
+    if options.run is not None:
+        return _send_run(options)
+    if options.print:
+        raise InvalidInput("--print needs the number of a run")
+    return _send_waiting(options)
+
+
+def _try(options: argparse.Namespace) -> int:
+    from bigtcp_bench.report.messages import try_message
+    from bigtcp_bench.report.slack import client_of, scopes
+
+    settings = _settings(options.folder)
+    own = settings.of(options.cluster or "")
+    status = _post(settings, own, try_message(options.cluster, own))
+    granted = scopes(client_of(settings))
+    for scope, without in _WITHOUT.items():
+        if granted is not None and scope not in granted:
+            print(f"the token has no scope {scope}: {without}")
+    return status
+
+
+def _send_run(options: argparse.Namespace) -> int:
+    from bigtcp_bench.report.messages import failed_checks, run_message
+    from bigtcp_bench.report.view import RunView
+
+    warehouse = usable_warehouse(options)
+    view = RunView.from_warehouse(warehouse, options.run, os.environ.get("AIRFLOW__API__BASE_URL"))
+    checks = failed_checks(warehouse.run(options.run))
+    if options.print:
+        message = run_message(view, failed_checks=checks)
+        print(json.dumps({"text": message.text, "blocks": message.blocks}, indent=1, ensure_ascii=False))
+        return 0
+    settings = _settings(options.folder)
+    own = settings.of(view.cluster)
+    return _post(settings, own, run_message(view, own.mention, checks))
+
+
+def _send_waiting(options: argparse.Namespace) -> int:
+    from bigtcp_bench.report.chart_images import drawing
+    from bigtcp_bench.report.delivery import deliver
+    from bigtcp_bench.warehouse import outbox
+
+    warehouse = usable_warehouse(options)
+    clusters = outbox.clusters_waiting(warehouse)
+    if options.cluster is not None:
+        clusters = [name for name in clusters if name == options.cluster]
+    if not clusters:
+        print("no message waits")
+        return 0
+    settings = _settings(options.folder)
+    waiting = 0
+    for cluster in clusters:
+        done = deliver(warehouse, cluster, settings, draw=drawing(warehouse), budget_s=600)
+        waiting += done.waiting
+        for line in done.lines():
+            print(f"{cluster}: {line}")
+    return 1 if waiting else 0
+
+
+def _post(settings: SlackSettings, own: ClusterSettings, message: SlackMessage) -> int:
+    from bigtcp_bench.report.slack import client_of, post
+
+    if own.channel is None:
+        named = ", ".join(name for name, one in settings.clusters.items() if one.channel)
+        raise InvalidInput(f"there is no channel for this cluster; --cluster may be one of {named}")
+    result = post(client_of(settings), own.channel, message)
+    if result.sent:
+        print(f"sent to channel {result.channel} as message {result.ts}")
+        return 0
+    doubt = "; it may be there all the same" if result.doubtful else ""
+    print(f"not sent to channel {own.channel}: {result.reason}{doubt}")
+    return 1
+
+
+def _settings(folder: Path) -> SlackSettings:
+    """Return the settings of the connection. Raises PreconditionFailed without one."""
+    # Importing Airflow makes its home; where there is none, it must not be in that of the person.
+    if not Path("~/airflow").expanduser().exists():
+        os.environ.setdefault("AIRFLOW_HOME", str((folder / "airflow").resolve()))
+    # As `airflow connections get` does, to see the connections in Airflow's database too.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    from bigtcp_bench import connections
+
+    settings = connections.slack_settings()
+    if settings is None:
+        raise PreconditionFailed(
+            f"there is no Airflow connection {connections.SLACK_CONN_ID!r}; docs/slack.md says how to make one, "
+            "for example with AIRFLOW_CONN_BIGTCP_SLACK"
+        )
+    return settings
