@@ -7,10 +7,11 @@ from datetime import timedelta
 
 from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup, task
 
+from bigtcp_bench import clusters
 from bigtcp_bench.params import dag_params
-from bigtcp_bench.plan import RERUN_ORDER, SLOT_ARMS
+from bigtcp_bench.plan import RERUN_ORDER, RERUN_PREFIX, SLOT_ARMS, task_ids
 from bigtcp_bench.pods.operators import IperfGenerationOperator
-from bigtcp_bench.steps import RERUN_PREFIX, DagRunStep
+from bigtcp_bench.steps import DagRunStep
 
 SCHEDULE = os.environ.get("BIGTCP_BENCH_SCHEDULE", "0 2 * * *")
 
@@ -19,31 +20,8 @@ GO_ON = {"trigger_rule": "none_failed"}
 # These must be given to partial(): what an operator sets by itself, the scheduler does not know of a mapped task.
 # Two generations at once would measure each other. A generation's pods have their own, shorter, deadline.
 ONE_BY_ONE = {"max_active_tis_per_dagrun": 1, "execution_timeout": timedelta(hours=6)}
-NAMES = {"off": ("disable_big_tcp", "baseline_iperf3"), "on": ("enable_big_tcp", "test_iperf3")}
 
 
-@dag(
-    dag_id="bigtcp_benchmark",
-    schedule=None
-    if SCHEDULE in ("", "none")
-    # A DAG that is new waits for the next night; by default it would catch up with one that has just passed.
-    else CronTriggerTimetable(SCHEDULE, timezone="UTC", run_immediately=timedelta(0)),
-    catchup=False,
-    max_active_runs=1,
-    params=dag_params(),
-    tags=["bigtcp", "benchmark", "network"],
-    # A backfill of a live cluster has no meaning.
-    allowed_run_types=["manual", "scheduled", "operator_triggered", "asset_triggered"],
-    # No dagrun_timeout: it would skip the teardown that puts the cluster back. Each task has its own limit.
-    default_args={
-        "owner": "bigtcp-bench",
-        # A killed task is tried once more: every step can be repeated, and pods are found again.
-        "retries": 1,
-        "retry_delay": timedelta(seconds=5),
-        "execution_timeout": timedelta(minutes=20),
-    },
-    doc_md=__doc__,
-)
 def bigtcp_benchmark():
     """Wire the run: check, save, then per block switch and measure, then judge; put the cluster back."""
 
@@ -92,13 +70,11 @@ def bigtcp_benchmark():
 
     def slot_tasks(slot: int) -> list:
         """Return the two tasks of a slot; the switch hands out the generations that the other maps over."""
-        verb, noun = NAMES[SLOT_ARMS[slot - 1]]
-        nth = (slot + 1) // 2
-        suffix = "" if nth == 1 else f"_{nth}"
+        switch_id, measure_id = task_ids(SLOT_ARMS, slot)
         # What follows a setup must have the default rule; it is never skipped, so that makes no difference.
         rule = {} if slot == 1 else GO_ON
-        generations = switch.override(task_id=f"{verb}{suffix}", **rule)(slot)
-        measured = IperfGenerationOperator.partial(task_id=f"{noun}{suffix}", **GO_ON, **ONE_BY_ONE).expand(
+        generations = switch.override(task_id=switch_id, **rule)(slot)
+        measured = IperfGenerationOperator.partial(task_id=measure_id, **GO_ON, **ONE_BY_ONE).expand(
             generation=generations
         )
         return [generations, measured]
@@ -110,12 +86,9 @@ def bigtcp_benchmark():
 
     def rerun_tasks(slot: int) -> list:
         """Return the two tasks of a slot of the re-run. All are skipped with the first: nothing is due."""
-        arm = RERUN_ORDER[slot - 1]
-        verb, noun = (f"{RERUN_PREFIX}{name}" for name in NAMES[arm])
-        nth = RERUN_ORDER[:slot].count(arm)
-        suffix = "" if nth == 1 else f"_{nth}"
-        generations = rerun_switch.override(task_id=f"{verb}{suffix}")(slot)
-        measured = IperfGenerationOperator.partial(task_id=f"{noun}{suffix}", **ONE_BY_ONE)
+        switch_id, measure_id = task_ids(RERUN_ORDER, slot, RERUN_PREFIX)
+        generations = rerun_switch.override(task_id=switch_id)(slot)
+        measured = IperfGenerationOperator.partial(task_id=measure_id, **ONE_BY_ONE)
         return [generations, measured.expand(generation=generations)]
 
     with TaskGroup("rerun", prefix_group_id=False, tooltip="Scenarios far off what is usual, again") as again:
@@ -130,4 +103,27 @@ def bigtcp_benchmark():
     restored >> close_run().as_teardown(setups=opened, on_failure_fail_dagrun=True)
 
 
-bigtcp_benchmark()
+for conn_id in clusters.configured():
+    dag(
+        dag_id=clusters.dag_id_of(conn_id),
+        schedule=None
+        if SCHEDULE in ("", "none")
+        # A DAG that is new waits for the next night; by default it would catch up with one that has just passed.
+        else CronTriggerTimetable(SCHEDULE, timezone="UTC", run_immediately=timedelta(0)),
+        catchup=False,
+        # Runs of one cluster queue here; those of different clusters are different DAGs, and may overlap.
+        max_active_runs=1,
+        params=dag_params(conn_id),
+        tags=["bigtcp", "benchmark", "network", *([conn_id] if conn_id != clusters.DEFAULT_CONN_ID else [])],
+        # A backfill of a live cluster has no meaning.
+        allowed_run_types=["manual", "scheduled", "operator_triggered", "asset_triggered"],
+        # No dagrun_timeout: it would skip the teardown that puts the cluster back. Each task has its own limit.
+        default_args={
+            "owner": "bigtcp-bench",
+            # A killed task is tried once more: every step can be repeated, and pods are found again.
+            "retries": 1,
+            "retry_delay": timedelta(seconds=5),
+            "execution_timeout": timedelta(minutes=20),
+        },
+        doc_md=__doc__,
+    )(bigtcp_benchmark)()

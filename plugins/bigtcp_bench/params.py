@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
+from bigtcp_bench.clusters import CONN_ID_PATTERN, DEFAULT_CONN_ID
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.plan import SCENARIOS, Plan, load_plan, plan_names
 
@@ -19,8 +20,11 @@ AS_PLANNED = "as the plan says"
 _NODE_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 
 
-def dag_params() -> dict[str, Param]:
-    """Return the params of the benchmark DAG. Everything but the plan defaults to "as the plan says"."""
+def dag_params(conn_id: str = DEFAULT_CONN_ID) -> dict[str, Param]:
+    """Return the params of the benchmark DAG of the cluster of ``conn_id``.
+
+    Everything but the plan defaults to "as the plan says".
+    """
     return {
         "plan": Param(
             "nightly",
@@ -48,6 +52,12 @@ def dag_params() -> dict[str, Param]:
         "generations": _integer("generations", "Generations per outer block"),
         "repetitions": _integer("repetitions", "Repetitions per generation"),
         "duration_s": _integer("duration_s", "Seconds measured per repetition"),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description_md="Only print what a run would create, change and delete; nothing is done or stored.",
+        ),
         "note": Param(
             None,
             type=["null", "string"],
@@ -73,7 +83,7 @@ def dag_params() -> dict[str, Param]:
             section="Placement and scope",
             description_md="A CronJob in the cluster puts it back when Airflow never comes back (on by default).",
         ),
-        "kubernetes_conn_id": kubernetes_conn_id("Placement and scope"),
+        "kubernetes_conn_id": kubernetes_conn_id(conn_id, "Placement and scope"),
         "omit_s": _integer("omit_s", "Seconds left out before each repetition", section="Details"),
         "rate_bps": _integer("rate_bps", "Bit/s of the fixed-rate scenarios", section="Details"),
         "image": Param(
@@ -87,12 +97,12 @@ def dag_params() -> dict[str, Param]:
     }
 
 
-def kubernetes_conn_id(section: str | None = None) -> Param:
+def kubernetes_conn_id(conn_id: str = DEFAULT_CONN_ID, section: str | None = None) -> Param:
     """Return the param that names the Airflow connection of the cluster."""
     return Param(
-        "kubernetes_default",
+        conn_id,
         type="string",
-        pattern=r"^[\w.-]{1,200}$",
+        pattern=CONN_ID_PATTERN,
         title="Kubernetes connection",
         description_md="The Airflow connection of the cluster under test.",
         **_in_section(section),

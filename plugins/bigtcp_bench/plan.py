@@ -295,6 +295,22 @@ class Plan(BaseModel):
         return repetitions * (self.duration_s + self.omit_s)
 
 
+#: Names of the two tasks of a slot, by its arm: the switch, and the measuring.
+TASK_NAMES: dict[Arm, tuple[str, str]] = {
+    "off": ("disable_big_tcp", "baseline_iperf3"),
+    "on": ("enable_big_tcp", "test_iperf3"),
+}
+
+
+def task_ids(arms: Sequence[Arm], slot: int, prefix: str = "") -> tuple[str, str]:
+    """Return the ids of the two tasks of ``slot`` (from 1) in a sequence of slots with these ``arms``."""
+    arm = arms[slot - 1]
+    nth = list(arms[:slot]).count(arm)
+    suffix = "" if nth == 1 else f"_{nth}"
+    switch, measure = TASK_NAMES[arm]
+    return f"{prefix}{switch}{suffix}", f"{prefix}{measure}{suffix}"
+
+
 class Block(BaseModel):
     """A stretch of time with one arm in force: ``generations`` fresh pod pairs, measured in DAG slot ``slot``."""
 
@@ -334,6 +350,8 @@ def blocks(plan: Plan) -> list[Block]:
 #: The blocks in which scenarios are measured again in the same night. With one fresh pod pair in the outer ones
 #: and two in the middle, either repetition has its off and its on next to each other in time.
 RERUN_ORDER: tuple[Arm, ...] = ("off", "on", "off")
+#: Of the ids of their tasks. Whatever becomes of them, the run is what its own blocks made of it.
+RERUN_PREFIX = "rerun_"
 
 
 def rerun_plan(plan: Plan, scenarios: Collection[str]) -> Plan:

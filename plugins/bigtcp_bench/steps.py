@@ -10,10 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    DownstreamTasksSkipped,
+)
 
 from bigtcp_bench import __version__, connections
 from bigtcp_bench.errors import BenchError, PreconditionFailed, RestoreFailed
+from bigtcp_bench.plan import RERUN_PREFIX
 from bigtcp_bench.progress import say
 
 if TYPE_CHECKING:
@@ -33,9 +39,6 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 #: States of tasks after which the run cannot count. Skipped ones are slots that the order of blocks does not use.
 _BAD_STATES = {"failed", "upstream_failed"}
-
-#: Tasks that measure scenarios again. Whatever becomes of them, the run is what its own blocks made of it.
-RERUN_PREFIX = "rerun_"
 
 
 def _reported(step: Step) -> Step:
@@ -91,6 +94,8 @@ class DagRunStep:
     params: Mapping[str, Any]
     #: Returns task id → state of this DAG run.
     task_states: Callable[[], Mapping[str, str]]
+    #: Of all tasks of the DAG.
+    task_ids: Sequence[str] = ()
 
     @classmethod
     def current(cls) -> DagRunStep:
@@ -111,6 +116,7 @@ class DagRunStep:
             run_type=str(getattr(dag_run.run_type, "value", dag_run.run_type)),
             params=context["params"],
             task_states=task_states,
+            task_ids=sorted(context["dag"].task_ids),
         )
 
     # What every step works with
@@ -177,7 +183,13 @@ class DagRunStep:
     @_opening
     @_reported
     def check_kernel(self) -> Result:
-        """Validate the plan, choose the nodes, look at them, and refuse what cannot be measured."""
+        """Validate the plan, choose the nodes, look at them, and refuse what cannot be measured.
+
+        A dry run ends here: with what it would do in the log, no run in the warehouse, all other tasks skipped.
+        """
+        if self.params.get("dry_run"):
+            self._tell_outline()
+            raise DownstreamTasksSkipped(tasks=[task for task in self.task_ids if task != self.task_id])
         from bigtcp_bench.cluster import environment, load, nodes, requirements
         from bigtcp_bench.cluster.checks import counted, refuse_failed
         from bigtcp_bench.params import plan_of_params
@@ -357,6 +369,20 @@ class DagRunStep:
 
     # Parts of steps
 
+    def _tell_outline(self) -> None:
+        """Print what a run would do; nothing is created, changed or stored."""
+        from bigtcp_bench.cluster.nodes import choose_pair
+        from bigtcp_bench.cluster.outline import outline
+        from bigtcp_bench.params import plan_of_params
+        from bigtcp_bench.report.outline import outline_text
+
+        plan = plan_of_params(self.params)
+        found = outline(self.api, plan, choose_pair(self.api, plan), self.run_key)
+        print(outline_text(found))
+        say(
+            f"dry run of plan {plan.name}: nothing was created, changed or stored; the log has what a run would do"
+        )
+
     def _close_abandoned(self) -> None:
         """Close earlier runs that nobody closed: of one cluster only one run at a time goes on."""
         cluster = self._cluster
@@ -394,6 +420,7 @@ class DagRunStep:
     def _switched(self, block: Block, purpose: str, scenarios: Sequence[str] = ()) -> list[Result]:
         """Put the arm of ``block`` in force and prove it; return its generations."""
         from bigtcp_bench.cluster import bigtcp_switch, load, pods
+        from bigtcp_bench.pods.generation import generations_of
 
         fence = self.fence()
         with fence.renewing():
@@ -418,20 +445,10 @@ class DagRunStep:
                 "switch_report": report.to_dict(),
             },
         )
-        return [
-            {
-                "run": self.number,
-                "run_key": self.run_key,
-                "block": block.number,
-                "arm": block.arm,
-                "generation": generation + 1,
-                "arm_generation": block.arm_offset + generation,
-                "client_node": self.pair.client.name,
-                "server_node": self.pair.server.name,
-                "scenarios": list(scenarios),
-            }
-            for generation in range(block.generations)
-        ]
+        generations = generations_of(
+            block, run=self.number, run_key=self.run_key, nodes=self.pair.names, scenarios=scenarios
+        )
+        return [one.model_dump(mode="json") for one in generations]
 
     def _measure_control(self, block: Block) -> None:
         """Store the control of ``block``; one that fails is said and missing, and the block goes on."""
@@ -584,7 +601,13 @@ class DagRunStep:
         from bigtcp_bench.pods.results import packed
 
         sample_s = counters.LOAD_SAMPLE_S if moment == "begin" else 0
-        documents = counters.read_nodes(self.api, self.pair, self.plan.image, sample_s=sample_s)
+        documents = counters.read_nodes(
+            self.api,
+            self.pair,
+            self.plan.image,
+            pull_secrets=self.plan.image_pull_secrets,
+            sample_s=sample_s,
+        )
         self.warehouse.store_raw(
             self.number,
             [

@@ -172,7 +172,7 @@ def verify(
     """Read everything back into ``report`` and return what contradicts ``arm``, one sentence each."""
     problems: list[str] = []
     told: dict[str, tuple[JsonObject, Merged, AgentStatus]] = {}
-    with probe.probing(api, pair.names, plan.image) as collect:
+    with probe.probing(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets) as collect:
         for name in pair.names:
             agent = ready_agent(api, cilium, name)
             pod = agent["metadata"]["name"]
@@ -255,7 +255,7 @@ def node_config(cilium: Cilium, holder: str, window: str, arm: Arm) -> JsonObjec
     body["metadata"]["annotations"] = {guard.HOLDER: holder, guard.WINDOW: window}
     body["spec"] = {
         "nodeSelector": {"matchLabels": {guard.WINDOW: window}},
-        "defaults": _settings(arm),
+        "defaults": settings(arm),
     }
     return body
 
@@ -278,7 +278,8 @@ def _withdraw(api: ClusterApi, cilium: Cilium, window: str, pair: NodePair) -> N
                 api.patch(NODE, name, {"metadata": labels})
 
 
-def _settings(arm: Arm) -> dict[str, str]:
+def settings(arm: Arm) -> dict[str, str]:
+    """Return the two keys of Cilium's configuration, spelled out for ``arm``."""
     return dict.fromkeys(KEYS.values(), "true" if arm == "on" else "false")
 
 
@@ -335,12 +336,12 @@ def _write_config_map(api: ClusterApi, fence: Fence, cilium: Cilium, arm: Arm, r
     for _ in api.poll(30, 0.2):
         found = api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
         data = found.get("data") or {}
-        if all(data.get(key) == value for key, value in _settings(arm).items()):
+        if all(data.get(key) == value for key, value in settings(arm).items()):
             return False
         annotations = {guard.ARM: arm, guard.WINDOW: fence.window, guard.HOLDER: fence.holder}
         body = {
             "metadata": {"resourceVersion": found["metadata"]["resourceVersion"], "annotations": annotations},
-            "data": _settings(arm),
+            "data": settings(arm),
         }
         try:
             with fence.mutating(f"write {CONFIGMAP_NAME} ({arm})"):

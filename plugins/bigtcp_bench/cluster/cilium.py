@@ -408,9 +408,7 @@ def await_rollout(api: ClusterApi, cilium: Cilium, agent_ready_s: float = AGENT_
     rounds = 1
     for passed in api.poll(float("inf"), POLL_S):
         found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
-        desired = (found.get("status") or {}).get("desiredNumberScheduled", 0)
-        at_once = ((found["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}).get("maxUnavailable", 1)
-        rounds = max(rounds, -(-desired // _at_once(at_once, desired)))
+        rounds = max(rounds, rollout_rounds(found))
         state = rollout_state(found)
         if not state:
             return
@@ -433,10 +431,14 @@ def rollout_state(daemonset: JsonObject) -> str:
     return f"{updated} of {desired} agents are updated, {available} available"
 
 
-def _at_once(max_unavailable: int | str, desired: int) -> int:
-    if isinstance(max_unavailable, str):
-        return max(1, desired * int(max_unavailable.rstrip("%")) // 100)
-    return max(1, max_unavailable)
+def rollout_rounds(daemonset: JsonObject) -> int:
+    """Return how many times a rolling restart restarts as many agents at once as the DaemonSet allows."""
+    desired = int((daemonset.get("status") or {}).get("desiredNumberScheduled", 0))
+    rolling = (daemonset["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}
+    at_once = rolling.get("maxUnavailable", 1)
+    if isinstance(at_once, str):
+        at_once = desired * int(at_once.rstrip("%")) // 100
+    return -(-desired // max(1, at_once))
 
 
 def config_values(api: ClusterApi, cilium: Cilium) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from bigtcp_bench.cluster import probe
@@ -41,14 +41,17 @@ class Packed(Protocol):
         """Return zlib-compressed JSON."""
 
 
-def read_nodes(api: ClusterApi, pair: NodePair, image: str, *, sample_s: float = 0) -> dict[str, dict[str, Any]]:
+def read_nodes(
+    api: ClusterApi, pair: NodePair, image: str, *, pull_secrets: Sequence[str] = (), sample_s: float = 0
+) -> dict[str, dict[str, Any]]:
     """Return for each node one document with its probe and the counters of its Cilium agent.
 
     With ``sample_s`` also an earlier reading, from that many seconds before, which tells the node's load.
     """
     cilium = find_cilium(api)
     documents = {}
-    for name, seen in probe.probe_nodes(api, pair.names, image, sample_s=sample_s).items():
+    seen_nodes = probe.probe_nodes(api, pair.names, image, pull_secrets=pull_secrets, sample_s=sample_s)
+    for name, seen in seen_nodes.items():
         agent = ready_agent(api, cilium, name)
         documents[name] = {
             **seen.document,

@@ -100,6 +100,24 @@ def cronjob(image: str, now: float, pull_secrets: Iterable[str] = ()) -> JsonObj
     return body
 
 
+def config_map(image: str, state_version: int, pull_secrets: Iterable[str] = ()) -> JsonObject:
+    """Return the ConfigMap with the guardian's script and what it is told."""
+    told = dataclasses.asdict(orders(image, state_version, pull_secrets))
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": protocol.GUARDIAN_NAME,
+            "namespace": pods.BENCH_NAMESPACE,
+            "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
+        },
+        "data": {
+            SCRIPT_FILE: Path(script.__file__).read_text(encoding="utf-8"),
+            ORDERS_FILE: json.dumps(told, indent=1),
+        },
+    }
+
+
 def obstacle(api: ClusterApi) -> str:
     """Return why no guardian can be had here; empty if one can. ``REMEDY`` helps."""
     name, namespace = protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE
@@ -129,22 +147,7 @@ def install(
         if reason:
             return f"{reason}; {REMEDY}"
         remove(api, jobs="Orphan", before=before)
-        name, namespace = protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE
-        told = dataclasses.asdict(orders(image, state_version, secrets))
-        files = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {
-                "name": name,
-                "namespace": namespace,
-                "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
-            },
-            "data": {
-                SCRIPT_FILE: Path(script.__file__).read_text(encoding="utf-8"),
-                ORDERS_FILE: json.dumps(told, indent=1),
-            },
-        }
-        _create(api, CONFIGMAP, files, before)
+        _create(api, CONFIGMAP, config_map(image, state_version, secrets), before)
         _create(api, CRONJOB, cronjob(image, api.now(), secrets), before)
     except ApiUnreachable:
         raise

@@ -124,13 +124,13 @@ def _ensure(api: ClusterApi, kind: Kind, manifest: str) -> None:
         ) from error
 
 
-def ensure_agent_configmap(api: ClusterApi) -> None:
-    """Put the pod agent's source, as it is in this package, where the pods mount it from."""
+def agent_configmap() -> JsonObject:
+    """Return the ConfigMap that pods mount the agent's source from."""
     from bigtcp_bench.pods import agent
 
     with open(agent.__file__, encoding="utf-8") as file:
         source = file.read()
-    body = {
+    return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
@@ -140,6 +140,11 @@ def ensure_agent_configmap(api: ClusterApi) -> None:
         },
         "data": {AGENT_FILE: source},
     }
+
+
+def ensure_agent_configmap(api: ClusterApi) -> None:
+    """Put the pod agent's source, as it is in this package, where the pods mount it from."""
+    body = agent_configmap()
     for _ in api.poll(10, 0.2):
         found = api.find(CONFIGMAP, AGENT_CONFIGMAP, BENCH_NAMESPACE)
         try:

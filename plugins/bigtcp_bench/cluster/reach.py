@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from bigtcp_bench.cluster import pods
-from bigtcp_bench.cluster.api import ClusterApi
+from bigtcp_bench.cluster.api import ClusterApi, JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.plan import Family, Plan
@@ -26,22 +26,9 @@ def reaching(
     The pods are those of a measurement, marked with ``run_key``; they are deleted at the end. The function raises
     PodFailed if one of them does not start.
     """
-    labels = {pods.RUN_LABEL: pods.run_label(run_key)}
     pods.ensure_namespace(api)
     pods.ensure_agent_configmap(api)
-
-    def create(role: pods.Role, node: str, orders: ServeOrders | ReachOrders) -> str:
-        pod = pods.build_pod(
-            role,
-            image=plan.image,
-            node=node,
-            orders=orders.to_argument(),
-            deadline_s=LIFETIME_S,
-            labels=labels,
-            pull_secrets=plan.image_pull_secrets,
-        )
-        pod["metadata"]["generateName"] = f"bigtcp-reach-{role}-"
-        return str(pods.create_pod(api, pod)["metadata"]["name"])
+    families = families_of(plan)
 
     def connect() -> dict[Family, str]:
         found = pods.pod_addresses(pods.wait_ready(api, server))
@@ -53,7 +40,7 @@ def reaching(
         }
         if not addresses:
             return unreachable
-        client = create("client", pair.client.name, ReachOrders(server=addresses))
+        client = pods.create_pod(api, client_pod(plan, pair, run_key, addresses))["metadata"]["name"]
         pods.wait_ended(api, client)
         reach = parse_log(api.logs(pods.BENCH_NAMESPACE, client, pods.CONTAINER)).reach
         if reach is None:
@@ -62,9 +49,32 @@ def reaching(
             )
         return {**unreachable, **reach.unreachable}
 
-    families = families_of(plan)
     try:
-        server = create("server", pair.server.name, ServeOrders(lifetime_s=LIFETIME_S))
+        server = pods.create_pod(api, server_pod(plan, pair, run_key))["metadata"]["name"]
         yield connect
     finally:
         pods.delete_pods(api, run_key=run_key)
+
+
+def server_pod(plan: Plan, pair: NodePair, run_key: str) -> JsonObject:
+    """Return the pod that is connected to."""
+    return _pod("server", plan, pair.server.name, ServeOrders(lifetime_s=LIFETIME_S), run_key)
+
+
+def client_pod(plan: Plan, pair: NodePair, run_key: str, addresses: Mapping[Family, str]) -> JsonObject:
+    """Return the pod that connects to ``addresses``, by family."""
+    return _pod("client", plan, pair.client.name, ReachOrders(server=dict(addresses)), run_key)
+
+
+def _pod(role: pods.Role, plan: Plan, node: str, orders: ServeOrders | ReachOrders, run_key: str) -> JsonObject:
+    pod = pods.build_pod(
+        role,
+        image=plan.image,
+        node=node,
+        orders=orders.to_argument(),
+        deadline_s=LIFETIME_S,
+        labels={pods.RUN_LABEL: pods.run_label(run_key)},
+        pull_secrets=plan.image_pull_secrets,
+    )
+    pod["metadata"]["generateName"] = f"bigtcp-reach-{role}-"
+    return pod

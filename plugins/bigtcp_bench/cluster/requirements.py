@@ -65,12 +65,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Preflight:
-    """Every check, and what the probes saw; no probes where none was wanted, or none could run.
+    """Every check, and what was seen; no probes where none was wanted, or none could run.
 
     ``complete``: both nodes were probed and both agents have answered.
     """
 
     checks: list[Check]
+    seen: Seen
     probes: dict[str, NodeProbe] = field(default_factory=dict)
     complete: bool = False
 
@@ -87,7 +88,8 @@ def preflight(
     """
     hold, abandoned = _hold(api, holder)
     if not with_pods or any(check.status == "fail" for check in hold):
-        return Preflight(judge(look(api, plan, pair, hold, abandoned), plan, pair))
+        seen = look(api, plan, pair, hold, abandoned)
+        return Preflight(judge(seen, plan, pair), seen)
     run_key = holder or f"check/{uuid.uuid4().hex[:12]}"
     probes: dict[str, NodeProbe] = {}
     unreachable: Mapping[Family, str] | None = None
@@ -105,7 +107,7 @@ def preflight(
         problems.append(Check("pods", "", "fail", str(error), advice))
         seen = look(api, plan, pair, hold, abandoned)
     complete = bool(probes) and not any(agent.problem for agent in seen.agents.values())
-    return Preflight([*judge(seen, plan, pair, probes, unreachable), *problems], probes, complete)
+    return Preflight([*judge(seen, plan, pair, probes, unreachable), *problems], seen, probes, complete)
 
 
 def refuse_held(api: ClusterApi, holder: str) -> None:

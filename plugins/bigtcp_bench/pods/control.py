@@ -30,6 +30,24 @@ def measure_control(
 
     Raises MeasurementFailed or PodFailed, in one sentence, if there is no such measurement.
     """
+    server, client, orders = control_pods(plan, pair, run_key, block, arm)
+    try:
+        pods.wait_ready(api, pods.create_pod(api, server)["metadata"]["name"], _START_S)
+        name = pods.create_pod(api, client)["metadata"]["name"]
+        pods.wait_ended(api, name, orders.time_limit_s + _START_S)
+        log = api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER)
+    finally:
+        pods.delete_pods(api, run_key=run_key)
+    return _measured(log, orders)
+
+
+def control_pods(
+    plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm
+) -> tuple[JsonObject, JsonObject, MeasureOrders]:
+    """Return the pod that answers, the pod that asks, and what the latter is told.
+
+    Raises MeasurementFailed if the nodes have no address of the same family.
+    """
     family, address = _server_address(pair)
     orders = MeasureOrders(
         iperf_port=IPERF_PORT,
@@ -55,16 +73,9 @@ def measure_control(
         families=(family,),
         lifetime_s=lifetime_s,
     )
-    try:
-        server = _node_pod("server", plan, pair.server, serve, lifetime_s, run_key)
-        pods.wait_ready(api, pods.create_pod(api, server)["metadata"]["name"], _START_S)
-        client = _node_pod("client", plan, pair.client, orders, orders.time_limit_s, run_key)
-        name = pods.create_pod(api, client)["metadata"]["name"]
-        pods.wait_ended(api, name, lifetime_s)
-        log = api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER)
-    finally:
-        pods.delete_pods(api, run_key=run_key)
-    return _measured(log, orders)
+    server = _node_pod("server", plan, pair.server, serve, lifetime_s, run_key)
+    client = _node_pod("client", plan, pair.client, orders, orders.time_limit_s, run_key)
+    return server, client, orders
 
 
 def _server_address(pair: NodePair) -> tuple[Family, str]:
@@ -86,6 +97,7 @@ def _node_pod(
         orders=orders.to_argument(),
         deadline_s=deadline_s,
         labels={pods.RUN_LABEL: pods.run_label(run_key)},
+        pull_secrets=plan.image_pull_secrets,
     )
     pod["metadata"]["generateName"] = f"bigtcp-control-{role}-"
     spec, container = pod["spec"], pod["spec"]["containers"][0]

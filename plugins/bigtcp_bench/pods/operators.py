@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from pydantic import BaseModel, ConfigDict
 
 from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed
-from bigtcp_bench.plan import Arm
+from bigtcp_bench.pods.generation import Generation, client_pod, orders_of, server_pod
 from bigtcp_bench.progress import say
 from bigtcp_bench.resources import load_manifest
 
@@ -22,36 +21,6 @@ if TYPE_CHECKING:
     from bigtcp_bench.plan import Plan
     from bigtcp_bench.pods.orders import MeasureOrders
     from bigtcp_bench.warehouse.store import Warehouse
-
-GENERATION_LABEL = "bigtcp-bench/generation"
-
-
-class Generation(BaseModel):
-    """What one mapped task measures; written by the switch task, as plain data, for the tasks after it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    #: The run's number in the warehouse, and its name as holder of the cluster.
-    run: int
-    run_key: str
-    block: int
-    arm: Arm
-    #: From 1 within the block.
-    generation: int
-    #: From 0 within all blocks of the arm: which of the shuffled orders of scenarios is used.
-    arm_generation: int
-    client_node: str
-    server_node: str
-    #: Of a re-run; empty: those of the plan.
-    scenarios: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """Return the value of the pods' generation label."""
-        return f"{self.block}-{self.generation}"
-
-    def __str__(self) -> str:
-        return f"block {self.block} ({self.arm}), generation {self.generation}"
 
 
 class IperfGenerationOperator(KubernetesPodOperator):
@@ -111,15 +80,8 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 if server is None:
                     pods.delete_pods(api)
                     server = self._new_server(api, generation, plan)
-                orders = _orders(generation, plan, pods.pod_addresses(server))
-                self.pod_template_dict = pods.build_pod(
-                    "client",
-                    image=plan.image,
-                    node=generation.client_node,
-                    orders=orders.to_argument(),
-                    deadline_s=orders.time_limit_s,
-                    labels=_labels(generation),
-                )
+                orders = orders_of(generation, plan, pods.pod_addresses(server))
+                self.pod_template_dict = client_pod(generation, plan, orders)
                 self._stored = _Stored(api, store, generation, orders)
                 say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
                 try:
@@ -200,7 +162,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         from bigtcp_bench.cluster import pods
         from bigtcp_bench.cluster.api import POD
 
-        selector = ",".join(f"{name}={value}" for name, value in _labels(generation).items())
+        selector = ",".join(f"{name}={value}" for name, value in generation.labels.items())
         found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{selector},{pods.ROLE_LABEL}=server")
         running = [pod for pod in found if (pod.get("status") or {}).get("phase") == "Running"]
         return running[0] if running else None
@@ -208,20 +170,8 @@ class IperfGenerationOperator(KubernetesPodOperator):
     @staticmethod
     def _new_server(api: ClusterApi, generation: Generation, plan: Plan) -> dict[str, Any]:
         from bigtcp_bench.cluster import pods
-        from bigtcp_bench.pods.orders import ServeOrders
 
-        # The server's addresses are not known yet; the time limit does not depend on them, only on their number.
-        orders = _orders(generation, plan, {"ipv4": "127.0.0.1", "ipv6": "::1"})
-        lifetime_s = orders.time_limit_s + int(pods.POD_START_S)
-        pod = pods.build_pod(
-            "server",
-            image=plan.image,
-            node=generation.server_node,
-            orders=ServeOrders(lifetime_s=lifetime_s).to_argument(),
-            deadline_s=lifetime_s,
-            labels=_labels(generation),
-        )
-        created = pods.create_pod(api, pod)
+        created = pods.create_pod(api, server_pod(generation, plan))
         return pods.wait_ready(api, created["metadata"]["name"])
 
 
@@ -299,35 +249,6 @@ class _Stored:
             why = self._reasons[0] if self._reasons else "the pod's log could not be read"
             raise MeasurementFailed(f"{self._generation}: nothing usable was measured: {why}")
         return {"measured": self._good, "failed": len(self._reasons)}
-
-
-def _orders(generation: Generation, plan: Plan, addresses: dict[str, str]) -> MeasureOrders:
-    from bigtcp_bench.plan import scenario_order
-    from bigtcp_bench.pods.orders import MeasureOrders
-
-    if generation.scenarios:
-        plan = plan.model_copy(update={"scenarios": generation.scenarios})
-    return MeasureOrders.model_validate(
-        {
-            "run_key": generation.run_key,
-            "block": generation.block,
-            "arm": generation.arm,
-            "generation": generation.generation,
-            "server": addresses,
-            "scenarios": scenario_order(plan, plan.seed or generation.run, generation.arm_generation),
-            "repetitions": plan.repetitions,
-            "duration_s": plan.duration_s,
-            "omit_s": plan.omit_s,
-            "rate_bps": plan.rate_bps,
-            "request_bytes": plan.request_bytes,
-        }
-    )
-
-
-def _labels(generation: Generation) -> dict[str, str]:
-    from bigtcp_bench.cluster.pods import RUN_LABEL, run_label
-
-    return {RUN_LABEL: run_label(generation.run_key), GENERATION_LABEL: generation.label}
 
 
 def _figures(values: dict[str, float]) -> str:

@@ -1,0 +1,305 @@
+"""What a run would do to a cluster, object by object and in order, found out without doing any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from bigtcp_bench.cluster import bigtcp_switch, guard, guardian, pods, reach, requirements, rights
+from bigtcp_bench.cluster.api import (
+    CONFIGMAP,
+    LEASE,
+    NAMESPACE,
+    PRIORITYCLASS,
+    ClusterApi,
+    JsonObject,
+    Kind,
+)
+from bigtcp_bench.cluster.checks import Check
+from bigtcp_bench.cluster.cilium import CONFIGMAP_NAME, KEYS, Cilium, Merged, rollout_rounds
+from bigtcp_bench.cluster.counters import LOAD_SAMPLE_S
+from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.rights import Right
+from bigtcp_bench.duration import Estimate, estimate
+from bigtcp_bench.errors import MeasurementFailed
+from bigtcp_bench.plan import RERUN_ORDER, RERUN_PREFIX, SLOT_ARMS, Block, Family, Plan, blocks, task_ids
+from bigtcp_bench.pods.control import control_pods
+from bigtcp_bench.pods.generation import client_pod, generations_of, orders_of, server_pod
+from bigtcp_bench.pods.orders import ProbeOrders
+from bigtcp_bench.resources import load_manifest
+
+Verb = Literal["create", "change", "delete", "restart"]
+
+#: Stands in manifests for what only a run has: the id of its window, the server pod's addresses.
+WINDOW_ID = "WINDOW-ID"
+ADDRESSES: dict[Family, str] = {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1"}
+
+
+@dataclass(frozen=True)
+class Act:
+    """One thing that a run would do: in which task, to what, and what becomes of it.
+
+    ``manifests`` are the objects as they would be sent, where there are any; ``count`` is how many of each.
+    """
+
+    task: str
+    verb: Verb
+    what: str
+    note: str = ""
+    manifests: tuple[JsonObject, ...] = ()
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class BlockOutline:
+    """One block: its tasks, whether the setting is written, and which agents are restarted before it.
+
+    ``rolls``: all agents of the cluster restart in turn (scope cluster); else ``restarts`` names the nodes.
+    """
+
+    block: Block
+    tasks: tuple[str, str]
+    writes: bool
+    rolls: bool
+    restarts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Everything that a dry run tells."""
+
+    plan: Plan
+    pair: NodePair
+    cilium: Cilium
+    checks: list[Check]
+    blocks: list[BlockOutline]
+    acts: list[Act]
+    duration: Estimate
+    rights: list[Right]
+    lacking: list[Right]
+    unknown: str
+    #: Tasks that measure scenarios again on nights that are far off.
+    reruns: list[str]
+
+
+def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline:
+    """Return what a run of ``plan`` by ``holder`` would do on ``pair``. Only reads; starts no pod.
+
+    Raises what ``requirements.preflight`` raises.
+    """
+    found = requirements.preflight(api, plan, pair, holder=holder, with_pods=False)
+    seen = found.seen
+    merged = {name: agent.merged for name, agent in seen.agents.items()}
+    told = list(_blocks(plan, pair, merged, seen.config.get("data") or {}))
+    needed = rights.needed(plan.scope, seen.cilium, pair.names)
+    sketch = _Sketch(api, plan, pair, seen.cilium, holder)
+    acts = [
+        *sketch.preparation(),
+        *sketch.window(),
+        *(act for position, block in enumerate(told) for act in sketch.block(block, position)),
+        *sketch.end(told, merged),
+    ]
+    return Outline(
+        plan=plan,
+        pair=pair,
+        cilium=seen.cilium,
+        checks=found.checks,
+        blocks=told,
+        acts=acts,
+        duration=estimate(plan, sketch.restarts(told, merged, rollout_rounds(seen.daemonset))),
+        rights=needed,
+        lacking=rights.missing(api, needed),
+        unknown=requirements.unknown_without_pods(plan),
+        reruns=_reruns(plan),
+    )
+
+
+def _blocks(
+    plan: Plan, pair: NodePair, merged: dict[str, Merged | None], data: dict[str, str]
+) -> Iterator[BlockOutline]:
+    """Yield the blocks. ``merged`` is what agents were told, ``data`` what ``cilium-config`` says."""
+    written = dict(data) if plan.scope == "cluster" else {}
+    for block in blocks(plan):
+        wanted: Merged = dict.fromkeys(KEYS, block.arm == "on")
+        settings = bigtcp_switch.settings(block.arm)
+        writes = any(written.get(key) != value for key, value in settings.items())
+        rolls = plan.scope == "cluster" and (writes or plan.is_aa)
+        stale = () if rolls else tuple(name for name in pair.names if plan.is_aa or merged[name] != wanted)
+        yield BlockOutline(block, task_ids(SLOT_ARMS, block.slot), writes, rolls, stale)
+        merged, written = dict.fromkeys(merged, wanted), {**written, **settings}
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """Writes down acts; the objects come from the code that a run makes them with."""
+
+    api: ClusterApi
+    plan: Plan
+    pair: NodePair
+    cilium: Cilium
+    holder: str
+
+    def preparation(self) -> Iterator[Act]:
+        """Yield what check_kernel does."""
+        task = "check_kernel"
+        for kind, file in ((NAMESPACE, "namespace.yaml"), (PRIORITYCLASS, "priorityclass.yaml")):
+            body = load_manifest(file)
+            if self.api.find(kind, body["metadata"]["name"]) is None:
+                yield Act(task, "create", _name(body), "stays", (body,))
+        body = pods.agent_configmap()
+        there = self.api.find(CONFIGMAP, pods.AGENT_CONFIGMAP, pods.BENCH_NAMESPACE)
+        if there is None:
+            yield Act(task, "create", _name(body), "the script that pods run; stays", (body,))
+        elif there.get("data") != body["data"]:
+            yield Act(task, "change", _name(body), "to the script of this package; stays", (body,))
+        yield from self._probes(task, "look at both nodes, end after seconds")
+        server = reach.server_pod(self.plan, self.pair, self.holder)
+        client = reach.client_pod(self.plan, self.pair, self.holder, ADDRESSES)
+        yield _pods(task, "see whether pods reach each other", server, client)
+
+    def window(self) -> Iterator[Act]:
+        """Yield what snapshot_config does."""
+        task = "snapshot_config"
+        body = load_manifest("lease.yaml")
+        body["metadata"]["annotations"] = {guard.WINDOW: WINDOW_ID}
+        body["spec"].update(holderIdentity=self.holder, leaseDurationSeconds=round(guard.LEASE_S))
+        verb: Verb = "create" if self.api.find(LEASE, guard.LEASE_NAME, pods.BENCH_NAMESPACE) is None else "change"
+        yield Act(
+            task, verb, _name(body), "holds the cluster, renewed while tasks work; given back, stays", (body,)
+        )
+        yield from self._probes(task, "read the limits that are saved")
+        if self.plan.guardian and not guardian.obstacle(self.api):
+            secrets = self.plan.image_pull_secrets
+            note = "puts the cluster back if Airflow never comes back; deleted at the end"
+            script = guardian.config_map(self.plan.image, guard.STATE_VERSION, secrets)
+            yield Act(task, "create", _name(script), "the guardian's script; deleted at the end", (script,))
+            job = guardian.cronjob(self.plan.image, self.api.now(), secrets)
+            yield Act(task, "create", _name(job), note, (job,))
+        state = f"ConfigMap {pods.BENCH_NAMESPACE}/{guard.STATE_NAME}"
+        yield Act(task, "create", state, "the state before the first change, immutable; deleted at the end")
+
+    def block(self, told: BlockOutline, position: int) -> Iterator[Act]:
+        """Yield what the two tasks of one block do."""
+        switch, measure = told.tasks
+        if self.plan.load_gate.mode != "warn":
+            yield from self._probes(switch, "sample the load before the switch")
+        change = self._cluster_settings if self.plan.scope == "cluster" else self._node_settings
+        yield from change(switch, told, first=position == 0)
+        yield from self._probes(switch, "prove the arm on the devices")
+        if self.plan.control:
+            yield from self._control(switch, told.block)
+        yield from self._probes(switch, "read the counters at the beginning")
+        of_block = generations_of(told.block, run=0, run_key=self.holder, nodes=self.pair.names)
+        server = server_pod(of_block[0], self.plan)
+        client = client_pod(of_block[0], self.plan, orders_of(of_block[0], self.plan, ADDRESSES))
+        yield _pods(measure, "one pair for each generation", server, client, count=len(of_block))
+
+    def _node_settings(self, task: str, told: BlockOutline, *, first: bool) -> Iterator[Act]:
+        if first:
+            for name in self.pair.names:
+                yield Act(task, "change", f"Node {name}", f"label {guard.WINDOW}={WINDOW_ID}; removed at the end")
+        if told.writes and self.cilium.node_config is not None:
+            body = bigtcp_switch.node_config(self.cilium, self.holder, WINDOW_ID, told.block.arm)
+            there = not first or self._written(self.cilium.node_config)
+            note = f"BIG TCP {told.block.arm} on both nodes; deleted at the end"
+            yield Act(task, "change" if there else "create", _name(body), note, (body,))
+        yield from self._restarts(task, told)
+
+    def _restarts(self, task: str, told: BlockOutline) -> Iterator[Act]:
+        for name in told.restarts:
+            yield Act(
+                task, "delete", f"Pod of Cilium's agent on {name}", "its DaemonSet makes a new one: a restart"
+            )
+
+    def _control(self, task: str, block: Block) -> Iterator[Act]:
+        try:
+            server, client, _ = control_pods(self.plan, self.pair, self.holder, block.number, block.arm)
+        except MeasurementFailed:
+            return
+        yield _pods(task, "the control between the nodes themselves", server, client)
+
+    def _written(self, kind: Kind) -> bool:
+        return self.api.find(kind, guard.NODE_CONFIG_NAME, self.cilium.namespace) is not None
+
+    def _cluster_settings(self, task: str, told: BlockOutline, *, first: bool) -> Iterator[Act]:
+        del first
+        where = self.cilium.namespace
+        if told.writes:
+            body = {"data": bigtcp_switch.settings(told.block.arm)}
+            note = f"BIG TCP {told.block.arm} for all nodes; put back at the end"
+            yield Act(task, "change", f"ConfigMap {where}/{CONFIGMAP_NAME}", note, (body,))
+        if told.rolls:
+            note = f"annotation {guard.RESTARTED} of its pods; removed at the end"
+            yield Act(task, "change", f"DaemonSet {where}/{self.cilium.daemonset}", note)
+            yield Act(task, "restart", "every agent of Cilium", "in turn, as the DaemonSet's update strategy says")
+        yield from self._restarts(task, told)
+
+    def restored(self, told: list[BlockOutline], before: dict[str, Merged | None]) -> list[str]:
+        """Return the nodes whose agents the restore restarts."""
+        last: Merged = dict.fromkeys(KEYS, told[-1].block.arm == "on")
+        return [name for name in self.pair.names if before[name] != last]
+
+    def restarts(self, told: list[BlockOutline], before: dict[str, Merged | None], rounds: int) -> int:
+        """Return how often agents restart one after the other; a rollout of all counts ``rounds`` times."""
+        single = sum(len(block.restarts) for block in told)
+        if self.plan.scope == "nodes":
+            return single + len(self.restored(told, before))
+        rollouts = sum(block.rolls for block in told)
+        return single + (rollouts + bool(rollouts)) * rounds
+
+    def end(self, told: list[BlockOutline], before: dict[str, Merged | None]) -> Iterator[Act]:
+        """Yield what comes after the blocks."""
+        yield from self._probes("collect_counters", "read the counters at the end")
+        task = "restore_config"
+        back = self.restored(told, before)
+        if self.plan.scope == "cluster":
+            where = self.cilium.namespace
+            if any(block.writes for block in told):
+                yield Act(task, "change", f"ConfigMap {where}/{CONFIGMAP_NAME}", "both keys as they were")
+            if any(block.rolls for block in told):
+                yield Act(task, "change", f"DaemonSet {where}/{self.cilium.daemonset}", "annotation removed")
+                yield Act(task, "restart", "every agent of Cilium", "in turn")
+        else:
+            for name in self.pair.names:
+                yield Act(task, "change", f"Node {name}", f"label {guard.WINDOW} removed")
+            yield Act(task, "delete", f"CiliumNodeConfig {self.cilium.namespace}/{guard.NODE_CONFIG_NAME}")
+            for name in back:
+                yield Act(
+                    task, "delete", f"Pod of Cilium's agent on {name}", "a restart with the settings as before"
+                )
+        yield from self._probes(task, "verify the limits")
+        yield Act(task, "delete", f"ConfigMap {pods.BENCH_NAMESPACE}/{guard.STATE_NAME}")
+        if self.plan.guardian and not guardian.obstacle(self.api):
+            for kind in ("CronJob", "ConfigMap"):
+                yield Act(task, "delete", f"{kind} {pods.BENCH_NAMESPACE}/{guard.GUARDIAN_NAME}")
+        yield Act(task, "change", f"Lease {pods.BENCH_NAMESPACE}/{guard.LEASE_NAME}", "given back")
+
+    def _probes(self, task: str, purpose: str) -> Iterator[Act]:
+        orders = ProbeOrders(sample_s=LOAD_SAMPLE_S).to_argument()
+        image, secrets = self.plan.image, self.plan.image_pull_secrets
+        found = [
+            pods.build_pod("probe", image=image, node=name, orders=orders, pull_secrets=secrets)
+            for name in self.pair.names
+        ]
+        yield _pods(task, purpose, *found)
+
+
+def _pods(task: str, purpose: str, *found: JsonObject, count: int = 1) -> Act:
+    names = list(dict.fromkeys(pod["metadata"]["generateName"].removesuffix("-") for pod in found))
+    what = f"pods {' and '.join(names)} on {' and '.join(pods.node_of(pod) for pod in found)}"
+    return Act(task, "create", what, f"{purpose}; deleted", found, count)
+
+
+def _reruns(plan: Plan) -> list[str]:
+    if plan.is_aa:
+        return []
+    ids = [task_ids(RERUN_ORDER, slot, RERUN_PREFIX) for slot in range(1, len(RERUN_ORDER) + 1)]
+    return [name for pair in ids for name in pair]
+
+
+def _name(body: JsonObject) -> str:
+    meta = body["metadata"]
+    name = meta.get("name") or f"{meta['generateName']}…"
+    namespace = f"{meta['namespace']}/" if meta.get("namespace") else ""
+    return f"{body['kind']} {namespace}{name}"

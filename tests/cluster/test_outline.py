@@ -1,0 +1,146 @@
+"""What a dry run tells, against what a run then does to the simulated cluster; and that it does nothing itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from bigtcp_bench.cluster import guard, requirements
+from bigtcp_bench.cluster.bigtcp_switch import switch
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.outline import Act, Outline, outline
+from bigtcp_bench.duration import estimate
+from bigtcp_bench.lab.api import paths
+from bigtcp_bench.plan import Plan, blocks, load_plan, validate_plan
+from bigtcp_bench.report.outline import manifests_text, outline_text
+
+from .simulated import Client, Cluster
+
+RUN = "bigtcp_benchmark/run"
+VERBS = {"POST": "create", "PUT": "change", "PATCH": "change", "DELETE": "delete"}
+KINDS = {
+    "configmaps": "ConfigMap",
+    "cronjobs": "CronJob",
+    "ciliumnodeconfigs": "CiliumNodeConfig",
+    "daemonsets": "DaemonSet",
+    "leases": "Lease",
+    "nodes": "Node",
+    "priorityclasses": "PriorityClass",
+}
+
+
+class Watched(Client):
+    """Remembers every change that was asked for, but not that of pods."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.done: set[tuple[str, str]] = set()
+        self.agents_deleted = 0
+
+    def _request(self, method: str, path: str, **given: Any) -> Any:  # type: ignore[override]
+        target = paths.parse(path) if method in VERBS else None
+        result = super()._request(method, path, **given)
+        if target is not None and target.resource.plural in KINDS:
+            name = target.name or given["body"]["metadata"]["name"]
+            where = f"{target.namespace}/" if target.namespace else ""
+            self.done.add((VERBS[method], f"{KINDS[target.resource.plural]} {where}{name}"))
+        elif method == "DELETE" and target is not None and target.namespace == "kube-system":
+            self.agents_deleted += 1
+        return result
+
+
+def told(acts: list[Act]) -> set[tuple[str, str]]:
+    return {(act.verb, act.what) for act in acts if not act.what.startswith(("pods ", "Pod ", "every "))}
+
+
+def outlined(cluster: Cluster, plan: Plan) -> Outline:
+    api = cluster.client()
+    before = cluster.state()
+    found = outline(api, plan, choose_pair(api, plan), RUN)
+    assert (cluster.state(), api.changes) == (before, 0), "a dry run changed something"
+    return found
+
+
+@pytest.mark.parametrize("order", ["off,on,off", "on,off", "off,off"])
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+@pytest.mark.parametrize("usual", ["off", "on"])
+def test_a_run_does_what_its_dry_run_told(order: str, scope: str, usual: str) -> None:
+    value = "true" if usual == "on" else "false"
+    cluster = Cluster(enable_ipv4_big_tcp=value, enable_ipv6_big_tcp=value)
+    plan = validate_plan({"scenarios": "ipv4-rr,ipv6-rr", "order": order, "scope": scope, "generations": 1})
+    found = outlined(cluster, plan)
+    api = Watched(cluster)
+    pair = choose_pair(api, plan)
+    assert requirements.preflight(api, plan, pair, holder=RUN).complete
+    window = guard.open_window(api, RUN, plan, pair)
+    for block in blocks(plan):
+        switch(api, window.fence, block.arm, pair, plan, force_restart=plan.is_aa)
+    guard.restore(api, "test", holder=RUN)
+    # The Lease is renewed all the time, by creating it at first or not.
+    lease = "Lease bigtcp-bench/bigtcp-bench"
+    assert told(found.acts) - {("create", lease)} == api.done - {("create", lease)}
+    if scope == "nodes":
+        deleted = [act for act in found.acts if act.verb == "delete" and act.what.startswith("Pod of")]
+        assert len(deleted) == api.agents_deleted
+
+
+def test_a_second_run_finds_things_in_place() -> None:
+    cluster = Cluster()
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    api = cluster.client()
+    requirements.preflight(api, plan, choose_pair(api, plan))
+    guard.open_window(api, RUN, plan, choose_pair(api, plan))
+    guard.restore(api, "test", holder=RUN)
+    acts = told(outlined(cluster, plan).acts)
+    assert ("change", "Lease bigtcp-bench/bigtcp-bench") in acts
+    assert not {act for act in acts if act[1].endswith(("-agent", "PriorityClass bigtcp-bench"))}
+
+
+def test_the_text_has_everything_that_is_sent() -> None:
+    plan = load_plan("nightly", {"image": "registry.example/x:1", "image_pull_secrets": "pull-me"})
+    found = outlined(Cluster(), plan)
+    text = outline_text(found)
+    for words in ("2. on: enable_big_tcp, test_iperf3; 6 fresh pod pairs", "6 × pods bigtcp-server", "rights"):
+        assert words in text
+    documents = list(yaml.safe_load_all(manifests_text(found)))
+    pods = [one for one in documents if one["kind"] == "Pod"]
+    # Probes with and without anything special, reach, control (per block) and generation pods (per block).
+    assert {one["metadata"]["generateName"] for one in pods} == {
+        f"bigtcp-{name}-"
+        for name in (
+            "probe",
+            "reach-server",
+            "reach-client",
+            "control-server",
+            "control-client",
+            "server",
+            "client",
+        )
+    }
+    for one in pods:
+        assert one["spec"]["imagePullSecrets"] == [{"name": "pull-me"}]
+        assert one["spec"]["containers"][0]["image"] == "registry.example/x:1"
+    configs = [one["spec"]["defaults"] for one in documents if one["kind"] == "CiliumNodeConfig"]
+    assert configs == [
+        {"enable-ipv4-big-tcp": "false", "enable-ipv6-big-tcp": "false"},
+        {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"},
+    ]
+
+
+def test_rights_that_are_lacking_are_named() -> None:
+    cluster = Cluster()
+    cluster.forbidden = {"ciliumnodeconfigs"}
+    text = " ".join(outline_text(outlined(cluster, validate_plan({"scenarios": "ipv4-rr"}))).split())
+    assert "The account in use lacks: get ciliumnodeconfigs in namespace kube-system, list" in text
+
+
+def test_an_estimate_is_the_traffic_and_what_comes_on_top() -> None:
+    nightly = load_plan("nightly")
+    found = estimate(nightly, restarts=4)
+    assert nightly.measuring_time_s < found.quick_s < found.slow_s < 1.4 * nightly.measuring_time_s
+    assert sum(part.quick_s for part in found.parts) == found.quick_s
+    assert estimate(nightly, restarts=5).slow_s - found.slow_s == 30
+    without = estimate(nightly.model_copy(update={"control": False}), restarts=4)
+    assert found.quick_s - without.quick_s > 3 * 10
