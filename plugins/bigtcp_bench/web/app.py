@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -18,8 +17,6 @@ from bigtcp_bench.web.access import AccessDep, access_of
 from bigtcp_bench.web.params import sentence_of
 from bigtcp_bench.web.rendering import HEADERS, message
 
-log = logging.getLogger(__name__)
-
 _TITLES = {
     400: "That cannot be shown",
     401: "Not logged in",
@@ -30,6 +27,8 @@ _TITLES = {
     500: "This page failed",
     503: "The warehouse does not answer",
 }
+#: Browsers never keep pages: a permission may be gone tomorrow.
+_HEADERS = {**HEADERS, "Cache-Control": "no-store"}
 _LOGIN = "You are not logged in to Airflow, or no longer. Log in there and load this page again."
 
 
@@ -54,12 +53,12 @@ def build_app() -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(BenchError, _unusable)
     app.add_exception_handler(Exception, _failed)
-    app.add_middleware(_Headers)
+    app.add_middleware(_AddHeaders)
     return app
 
 
-class _Headers:
-    """Adds what every answer must carry. Browsers never keep pages: a permission may be gone tomorrow."""
+class _AddHeaders:
+    """Adds what every answer must carry, unless it says something else itself."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
@@ -68,7 +67,7 @@ class _Headers:
         async def send_with_headers(event: MutableMapping[str, Any]) -> None:
             if event["type"] == "http.response.start":
                 headers = MutableHeaders(scope=event)
-                for name, value in {**HEADERS, "Cache-Control": "no-store"}.items():
+                for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
             await send(event)
 
@@ -90,8 +89,11 @@ def _unusable(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    log.exception("%s failed", request.url.path, exc_info=error)
-    return _answer(request, 500, "Something in it is broken; the log of Airflow's API server says what.")
+    # Starlette raises the error again when this has been sent, which puts it into the server's log.
+    answer = _answer(request, 500, "Something in it is broken; the log of Airflow's API server says what.")
+    # This answer is made outside of what adds headers to all others.
+    answer.headers.update(_HEADERS)
+    return answer
 
 
 def _answer(request: Request, status: int, sentence: str) -> Response:

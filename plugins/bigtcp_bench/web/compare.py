@@ -18,7 +18,7 @@ from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.one_run import readable_run
 from bigtcp_bench.web.params import CompareChoice, CompareQuery
 from bigtcp_bench.web.rendering import page
-from bigtcp_bench.web.runs import origin_of
+from bigtcp_bench.web.runs import newest_cluster, origin_of
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.change import ScenarioChange
@@ -57,6 +57,7 @@ class TwoVersions:
     after: str
     nights_before: int
     nights_after: int
+    runs: list[int]
     main: list[NightsChange]
     rest: list[NightsChange]
 
@@ -66,7 +67,7 @@ def compare(request: Request, access: AccessDep, choice: CompareQuery) -> Respon
     """Show two runs or two versions against each other, and the forms to choose them."""
     warehouse = open_warehouse()
     runs = _two_runs(warehouse, access, choice) if choice.a and choice.b else None
-    cluster = choice.cluster or (runs.b["cluster"] if runs else next(iter(access.clusters), None))
+    cluster = choice.cluster or (runs.b["cluster"] if runs else newest_cluster(warehouse, access))
     if cluster is not None and cluster not in access.clusters:
         raise InvalidInput(f"there are no runs of cluster {cluster!r} that you may read")
     dags = access.dags[cluster] & access.readable if cluster else frozenset()
@@ -74,7 +75,7 @@ def compare(request: Request, access: AccessDep, choice: CompareQuery) -> Respon
     versions = None
     if runs is None and cluster and choice.before and choice.after:
         versions = _two_versions(warehouse, cluster, dags, choice, known)
-    newest = pages.runs(warehouse, access.readable, limit=2)
+    newest = pages.runs(warehouse, access.readable, cluster=cluster, compared=True, limit=2)
     return page(
         request,
         "compare.html",
@@ -86,7 +87,7 @@ def compare(request: Request, access: AccessDep, choice: CompareQuery) -> Respon
         known_versions=known,
         newest=newest,
         nights=NIGHTS,
-        origin=origin_of(warehouse, [runs.a["id"], runs.b["id"]] if runs else [row["id"] for row in newest]),
+        origin=origin_of(warehouse, [runs.a["id"], runs.b["id"]] if runs else versions.runs if versions else []),
     )
 
 
@@ -134,6 +135,7 @@ def _two_versions(
         after=chosen[1],
         nights_before=before["run_id"].nunique(),
         nights_after=after["run_id"].nunique(),
+        runs=sorted({*before["run_id"].tolist(), *after["run_id"].tolist()}),
         main=[change for change in changes if _is_main(change)],
         rest=[change for change in changes if not _is_main(change)],
     )

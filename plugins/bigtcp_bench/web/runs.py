@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
@@ -12,6 +12,9 @@ from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.params import ROWS, DagQuery, RunOfDagQuery, RunsQuery
 from bigtcp_bench.web.rendering import Site, message, page
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.store import Warehouse
 
 router = APIRouter()
 
@@ -78,7 +81,13 @@ def unknown_cluster(request: Request, access: Access, cluster: str) -> Response:
     return message(request, "Unknown cluster", sentence, access, status_code=404)
 
 
-def origin_of(warehouse: Any, numbers: list[int]) -> pages.Origin:
+def newest_cluster(warehouse: Warehouse, access: Access) -> str | None:
+    """Return the cluster that has been compared last, or any that the user may see, or None."""
+    newest = pages.runs(warehouse, access.readable, compared=True, limit=1)
+    return str(newest[0]["cluster"]) if newest else next(iter(access.clusters), None)
+
+
+def origin_of(warehouse: Warehouse, numbers: list[int]) -> pages.Origin:
     """Return what of any of these runs is not real."""
     found = pages.origins(warehouse, numbers).values()
     return pages.Origin(any(one.emulated for one in found), any(one.generated for one in found))

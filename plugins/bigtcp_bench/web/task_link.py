@@ -1,4 +1,4 @@
-"""The link from the tasks of a run to its page. The API server makes it, so a running or killed task has it too."""
+"""The link from a run's tasks to its page. The API server makes it, so a running or killed task has it, too."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.params import TrendChoice, TrendQuery
 from bigtcp_bench.web.rendering import page
-from bigtcp_bench.web.runs import origin_of, unknown_cluster
+from bigtcp_bench.web.runs import newest_cluster, origin_of, unknown_cluster
 from bigtcp_bench.web.tables import csv_response
 
 if TYPE_CHECKING:
@@ -127,10 +127,10 @@ def benefit_chart(access: AccessDep, choice: TrendQuery) -> JSONResponse:
 
 
 def _shown(warehouse: Warehouse, access: Access, choice: TrendChoice) -> Shown:
-    """Return the nights of ``choice``; what it leaves open becomes the first cluster and its main figures."""
-    if not access.clusters:
+    """Return the nights of ``choice``; what it leaves open becomes the newest cluster and its main figures."""
+    cluster = choice.cluster or newest_cluster(warehouse, access)
+    if cluster is None:
         raise InvalidInput("the warehouse has no run that you may read")
-    cluster = choice.cluster or access.clusters[0]
     if cluster not in access.clusters:
         raise InvalidInput(f"there are no runs of cluster {cluster!r} that you may read")
     dags = _dags(access, cluster)

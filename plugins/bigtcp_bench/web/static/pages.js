@@ -79,5 +79,14 @@
     window.drawCharts();
   };
 
-  document.querySelectorAll("figure.remote").forEach(load);
+  // A run has a dozen charts; those further down are fetched when the reader comes near them.
+  const near = new IntersectionObserver((entries) => {
+    for (const {isIntersecting, target} of entries) {
+      if (isIntersecting) {
+        near.unobserve(target);
+        load(target);
+      }
+    }
+  }, {rootMargin: "400px"});
+  document.querySelectorAll("figure.remote").forEach((figure) => near.observe(figure));
 })();

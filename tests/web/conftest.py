@@ -1,0 +1,83 @@
+"""The pages as one user sees them, over HTTP, with Airflow's own permission checks behind them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.api_fastapi import app as airflow_app
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.core_api.security import get_user
+from airflow.models.dag import DagModel
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from bigtcp_bench.report.links import URL_PREFIX
+from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_bench.web.app import build_app
+from tests.web.history import fill
+
+Client = Callable[..., TestClient]
+
+
+class PerDag(SimpleAuthManager):
+    """Airflow's simple auth manager, except that ``only`` names the DAGs that exist for a user."""
+
+    def __init__(self, only: dict[str, set[str]]) -> None:
+        super().__init__()
+        self.only = only
+
+    def is_authorized_dag(self, *, user: SimpleAuthManagerUser, details: Any = None, **others: Any) -> bool:
+        allowed = self.only.get(user.username)
+        if allowed is not None and (details is None or details.id not in allowed):
+            return False
+        return super().is_authorized_dag(user=user, details=details, **others)
+
+
+@pytest.fixture(scope="session")
+def filled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("filled") / "warehouse.db"
+    warehouse = Warehouse(f"sqlite:///{path}")
+    warehouse.migrate()
+    fill(warehouse)
+    # The file is complete only when its last connection is closed.
+    warehouse.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def warehouse(filled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warehouse]:
+    path = shutil.copy(filled_file, tmp_path / "warehouse.db")
+    monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_WAREHOUSE", f"sqlite:///{path}")
+    yield (opened := Warehouse(f"sqlite:///{path}"))
+    opened.engine.dispose()
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Client:
+    """Return a function that logs a user in; without one, nobody is."""
+    # These would ask Airflow's database, which has no teams here.
+    monkeypatch.setattr(DagModel, "get_team_name", staticmethod(lambda dag_id, **_: None))
+
+    def log_in(
+        name: str | None = None, role: str | None = "viewer", *, dags: set[str] | None = None, prefix: str = ""
+    ) -> TestClient:
+        manager = PerDag({name: dags} if name is not None and dags is not None else {})
+        monkeypatch.setattr(airflow_app._AuthManagerState, "instance", manager)
+        pages = build_app()
+        if name is not None:
+            pages.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username=name, role=role)
+        airflow = FastAPI(root_path=prefix)
+        airflow.mount(URL_PREFIX, pages)
+        return TestClient(
+            airflow,
+            base_url=f"http://airflow.example{prefix}{URL_PREFIX}/",
+            raise_server_exceptions=False,
+            follow_redirects=False,
+        )
+
+    return log_in

@@ -1,0 +1,46 @@
+"""What Airflow is told: views, the link of a task, and that loading it is cheap."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+from airflow.models.taskinstancekey import TaskInstanceKey
+
+from bigtcp_bench.web.plugin import BigTcpBenchPlugin
+from bigtcp_bench.web.task_link import OPERATORS, RunPageLink
+
+KEY = TaskInstanceKey(dag_id="bigtcp_benchmark", task_id="compare", run_id="manual__1+2", map_index=-1)
+
+
+def test_the_views_are_in_the_navigation_and_on_dag_and_run():
+    found = {view["destination"]: view["href"] for view in BigTcpBenchPlugin.external_views}
+    assert found == {
+        "nav": "/bigtcp-bench/overview",
+        "dag": "/bigtcp-bench/dag?dag_id={DAG_ID}",
+        "dag_run": "/bigtcp-bench/run?dag_id={DAG_ID}&run_id={RUN_ID}",
+    }
+
+
+def test_the_link_of_a_task_leads_to_the_page_of_its_run(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/x")
+    wanted = "https://airflow.example/x/dags/bigtcp_benchmark/runs/manual__1%2B2/plugin/bigtcp-run"
+    assert RunPageLink().get_link(None, ti_key=KEY) == wanted
+
+
+@pytest.mark.parametrize(("module", "name"), OPERATORS)
+def test_the_operators_of_the_link_exist(module, name):
+    operator = getattr(importlib.import_module(module), name)
+    assert (operator.__module__, operator.__name__) == (module, name)
+
+
+def test_loading_the_plugin_does_not_load_what_only_pages_need():
+    """Every Airflow process loads it, workers and DAG processor included."""
+    code = (
+        "import sys, bigtcp_bench.web.plugin; wanted = ('pandas', 'kubernetes', 'altair', 'bigtcp_bench.web.app'); "
+        "print([name for name in wanted if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
