@@ -9,10 +9,12 @@ from bigtcp_bench.errors import PreconditionFailed
 if TYPE_CHECKING:
     from bigtcp_bench.cluster.api import ClusterApi
     from bigtcp_bench.report.slack_settings import SlackSettings
+    from bigtcp_bench.run_note import AirflowApi
     from bigtcp_bench.warehouse.store import Warehouse
 
 WAREHOUSE_CONN_ID = "bigtcp_warehouse"
 SLACK_CONN_ID = "bigtcp_slack"
+AIRFLOW_CONN_ID = "bigtcp_airflow"
 
 
 def cluster_api(conn_id: str, **options: Any) -> ClusterApi:
@@ -66,6 +68,28 @@ def slack_settings() -> SlackSettings | None:
         return None
     where = f"the Airflow connection {SLACK_CONN_ID!r}"
     return slack_settings(connection.password, connection.extra_dejson, where)
+
+
+def airflow_api() -> AirflowApi | None:
+    """Return Airflow's own REST API from the connection ``bigtcp_airflow``, or None when there is none.
+
+    Raises PreconditionFailed with one sentence if it lacks something.
+    """
+    from bigtcp_bench.run_note import AirflowApi
+
+    connection = _connection(AIRFLOW_CONN_ID)
+    if connection is None:
+        return None
+    host = connection.host or ""
+    if not (host and connection.login and connection.password):
+        raise PreconditionFailed(
+            f"the Airflow connection {AIRFLOW_CONN_ID!r} needs the address of the API server as host, and the "
+            "login and password of a user who may edit runs"
+        )
+    # A connection given as an address has the scheme in its type or its schema, the form of the UI in the host.
+    scheme = "https" if "https" in (connection.conn_type, connection.schema) else "http"
+    port = f":{connection.port}" if connection.port else ""
+    return AirflowApi(host if "://" in host else f"{scheme}://{host}{port}", connection.login, connection.password)
 
 
 def _connection(conn_id: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bigtcp_bench.plan import CONTROL_MAX_S, Plan, blocks
-from bigtcp_bench.report import units
 
 #: Of what comes on top of the traffic, the seconds of one: (quick, slow). Quick is from runs of the lab under
 #: Airflow's scheduler on two cores: a generation of 16 s of traffic took 23 to 28 s there, a switch 18 to 23 s.
@@ -43,12 +42,6 @@ class Estimate:
         """Return the seconds of a run in which everything is slow, and nothing goes wrong."""
         return sum(part.slow_s for part in self.parts)
 
-    def lines(self) -> list[str]:
-        """Return the estimate as lines for people."""
-        shown = [f"{_range(self.quick_s, self.slow_s)} from the first task to the last"]
-        shown += [f"{part.name}: {_range(part.quick_s, part.slow_s)}" for part in self.parts]
-        return shown
-
 
 def estimate(plan: Plan, restarts: int) -> Estimate:
     """Return how long a run of ``plan`` takes with ``restarts`` of single agents.
@@ -80,8 +73,3 @@ def estimate(plan: Plan, restarts: int) -> Estimate:
 
 def _part(name: str, count: int, each_s: tuple[float, float]) -> Part:
     return Part(name, count * each_s[0], count * each_s[1])
-
-
-def _range(quick_s: float, slow_s: float) -> str:
-    quick, slow = units.duration(quick_s), units.duration(slow_s)
-    return quick if quick == slow else f"{quick} to {slow}"

@@ -193,7 +193,7 @@ class DagRunStep:
         from bigtcp_bench.cluster import environment, load, nodes, requirements
         from bigtcp_bench.cluster.checks import counted, refuse_failed
         from bigtcp_bench.params import plan_of_params
-        from bigtcp_bench.report.checks import checks_text
+        from bigtcp_bench.report.checks import checks_note, checks_text
 
         self.warehouse.check_version()
         number = self.warehouse.start_run(
@@ -229,6 +229,7 @@ class DagRunStep:
             if check.status != "pass":
                 say(str(check))
         say(counted(checks))
+        self._add_note(checks_note(checks))
         row: Result = {"checks": [check.to_dict() for check in checks]}
         if found.complete:
             row = environment.describe(self.api, pair, found.probes, checks)
@@ -368,6 +369,15 @@ class DagRunStep:
         return {"status": status}
 
     # Parts of steps
+
+    def _add_note(self, text: str) -> None:
+        """Put ``text`` into the run's note where there is a connection to do it with; the run goes on without."""
+        try:
+            airflow = connections.airflow_api()
+            if airflow is not None:
+                airflow.add_note(self.dag_id, self.run_id, text)
+        except BenchError as error:
+            say(f"the run has no note: {error}")
 
     def _tell_outline(self) -> None:
         """Print what a run would do; nothing is created, changed or stored."""

@@ -14,8 +14,6 @@ from bigtcp_bench.cluster.checks import Check, counted
 PLAIN_WIDTH = 100
 MIN_WIDTH = 80
 _STYLES = {"pass": "green", "warn": "bold yellow", "fail": "bold red"}
-#: Airflow takes no longer notes.
-NOTE_CHARS = 1000
 
 
 def print_checks(checks: Sequence[Check], console: Console | None = None) -> None:
@@ -39,8 +37,7 @@ def checks_note(checks: Sequence[Check]) -> str:
     for check in sorted(checks, key=lambda check: check.status):
         if check.status != "pass":
             lines.append(f"- **{check.status}** {check.sentence}")
-    text = "\n".join(lines)
-    return text if len(text) <= NOTE_CHARS else f"{text[: NOTE_CHARS - 1]}…"
+    return "\n".join(lines)
 
 
 def _rendered(checks: Sequence[Check]) -> RenderableType:

@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from bigtcp_bench.cluster.checks import counted
+from bigtcp_bench.report import units
 
 if TYPE_CHECKING:
     from bigtcp_bench.cluster.outline import Act, Outline
+    from bigtcp_bench.duration import Estimate
 
 PLAIN_WIDTH = 100
 #: In manifests longer texts, such as the source of the pods' script, are left out.
@@ -79,7 +81,7 @@ def _rendered(outline: Outline) -> RenderableType:
         Text("\nwhat a run would do, in order", style="bold"),
         _acts(outline.acts),
         Text("\nhow long", style="bold"),
-        _indented(outline.duration.lines()),
+        _indented(_duration(outline.duration)),
         Text("\nrights", style="bold"),
         _indented(_rights(outline)),
         Text("\nchecks that need no pod", style="bold"),
@@ -126,6 +128,18 @@ def _acts(acts: list[Act]) -> Table:
         times = f"{act.count} × " if act.count > 1 else ""
         table.add_row(f"  {act.verb}", Text(f"{times}{act.what}{f': {act.note}' if act.note else ''}"))
     return table
+
+
+def _duration(estimate: Estimate) -> list[str]:
+    lines = [
+        f"{_range(estimate.quick_s, estimate.slow_s)} from the first task to the last, without waiting or re-runs"
+    ]
+    return lines + [f"{part.name}: {_range(part.quick_s, part.slow_s)}" for part in estimate.parts]
+
+
+def _range(quick_s: float, slow_s: float) -> str:
+    quick, slow = units.duration(quick_s), units.duration(slow_s)
+    return quick if quick == slow else f"{quick} to {slow}"
 
 
 def _rights(outline: Outline) -> list[str]:
