@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = add_command(commands, "demo", "run the comparison once on a one-machine cluster", _demo)
     demo.add_argument("--plan", default="quick", help="name of the plan (default: quick)")
+    demo.add_argument("--kubeconfig", type=Path, help="run it on the cluster of this file instead")
     add_folder(demo)
 
     up = add_command(commands, "up", "start the lab and Airflow in the background", _up)
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> int:
     from bigtcp_bench.demo import run_demo
 
-    return run_demo(options.folder, options.plan)
+    return run_demo(options.folder, options.plan, options.kubeconfig)
 
 
 def _background(options: argparse.Namespace, port: int = DEFAULT_PORT) -> LocalAirflow:
@@ -98,12 +99,12 @@ def _background(options: argparse.Namespace, port: int = DEFAULT_PORT) -> LocalA
 
 
 def _up(options: argparse.Namespace) -> int:
-    from bigtcp_bench.lab import daemon
+    from bigtcp_bench.lab import administrator, daemon
 
     airflow = _background(options, options.port)
     airflow.folder.mkdir(parents=True, exist_ok=True)
     print("starting the lab", flush=True)
-    daemon.up(airflow.kubeconfig.parent)
+    administrator.apply_manifests(daemon.up(airflow.kubeconfig.parent).kubeconfig)
     print("preparing Airflow's database and the warehouse", flush=True)
     airflow.prepare()
     options.warehouse = None

@@ -1,4 +1,4 @@
-"""The demo: the real DAG, through Airflow, on the lab, from nothing to the comparison on the terminal."""
+"""The demo: the real DAG, through Airflow, on a lab or a given cluster, up to the comparison on the terminal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
-from bigtcp_bench.errors import BenchError
+import yaml
+
+from bigtcp_bench.errors import BenchError, InvalidInput
 from bigtcp_bench.local import LocalAirflow, Session, airflow_command
 from bigtcp_bench.plan import blocks, load_plan
 from bigtcp_bench.progress import said
@@ -23,46 +25,72 @@ DAG_ID = "bigtcp_benchmark"
 _TEARDOWN_S = 90
 
 
-def run_demo(folder: Path, plan_name: str) -> int:
+def run_demo(folder: Path, plan_name: str, kubeconfig: Path | None = None) -> int:
     """Run the DAG once with the plan of that name and print its comparison; 0 only for a valid run.
 
-    Everything that is started is stopped again; what was measured stays in ``folder``.
+    Without ``kubeconfig`` it runs on a lab of its own, else on the cluster of that file's present context.
+    Everything that is started is stopped again; what was measured stays in ``folder``. Raises InvalidInput for a
+    kubeconfig that cannot be used.
     """
     plan = load_plan(plan_name)
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
     started = time.monotonic()
+    airflow = _airflow(folder, kubeconfig)
     with _only_one(folder), ThreadPoolExecutor(1) as background:
-        airflow = LocalAirflow(folder / "demo", folder / "demo" / "lab" / "kubeconfig", folder / "warehouse.db")
         generations = sum(block.generations for block in blocks(plan))
         _tell(
             started,
             f"plan {plan.name}: blocks {', '.join(plan.order)}; {generations} fresh pod pairs, "
             f"{len(plan.scenarios)} scenarios, {plan.measuring_time_s} s of traffic",
         )
-        _tell(started, "preparing Airflow's database, starting the lab")
+        _tell(started, "preparing Airflow's database")
         prepared = background.submit(airflow.prepare)
-        from bigtcp_bench.lab import administrator, daemon
         from bigtcp_bench.warehouse.store import Warehouse
 
-        state_dir = airflow.kubeconfig.parent
         # What a killed demo left behind.
         _session(airflow).end(patience_s=1)
-        daemon.down(state_dir)
-        try:
-            administrator.apply_manifests(daemon.up(state_dir).kubeconfig)
-            _tell(
-                started, "the lab is up: two nodes, real traffic; its Kubernetes API and Cilium agent are emulated"
-            )
+        with _lab(airflow.kubeconfig.parent, started) if kubeconfig is None else nullcontext():
             warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
             warehouse.migrate()
             prepared.result()
-            _tell(started, f"running the DAG {DAG_ID} through Airflow")
+            _tell(started, f"running the DAG {DAG_ID} through Airflow on {airflow.cluster}")
             _run_dag(airflow, plan_name, started)
-        finally:
-            daemon.down(state_dir)
-            _tell(started, "the lab is down")
     return _report(airflow, started)
+
+
+def _airflow(folder: Path, kubeconfig: Path | None) -> LocalAirflow:
+    home, warehouse_file = folder / "demo", folder / "warehouse.db"
+    if kubeconfig is None:
+        return LocalAirflow(home, home / "lab" / "kubeconfig", warehouse_file)
+    return LocalAirflow(home, kubeconfig.resolve(), warehouse_file, cluster=_context(kubeconfig))
+
+
+def _context(kubeconfig: Path) -> str:
+    """Return the name of the present context of a kubeconfig."""
+    from kubernetes import config
+
+    try:
+        _, present = config.list_kube_config_contexts(str(kubeconfig))
+    except (config.ConfigException, OSError, yaml.YAMLError) as error:
+        raise InvalidInput(f"kubeconfig {kubeconfig} cannot be used: {error}") from error
+    return str(present["name"])
+
+
+@contextmanager
+def _lab(state_dir: Path, started: float) -> Iterator[None]:
+    """Have a lab in ``state_dir`` for as long as the block lasts."""
+    from bigtcp_bench.lab import administrator, daemon
+
+    _tell(started, "starting the lab")
+    daemon.down(state_dir)
+    try:
+        administrator.apply_manifests(daemon.up(state_dir).kubeconfig)
+        _tell(started, "the lab is up: two nodes, real traffic; its Kubernetes API and Cilium agent are emulated")
+        yield
+    finally:
+        daemon.down(state_dir)
+        _tell(started, "the lab is down")
 
 
 def _run_dag(airflow: LocalAirflow, plan_name: str, started: float) -> None:

@@ -30,12 +30,16 @@ _READY_TIMEOUT_S = 180
 
 @dataclass(frozen=True)
 class LocalAirflow:
-    """An Airflow home of our own below ``folder``, talking to the cluster of ``kubeconfig``."""
+    """An Airflow home of our own below ``folder``, talking to the cluster of ``kubeconfig``.
+
+    ``cluster`` is its name in reports and tables.
+    """
 
     folder: Path
     kubeconfig: Path
     warehouse_file: Path
     port: int = DEFAULT_PORT
+    cluster: str = "lab"
 
     @property
     def home(self) -> Path:
@@ -57,7 +61,7 @@ class LocalAirflow:
         }
         kubernetes = {
             "conn_type": "kubernetes",
-            "extra": {"kube_config_path": str(self.kubeconfig), "cluster_name": "lab"},
+            "extra": {"kube_config_path": str(self.kubeconfig), "cluster_name": self.cluster},
         }
         settings = {
             # `airflow standalone` starts its parts as `airflow`, from PATH.

@@ -1,0 +1,54 @@
+"""The demo on a cluster that is given: only Airflow is its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bigtcp_bench import demo
+from bigtcp_bench.cli import main
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab.api.certificates import kubeconfig
+from bigtcp_bench.local import LocalAirflow
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[LocalAirflow]:
+    """Return the Airflow that a demo ran the DAG with, without one; a lab must not be touched."""
+    found: list[LocalAirflow] = []
+    monkeypatch.setattr(LocalAirflow, "prepare", lambda self: None)
+    monkeypatch.setattr(demo, "_run_dag", lambda airflow, plan, started: found.append(airflow))
+    monkeypatch.setattr(demo, "_report", lambda airflow, started: 0)
+    for name in ("up", "down"):
+        monkeypatch.setattr(daemon, name, lambda *_, **__: pytest.fail("the lab was touched"))
+    return found
+
+
+def test_a_given_cluster_takes_the_place_of_the_lab(tmp_path, started, monkeypatch):
+    config = kubeconfig("https://127.0.0.1:1", "ca", "token")
+    config["contexts"][0]["name"] = config["current-context"] = "kind-bigtcp-bench"
+    (tmp_path / "given").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--kubeconfig", "given", "--folder", "work"]) == 0
+    (airflow,) = started
+    environment = airflow.environment()
+    connection = json.loads(environment["AIRFLOW_CONN_KUBERNETES_DEFAULT"])
+    assert connection["extra"] == {
+        "kube_config_path": str(tmp_path / "given"),
+        "cluster_name": "kind-bigtcp-bench",
+    }
+    assert environment["AIRFLOW_CONN_BIGTCP_WAREHOUSE"] == f"sqlite:///{tmp_path}/work/warehouse.db"
+    assert (tmp_path / "work" / "warehouse.db").exists()
+
+
+@pytest.mark.parametrize("text", [None, "clusters: [", "current-context: nowhere\ncontexts: []\n"])
+def test_a_kubeconfig_that_cannot_be_used_is_one_sentence(tmp_path: Path, started, text):
+    path = tmp_path / "given"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InvalidInput, match="cannot be used"):
+        demo.run_demo(tmp_path / "work", "quick", path)
+    assert started == []
