@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from bigtcp_bench.cluster.rollout import observe
 from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
+from bigtcp_bench.plan import load_plan
+from bigtcp_bench.report.view import RunView
+from bigtcp_bench.upgrade import Fingerprint
 from tests.e2e.runs import Installation
+from tests.support.nights import add_night
 
 pytestmark = [pytest.mark.lab, pytest.mark.e2e]
 
@@ -28,7 +33,15 @@ def fault(installation: Installation):
 
 def test_a_run_from_end_to_end(installation: Installation):
     before = installation.cluster_state()
-    run = installation.run()
+    # A night of the Cilium before: what the run is held against when its note says that something has changed.
+    add_night(
+        installation.warehouse,
+        0,
+        scenarios=["ipv4-stream-1"],
+        plan=load_plan("short").model_dump(mode="json"),
+        images={"cilium": "quay.io/cilium/cilium:v1.18.2"},
+    )
+    run = installation.run(note="after the upgrade")
     assert run.state == "success", run.row["reasons"]
     assert run.row["status"] == "valid", run.row["reasons"]
     assert run.row["reasons"] == []
@@ -64,6 +77,13 @@ def test_a_run_from_end_to_end(installation: Installation):
         assert 0 < item.busy_before_share <= 1
 
     assert installation.cluster_state() == before
+
+    # What it recorded is what the upgrade watch sees.
+    assert Fingerprint.of_row(run.row) == observe(installation.api).fingerprint
+    change = RunView.from_warehouse(installation.warehouse, run.number).change
+    assert change is not None
+    assert change.cilium == ("image quay.io/cilium/cilium:v1.18.2 → quay.io/cilium/cilium:v1.18.3",)
+    assert [item.scenario for item in change.scenarios] == ["ipv4-stream-1"]
 
 
 @pytest.mark.parametrize(
