@@ -1,17 +1,32 @@
-"""The nightly comparison: BIG TCP off, on, and off again, with fresh pods, proof of effect and a verdict."""
+"""The nightly comparison: BIG TCP off, on, and off again, with fresh pods, proof of effect and a verdict.
+
+**What it does.** It checks two nodes, saves their state in the cluster, switches Cilium's BIG TCP on just these
+nodes, measures throughput, latency and CPU cost between fresh pods in every block, judges the difference, and
+puts the cluster back. Both Cilium agents are restarted at each switch, so connections through these two nodes
+may stall for some seconds.
+
+**What it says.** A run is *valid*, *invalid* (measured, but something makes the figures unusable, and it says
+what) or *failed*. The tab *BIG TCP comparison* of a run has verdicts, proof of effect and raw documents;
+*Browse → BIG TCP* has every cluster, the trend of every figure, and incidents: changes for the worse that last.
+
+**When something goes wrong.** `restore_config` runs whatever happened, and the run's page says whether it could
+verify the cluster's state. If it could not, trigger the DAG `bigtcp_restore`. A killed run is put back by the
+next one, or by the guardian in the cluster.
+"""
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
 
-from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup, task
+from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup
 
 from bigtcp_bench import clusters
 from bigtcp_bench.params import dag_params
 from bigtcp_bench.plan import RERUN_ORDER, RERUN_PREFIX, SLOT_ARMS, task_ids
 from bigtcp_bench.pods.operators import IperfGenerationOperator
 from bigtcp_bench.steps import DagRunStep
+from bigtcp_bench.tasks import task
 
 SCHEDULE = os.environ.get("BIGTCP_BENCH_SCHEDULE", "0 2 * * *")
 
@@ -30,6 +45,7 @@ def bigtcp_benchmark():
         return DagRunStep.current().check_kernel()
 
     @setup
+    @task
     def snapshot_config() -> dict:
         return DagRunStep.current().snapshot_config()
 

@@ -203,3 +203,15 @@ def test_parsing_imports_nothing_heavy():
         check=True,
     )
     assert done.stdout == empty.stdout, "the DAG file imports more than Airflow and the provider do by themselves"
+
+
+def test_every_task_has_the_link_to_the_page_of_its_run(dag):
+    """The plugin names operators; the API server compares names after the DAG has been through its database."""
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from bigtcp_bench.web.task_link import RunPageLink
+
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    assert {task_id: task.extra_links for task_id, task in stored.task_dict.items()} == dict.fromkeys(
+        dag.task_ids, [RunPageLink.name]
+    )

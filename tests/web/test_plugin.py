@@ -39,8 +39,8 @@ def test_the_operators_of_the_link_exist(module, name):
 def test_loading_the_plugin_does_not_load_what_only_pages_need():
     """Every Airflow process loads it, workers and DAG processor included."""
     code = (
-        "import sys, bigtcp_bench.web.plugin; wanted = ('pandas', 'kubernetes', 'altair', 'bigtcp_bench.web.app'); "
-        "print([name for name in wanted if name in sys.modules])"
+        "import sys, bigtcp_bench.web.plugin; names = ('pandas', 'kubernetes', 'altair', 'bigtcp_bench.web.app'); "
+        "print([name for name in names if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
