@@ -1,0 +1,146 @@
+"""The figures of a generated night: every repetition, with noise at four levels, from the night to its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bigtcp_bench.generated.story import NightStory
+from bigtcp_bench.metrics import METRICS, metrics_of
+from bigtcp_bench.plan import CONTROL, SCENARIOS, Block, Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Usual values by kind of scenario and metric, with BIG TCP off and on; round figures of the size that a node with
+#: 100 Gbit/s shows. Nobody measured them.
+USUAL: dict[str, dict[str, tuple[float, float]]] = {
+    "stream-1": {
+        "throughput_bps": (36.0e9, 51.0e9),
+        "cpu_s_per_gb_sender": (0.205, 0.150),
+        "cpu_s_per_gb_receiver": (0.330, 0.232),
+        "softirq_share_sender": (0.22, 0.19),
+        "softirq_share_receiver": (0.46, 0.41),
+        "retransmits_per_gb": (38.0, 36.0),
+        "bytes_per_packet_sender": (62_900.0, 181_000.0),
+        "bytes_per_packet_receiver": (61_400.0, 174_000.0),
+    },
+    "stream-8": {
+        "throughput_bps": (88.0e9, 92.5e9),
+        "cpu_s_per_gb_sender": (0.245, 0.176),
+        "cpu_s_per_gb_receiver": (0.395, 0.270),
+        "softirq_share_sender": (0.25, 0.21),
+        "softirq_share_receiver": (0.50, 0.44),
+        "retransmits_per_gb": (95.0, 92.0),
+        "bytes_per_packet_sender": (58_300.0, 139_000.0),
+        "bytes_per_packet_receiver": (55_800.0, 131_000.0),
+    },
+    "rate": {
+        "cpu_s_per_gb_sender": (0.412, 0.365),
+        "cpu_s_per_gb_receiver": (0.590, 0.508),
+        "softirq_share_sender": (0.28, 0.26),
+        "softirq_share_receiver": (0.44, 0.41),
+        "retransmits_per_gb": (12.0, 12.0),
+        "bytes_per_packet_sender": (41_000.0, 66_000.0),
+        "bytes_per_packet_receiver": (39_500.0, 63_000.0),
+    },
+    "rr": {
+        "transactions_per_s": (9_800.0, 12_900.0),
+        "latency_p50_us": (97.0, 74.0),
+        "latency_p90_us": (121.0, 93.0),
+        "latency_p99_us": (188.0, 151.0),
+        "cpu_s_per_gb_sender": (0.610, 0.470),
+        "cpu_s_per_gb_receiver": (0.640, 0.490),
+        "softirq_share_sender": (0.36, 0.33),
+        "softirq_share_receiver": (0.38, 0.34),
+        "bytes_per_packet_sender": (31_000.0, 62_000.0),
+        "bytes_per_packet_receiver": (30_000.0, 60_000.0),
+    },
+}
+
+#: What a speed of s times the usual one does to a metric: its value is multiplied by s to this power.
+_BY_SPEED = {
+    "throughput_bps": 1.0,
+    "transactions_per_s": 1.0,
+    "latency_p50_us": -1.0,
+    "latency_p90_us": -1.0,
+    "latency_p99_us": -1.2,
+    "cpu_s_per_gb_sender": -0.9,
+    "cpu_s_per_gb_receiver": -0.9,
+}
+#: Relative spread of speed: of a night, of a switch, of a generation, of a repetition.
+NIGHT_SD, SWITCH_SD, GENERATION_SD, REPETITION_SD = 0.010, 0.006, 0.009, 0.008
+#: What a metric has for itself beside the spread of speed.
+_OWN_SD = {
+    "latency_p90_us": 0.010,
+    "latency_p99_us": 0.035,
+    "softirq_share_sender": 0.03,
+    "softirq_share_receiver": 0.03,
+    "retransmits_per_gb": 0.25,
+}
+_OTHERS_SD = 0.005
+#: Within a run the cluster warms up: from the first to the last generation.
+_DRIFT_WITHIN_RUN = 0.006
+
+CONTROL_PER_S = 21_500.0
+_CONTROL_SD = 0.015
+#: What the control loses on a night on which the pods' machines were not the usual ones.
+_OTHER_MACHINE = 0.70
+#: Segments per gigabyte of a path that loses packets.
+_LOSSY_PER_GB = 31_000.0
+#: Packets of arm on, where BIG TCP ends at a hop on the way.
+_SEGMENTED_B = 59_800.0
+
+
+def night_results(
+    story: NightStory, plan: Plan, blocks: Sequence[Block], seed: int, scale: float = 1.0
+) -> pd.DataFrame:
+    """Return the results of ``blocks`` as ``Warehouse.results_frame`` would, the control of each block included.
+
+    ``scale`` is the speed of the cluster, relative to the usual one. The figures depend on the arguments alone.
+    """
+    import pandas as pd
+
+    random = np.random.default_rng([seed, story.number, blocks[0].number])
+    nights_random = np.random.default_rng([seed, story.number])
+    lossy = plan.scenarios[int(nights_random.integers(len(plan.scenarios)))]
+    moods = dict(zip(SCENARIOS, nights_random.normal(0, NIGHT_SD, len(SCENARIOS)), strict=True))
+    generations = sum(block.generations for block in blocks)
+    position = 0
+    rows = []
+    for block in blocks:
+        switch = random.normal(0, SWITCH_SD)
+        for generation in range(1, block.generations + 1):
+            drift = _DRIFT_WITHIN_RUN * position / generations
+            position += 1
+            for name in plan.scenarios:
+                kind = USUAL[name.partition("-")[2]]
+                own = random.normal(0, GENERATION_SD)
+                for repetition in range(1, plan.repetitions + 1):
+                    noise = moods[name] + switch + drift + own + random.normal(0, REPETITION_SD)
+                    speed = scale * story.speed[name, block.arm] * np.exp(noise)
+                    extra = random.normal(0, 1, len(METRICS))
+                    for index, metric in enumerate(metrics_of(SCENARIOS[name].traffic)):
+                        usual = kind[metric.name][block.arm == "on"]
+                        sd = _OWN_SD.get(metric.name, _OTHERS_SD)
+                        value = usual * speed ** _BY_SPEED.get(metric.name, 0.0) * np.exp(sd * extra[index])
+                        value = _by_fate(story, metric.name, name == lossy, block.arm == "on", float(value))
+                        rows.append((block.number, block.arm, generation, name, repetition, metric.name, value))
+        if plan.control:
+            other = _OTHER_MACHINE if story.fate == "other_machine" else 1.0
+            control = CONTROL_PER_S * scale * story.platform * other * np.exp(random.normal(0, _CONTROL_SD))
+            rows.append((block.number, block.arm, 0, CONTROL, 1, "transactions_per_s", float(control)))
+    columns = ["block", "arm", "generation", "scenario", "repetition", "metric", "value"]
+    # Strings as objects: judging a night of them is faster than of Arrow's.
+    frame = pd.DataFrame(dict(zip(columns, zip(*rows, strict=True), strict=True)), dtype=object)
+    return frame.astype(dict.fromkeys(("block", "generation", "repetition"), "int64") | {"value": "float64"})
+
+
+def _by_fate(story: NightStory, metric: str, is_lossy: bool, is_on: bool, value: float) -> float:
+    if story.fate == "lossy" and is_lossy and metric == "retransmits_per_gb":
+        return value * _LOSSY_PER_GB / 40
+    if story.fate == "unproven" and is_on and metric == "bytes_per_packet_receiver":
+        return min(value, _SEGMENTED_B)
+    return value

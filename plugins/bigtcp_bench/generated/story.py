@@ -1,0 +1,120 @@
+"""What happens in a generated history, night by night: upgrades, regressions, bad nights, runs that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bigtcp_bench.plan import ARMS, SCENARIOS, Arm
+
+#: How a night's run ends. ``unproven`` and ``other_machine`` trip a gate of the whole run, ``lossy`` one of a
+#: single scenario; ``unrestored`` was measured well, but its restore was not verified.
+Fate = Literal["ordinary", "aa", "missed", "unproven", "other_machine", "lossy", "failed", "unrestored"]
+
+#: Where in the history something begins, as a share of it, and what is then in force.
+_CILIUM = ((0.0, "1.17.9"), (0.22, "1.18.1"), (0.45, "1.18.2"), (0.50, "1.18.3"), (0.80, "1.19.0"))
+_KERNELS = ((0.0, "6.12.41"), (0.62, "6.18.5"))
+#: Which Cilium made BIG TCP slower, and by how much.
+_SLOW_CILIUM = "1.18.2"
+_SLOW_CILIUM_FACTOR = 0.89
+#: The newer kernel is faster in both arms.
+_NEW_KERNEL_FACTOR = 1.05
+#: For some nights the platform itself was slower: both arms, and the control.
+_SLOW_PLATFORM = (0.70, 0.735)
+_SLOW_PLATFORM_FACTOR = 0.90
+#: The last thing that happened, and nobody has put it right: BIG TCP over IPv4 lost a part of what it gains.
+_STILL_SLOW_FROM = 0.95
+_STILL_SLOW_FACTOR = 0.91
+#: Both arms get slower, very slowly.
+_DRIFT_PER_NIGHT = -0.00006
+
+_AA_NIGHTS = 60
+_BAD_NIGHT = 0.012
+_FATES: dict[Fate, float] = {
+    "missed": 0.006,
+    "unproven": 0.006,
+    "other_machine": 0.004,
+    "lossy": 0.006,
+    "failed": 0.008,
+}
+_UNRESTORED = 0.57
+
+
+@dataclass(frozen=True)
+class NightStory:
+    """One night: how its run ends, what runs where, and how fast it is.
+
+    ``speed`` is the factor on the usual speed by scenario and arm, ``platform`` the part of it that the control
+    shares.
+    """
+
+    number: int
+    fate: Fate
+    cilium: str
+    kernel: str
+    platform: float
+    speed: Mapping[tuple[str, Arm], float]
+
+
+def stories(nights: int, seed: int) -> list[NightStory]:
+    """Return what happens in ``nights`` nights; the same ``seed`` tells the same story."""
+    random = np.random.default_rng([seed, nights])
+    unrestored = int(_UNRESTORED * nights)
+    told = []
+    for number in range(nights):
+        fate = _fate(number, nights, random)
+        place = number / nights
+        cilium, kernel = _in_force(_CILIUM, place), _in_force(_KERNELS, place)
+        platform = float(np.exp(_DRIFT_PER_NIGHT * number))
+        if random.random() < _BAD_NIGHT:
+            platform *= random.uniform(0.86, 0.93)
+        if _SLOW_PLATFORM[0] <= place < _SLOW_PLATFORM[1]:
+            platform *= _SLOW_PLATFORM_FACTOR
+        told.append(
+            NightStory(
+                number=number,
+                fate="unrestored" if number == unrestored else fate,
+                cilium=cilium,
+                kernel=kernel,
+                platform=platform,
+                speed={
+                    (name, arm): platform * _speed(name, arm, cilium, kernel, place)
+                    for name in SCENARIOS
+                    for arm in ARMS
+                },
+            )
+        )
+    return told
+
+
+def _fate(number: int, nights: int, random: np.random.Generator) -> Fate:
+    drawn = random.random()
+    if number == nights - 1:
+        # What is looked at first should have something to show.
+        return "ordinary"
+    if number % _AA_NIGHTS == _AA_NIGHTS - 1:
+        return "aa"
+    for fate, share in _FATES.items():
+        if drawn < share:
+            return fate
+        drawn -= share
+    return "ordinary"
+
+
+def _in_force(timeline: tuple[tuple[float, str], ...], place: float) -> str:
+    return next(value for begin, value in reversed(timeline) if begin <= place)
+
+
+def _speed(scenario: str, arm: Arm, cilium: str, kernel: str, place: float) -> float:
+    speed = _NEW_KERNEL_FACTOR if kernel == _KERNELS[-1][1] else 1.0
+    family, traffic = SCENARIOS[scenario].family, SCENARIOS[scenario].traffic
+    if arm == "off" or traffic == "rate":
+        return speed
+    if cilium == _SLOW_CILIUM and family == "ipv6":
+        speed *= _SLOW_CILIUM_FACTOR
+    if place >= _STILL_SLOW_FROM and family == "ipv4" and traffic == "stream":
+        speed *= _STILL_SLOW_FACTOR
+    return speed
