@@ -11,7 +11,7 @@ from bigtcp_bench.cluster.api import DAEMONSET
 from bigtcp_bench.cluster.checks import Check, refuse_failed
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
 from bigtcp_bench.plan import validate_plan
 
 from .simulated import Client, Cluster, run
@@ -159,6 +159,88 @@ def test_a_cluster_in_use_and_one_left_behind() -> None:
     found = checks(cluster)
     assert found["lease", ""].status == "pass"
     assert found["leftovers", ""].status == "warn"
+
+
+def test_nothing_is_looked_at_while_another_run_measures() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    pair = choose_pair(api, plan)
+    guard.open_window(api, "other/run", plan, pair)
+    visitor = cluster.client()
+    found = requirements.preflight(visitor, plan, pair, holder="mine/run")
+    assert (found.probes, found.complete, visitor.changes) == ({}, False, 0)
+    with pytest.raises(
+        PreconditionFailed, match=r"the cluster is held by other/run \(renewed .* only one run at a time"
+    ):
+        requirements.refuse_held(visitor, "mine/run")
+    requirements.refuse_held(visitor, "other/run")
+    cluster.time += guard.LEASE_S + 1
+    requirements.refuse_held(visitor, "mine/run")
+
+
+def test_without_pods_nothing_is_created() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-rr,ipv6-rr"})
+    found = requirements.preflight(api, plan, choose_pair(api, plan), with_pods=False)
+    assert api.changes == 0
+    names = {check.name for check in found.checks}
+    assert {"Cilium version", "rights", "host routing", "choice of nodes"} <= names
+    assert not names & {"kernel, ipv4", "device", "memory", "load", "tunnel devices", "pod to pod, ipv4"}
+    for word in ("kernels", "devices", "memory", "load", "ipv4 and ipv6"):
+        assert word in requirements.unknown_without_pods(plan)
+
+
+def test_pods_that_do_not_reach_each_other() -> None:
+    cluster = Cluster()
+    cluster.unreachable = {"ipv6": "cannot reach fd44::9 port 5203 over ipv6: timed out"}
+    found = checks(cluster)
+    assert found["pod to pod, ipv4", ""].status == "pass"
+    assert (found["pod to pod, ipv6", ""].status, "timed out" in found["pod to pod, ipv6", ""].found) == (
+        "fail",
+        True,
+    )
+    assert run(cluster.store.list(PODS, "bigtcp-bench")) == []
+
+
+def test_an_image_that_cannot_run_is_one_line() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+
+    def fail(pod: Any) -> None:
+        pod["status"] = {"phase": "Failed", "reason": "ErrImagePull", "message": "no such image"}
+        run(cluster.store.update(PODS, pod, "status"))
+
+    cluster._run_bench_pod = fail  # type: ignore[method-assign]
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    found = requirements.preflight(api, plan, choose_pair(api, plan))
+    (line,) = [check for check in found.checks if check.name == "pods"]
+    assert (line.status, "no such image" in line.found, found.complete) == ("fail", True, False)
+    assert "nicolaka/netshoot:v0.14 must be able to run" in line.advice
+
+
+@pytest.mark.parametrize(
+    ("scope", "resource", "sentence"),
+    [
+        ("nodes", "ciliumnodeconfigs", "may not get ciliumnodeconfigs in namespace kube-system (and 4 more)"),
+        ("cluster", "daemonsets", "may not get daemonsets cilium in namespace kube-system (and 2 more)"),
+        ("nodes", "nodes", "may not get nodes node1 (and 4 more)"),
+    ],
+)
+def test_a_right_that_is_missing_is_named(scope: str, resource: str, sentence: str) -> None:
+    cluster = Cluster()
+    cluster.forbidden = {resource}
+    line = checks(cluster, scope=scope)["rights", ""]
+    assert (line.status, sentence in line.found) == ("fail", True), line.found
+    assert "kubectl apply -f include/manifests/rbac.yaml" in line.advice
+
+
+def test_what_is_optional_does_not_stop_a_run() -> None:
+    cluster = Cluster()
+    cluster.forbidden = {"events", "cronjobs"}
+    found = checks(cluster)
+    assert (found["rights", ""].status, found["guardian", ""].status) == ("pass", "warn")
 
 
 def test_a_rollout_under_way_is_waited_for() -> None:

@@ -1,0 +1,433 @@
+"""Combinations that are known to go wrong, made from a recorded cluster: how each is judged, and what to do."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigtcp_bench.cluster.api import Kind
+from bigtcp_bench.cluster.checks import Check
+from bigtcp_bench.cluster.cilium import Cilium, parse_status, version_of_image
+from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
+from bigtcp_bench.cluster.nodes import NodePair, node_info
+from bigtcp_bench.cluster.probe import NodeProbe
+from bigtcp_bench.cluster.requirements import AgentSeen, Seen, judge
+from bigtcp_bench.plan import validate_plan
+from bigtcp_bench.pods.results import Probe
+
+RECORDED = Path(__file__).parents[1] / "recorded"
+
+
+def recorded(name: str) -> Any:
+    return json.loads((RECORDED / name).read_text(encoding="utf-8"))
+
+
+class World:
+    """A recorded cluster (Cilium 1.18.3, native routing, both families) with ordinary cards, to be spoilt."""
+
+    def __init__(self) -> None:
+        self.image = "quay.io/cilium/cilium:v1.18.3"
+        self.daemonset = recorded("daemonset-cilium.json")
+        self.config = recorded("configmap-cilium-config.json")
+        self.nodes = recorded("nodes.json")["items"]
+        self.statuses = {name: recorded("cilium-status-off.json") for name in ("node1", "node2")}
+        self.node_configs: list[dict[str, Any]] = []
+        self.served: Kind | None = Kind("cilium.io", "v2", "ciliumnodeconfigs")
+        self.probes = {name: self._probe(name) for name in ("node1", "node2")}
+        self.unreachable: dict[Any, str] = {}
+        for node in self.nodes:
+            node["metadata"]["labels"]["topology.kubernetes.io/zone"] = "a"
+
+    def _probe(self, name: str) -> dict[str, Any]:
+        devices = {
+            link["ifname"]: {
+                "index": link["ifindex"],
+                "kind": (link.get("linkinfo") or {}).get("info_kind"),
+                **{key: value for key, value in link.items() if key.endswith("_max_size") or key == "mtu"},
+            }
+            for link in recorded("node-ip-link-off.json")
+        }
+        devices["eth0"].update(kind=None, driver="mlx5_core", speed_mbps=100_000)
+        moment = {"time_s": 1.0, "monotonic_s": 1.0, "user_hz": 100, "devices": devices}
+        return {
+            "hostname": name,
+            "kernel_release": "6.18.0",
+            "capabilities": {"ipv4_big_tcp": True, "ipv6_big_tcp": True},
+            "earlier": {**moment, "proc_stat": "cpu  0 0 0 0 0 0 0 0 0 0\n"},
+            "snapshot": {
+                **moment,
+                "monotonic_s": 3.0,
+                "proc_stat": "cpu  20 0 0 380 0 0 0 0 0 0\n",
+                "meminfo": "MemTotal: 64000000 kB\nMemAvailable: 60000000 kB\n",
+            },
+        }
+
+    # What is spoilt most often
+
+    def cilium(self, tag: str, **config: str) -> None:
+        self.image = f"quay.io/cilium/cilium:{tag}"
+        self.config["data"].update({key.replace("_", "-"): value for key, value in config.items()})
+
+    def status(self, **sections: Any) -> None:
+        for document in self.statuses.values():
+            for name, value in sections.items():
+                key = name.replace("_", "-")
+                merged = isinstance(document.get(key), dict) and isinstance(value, dict)
+                document[key] = {**document[key], **value} if merged else value
+
+    def device(self, name: str, node: str = "node1", **fields: Any) -> None:
+        for part in ("snapshot", "earlier"):
+            devices = self.probes[node][part]["devices"]
+            devices[name] = {"index": len(devices) + 70, "mtu": 1500, **devices.get(name, {}), **fields}
+
+    def config_container(self, **fields: Any) -> None:
+        containers = self.daemonset["spec"]["template"]["spec"]["initContainers"]
+        next(item for item in containers if item["name"] == "config").update(fields)
+
+    def judged(self, **plan: Any) -> list[Check]:
+        the_plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", **plan})
+        pair = NodePair(*(node_info(node) for node in self.nodes[:2]))
+        off = {"ipv4": False, "ipv6": False}
+        seen = Seen(
+            server="v1.36.2 at https://recorded",
+            cilium=Cilium("kube-system", "cilium", self.image, version_of_image(self.image), self.served),
+            daemonset=self.daemonset,
+            config=self.config,
+            node_configs=self.node_configs,
+            nodes=self.nodes,
+            agents={
+                name: AgentSeen("cilium-x", parse_status(document), off)  # type: ignore[arg-type]
+                for name, document in self.statuses.items()
+            },
+            hold=[],
+        )
+        probes = {name: NodeProbe(name, Probe.model_validate(one)) for name, one in self.probes.items()}
+        return judge(seen, the_plan, pair, probes, self.unreachable)
+
+
+def test_the_recorded_cluster_itself_passes() -> None:
+    assert [str(check) for check in World().judged() if check.status != "pass"] == []
+
+
+Spoil = Callable[[World], object]
+BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
+    # What it is: how it comes about, the line, how it is judged, words of the finding, words of the advice.
+    "1.19.0 with a tunnel device": (
+        lambda w: (w.cilium("v1.19.0"), w.device("cilium_vxlan", kind="vxlan", tso_max_size=524280)),
+        *("tunnel devices", "fail", "cilium_vxlan with Cilium 1.19.0", "upgrade to a later release first"),
+    ),
+    "1.19.5 with a tunnel device": (
+        lambda w: (w.cilium("v1.19.5"), w.device("cilium_geneve", kind="geneve", tso_max_size=524280)),
+        *("tunnel devices", "fail", "cilium_geneve with Cilium 1.19.5", "upgrade to a later release first"),
+    ),
+    "1.19.6 with a tunnel device": (
+        lambda w: (w.cilium("v1.19.6"), w.device("cilium_vxlan", kind="vxlan", tso_max_size=524280)),
+        *("tunnel devices", "warn", "cilium_vxlan", "no BIG TCP on most kernels"),
+    ),
+    "1.19.3 told by its agents only, with a tunnel device": (
+        lambda w: (
+            w.cilium("@sha256:0123"),
+            w.status(cilium={"msg": "1.19.3 (v1.19.3-abc)"}),
+            w.device("cilium_vxlan", kind="vxlan", tso_max_size=524280),
+        ),
+        *("tunnel devices", "fail", "with Cilium 1.19.3", "upgrade"),
+    ),
+    "1.12": (
+        lambda w: w.cilium("v1.12.19"),
+        "Cilium version",
+        "fail",
+        "1.12.19",
+        "1.13 for IPv6 and 1.14 for IPv4",
+    ),
+    "1.13 and IPv4": (lambda w: w.cilium("v1.13.9"), "Cilium version", "fail", "1.13.9", "or measure IPv6 only"),
+    "an image without a version": (
+        lambda w: w.cilium("@sha256:0123"),
+        *("Cilium version", "warn", "not told by image", "1.14 or newer"),
+    ),
+    "tunnel routing on 1.18": (
+        lambda w: w.status(routing={"inter-host-routing-mode": "Tunnel"}),
+        *("routing mode", "fail", "Tunnel", "does not start with BIG TCP and tunneling"),
+    ),
+    "tunnel routing on 1.19.1 without its flag": (
+        lambda w: (w.cilium("v1.19.1"), w.status(routing={"inter-host-routing-mode": "Tunnel"})),
+        *("routing mode", "fail", "Tunnel", "on others the agent may not start"),
+    ),
+    "tunnel routing on 1.20": (
+        lambda w: (w.cilium("v1.20.0"), w.status(routing={"inter-host-routing-mode": "Tunnel"})),
+        *("routing mode", "warn", "Tunnel", "needs a kernel whose tunnel devices can do it"),
+    ),
+    "no BPF host routing": (
+        lambda w: w.status(routing={"intra-host-routing-mode": "Legacy"}),
+        *("host routing", "fail", "Legacy", "kubeProxyReplacement and bpf.masquerade"),
+    ),
+    "WireGuard": (
+        lambda w: w.status(encryption={"mode": "Wireguard"}),
+        *("encryption", "fail", "Wireguard", "there is no BIG TCP to measure"),
+    ),
+    "IPsec": (
+        lambda w: w.status(encryption={"mode": "IPsec"}),
+        *("encryption", "fail", "IPsec", "with IPsec the agent would not start"),
+    ),
+    "netkit before 1.16": (
+        lambda w: (w.cilium("v1.15.3"), w.status(datapath_mode="netkit")),
+        *("datapath mode", "fail", "netkit", "any mode but veth"),
+    ),
+    "an unknown datapath": (
+        lambda w: w.status(datapath_mode="ipvlan"),
+        *("datapath mode", "warn", "ipvlan", "known to work with veth and netkit"),
+    ),
+    "no kube-proxy replacement": (
+        lambda w: w.status(kube_proxy_replacement={"mode": "False"}),
+        *("kube-proxy replacement", "warn", "False", "documents BIG TCP with it only"),
+    ),
+    "masquerading by iptables": (
+        lambda w: w.status(masquerading={"mode": "IPTables"}),
+        *("masquerading", "warn", "IPTables", "bpf.masquerade=true"),
+    ),
+    "DSR by IPIP on 1.19": (
+        lambda w: w.cilium("v1.19.6", bpf_lb_mode="dsr", bpf_lb_dsr_dispatch="ipip"),
+        *("DSR dispatch", "fail", "ipip", "does not start with BIG TCP and this dispatch"),
+    ),
+    "DSR by Geneve on 1.19.1": (
+        lambda w: w.cilium("v1.19.1", bpf_lb_mode="hybrid", bpf_lb_dsr_dispatch="geneve"),
+        *("DSR dispatch", "fail", "geneve", "use opt"),
+    ),
+    "DSR by Geneve on 1.18": (
+        lambda w: w.cilium("v1.18.3", bpf_lb_mode="dsr", bpf_lb_dsr_dispatch="geneve"),
+        *("DSR dispatch", "warn", "geneve", "pod to pod, which is measured, has"),
+    ),
+    "no IPv6 in the cluster": (
+        lambda w: w.cilium("v1.18.3", enable_ipv6="false"),
+        *("IP families", "fail", "pods have no ipv6 address", "leave the ipv6 scenarios out"),
+    ),
+    "a denied key": (
+        lambda w: w.config_container(args=["--deny-config-keys=enable-ipv4-big-tcp"]),
+        *(
+            "config overrides",
+            "fail",
+            "enable-ipv4-big-tcp may not be overridden",
+            "daemon.blockedConfigOverrides",
+        ),
+    ),
+    "a key that is not allowed": (
+        lambda w: w.config_container(args=["--allow-config-keys", "enable-ipv4-big-tcp"]),
+        *("config overrides", "fail", "enable-ipv6-big-tcp is not among", "daemon.allowedConfigOverrides"),
+    ),
+    "no node configuration among the sources": (
+        lambda w: w.config_container(args=["--source=config-map:cilium-config"]),
+        *("config overrides", "fail", "the sources are config-map:cilium-config", "daemon.configSources"),
+    ),
+    "a packaging without the init container": (
+        lambda w: w.config_container(name="mount-cgroup"),
+        *("config overrides", "fail", "has no init container config", "use scope cluster"),
+    ),
+    "a distribution without CiliumNodeConfig": (
+        lambda w: setattr(w, "served", None),
+        *("CiliumNodeConfig", "fail", "serves no cilium.io CiliumNodeConfig", "managed distributions"),
+    ),
+    "Argo CD": (
+        lambda w: w.daemonset["metadata"]["annotations"].update({"argocd.argoproj.io/tracking-id": "cilium:apps"}),
+        *("managed by", "warn", "Argo CD keeps Cilium's objects as they are in Git", "does not prune foreign"),
+    ),
+    "Flux": (
+        lambda w: w.config["metadata"].setdefault("labels", {}).update({"helm.toolkit.fluxcd.io/name": "cilium"}),
+        *("managed by", "warn", "Flux keeps", "does not prune foreign"),
+    ),
+    "another node configuration that wins": (
+        lambda w: w.node_configs.append(
+            {
+                "metadata": {"name": "zzz"},
+                "spec": {
+                    "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node1"}},
+                    "defaults": {"enable-ipv6-big-tcp": "false"},
+                },
+            }
+        ),
+        *("node config", "fail", "zzz sets enable-ipv6-big-tcp", "rename it"),
+    ),
+    "a rollout under way": (
+        lambda w: w.daemonset["status"].update(updatedNumberScheduled=1),
+        *("Cilium rollout", "fail", "1 of the present template", "wait for its end"),
+    ),
+    "a kernel from 6.7 without the IPv4 fix": (
+        lambda w: w.probes["node1"].update(kernel_release="6.8.0-90-generic"),
+        *("kernel, IPv4 fix", "warn", "segments big IPv4 packets where only IPv4", "enables both families"),
+    ),
+    "a kernel without IPv4 BIG TCP": (
+        lambda w: w.probes["node1"].update(capabilities={"ipv4_big_tcp": False, "ipv6_big_tcp": True}),
+        *("kernel, ipv4", "fail", "lo has no gso_ipv4_max_size", "Linux 6.3 or a distribution's backport"),
+    ),
+    "a kernel without any BIG TCP": (
+        lambda w: w.probes["node1"].update(capabilities={"ipv4_big_tcp": False, "ipv6_big_tcp": False}),
+        *("kernel, ipv6", "fail", "lo has no tso_max_size", "Linux 5.19"),
+    ),
+    "kind: the node is a container": (
+        lambda w: w.nodes[0]["spec"].update(providerID="kind://docker/kind/kind-worker"),
+        *("node", "warn", "itself a container (kind)", "its figures say little"),
+    ),
+    "kind: the outer veth": (
+        lambda w: w.device("eth0", kind="veth", driver="veth"),
+        *("device", "warn", "eth0: veth", "of its other end too, or packets arrive segmented"),
+    ),
+    "virtio_net": (
+        lambda w: w.device("eth0", driver="virtio_net", tso_max_size=65536),
+        *("device", "fail", "virtio_net, 100 Gbit/s, MTU 1500, tso_max_size 65536", "BIG TCP cannot be on"),
+    ),
+    "dummy0 among Cilium's devices": (
+        lambda w: (
+            w.device("dummy0", kind="dummy", tso_max_size=65536),
+            w.status(kube_proxy_replacement={"devices": ["eth0", "dummy0"], "deviceList": []}),
+        ),
+        *("device", "fail", "dummy0: dummy", "take it out of Cilium's devices"),
+    ),
+    "a bond with one weak port": (
+        lambda w: (
+            w.device("bond0", kind="bond", tso_max_size=524280, index=90),
+            w.device("eth0", master="bond0"),
+            w.device("eth1", driver="tg3", tso_max_size=65536, master="bond0"),
+            w.status(kube_proxy_replacement={"devices": ["bond0"], "deviceList": []}),
+        ),
+        *("device", "fail", "eth1 (carries bond0): tg3", "cannot take packets above 65536"),
+    ),
+    "a VLAN on a weak card": (
+        lambda w: (
+            w.device("eth1", driver="ena", tso_max_size=65536, index=91),
+            w.device("eth1.5", kind="vlan", tso_max_size=524280, peer_index=91),
+            w.status(kube_proxy_replacement={"devices": ["eth1.5"], "deviceList": []}),
+        ),
+        *("device", "fail", "eth1 (carries eth1.5): ena", "cannot take packets above 65536"),
+    ),
+    "devices that do not exist": (
+        lambda w: (
+            w.status(kube_proxy_replacement={"devices": ["ens9"], "deviceList": []}, host_firewall=None),
+            w.nodes[0]["status"].update(addresses=[]),
+        ),
+        *("devices", "fail", "Cilium selects ens9", "the card that carries pod traffic"),
+    ),
+    "limits set by hand": (
+        lambda w: w.device("eth0", gro_max_size=32768),
+        *("limits", "fail", "gro_max_size is 32768 although BIG TCP is off", "Cilium would leave 65536 behind"),
+    ),
+    "little memory": (
+        lambda w: w.probes["node1"]["snapshot"].update(meminfo="MemAvailable: 200000 kB\n"),
+        *("memory", "warn", "0.2 GiB available", "short of memory"),
+    ),
+    "memory pressure": (
+        lambda w: next(
+            item for item in w.nodes[0]["status"]["conditions"] if item["type"] == "MemoryPressure"
+        ).update(status="True"),
+        *("node", "warn", "MemoryPressure", "evicts pods"),
+    ),
+    "a busy node": (
+        lambda w: w.probes["node1"]["snapshot"].update(proc_stat="cpu  320 0 0 80 0 0 0 0 0 0\n"),
+        *("load", "warn", "80% of the CPU time used", "a run waits up to 600 s for less"),
+    ),
+    "nodes that differ": (
+        lambda w: w.device("eth0", node="node2", driver="bnxt_en", mtu=9000),
+        *("nodes alike", "warn", "NIC driver mlx5_core and bnxt_en; MTU 1500 and 9000", "which of them sends"),
+    ),
+    "pods that do not reach each other": (
+        lambda w: w.unreachable.update(ipv6="cannot reach fd44::9 port 5203 over ipv6: timed out"),
+        *("pod to pod, ipv6", "fail", "cannot reach fd44::9", "routes and network policies"),
+    ),
+    "nodes that nobody has chosen": (
+        lambda w: (
+            [node["metadata"]["labels"].pop("bigtcp-bench") for node in w.nodes],
+            w.nodes.append(_renamed(w.nodes[1], "node3")),
+        ),
+        *("choice of nodes", "warn", "the first two of 3 by name", "label two nodes bigtcp-bench=true"),
+    ),
+}
+
+
+def _renamed(node: dict[str, Any], name: str) -> dict[str, Any]:
+    other = copy.deepcopy(node)
+    other["metadata"]["name"] = name
+    return other
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_known_bad_combination(what: str) -> None:
+    spoil, name, status, found, advice = BAD[what]
+    world = World()
+    spoil(world)
+    lines = [check for check in world.judged() if check.name == name and check.status != "pass"]
+    assert lines, f"no line {name!r} says anything"
+    line = next((line for line in lines if found in line.found), lines[0])
+    assert (line.status, found in line.found, advice in line.advice) == (status, True, True), str(line)
+    assert line.node in ("", "node1"), "the other node is as it was"
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_no_other_line_fails(what: str) -> None:
+    spoil, name, _, _, _ = BAD[what]
+    world = World()
+    spoil(world)
+    others = {check.name for check in world.judged() if check.status == "fail"} - {name}
+    # Where the kernel knows no BIG TCP at all, it says so for either family.
+    assert others <= ({"kernel, ipv4"} if what == "a kernel without any BIG TCP" else set())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "found"),
+    [
+        (lambda w: w.daemonset["spec"]["updateStrategy"].update(type="OnDelete"), "update strategy", "OnDelete"),
+        (
+            lambda w: w.daemonset["metadata"]["labels"].update({"argocd.argoproj.io/instance": "cilium"}),
+            "managed by",
+            "Argo CD",
+        ),
+    ],
+)
+def test_what_scope_cluster_cannot_do(spoil: Spoil, name: str, found: str) -> None:
+    world = World()
+    spoil(world)
+    lines = {check.name: check for check in world.judged(scope="cluster")}
+    assert (lines[name].status, found in lines[name].found) == ("fail", True)
+    assert "use scope nodes" in lines[name].advice
+    assert lines["scope"].status == "warn"
+
+
+def test_a_plan_that_refuses_busy_nodes() -> None:
+    world = World()
+    world.probes["node2"]["snapshot"].update(proc_stat="cpu  320 0 0 80 0 0 0 0 0 0\n")
+    lines = {(check.name, check.node): check for check in world.judged(load_gate={"mode": "refuse"})}
+    assert (lines["load", "node2"].status, lines["load", "node1"].status) == ("fail", "pass")
+    assert "load_gate refuses that" in lines["load", "node2"].advice
+
+
+def test_every_line_that_does_not_pass_says_what_to_do() -> None:
+    for spoil, *_ in BAD.values():
+        world = World()
+        spoil(world)
+        assert [check.name for check in world.judged() if check.status != "pass" and not check.advice] == []
+
+
+@pytest.mark.parametrize(
+    ("release", "lacks"),
+    [
+        ("6.6.54", True),
+        ("6.6.55", False),
+        ("6.7.0", True),
+        ("6.8.0-90-generic", True),
+        ("6.9.12", True),
+        ("6.10.13", True),
+        ("6.10.14-arch1", False),
+        ("6.11.2", True),
+        ("6.11.3", False),
+        ("6.11", True),
+        ("6.12.0", False),
+        ("6.18.44", False),
+        ("7.0.1", False),
+        ("6.4.16", False),
+        ("5.14.0-503.el9", False),
+        ("something else", False),
+    ],
+)
+def test_kernels_without_the_ipv4_fix(release: str, lacks: bool) -> None:
+    assert lacks_ipv4_fix(release) is lacks
