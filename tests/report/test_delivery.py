@@ -76,6 +76,7 @@ def test_what_cannot_be_sent_waits_in_order(warehouse, server, keep, answers):
 
 @pytest.mark.parametrize("answers", [["500", "500"], ["429", "500"]])
 def test_what_passes_is_waited_for(warehouse, server, keep, answers):
+    server.retry_after_s = 0
     keep("first")
     server.misbehave(*answers)
     assert sent_by(warehouse, server).sent == 1

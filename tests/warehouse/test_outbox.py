@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -89,28 +90,25 @@ def test_the_first_message_of_an_incident_is_its_thread(warehouse: Warehouse) ->
     assert (row["slack_channel"], row["slack_ts"]) == ("C1", "1.0")
 
 
-def _send(url: str, barrier: Any, results: Any) -> None:
-    warehouse = Warehouse(url)
-    barrier.wait()
-    while (message := outbox.claim(warehouse, "lab")) is not None:
-        if isinstance(message, Message):
-            results.put(message.key)
-            outbox.delivered(warehouse, message)
-
-
 def test_two_senders_send_each_message_once(warehouse: Warehouse) -> None:
     keys = [f"{index:02}" for index in range(20)]
     outbox.keep(warehouse, "lab", map(draft, keys))
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(2), context.Queue()
     url = warehouse.engine.url.render_as_string(hide_password=False)
-    senders = [context.Process(target=_send, args=(url, barrier, results)) for _ in range(2)]
-    for sender in senders:
-        sender.start()
-    sent = [results.get(timeout=60) for _ in keys]
-    for sender in senders:
-        sender.join(60)
-    assert sorted(sent) == keys
+    barrier = threading.Barrier(2)
+
+    def send(_number: int) -> list[str]:
+        own, sent = Warehouse(url), []
+        barrier.wait()
+        while (message := outbox.claim(own, "lab")) is not None:
+            if isinstance(message, Message):
+                sent.append(message.key)
+                outbox.delivered(own, message)
+        return sent
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(send, range(2))
+    assert sorted(one + other) == keys
+    assert (one, other) == (sorted(one), sorted(other))
 
 
 @pytest.mark.parametrize("column", ["run_id", "incident_id"])

@@ -56,8 +56,8 @@ def try_message(cluster: str | None, settings: ClusterSettings) -> SlackMessage:
     whom = f"`{escaped(settings.mention)}`" if settings.mention else "nobody"
     lines = [
         f"bigtcp-bench can post here{f' for cluster {escaped(cluster)}' if cluster else ''}.",
-        f"Told from: {settings.min_severity}. Weekly digest: {settings.digest}. "
-        f"Mentioned when a restore is not verified: {whom}.",
+        f"min_severity: {settings.min_severity}, digest: {settings.digest}; mentioned when a restore was not "
+        f"verified: {whom}.",
     ]
     return blocks.message(lines, [blocks.header(":wave: Test message"), blocks.lines_section(lines)])
 
