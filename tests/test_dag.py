@@ -170,7 +170,8 @@ def test_schedules_and_clusters_are_configurable():
     assert errors == []
     assert dags["bigtcp_benchmark"] == ["30 4 * * 1", "prod", 1]
     assert dags["bigtcp_benchmark_stage-2"] == ["30 4 * * 1", "stage-2", 1]
-    assert dags["bigtcp_upgrade_watch"][0] is None
+    for suffix in ("", "_stage-2"):
+        assert dags[f"bigtcp_upgrade_watch{suffix}"][0] is None
 
 
 def test_a_wrong_list_of_clusters_is_one_sentence():

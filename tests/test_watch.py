@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
+from bigtcp_bench.clusters import DAG_ID
 from bigtcp_bench.params import dag_params, plan_of_params
-from bigtcp_bench.upgrade import BENCHMARK_DAG, Fingerprint, datapath_config
+from bigtcp_bench.upgrade import UPGRADE_PLAN, Fingerprint, datapath_config
 from bigtcp_bench.warehouse.store import Warehouse
-from bigtcp_bench.watch import changed_since, run_to_trigger
+from bigtcp_bench.watch import UpgradeWatchOperator, changed_since, run_to_trigger
 from tests.support.nights import CLUSTER, add_night
 
 
@@ -39,8 +40,7 @@ def night(warehouse: Warehouse, number: int, cilium: Fingerprint, status: str = 
 
 def looked(warehouse: Warehouse, live: Fingerprint) -> str:
     """Return the id of the run that one watch would trigger."""
-    wanted: str = run_to_trigger(warehouse, CLUSTER, changed_since(warehouse, CLUSTER, live), live)["run_id"]
-    return wanted
+    return run_to_trigger(warehouse, CLUSTER, DAG_ID, changed_since(warehouse, CLUSTER, live), live)[0]
 
 
 def test_without_a_valid_run_there_is_nothing_to_compare_with(warehouse):
@@ -60,13 +60,12 @@ def test_what_was_measured_already_is_no_change(warehouse):
 
 def test_the_run_says_why_and_fits_the_form(warehouse):
     number = night(warehouse, 0, OLD)
-    wanted = run_to_trigger(warehouse, CLUSTER, number, NEW)
-    conf = wanted["conf"]
-    assert conf["note"] == (
+    _, why = run_to_trigger(warehouse, CLUSTER, DAG_ID, number, NEW)
+    assert why == (
         f"Cilium has changed since run {number}: "
         "image quay.io/cilium/cilium:v1.18.3 → quay.io/cilium/cilium:v1.18.4"
     )
-    params = {name: param.value for name, param in dag_params().items()} | conf
+    params = {name: param.value for name, param in dag_params().items()} | {"plan": UPGRADE_PLAN, "note": why}
     plan = plan_of_params(params)
     assert (plan.name, plan.order) == ("upgrade", ("off", "on", "off", "on", "off"))
 
@@ -79,7 +78,7 @@ def test_however_often_it_looks_it_is_one_run(warehouse):
     night(warehouse, 1, NEW, status="failed")
     night(warehouse, 2, OLD, status="invalid")
     assert looked(warehouse, NEW) == first
-    night(warehouse, 3, NEW, status="failed", run_id=first, dag_id=BENCHMARK_DAG)
+    night(warehouse, 3, NEW, status="failed", run_id=first, dag_id=DAG_ID)
     with pytest.raises(AirflowSkipException, match="has been started already"):
         looked(warehouse, NEW)
 
@@ -89,7 +88,7 @@ def test_a_night_that_measures_the_change_during_the_wait_does_not_take_the_plac
     noticed = changed_since(warehouse, CLUSTER, NEW)
     first = looked(warehouse, NEW)
     night(warehouse, 1, NEW)
-    assert run_to_trigger(warehouse, CLUSTER, noticed, NEW)["run_id"] == first
+    assert run_to_trigger(warehouse, CLUSTER, DAG_ID, noticed, NEW)[0] == first
     with pytest.raises(AirflowSkipException, match="is what run 2 measured"):
         changed_since(warehouse, CLUSTER, NEW)
 
@@ -97,15 +96,15 @@ def test_a_night_that_measures_the_change_during_the_wait_does_not_take_the_plac
 def test_a_change_that_is_taken_back_during_the_wait_is_not_measured(warehouse):
     noticed = night(warehouse, 0, OLD)
     with pytest.raises(AirflowSkipException, match=f"again what run {noticed} measured"):
-        run_to_trigger(warehouse, CLUSTER, noticed, OLD)
+        run_to_trigger(warehouse, CLUSTER, DAG_ID, noticed, OLD)
 
 
 def test_a_change_that_comes_again_is_a_new_one(warehouse):
     night(warehouse, 0, OLD)
     first = looked(warehouse, NEW)
-    night(warehouse, 1, NEW, run_id=first, dag_id=BENCHMARK_DAG)
+    night(warehouse, 1, NEW, run_id=first, dag_id=DAG_ID)
     back = looked(warehouse, OLD)
-    night(warehouse, 2, OLD, run_id=back, dag_id=BENCHMARK_DAG)
+    night(warehouse, 2, OLD, run_id=back, dag_id=DAG_ID)
     again = looked(warehouse, NEW)
     assert len({first, back, again}) == 3
 
@@ -113,9 +112,18 @@ def test_a_change_that_comes_again_is_a_new_one(warehouse):
 def test_an_upgrade_that_failed_and_was_taken_back_is_tried_again_after_the_next_night(warehouse):
     night(warehouse, 0, OLD)
     first = looked(warehouse, NEW)
-    night(warehouse, 1, NEW, status="failed", run_id=first, dag_id=BENCHMARK_DAG)
+    night(warehouse, 1, NEW, status="failed", run_id=first, dag_id=DAG_ID)
     night(warehouse, 2, OLD)
     assert looked(warehouse, NEW) != first
+
+
+def test_a_cluster_is_measured_by_its_own_dag(monkeypatch):
+    monkeypatch.setenv("BIGTCP_BENCH_CLUSTERS", "prod,stage-2")
+    made = [
+        UpgradeWatchOperator(task_id="watch_cilium", kubernetes_conn_id=name).benchmark
+        for name in ("prod", "stage-2")
+    ]
+    assert made == ["bigtcp_benchmark", "bigtcp_benchmark_stage-2"]
 
 
 def test_clusters_are_kept_apart(warehouse):

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: The DAG that an upgrade starts, and the plan that it is measured with.
-BENCHMARK_DAG = "bigtcp_benchmark"
+#: The plan that a change is measured with.
 UPGRADE_PLAN = "upgrade"
 
 #: The benchmark switches these itself, and spells them out in both arms: they are no difference between two runs.

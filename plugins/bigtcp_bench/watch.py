@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from bigtcp_bench import connections
+from bigtcp_bench import clusters, connections
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.progress import say
-from bigtcp_bench.upgrade import BENCHMARK_DAG, UPGRADE_PLAN, Fingerprint, note, run_id
+from bigtcp_bench.upgrade import UPGRADE_PLAN, Fingerprint, note, run_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -38,7 +38,7 @@ class UpgradeWatchOperator(BaseOperator):
     :param patience_s: seconds after which the next watch takes over.
     """
 
-    template_fields = ("kubernetes_conn_id", "settle_s")
+    template_fields = ("settle_s",)
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class UpgradeWatchOperator(BaseOperator):
         patience_s: float = PATIENCE_S,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(multiple_outputs=True, **kwargs)
         self.kubernetes_conn_id = kubernetes_conn_id
         self.settle_s = settle_s
         self.patience_s = patience_s
@@ -65,8 +65,8 @@ class UpgradeWatchOperator(BaseOperator):
             noticed = changed_since(warehouse, connections.cluster_name(self.kubernetes_conn_id), live)
         except BenchError as error:
             raise AirflowFailException(str(error)) from error
-        if context["ti"].get_dag(BENCHMARK_DAG).is_paused:
-            raise AirflowSkipException(f"the DAG {BENCHMARK_DAG} is paused; the change waits until it is not")
+        if context["ti"].get_dag(self.benchmark).is_paused:
+            raise AirflowSkipException(f"the DAG {self.benchmark} is paused; the change waits until it is not")
         settle_s = float(self.settle_s)
         self.defer(
             trigger=CiliumRolloutTrigger(
@@ -88,10 +88,19 @@ class UpgradeWatchOperator(BaseOperator):
         live = Fingerprint(event["image"], event["config"])
         cluster = connections.cluster_name(self.kubernetes_conn_id)
         try:
-            wanted = run_to_trigger(connections.warehouse(), cluster, int(event["noticed"]), live)
+            name, why = run_to_trigger(
+                connections.warehouse(), cluster, self.benchmark, int(event["noticed"]), live
+            )
         except BenchError as error:
             raise AirflowFailException(str(error)) from error
-        return {**wanted, "conf": {**wanted["conf"], "kubernetes_conn_id": self.kubernetes_conn_id}}
+        say(why)
+        conf = {"plan": UPGRADE_PLAN, "note": why, "kubernetes_conn_id": self.kubernetes_conn_id}
+        return {"run_id": name, "conf": conf}
+
+    @property
+    def benchmark(self) -> str:
+        """Return the id of the DAG that measures the cluster."""
+        return clusters.dag_id_of(self.kubernetes_conn_id)
 
 
 def changed_since(warehouse: Warehouse, cluster: str, live: Fingerprint) -> int:
@@ -108,11 +117,14 @@ def changed_since(warehouse: Warehouse, cluster: str, live: Fingerprint) -> int:
     return last.number
 
 
-def run_to_trigger(warehouse: Warehouse, cluster: str, noticed: int, live: Fingerprint) -> dict[str, Any]:
-    """Return id and params of the run that measures ``live``; skips the task if that is not needed (any more).
+def run_to_trigger(
+    warehouse: Warehouse, cluster: str, dag_id: str, noticed: int, live: Fingerprint
+) -> tuple[str, str]:
+    """Return the id of the run of DAG ``dag_id`` that measures ``live``, and why it is started.
 
-    ``noticed`` is the run that the cluster was seen to differ from. The one to compare with is looked up again:
-    another run may have ended since, of the Cilium before or already of the new one.
+    Skips the task if that is not needed (any more). ``noticed`` is the run that the cluster was seen to differ
+    from. The one to compare with is looked up again: another run may have ended since, of the Cilium before or
+    already of the new one.
     """
     from bigtcp_bench.warehouse.cilium_runs import newest
 
@@ -123,8 +135,6 @@ def run_to_trigger(warehouse: Warehouse, cluster: str, noticed: int, live: Finge
     if before is None:
         raise AirflowSkipException(f"no valid run of {cluster} that a change could be measured against")
     name = run_id(cluster, before.key, live)
-    if warehouse.find_run(cluster, BENCHMARK_DAG, name) is not None:
+    if warehouse.find_run(cluster, dag_id, name) is not None:
         raise AirflowSkipException(f"run {name} has been started already")
-    why = note(before.number, before.fingerprint.differences(live))
-    say(why)
-    return {"run_id": name, "conf": {"plan": UPGRADE_PLAN, "note": why}}
+    return name, note(before.number, before.fingerprint.differences(live))
