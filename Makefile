@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo test lint bench up down lock clean
+.PHONY: help install demo kind-demo test lint bench up down lock clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: ## Create .venv with the pinned packages, and install missing system packages
 	@scripts/install run
 
 demo: install  ## Run the comparison once on a one-machine cluster and print the result
 	@$(BIN)/bigtcp-bench demo
+
+kind-demo: install  ## Run it once on real Cilium in a kind cluster (needs Docker, kind, kubectl, helm)
+	@scripts/kind-demo
 
 test: ## Lint, type check and run every test, the end-to-end run included
 	@scripts/install test

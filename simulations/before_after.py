@@ -54,7 +54,7 @@ def main() -> None:
         [world, *(f"{coverage(world, count, options.series, options.seed):.3f}" for count in counts)]
         for world in WORLDS
     ]
-    replace_section("before and after", table(["runs differ by", *(f"{count} runs" for count in counts)], rows))
+    replace_section("before-after", table(["runs differ by", *(f"{count} runs" for count in counts)], rows))
 
 
 if __name__ == "__main__":
