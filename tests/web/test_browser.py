@@ -1,0 +1,437 @@
+"""The pages in a real browser, within a real Airflow: every page and control, by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Download,
+    Frame,
+    Page,
+    expect,
+    sync_playwright,
+)
+
+from bigtcp_bench.report import links
+from bigtcp_bench.warehouse import incidents
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.web.airflow_server import AirflowServer, RunningServer
+from tests.web.history import CLUSTER, DAG_ID, LAB, NIGHTS, fill
+
+pytestmark = pytest.mark.browser
+
+SCREENSHOTS = Path(__file__).resolve().parents[2] / ".bigtcp" / "screenshots"
+RUN_ID = "browser__2026-03-01T02:00:00+00:00"
+PAGES = (
+    "overview",
+    "trend?scenario=ipv6-stream-1",
+    "runs",
+    f"run/{NIGHTS}",
+    f"run/{NIGHTS + 2}",
+    f"compare?a={NIGHTS - 1}&b={NIGHTS}",
+    f"compare?cluster={CLUSTER}&before=1.18.1&after=1.18.3",
+    "incidents",
+    "incidents/2",
+    "incidents/3",
+)
+DARK, LIGHT = "rgb(20, 24, 31)", "rgb(255, 255, 255)"
+NAVIGATION = ("Overview", "Trend", "Runs", "Compare", "Incidents")
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """Return the warehouse behind the pages; Airflow knows its newest run."""
+    filled = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('browser')}/warehouse.db")
+    filled.migrate()
+    fill(filled)
+    with filled.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE bigtcp_run SET run_id = ? WHERE id = ?", (RUN_ID, NIGHTS))
+    return filled
+
+
+@pytest.fixture(scope="module")
+def airflow(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowServer]:
+    file = Path(str(warehouse.engine.url.database))
+    with RunningServer(tmp_path_factory.mktemp("airflow"), file) as server:
+        run = {"dag_run_id": RUN_ID, "logical_date": None}
+        server.call("ada", f"/api/v2/dags/{DAG_ID}/dagRuns", run)
+        yield server
+
+
+# Playwright keeps an event loop running as long as it lives, which other modules' tests must not find.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Root may not use Chromium's own sandbox.
+        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def user(airflow: AirflowServer, browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Return a function that opens a page for a user of Airflow. What goes wrong in any of them fails the test."""
+    contexts: list[BrowserContext] = []
+    troubles: list[str] = []
+
+    def complain(said: ConsoleMessage) -> None:
+        # Airflow's own interface has complaints of its own.
+        if said.type == "error" and links.URL_PREFIX in said.location["url"]:
+            troubles.append(said.text)
+
+    def open_page(
+        name: str | None = "vera", *, width: int = 1280, height: int = 900, careful: bool = True
+    ) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, base_url=airflow.url)
+        contexts.append(context)
+        context.set_default_timeout(20_000)
+        if name is not None:
+            context.add_cookies([{"name": "_token", "value": airflow.token(name), "url": airflow.url}])
+        page = context.new_page()
+        if careful:
+            page.on("pageerror", lambda error: troubles.append(str(error)))
+            page.on("console", complain)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def framed(page: Page) -> Frame:
+    """Return the frame of the pages within Airflow, once its content is there."""
+    element = page.wait_for_selector("iframe")
+    frame = element.content_frame()
+    frame.wait_for_selector("h1")
+    return frame
+
+
+def direct(page: Page, path: str) -> Page:
+    """Open one of the pages without Airflow around it, and every chart on it."""
+    page.goto(f"{links.URL_PREFIX}/{path}")
+    draw_all(page)
+    return page
+
+
+def draw_all(where: Page | Frame) -> None:
+    """Scroll to every chart, so that it is fetched, and wait until it is drawn."""
+    for place in where.locator("figure").all():
+        place.scroll_into_view_if_needed()
+        place.locator("svg.marks").wait_for()
+    expect(where.locator("figure.remote")).to_have_count(0)
+
+
+def picture(page: Page, name: str, *, full: bool = True) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("window.scrollTo(0, 0)")
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=full)
+
+
+def content(download: Download) -> bytes:
+    return Path(download.path()).read_bytes()
+
+
+def test_from_the_login_through_the_navigation_to_every_page(airflow, user):
+    # Before the login Airflow's own pages are refused what they ask for.
+    page = user(None, careful=False)
+    page.goto("/")
+    page.fill("input[name=username]", "vera")
+    page.fill("input[name=password]", airflow.password("vera"))
+    page.click("button[type=submit]")
+    page.get_by_role("button", name="Browse").click()
+    page.get_by_role("menuitem", name="BIG TCP").click()
+    frame = framed(page)
+    expect(frame.locator("h1")).to_have_text("Overview")
+    draw_all(frame)
+    picture(page, "airflow-overview", full=False)
+    for name in NAVIGATION:
+        frame.get_by_role("link", name=name, exact=True).first.click()
+        expect(frame.locator("h1")).to_have_text(name)
+        expect(frame.locator("nav [aria-current=page]")).to_have_text(name)
+        # The address can be shared: it leads back here.
+        expect(page).to_have_url(re.compile(f"/plugin/bigtcp/bigtcp-bench/{name.lower()}$"))
+    page.reload()
+    expect(framed(page).locator("h1")).to_have_text("Incidents")
+
+
+def test_every_page_is_drawn_without_a_complaint_of_the_browser(user):
+    page = user()
+    for number, path in enumerate(PAGES, 1):
+        direct(page, path)
+        picture(page, f"{number:02}-{re.split('[/?]', path)[0]}")
+
+
+def test_the_policy_stops_injected_scripts(user):
+    page = direct(user(careful=False), "incidents")
+    ran = page.evaluate(
+        "() => { const one = document.createElement('script'); one.textContent = 'window.ran = true';"
+        " document.body.append(one); return window.ran === true; }"
+    )
+    assert not ran
+
+
+def test_overview_leads_on(user):
+    page = direct(user(), "overview")
+    card = page.locator("section", has=page.get_by_role("heading", name=CLUSTER))
+    expect(card).to_contain_text("1 not acknowledged")
+    expect(card).to_contain_text("none planned: the DAG is paused")
+    card.get_by_text("The same as a table").click()
+    expect(card.get_by_role("row", name="ipv6-stream-1")).to_contain_text("faster")
+    card.get_by_role("link", name="ipv6-stream-1").click()
+    expect(page.locator("#scenario")).to_have_value("ipv6-stream-1")
+    page.go_back()
+    card.get_by_role("link", name="2 open").click()
+    expect(page.locator("#state")).to_have_value("open")
+    expect(page.locator("tbody tr")).to_have_count(2)
+
+
+def test_trend_shows_what_is_chosen_and_its_address_carries_it(user):
+    page = user()
+    page.goto("/plugin/bigtcp/bigtcp-bench/trend")
+    frame = framed(page)
+    expect(frame.locator("#cluster")).to_have_value(CLUSTER)
+    frame.select_option("#scenario", "ipv6-stream-1")
+    frame.select_option("#metric", "cpu_s_per_gb_sender")
+    frame.select_option("#version", "1.18.3")
+    frame.fill("#since", "2026-01-01")
+    frame.get_by_role("button", name="Show").click()
+    expect(page).to_have_url(re.compile("metric=cpu_s_per_gb_sender&since=2026-01-01.*version=1.18.3"))
+    expect(frame.locator("figcaption").first).to_contain_text("CPU seconds per gigabyte")
+    draw_all(frame)
+    rows = frame.locator("tbody tr").count()
+    with page.expect_download() as started:
+        frame.get_by_role("link", name="CSV of these").click()
+    lines = list(csv.DictReader(content(started.value).decode().splitlines()))
+    assert len(lines) == rows
+    assert {line["metric"] for line in lines} == {"cpu_s_per_gb_sender"}
+    assert started.value.suggested_filename.endswith(".csv")
+
+    shared = user("ada")
+    shared.goto(page.url)
+    again = framed(shared)
+    expect(again.locator("#metric")).to_have_value("cpu_s_per_gb_sender")
+    expect(again.locator("tbody tr")).to_have_count(rows)
+    again.select_option("#cluster", LAB)
+    again.get_by_role("button", name="Show").click()
+    expect(again.get_by_text("No valid night measured")).to_be_visible()
+
+
+def test_a_tooltip_tells_the_figures_of_a_night(user):
+    page = direct(user(), "trend?scenario=ipv6-stream-1")
+    page.locator("figure").first.locator("path[aria-roledescription=point]").nth(40).hover()
+    tooltip = page.locator("#vg-tooltip-element")
+    expect(tooltip).to_be_visible()
+    expect(tooltip).to_contain_text("Gbit/s")
+
+
+def test_the_run_is_a_tab_of_the_run_in_airflow_and_leads_back(user):
+    page = user(height=1400)
+    page.goto(links.run_url("", DAG_ID, RUN_ID))
+    frame = framed(page)
+    expect(frame.locator("h1")).to_have_text(f"Run {NIGHTS} of {CLUSTER}")
+    expect(frame.get_by_role("heading", name="Proof of effect")).to_be_visible()
+    draw_all(frame)
+    picture(page, "airflow-run", full=False)
+    with page.expect_download() as started:
+        frame.get_by_role("link", name="All 32 raw documents").click()
+    assert content(started.value).startswith(b"PK")
+    frame.get_by_text("Raw documents one by one").click()
+    with page.expect_download() as started:
+        frame.get_by_role("link", name="repetition, ipv6-rr").first.click()
+    assert content(started.value).startswith(b'{"block": 1')
+    # A frame may not navigate the page around it; the link must work all the same.
+    frame.get_by_role("link", name="This run in Airflow").click()
+    expect(page).to_have_url(re.compile(re.escape(links.airflow_run_url("", DAG_ID, RUN_ID)) + "$"))
+
+
+def test_a_task_links_to_the_page_of_its_run(user):
+    page = user()
+    page.goto(f"{links.airflow_run_url('', DAG_ID, RUN_ID)}/tasks/check_kernel/details")
+    page.get_by_role("link", name="BIG TCP comparison").click()
+    expect(framed(page).locator("h1")).to_have_text(f"Run {NIGHTS} of {CLUSTER}")
+
+
+def test_a_dag_has_the_trend_of_its_cluster_and_explains_itself(user):
+    page = user(careful=False)
+    page.goto(f"/dags/{DAG_ID}/plugin/{links.DAG_ROUTE}")
+    frame = framed(page)
+    expect(frame.locator("h1")).to_have_text("Trend")
+    expect(frame.locator("#cluster")).to_have_value(CLUSTER)
+    page.goto(f"/dags/bigtcp_restore/plugin/{links.DAG_ROUTE}")
+    expect(framed(page).get_by_text("has stored no run of the benchmark")).to_be_visible()
+
+
+def test_runs_are_filtered_and_two_of_them_compared(user):
+    page = direct(user(), "runs")
+    page.select_option("#cluster", CLUSTER)
+    page.select_option("#status", "invalid")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("tbody .status-word.invalid").first).to_be_visible()
+    assert page.locator("tbody .status-word:not(.invalid)").count() == 0
+    page.goto(f"{links.URL_PREFIX}/runs?cluster={CLUSTER}")
+    page.get_by_role("link", name="Older ones").click()
+    expect(page.locator("tbody th a").first).to_have_text(str(NIGHTS - 50))
+    page.go_back()
+    page.get_by_label(f"A is run {NIGHTS - 3}").check()
+    page.get_by_label(f"B is run {NIGHTS}").check()
+    page.get_by_role("button", name="Compare A with B").click()
+    expect(page.get_by_role("heading", name=f"Run {NIGHTS - 3} (A) and run {NIGHTS} (B)")).to_be_visible()
+    draw_all(page)
+    page.select_option("#before", "1.17.9")
+    page.select_option("#after", "1.18.1")
+    page.get_by_role("button", name="Compare versions").click()
+    expect(page.get_by_role("heading", name="Cilium 1.17.9 and 1.18.1")).to_be_visible()
+    page.get_by_text("All other figures").click()
+    expect(page.get_by_role("row", name="latency p99")).to_be_visible()
+
+
+def test_an_incident_is_acknowledged_with_the_keyboard_alone(user, warehouse):
+    reader = direct(user("vera"), "incidents/3")
+    expect(reader.get_by_text("which you do not have")).to_be_visible()
+    expect(reader.locator("textarea")).to_have_count(0)
+
+    page = user("ada")
+    page.goto("/plugin/bigtcp/bigtcp-bench/incidents")
+    frame = framed(page)
+    frame.locator("a.skip").focus()
+    press_until(frame, "3")
+    page.keyboard.press("Enter")
+    expect(frame.locator("h1")).to_have_text("Incident 3")
+    frame.locator("a.skip").focus()
+    press_until(frame, "", tag="TEXTAREA")
+    page.keyboard.type("the new driver <b>")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(frame.get_by_text("acknowledged by ada")).to_be_visible()
+    expect(frame.get_by_text("the new driver <b>")).to_be_visible()
+    found = incidents.get(warehouse, 3)
+    assert (found.acknowledged_by, found.acknowledged_note) == ("ada", "the new driver <b>")
+
+
+def press_until(frame: Frame, text: str, tag: str = "A", most: int = 60) -> None:
+    """Press Tab until the focused element is ``tag`` with ``text``; every stop on the way must be visible."""
+    for _ in range(most):
+        frame.page.keyboard.press("Tab")
+        found = frame.evaluate(
+            "() => { const one = document.activeElement, box = one.getBoundingClientRect();"
+            " return [one.tagName, one.textContent.trim(), box.width > 0 && box.height > 0,"
+            " getComputedStyle(one).outlineStyle]; }"
+        )
+        assert found[2], found
+        assert found[3] != "none", found
+        if found[:2] == [tag, text]:
+            return
+    raise AssertionError(f"no {tag} {text!r} within {most} stops")
+
+
+def test_the_skip_link_leads_to_the_content(user):
+    page = direct(user(), "runs")
+    page.keyboard.press("Tab")
+    expect(page.locator("a.skip")).to_be_focused()
+    expect(page.locator("a.skip")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#cluster")).to_be_focused()
+
+
+def test_every_control_and_every_region_has_a_name(user):
+    page = user()
+    for path in PAGES:
+        page.goto(f"{links.URL_PREFIX}/{path}")
+        nameless = page.evaluate(
+            "() => [...document.querySelectorAll('input, select, textarea, button, a, [role=region]')]"
+            ".filter((one) => !(one.labels?.length || one.textContent.trim() || one.ariaLabel))"
+            ".map((one) => one.outerHTML)"
+        )
+        assert nameless == [], path
+        assert page.locator("h1").count() == 1
+        assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_nothing_is_cut_off_on_a_narrow_screen(user):
+    page = user(width=400, height=800)
+    for number, path in enumerate(PAGES, 1):
+        direct(page, path)
+        widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert widths[0] <= widths[1], path
+        picture(page, f"narrow-{number:02}-{re.split('[/?]', path)[0]}")
+    page.goto("/plugin/bigtcp/bigtcp-bench/trend?scenario=ipv6-stream-1")
+    frame = framed(page)
+    draw_all(frame)
+    assert frame.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    picture(page, "airflow-narrow", full=False)
+
+
+def test_the_frame_is_as_dark_as_airflow(user):
+    page = user()
+    page.goto("/")
+    page.evaluate("localStorage.setItem('theme', 'dark')")
+    page.goto("/plugin/bigtcp/bigtcp-bench/trend?scenario=ipv6-stream-1")
+    frame = framed(page)
+    draw_all(frame)
+    expect(frame.locator("body")).to_have_css("background-color", DARK)
+    expect(frame.locator("figure text").first).to_have_css("fill", "rgb(230, 233, 238)")
+    picture(page, "airflow-dark", full=False)
+    page.goto(links.run_url("", DAG_ID, RUN_ID))
+    frame = framed(page)
+    draw_all(frame)
+    picture(page, "airflow-run-dark", full=False)
+    page.evaluate("document.documentElement.classList.remove('dark')")
+    expect(frame.locator("body")).to_have_css("background-color", LIGHT)
+
+
+def test_without_airflow_around_it_the_browsers_setting_counts(user):
+    page = user()
+    page.emulate_media(color_scheme="dark")
+    direct(page, "overview")
+    expect(page.locator("body")).to_have_css("background-color", DARK)
+    page.emulate_media(color_scheme="light")
+    expect(page.locator("body")).to_have_css("background-color", LIGHT)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"), [("mallory", 403, "Not allowed"), (None, 401, "Not logged in")]
+)
+def test_who_may_not_sees_nothing(user, name, status, words):
+    page = user(name, careful=False)
+    answer = page.goto(f"{links.URL_PREFIX}/overview")
+    assert answer.status == status
+    expect(page.locator("h1")).to_have_text(words)
+    assert CLUSTER not in page.content()
+    picture(page, f"refused-{status}")
+    for path in (*PAGES, "trend.csv", "chart/trend.json", "docs", "openapi.json", "static/x/pages.css"):
+        assert page.request.get(f"{links.URL_PREFIX}/{path}").status == status, path
+
+
+def test_a_chart_that_cannot_be_loaded_says_so_and_can_be_asked_for_again(user):
+    page = user(careful=False)
+    page.route("**/chart/**", lambda route: route.fulfill(status=503, json={"detail": "The warehouse is away."}))
+    page.goto(f"{links.URL_PREFIX}/trend")
+    figure = page.locator("figure").first
+    expect(figure).to_contain_text("The chart could not be loaded: The warehouse is away.")
+    page.unroute("**/chart/**")
+    figure.get_by_role("button", name="Try again").click()
+    figure.locator("svg.marks").wait_for()
+
+
+def test_who_is_no_longer_logged_in_is_led_to_the_login(user):
+    page = user(careful=False)
+    page.goto("/plugin/bigtcp/bigtcp-bench/trend")
+    frame = framed(page)
+    draw_all(frame)
+    page.route("**/chart/trend.json*", lambda route: route.fulfill(status=401, json={"detail": "Not logged in"}))
+    frame.get_by_role("button", name="Show").click()
+    button = frame.get_by_role("button", name="Log in").first
+    expect(frame.get_by_text("You are no longer logged in to Airflow.")).to_be_visible()
+    page.context.clear_cookies()
+    button.click()
+    page.wait_for_url("**/auth/login*")
