@@ -129,10 +129,11 @@ def draw_all(where: Page | Frame) -> None:
     expect(where.locator("figure.remote")).to_have_count(0)
 
 
-def picture(page: Page, name: str, *, full: bool = True) -> None:
+def picture(page: Page, name: str, frame: Frame | None = None) -> None:
+    """Keep a picture of a whole page, or of what is seen of Airflow with the top of its frame."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.evaluate("window.scrollTo(0, 0)")
-    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=full)
+    (frame or page).evaluate("window.scrollTo(0, 0)")
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=frame is None)
 
 
 def content(download: Download) -> bytes:
@@ -151,7 +152,7 @@ def test_from_the_login_through_the_navigation_to_every_page(airflow, user):
     frame = framed(page)
     expect(frame.locator("h1")).to_have_text("Overview")
     draw_all(frame)
-    picture(page, "airflow-overview", full=False)
+    picture(page, "airflow-overview", frame)
     for name in NAVIGATION:
         frame.get_by_role("link", name=name, exact=True).first.click()
         expect(frame.locator("h1")).to_have_text(name)
@@ -239,7 +240,7 @@ def test_the_run_is_a_tab_of_the_run_in_airflow_and_leads_back(user):
     expect(frame.locator("h1")).to_have_text(f"Run {NIGHTS} of {CLUSTER}")
     expect(frame.get_by_role("heading", name="Proof of effect")).to_be_visible()
     draw_all(frame)
-    picture(page, "airflow-run", full=False)
+    picture(page, "airflow-run", frame)
     with page.expect_download() as started:
         frame.get_by_role("link", name="All 32 raw documents").click()
     assert content(started.value).startswith(b"PK")
@@ -368,7 +369,7 @@ def test_nothing_is_cut_off_on_a_narrow_screen(user):
     frame = framed(page)
     draw_all(frame)
     assert frame.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    picture(page, "airflow-narrow", full=False)
+    picture(page, "airflow-narrow", frame)
 
 
 def test_the_frame_is_as_dark_as_airflow(user):
@@ -380,11 +381,11 @@ def test_the_frame_is_as_dark_as_airflow(user):
     draw_all(frame)
     expect(frame.locator("body")).to_have_css("background-color", DARK)
     expect(frame.locator("figure text").first).to_have_css("fill", "rgb(230, 233, 238)")
-    picture(page, "airflow-dark", full=False)
+    picture(page, "airflow-dark", frame)
     page.goto(links.run_url("", DAG_ID, RUN_ID))
     frame = framed(page)
     draw_all(frame)
-    picture(page, "airflow-run-dark", full=False)
+    picture(page, "airflow-run-dark", frame)
     page.evaluate("document.documentElement.classList.remove('dark')")
     expect(frame.locator("body")).to_have_css("background-color", LIGHT)
 

@@ -68,7 +68,8 @@
     if (title) {
       const small = document.createElement("small");
       small.textContent = words(title.subtitle ?? "");
-      caption.replaceChildren(words(title.text ?? title), ...(small.textContent ? [small] : []));
+      const of = figure.dataset.of ? `${figure.dataset.of}: ` : "";
+      caption.replaceChildren(of + words(title.text ?? title), ...(small.textContent ? [small] : []));
     }
     const data = document.createElement("script");
     data.type = "application/json";
