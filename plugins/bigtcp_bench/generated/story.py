@@ -31,16 +31,19 @@ _STILL_SLOW_FACTOR = 0.91
 #: Both arms get slower, very slowly.
 _DRIFT_PER_NIGHT = -0.00006
 
-_AA_NIGHTS = 60
+#: Every so many nights there is an A/A run instead, the first one in this night.
+_AA_NIGHTS, _FIRST_AA_NIGHT = 60, 44
+#: How often a night is bad for no reason that anybody finds.
 _BAD_NIGHT = 0.012
-_FATES: dict[Fate, float] = {
-    "missed": 0.006,
-    "unproven": 0.006,
-    "other_machine": 0.004,
-    "lossy": 0.006,
-    "failed": 0.008,
+#: The nights that end in another way than usual, as shares of the history.
+_FATES: dict[Fate, tuple[float, ...]] = {
+    "missed": (0.18, 0.52, 0.76),
+    "unproven": (0.13, 0.66),
+    "other_machine": (0.31,),
+    "lossy": (0.27, 0.88),
+    "failed": (0.09, 0.40, 0.985),
+    "unrestored": (0.57,),
 }
-_UNRESTORED = 0.57
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,9 @@ class NightStory:
 def stories(nights: int, seed: int) -> list[NightStory]:
     """Return what happens in ``nights`` nights; the same ``seed`` tells the same story."""
     random = np.random.default_rng([seed, nights])
-    unrestored = int(_UNRESTORED * nights)
+    fates = {int(place * nights): fate for fate, places in _FATES.items() for place in places}
     told = []
     for number in range(nights):
-        fate = _fate(number, nights, random)
         place = number / nights
         cilium, kernel = _in_force(_CILIUM, place), _in_force(_KERNELS, place)
         platform = float(np.exp(_DRIFT_PER_NIGHT * number))
@@ -76,7 +78,7 @@ def stories(nights: int, seed: int) -> list[NightStory]:
         told.append(
             NightStory(
                 number=number,
-                fate="unrestored" if number == unrestored else fate,
+                fate=_fate(number, nights, fates),
                 cilium=cilium,
                 kernel=kernel,
                 platform=platform,
@@ -90,18 +92,13 @@ def stories(nights: int, seed: int) -> list[NightStory]:
     return told
 
 
-def _fate(number: int, nights: int, random: np.random.Generator) -> Fate:
-    drawn = random.random()
-    if number == nights - 1:
-        # What is looked at first should have something to show.
+def _fate(number: int, nights: int, fates: Mapping[int, Fate]) -> Fate:
+    # What is looked at first should have something to show.
+    if number in (0, nights - 1):
         return "ordinary"
-    if number % _AA_NIGHTS == _AA_NIGHTS - 1:
+    if number % _AA_NIGHTS == _FIRST_AA_NIGHT:
         return "aa"
-    for fate, share in _FATES.items():
-        if drawn < share:
-            return fate
-        drawn -= share
-    return "ordinary"
+    return fates.get(number, "ordinary")
 
 
 def _in_force(timeline: tuple[tuple[float, str], ...], place: float) -> str:

@@ -1,0 +1,75 @@
+"""Generated nights go the way of measured ones: stored, judged, with incidents; and each says what it is."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from bigtcp_bench.cli import main
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.generated.history import write_history
+from bigtcp_bench.report.view import RunView
+from bigtcp_bench.warehouse.queries import trend
+from bigtcp_bench.warehouse.store import Warehouse
+
+NIGHTS = 60
+LAST = date(2026, 11, 23)
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    warehouse = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('history')}/warehouse.db")
+    warehouse.migrate()
+    write_history(warehouse, NIGHTS, last_night=LAST, scenarios=("ipv4-stream-1", "ipv6-stream-1"))
+    return warehouse
+
+
+def test_every_run_says_that_it_was_generated(history):
+    for number in (1, NIGHTS // 2):
+        assert RunView.from_warehouse(history, number).generated
+
+
+def test_the_last_night_is_the_one_asked_for(history):
+    runs = history.runs_frame(limit=500)
+    assert runs["started_at"].iloc[0].date() == LAST
+    assert len(runs) <= NIGHTS
+    assert runs["status"].value_counts().to_dict().keys() == {"valid", "invalid", "failed"}
+
+
+def test_the_detector_finds_what_the_story_tells(history):
+    found = trend(history, "incident_history", since="2026-01-01", until="2027-01-01")
+    big_tcp = found[found["attribution"] == "big-tcp"].sort_values("changed_on")
+    assert big_tcp["state"].tolist() == ["recovered", "regression"]
+    assert [text.split(",") for text in big_tcp["scenarios"]] == [["ipv6-stream-1"], ["ipv4-stream-1"]]
+
+
+def test_a_restore_was_not_verified_once(history):
+    runs = history.runs_frame(limit=500)
+    failed = runs[runs["reasons"].map(lambda reasons: "restore_config" in " ".join(reasons))]
+    (number,) = failed["id"]
+    view = RunView.from_warehouse(history, int(number))
+    assert view.restore_failed
+    assert view.status == "failed"
+    assert view.comparisons
+
+
+def test_an_a_a_run_measured_noise(history):
+    assert not history.noise_frame("demo-1").empty
+
+
+def test_a_cluster_is_written_only_once(history):
+    with pytest.raises(InvalidInput, match="has runs of cluster demo-1"):
+        write_history(history, 1)
+
+
+def test_numbers_must_be_positive(history):
+    with pytest.raises(InvalidInput, match="nights = 0: must be 1 or more"):
+        write_history(history, 0)
+
+
+def test_the_command_creates_the_tables(tmp_path, capsys):
+    url = f"sqlite:///{tmp_path}/warehouse.db"
+    assert main(["demo-history", "--nights", "1", "--clusters", "2", "--warehouse", url]) == 0
+    assert "wrote 2 generated runs of demo-1, demo-2" in capsys.readouterr().out
+    assert Warehouse(url).clusters() == ["demo-1", "demo-2"]

@@ -1,0 +1,222 @@
+"""A run as HTML says everything, escapes everything, and asks for nothing from anywhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markupsafe import Markup
+from playwright.sync_api import Browser, sync_playwright
+
+from bigtcp_bench.cli import main
+from bigtcp_bench.generated.history import write_history
+from bigtcp_bench.report import vega
+from bigtcp_bench.report.detail import RunDetail
+from bigtcp_bench.report.html import report_file, run_body
+from bigtcp_bench.report.run_charts import run_charts
+from bigtcp_bench.report.view import RestoreView, RunView
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.report.views import run_view
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """Two generated nights, the second of which is valid, and a run that has only begun."""
+    found = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('report')}/warehouse.db")
+    found.migrate()
+    write_history(found, 2, last_night=date(2026, 11, 23))
+    found.start_run({"cluster": "lab", "dag_id": "bigtcp_benchmark", "run_id": "begun"})
+    return found
+
+
+@pytest.fixture(scope="module")
+def view(warehouse: Warehouse) -> RunView:
+    return RunView.from_warehouse(warehouse, 2)
+
+
+@pytest.fixture(scope="module")
+def detail(warehouse: Warehouse) -> RunDetail:
+    return RunDetail.from_warehouse(warehouse, 2)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+def names_only(chart: Any) -> Markup:
+    return Markup("<i>{}</i>").format(chart.name)
+
+
+def body(view: RunView, detail: RunDetail) -> str:
+    return str(run_body(view, detail, names_only))
+
+
+def test_the_body_has_every_section(view, detail):
+    text = body(view, detail)
+    headings = re.findall(r'<h2 id="([a-z]+)"', text)
+    assert headings == [
+        "comparison",
+        "history",
+        "effect",
+        "validity",
+        "repetitions",
+        "cost",
+        "restore",
+        "conditions",
+        "counters",
+    ]
+    assert re.findall(r"<i>(.*?)</i>", text) == list(run_charts(view, detail.results))
+    assert "proven" in text
+    assert "196,608 B" in text
+    assert "block 2, on" in text
+
+
+def test_generated_figures_say_so_first(view, detail):
+    text = body(view, detail)
+    assert text.index("Generated, not measured.") < text.index("<h2")
+    assert "GENERATED, NOT MEASURED" in text
+    assert "Generated, not measured" not in body(run_view(generated=False), detail)
+
+
+def test_an_emulated_cluster_says_so(detail):
+    assert "Emulated cluster." in body(run_view(emulated=True), detail)
+
+
+def test_a_restore_that_was_not_verified_is_loud(detail):
+    text = body(run_view(restore=RestoreView("not_verified", "the agent is away")), detail)
+    assert re.search(r'class="headline loud"><strong>lab: RESTORE NOT VERIFIED: the agent is away', text)
+
+
+def test_reasons_stand_before_the_figures(detail):
+    text = body(run_view(status="invalid", reasons=("too much drift", "the control is off")), detail)
+    assert text.index("too much drift") < text.index('id="comparison"')
+    assert "may not be judged for the reasons above" in text
+
+
+def test_a_run_that_has_only_begun_has_a_body(warehouse):
+    text = body(RunView.from_warehouse(warehouse, 3), RunDetail.from_warehouse(warehouse, 3))
+    assert "the run has not ended" in text
+    assert re.findall(r'<h2 id="([a-z]+)"', text) == ["validity", "restore", "conditions"]
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_whatever_the_warehouse_holds_is_escaped(view, detail):
+    hostile = run_view(
+        cluster=HOSTILE,
+        run_id=HOSTILE,
+        note=HOSTILE,
+        status="failed",
+        reasons=(HOSTILE, HOSTILE + "2"),
+        restore=RestoreView("not_verified", HOSTILE),
+        plan_name=HOSTILE,
+    )
+    tags = _Tags()
+    tags.feed(report_file(hostile, replace(detail, results=detail.results.iloc[:0])))
+    assert "img" not in {tag for tag, _ in tags.found}
+    assert not [attrs for _, attrs in tags.found if any(name.startswith("on") for name in attrs)]
+    own = [attrs for tag, attrs in tags.found if tag == "script" and attrs.get("type") != "application/json"]
+    assert len(own) == 2
+
+
+def test_a_chart_cannot_end_its_element(view):
+    class Hostile:
+        def to_dict(self) -> dict[str, Any]:
+            return {"title": {"text": HOSTILE}, "description": "</script>" + HOSTILE}
+
+    element = str(vega.figure(Hostile()))  # type: ignore[arg-type]
+    assert element.count("</script") == 1
+    assert "<img" not in element
+
+
+def test_the_file_asks_for_nothing_else(view, detail):
+    text = report_file(view, detail)
+    tags = _Tags()
+    tags.feed(text)
+    assert not [attrs for _, attrs in tags.found if attrs.get("src")]
+    assert not [attrs for tag, attrs in tags.found if tag == "link"]
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+
+
+def test_the_script_is_made_once_and_can_stand_inline():
+    script = vega.javascript()
+    assert vega.javascript() is script
+    assert "</script" not in script
+    assert "drawCharts" in script
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (400, "light")])
+def test_a_browser_shows_the_file(browser, view, detail, tmp_path, width, scheme):
+    path = tmp_path / "run.html"
+    path.write_text(report_file(view, detail), encoding="utf-8")
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    troubles: list[str] = []
+    page.on("console", lambda said: troubles.append(said.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on(
+        "request", lambda request: troubles.append(request.url) if not request.url.startswith("file:") else None
+    )
+    page.goto(path.as_uri())
+    charts = run_charts(view, detail.results)
+    page.wait_for_function(f"document.querySelectorAll('figure.chart svg').length === {len(charts)}")
+    assert troubles == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    ink = page.evaluate("getComputedStyle(document.querySelector('figure.chart svg text')).fill")
+    red = int(re.findall(r"\d+", ink)[0])
+    assert red > 200 if scheme == "dark" else red < 60
+    # A screen reader is told what the chart shows.
+    assert "throughput: +" in page.locator("figure.chart >> nth=0").locator("[aria-label]").first.get_attribute(
+        "aria-label"
+    )
+    page.locator("figure.chart >> nth=0").locator("g.mark-symbol path").nth(1).hover()
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "on against off" in tooltip.inner_text()
+    context.close()
+
+
+def test_the_command_writes_the_file(warehouse, tmp_path, capsys):
+    path = tmp_path / "run.html"
+    assert main(["report", "2", "--output", str(path), "--warehouse", warehouse.url]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    assert "run 2 of demo-1" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["99"], "run 99 is not in the warehouse"),
+        (["2", "--output", "/nowhere/run.html"], "/nowhere/run.html cannot be written: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_written_is_one_sentence(warehouse, capsys, arguments, sentence):
+    assert main(["report", *arguments, "--warehouse", warehouse.url]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_without_a_number_it_is_the_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warehouse: Warehouse
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "--warehouse", warehouse.url]) == 0
+    assert (tmp_path / "bigtcp-run-3.html").is_file()
