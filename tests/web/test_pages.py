@@ -119,6 +119,10 @@ def test_next_runs_survive_a_database_that_does_not_answer(monkeypatch):
     assert airflow_facts.next_runs([DAG_ID])[DAG_ID].reason == "Airflow's database does not say"
 
 
+def test_the_bare_address_leads_to_the_overview(reader):
+    assert reader.get("").headers["location"] == "/bigtcp-bench/overview"
+
+
 def test_runs_are_listed_in_pages(reader):
     numbers = []
     path = f"runs?cluster={CLUSTER}"
@@ -322,6 +326,9 @@ def test_static_files_are_kept_for_good_under_an_address_of_their_own(reader):
             422,
             "since (2026-02-01) must not be after until (2026-01-01)",
         ),
+        ("trend?until=9999-12-31", 422, "until = '9999-12-31': input should be less than or equal to 2100-01-01"),
+        ("trend?since=0001-01-01", 422, "greater than or equal to 2000-01-01"),
+        ("trend?scenario=%00", 422, "scenario = '\\x00': must not hold control characters"),
         (f"trend?scenario={'x' * 300}", 422, "scenario = 'xxx"),
         ("trend?cluster=nowhere", 404, "no runs of cluster 'nowhere' that you may read; known are: lab, prod-eu"),
         ("runs?status=odd", 422, "status = 'odd': must be one of running, valid, invalid, failed"),

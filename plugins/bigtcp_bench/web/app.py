@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
@@ -15,7 +15,7 @@ from bigtcp_bench.errors import BenchError, InvalidInput
 from bigtcp_bench.web import compare, downloads, incidents, one_run, overview, runs, static_files, trend
 from bigtcp_bench.web.access import AccessDep, access_of
 from bigtcp_bench.web.params import sentence_of
-from bigtcp_bench.web.rendering import HEADERS, message
+from bigtcp_bench.web.rendering import HEADERS, Site, message
 
 _TITLES = {
     400: "That cannot be shown",
@@ -43,6 +43,11 @@ def build_app() -> FastAPI:
     )
     for module in (overview, trend, runs, one_run, downloads, compare, incidents, static_files):
         app.include_router(module.router)
+
+    @app.get("/")
+    def start(request: Request) -> Response:
+        """Lead to the first page."""
+        return RedirectResponse(Site(request.scope["root_path"]).url("overview"), status_code=302)
 
     @app.get("/{path:path}")
     def nothing_here(access: AccessDep, path: str) -> Response:

@@ -7,7 +7,15 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from bigtcp_bench.metrics import METRICS
 from bigtcp_bench.warehouse.queries import DEFAULT_PERIOD
@@ -21,12 +29,20 @@ def _none_if_empty(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _without_control_characters(value: str) -> str:
+    # A zero byte would be an error of PostgreSQL's, and none of them is in any name.
+    if not value.isprintable():
+        raise ValueError("must not hold control characters")
+    return value
+
+
 #: Names and texts out of the warehouse; which of them exist is asked there.
-Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=253), AfterValidator(_without_control_characters)]
+Day = Annotated[date, Field(ge=date(2000, 1, 1), le=date(2100, 1, 1))]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
 OptionalName = Annotated[Name | None, BeforeValidator(_none_if_empty)]
 OptionalNumber = Annotated[Number | None, BeforeValidator(_none_if_empty)]
-OptionalDate = Annotated[date | None, BeforeValidator(_none_if_empty)]
+OptionalDate = Annotated[Day | None, BeforeValidator(_none_if_empty)]
 
 
 class _Choice(BaseModel):
@@ -118,7 +134,7 @@ class DocumentChoice(_Choice):
     block: Annotated[int, Field(ge=1, le=1000)]
     generation: Annotated[int, Field(ge=0, le=1000)]
     kind: Name
-    scenario: Annotated[str, StringConstraints(max_length=253)] = ""
+    scenario: Annotated[str, StringConstraints(max_length=253), AfterValidator(_without_control_characters)] = ""
     repetition: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
