@@ -147,6 +147,7 @@ def _interrupted(process: subprocess.Popen[str], lines: IO[str], log: IO[str], s
 
 
 def _report(airflow: LocalAirflow, started: float) -> int:
+    from bigtcp_bench.report.html import write_report
     from bigtcp_bench.report.summary import print_summary
     from bigtcp_bench.report.view import RunView
     from bigtcp_bench.warehouse.store import Warehouse
@@ -155,7 +156,8 @@ def _report(airflow: LocalAirflow, started: float) -> int:
     runs = warehouse.runs_frame(limit=1)
     if runs.empty:
         raise BenchError(f"the run ended before it stored anything; see {airflow.home / 'demo.log'}")
-    view = RunView.from_warehouse(warehouse, int(runs["id"].iloc[0]))
+    number = int(runs["id"].iloc[0])
+    view = RunView.from_warehouse(warehouse, number)
     print()
     print_summary(view)
     wall_s = time.monotonic() - started
@@ -164,6 +166,9 @@ def _report(airflow: LocalAirflow, started: float) -> int:
             f"Wall time {wall_s:.0f} s, of which {view.measuring_time_s:.0f} s measured traffic. "
             f"Log: {airflow.home / 'demo.log'}"
         )
+    path = airflow.warehouse_file.with_name(f"run-{number}.html")
+    write_report(warehouse, number, path)
+    print(f"The same with charts, for a browser: {path}")
     return 0 if view.status == "valid" else 1
 
 

@@ -74,3 +74,20 @@ def test_changes_carry_sign_and_interval():
 )
 def test_durations(seconds, text):
     assert units.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("unit", "largest", "divisor", "text"),
+    [
+        ("bit/s", 51e9, 1e9, "Gbit/s"),
+        ("bit/s", 999.0, 1.0, "bit/s"),
+        ("us", 9_999.0, 1.0, "µs"),
+        ("us", 10_000.0, 1e3, "ms"),
+        ("us", 2e7, 1e6, "s"),
+        ("1", 0.4, 0.01, "%"),
+        ("B", 150_000.0, 1.0, "B"),
+        ("s/GB", 0.4, 1.0, "s/GB"),
+    ],
+)
+def test_axes_have_the_unit_that_suits_them(unit, largest, divisor, text):
+    assert units.axis(unit, largest) == (divisor, text)

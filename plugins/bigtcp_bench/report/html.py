@@ -24,6 +24,7 @@ import jinja2
 from markupsafe import Markup
 
 from bigtcp_bench import __version__
+from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.metrics import METRICS
 from bigtcp_bench.report import summary, units, vega
 from bigtcp_bench.report.run_charts import RunChart, run_charts
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bigtcp_bench.analysis.compare import Comparison
     from bigtcp_bench.report.detail import RunDetail
     from bigtcp_bench.report.view import Proof, RunView
+    from bigtcp_bench.warehouse.store import Warehouse
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PAGES = Path(__file__).parent.parent / "web" / "static"
@@ -68,6 +70,18 @@ def report_file(view: RunView, detail: RunDetail) -> str:
         script=Markup(vega.javascript()),
         version=__version__,
     )
+
+
+def write_report(warehouse: Warehouse, number: int, path: Path) -> None:
+    """Write run ``number`` into the file ``path``. Raises InvalidInput if that cannot be done."""
+    from bigtcp_bench.report.detail import RunDetail
+    from bigtcp_bench.report.view import RunView
+
+    text = report_file(RunView.from_warehouse(warehouse, number), RunDetail.from_warehouse(warehouse, number))
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @functools.cache
