@@ -131,16 +131,16 @@ class Thresholds(BaseModel):
         0.005, gt=0, le=0.2, description="spread of nights is taken to be at least this, however quiet they were"
     )
     cusum_slack: float = Field(
-        0.8, ge=0, le=3, description="k of the CUSUM: standard deviations a night may be worse at no cost"
+        0.85, ge=0, le=3, description="k of the CUSUM: standard deviations a night may be worse at no cost"
     )
     cusum_limit: float = Field(
-        4.2, gt=0, le=50, description="h of the CUSUM: accumulated standard deviations that make a regression"
+        3.35, gt=0, le=50, description="h of the CUSUM: accumulated standard deviations that make a regression"
     )
     cusum_clip: float = Field(
-        2.5, gt=0.5, le=10, description="most standard deviations that a single night can count for"
+        2.1, gt=0.5, le=10, description="most standard deviations that a single night can count for"
     )
     platform_cusum_limit: float = Field(
-        8.0, gt=0, le=50, description="h for each arm by itself: both must pass it, for a platform has its moods"
+        6.5, gt=0, le=50, description="h for each arm by itself: both must pass it, for a platform has its moods"
     )
     suspect_sds: float = Field(
         3.5, gt=0, le=20, description="a night worse by this many standard deviations is suspect ..."

@@ -30,8 +30,8 @@ _TRIM_SDS = 3.0
 
 #: ... and for the usual spread those beyond this many count as if they were there. The factor makes the result
 #: right for Gaussian values.
-_WINSOR_SDS = 2.5
-_WINSOR_FACTOR = 1.012
+_WINSOR_SDS = 2.0
+_WINSOR_FACTOR = 1.042
 
 #: The autocorrelation of neighbouring nights is believed beyond this many of its standard errors, up to a maximum.
 _ECHO_ERRORS = 1.0
