@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from bigtcp_bench.lab import daemon
+
 pytestmark = [pytest.mark.lab, pytest.mark.e2e]
 
 PLAN = """
@@ -19,6 +21,7 @@ generations: 1
 repetitions: 1
 duration_s: 1
 omit_s: 0
+load_gate: {mode: warn}
 """
 
 
@@ -48,6 +51,7 @@ def start(tmp_path: Path):
     for process in started:
         process.kill()
         process.communicate()
+    daemon.down(tmp_path / "work" / "demo" / "lab")
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> None:
@@ -80,6 +84,8 @@ def test_the_demo_survives_being_killed_and_then_runs_to_its_table(start, tmp_pa
     assert "proof of effect" in output
     for fact in ("ipv4-stream-1", "ipv6-stream-1", "proven", "emulated", "verified", "warehouse.db", "Wall time"):
         assert fact in output, f"{fact} is missing in:\n{output}"
+    report = Path(output.splitlines()[-1].rpartition(": ")[2])
+    assert "BIG TCP benchmark: run" in report.read_text(encoding="utf-8")
     assert processes_of(tmp_path / "work") == []
 
 
