@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.analysis.verdicts import judge_run
+from bigtcp_bench.analysis.verdicts import environment_problems, judge_run
 from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.plan import load_plan
 from bigtcp_bench.pods.results import packed
@@ -52,6 +52,46 @@ def test_time_that_the_hypervisor_took_makes_the_run_invalid():
     status, (reason,) = verdict(documents)
     assert status == "invalid"
     assert reason.startswith("block 1: the hypervisor took 10.0% of the CPU time of node n1")
+
+
+def repetition(periods: int, throttled: int, number: int = 1) -> RawDocument:
+    def snapshot(counted: int, held_back: int) -> dict[str, Any]:
+        return {"cgroup_cpu_stat": f"usage_usec 1\nnr_periods {counted}\nnr_throttled {held_back}\n"}
+
+    ends = {"before": snapshot(100, 50), "after": snapshot(100 + periods, 50 + throttled)}
+    content = {"server": ends, "client": {"before": None, "after": {"cgroup_cpu_stat": "usage_usec 7\n"}}}
+    return RawDocument(
+        block=2,
+        generation=1,
+        kind="repetition",
+        scenario="ipv4-stream-1",
+        repetition=number,
+        document=packed(content),
+    )
+
+
+def test_a_pod_that_a_cpu_limit_held_back_makes_the_run_invalid():
+    assert verdict([repetition(100, 4)]) == ("valid", ())
+    assert verdict([repetition(0, 0)]) == ("valid", ()), "without a limit there are no periods"
+    status, (reason,) = verdict([repetition(100, 30), repetition(100, 4, 2)])
+    assert status == "invalid"
+    assert reason.startswith("block 2, generation 1: a CPU limit held the server pod back in 30% of")
+
+
+def test_a_card_that_is_not_the_same_in_every_block_makes_the_run_invalid():
+    def begin(block: int, **device: Any) -> RawDocument:
+        eth0 = {"driver": "mlx5_core", "firmware": "16.35", "mtu": 9000, "speed_mbps": 25_000} | device
+        return document("begin", {**stat(0, 0), "devices": {"eth0": eth0, "lxc1": {"mtu": 1500}}}, block)
+
+    report = {"nodes": {"n1": {"cilium": "1.18.3", "limits": {"eth0": {}}}}}
+    reports = dict.fromkeys((1, 2, 3), report)
+    same = facts_of([begin(1), begin(2), begin(3)], reports)
+    assert environment_problems(same.environments) == []
+    slower = facts_of([begin(1), begin(2), begin(3, speed_mbps=10_000)], reports)
+    assert environment_problems(slower.environments) == [
+        "eth0 of n1 changed during the run: 'mlx5_core, 16.35, MTU 9000, 25000 Mbit/s' in block 1, "
+        "'mlx5_core, 16.35, MTU 9000, 10000 Mbit/s' in block 3"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From a run's stored documents to the facts that its gates judge: limits, environment, CPU pressure."""
+"""From a run's stored documents to the facts that its gates judge: limits, environment, CPU time of others."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapp
     """Return the facts in ``documents`` (of one run) and in the reports of the switches, by block."""
     limits: dict[tuple[int, int, str], dict[str, int]] = {}
     nodes: dict[tuple[int, str], dict[str, Any]] = {}
+    throttled: dict[tuple[int, int, str], float] = {}
     for stored in documents:
         if stored.kind == "hello":
             hello = unpacked(stored.document)
             for pod in ("client", "server"):
                 limits[stored.block, stored.generation, pod] = _limits(hello[pod]["snapshot"])
+        elif stored.kind == "repetition":
+            repetition = unpacked(stored.document)
+            for pod in ("client", "server"):
+                share = _throttled_share(repetition.get(pod))
+                if share is not None:
+                    key = (stored.block, stored.generation, pod)
+                    throttled[key] = max(share, throttled.get(key, 0.0))
         elif stored.kind.startswith("node-"):
             nodes[stored.block, stored.kind.removeprefix("node-")] = unpacked(stored.document)
     environments: dict[int, dict[str, str | None]] = {}
@@ -38,13 +46,40 @@ def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapp
         )
     for block, report in switch_reports.items():
         for node, proof in ((report or {}).get("nodes") or {}).items():
-            environments.setdefault(block, {})[f"Cilium on {node}"] = proof.get("cilium")
-    return RunFacts(environments=environments, device_limits=limits, pressure=pressure)
+            environment = environments.setdefault(block, {})
+            environment[f"Cilium on {node}"] = proof.get("cilium")
+            devices = nodes.get((block, f"begin:{node}"), {}).get("snapshot", {}).get("devices", {})
+            for name in proof.get("limits") or {}:
+                environment[f"{name} of {node}"] = _device_words(devices.get(name))
+    return RunFacts(environments=environments, device_limits=limits, pressure=pressure, throttled=throttled)
 
 
 def _limits(snapshot: Mapping[str, Any]) -> dict[str, int]:
     device = snapshot["devices"].get(snapshot.get("device") or "") or {}
     return {name: value for name, value in device.items() if name.endswith("_max_size") and value is not None}
+
+
+def _device_words(device: Mapping[str, Any] | None) -> str | None:
+    """Return what figures depend on in a network device, in words; None if nothing is known of it."""
+    seen = device or {}
+    words = [seen.get("driver"), seen.get("firmware"), f"MTU {seen['mtu']}" if seen.get("mtu") else None]
+    words.append(f"{seen['speed_mbps']} Mbit/s" if seen.get("speed_mbps") else None)
+    return ", ".join(word for word in words if word) or None
+
+
+def _throttled_share(end: Mapping[str, Any] | None) -> float | None:
+    """Return the share of the scheduler's periods of a repetition in which a limit held the pod back.
+
+    None without a limit: then there are no periods (cpu.stat in Documentation/admin-guide/cgroup-v2.rst).
+    """
+    before, after = (_cpu_stat((end or {}).get(moment)) for moment in ("before", "after"))
+    periods = after.get("nr_periods", 0) - before.get("nr_periods", 0)
+    return (after["nr_throttled"] - before.get("nr_throttled", 0)) / periods if periods > 0 else None
+
+
+def _cpu_stat(snapshot: Mapping[str, Any] | None) -> dict[str, int]:
+    lines = ((snapshot or {}).get("cgroup_cpu_stat") or "").splitlines()
+    return {name: int(value) for name, _, value in (line.partition(" ") for line in lines) if value.isdigit()}
 
 
 def _steal_share(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> float | None:

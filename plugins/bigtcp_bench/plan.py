@@ -109,6 +109,9 @@ class Thresholds(BaseModel):
     steal_limit: float = Field(
         0.05, gt=0, le=1, description="share of CPU time that the hypervisor may take from a node during a block"
     )
+    throttle_limit: float = Field(
+        0.05, gt=0, le=1, description="share of the scheduler's periods in which a CPU limit may hold a pod back"
+    )
     busy_limit: float = Field(
         0.5, gt=0, le=1, description="share of a node's CPU time that others may use just before a block"
     )

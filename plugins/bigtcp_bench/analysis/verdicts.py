@@ -47,13 +47,16 @@ class RunFacts:
 
     ``environments``: block → names and values that must be the same in every block (nodes, kernel, Cilium, …).
     ``device_limits``: (block, generation, pod) → limits of that pod's eth0 as rtnetlink names them, in bytes.
-    ``pressure``: the nodes' CPU time that was not the benchmark's. ``control`` and ``control_history``: tonight's
-    value of a measurement that BIG TCP cannot touch, and those of the nights before, oldest first.
+    ``pressure``: the nodes' CPU time that was not the benchmark's. ``throttled``: (block, generation, pod) → share
+    of the scheduler's periods in which a CPU limit held that pod back, the worst of its repetitions. ``control``
+    and ``control_history``: tonight's value of a measurement that BIG TCP cannot touch, and those of the nights
+    before, oldest first.
     """
 
     environments: Mapping[int, Mapping[str, str | None]] = field(default_factory=dict)
     device_limits: Mapping[tuple[int, int, str], Mapping[str, int]] = field(default_factory=dict)
     pressure: Sequence[NodePressure] = ()
+    throttled: Mapping[tuple[int, int, str], float] = field(default_factory=dict)
     control: float | None = None
     control_history: Sequence[float] = ()
 
@@ -86,6 +89,7 @@ def judge_run(
         *limit_problems(facts.device_limits, plan),
         *environment_problems(facts.environments),
         *pressure_problems(facts.pressure, thresholds),
+        *throttle_problems(facts.throttled, thresholds),
         *control_problems(facts.control, facts.control_history, thresholds),
     ]
     by_scenario: dict[str, list[str]] = {}
@@ -291,6 +295,16 @@ def pressure_problems(pressure: Iterable[NodePressure], thresholds: Thresholds) 
                 f"before the block; at most {thresholds.busy_limit:.0%} is allowed"
             )
     return problems
+
+
+def throttle_problems(throttled: Mapping[tuple[int, int, str], float], thresholds: Thresholds) -> list[str]:
+    """Return the pods that a CPU limit held back: their figures say how large the limit is."""
+    return [
+        f"block {block}, generation {generation}: a CPU limit held the {pod} pod back in {share:.0%} of the "
+        f"scheduler's periods; at most {thresholds.throttle_limit:.0%} is allowed (is there a LimitRange?)"
+        for (block, generation, pod), share in sorted(throttled.items())
+        if share > thresholds.throttle_limit
+    ]
 
 
 def control_problems(control: float | None, history: Sequence[float], thresholds: Thresholds) -> list[str]:
