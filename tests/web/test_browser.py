@@ -75,10 +75,27 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
+@pytest.fixture(scope="module")
+def logins(airflow: AirflowServer, browser: Browser) -> Iterator[dict[str, BrowserContext]]:
+    """Yield one browser profile for each user: Airflow's scripts are compiled once and not by every test."""
+    found = {}
+    for name in ("ada", "vera"):
+        found[name] = browser.new_context(base_url=airflow.url)
+        found[name].add_cookies([{"name": "_token", "value": airflow.token(name), "url": airflow.url}])
+    yield found
+    for context in found.values():
+        context.close()
+
+
 @pytest.fixture
-def user(airflow: AirflowServer, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a page for a user of Airflow. What goes wrong in any of them fails the test."""
-    contexts: list[BrowserContext] = []
+def user(
+    airflow: AirflowServer, browser: Browser, logins: dict[str, BrowserContext]
+) -> Iterator[Callable[..., Page]]:
+    """Return a function that opens a page for a user of Airflow. What goes wrong in any of them fails the test.
+
+    ``careful=False`` is for pages that are meant to go wrong, ``fresh`` for what a profile must not keep.
+    """
+    opened: list[Page | BrowserContext] = []
     troubles: list[str] = []
 
     def complain(said: ConsoleMessage) -> None:
@@ -87,22 +104,32 @@ def user(airflow: AirflowServer, browser: Browser) -> Iterator[Callable[..., Pag
             troubles.append(said.text)
 
     def open_page(
-        name: str | None = "vera", *, width: int = 1280, height: int = 900, careful: bool = True
+        name: str | None = "vera",
+        *,
+        width: int = 1280,
+        height: int = 900,
+        careful: bool = True,
+        fresh: bool = False,
     ) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, base_url=airflow.url)
-        contexts.append(context)
-        context.set_default_timeout(20_000)
-        if name is not None:
-            context.add_cookies([{"name": "_token", "value": airflow.token(name), "url": airflow.url}])
+        if fresh or name not in logins:
+            context = browser.new_context(base_url=airflow.url)
+            opened.append(context)
+            if name is not None:
+                context.add_cookies([{"name": "_token", "value": airflow.token(name), "url": airflow.url}])
+        else:
+            context = logins[name]
         page = context.new_page()
+        opened.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.set_default_timeout(20_000)
         if careful:
             page.on("pageerror", lambda error: troubles.append(str(error)))
             page.on("console", complain)
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for one in reversed(opened):
+        one.close()
     assert troubles == []
 
 
@@ -163,11 +190,19 @@ def test_from_the_login_through_the_navigation_to_every_page(airflow, user):
     expect(framed(page).locator("h1")).to_have_text("Incidents")
 
 
-def test_every_page_is_drawn_without_a_complaint_of_the_browser(user):
+def test_every_page_is_drawn_without_a_complaint_and_every_control_has_a_name(user):
     page = user()
     for number, path in enumerate(PAGES, 1):
         direct(page, path)
         picture(page, f"{number:02}-{re.split('[/?]', path)[0]}")
+        nameless = page.evaluate(
+            "() => [...document.querySelectorAll('input, select, textarea, button, a, [role=region]')]"
+            ".filter((one) => !(one.labels?.length || one.textContent.trim() || one.ariaLabel))"
+            ".map((one) => one.outerHTML)"
+        )
+        assert nameless == [], path
+        assert page.locator("h1").count() == 1, path
+        assert page.evaluate("document.documentElement.lang") == "en"
 
 
 def test_the_policy_stops_injected_scripts(user):
@@ -344,20 +379,6 @@ def test_the_skip_link_leads_to_the_content(user):
     expect(page.locator("#cluster")).to_be_focused()
 
 
-def test_every_control_and_every_region_has_a_name(user):
-    page = user()
-    for path in PAGES:
-        page.goto(f"{links.URL_PREFIX}/{path}")
-        nameless = page.evaluate(
-            "() => [...document.querySelectorAll('input, select, textarea, button, a, [role=region]')]"
-            ".filter((one) => !(one.labels?.length || one.textContent.trim() || one.ariaLabel))"
-            ".map((one) => one.outerHTML)"
-        )
-        assert nameless == [], path
-        assert page.locator("h1").count() == 1
-        assert page.evaluate("document.documentElement.lang") == "en"
-
-
 def test_nothing_is_cut_off_on_a_narrow_screen(user):
     page = user(width=400, height=800)
     for number, path in enumerate(PAGES, 1):
@@ -373,7 +394,7 @@ def test_nothing_is_cut_off_on_a_narrow_screen(user):
 
 
 def test_the_frame_is_as_dark_as_airflow(user):
-    page = user()
+    page = user(fresh=True)
     page.goto("/")
     page.evaluate("localStorage.setItem('theme', 'dark')")
     page.goto("/plugin/bigtcp/bigtcp-bench/trend?scenario=ipv6-stream-1")
@@ -425,7 +446,7 @@ def test_a_chart_that_cannot_be_loaded_says_so_and_can_be_asked_for_again(user):
 
 
 def test_who_is_no_longer_logged_in_is_led_to_the_login(user):
-    page = user(careful=False)
+    page = user(careful=False, fresh=True)
     page.goto("/plugin/bigtcp/bigtcp-bench/trend")
     frame = framed(page)
     draw_all(frame)
