@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.plan import SLOT_ARMS, blocks, load_plan, plan_names, scenario_order, validate_plan
+from bigtcp_bench.plan import (
+    SLOT_ARMS,
+    blocks,
+    load_plan,
+    plan_names,
+    scenario_order,
+    task_ids,
+    validate_plan,
+)
 
 
 def plan_of(**fields):
@@ -20,6 +28,36 @@ def test_every_shipped_plan_is_valid():
     assert {"quick", "nightly", "upgrade"} <= set(plan_names())
     for name in plan_names():
         assert load_plan(name).measuring_time_s > 0
+
+
+@pytest.mark.parametrize("image", ["x/netshoot", "x/netshoot:latest", "registry:5000/netshoot"])
+def test_an_image_that_may_be_another_tomorrow_is_refused(image):
+    with pytest.raises(InvalidInput, match="must name a tag other than latest, or a digest"):
+        plan_of(image=image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["nicolaka/netshoot:v0.14", "registry:5000/netshoot:v1", "netshoot@sha256:0123", "x:latest@sha256:0123"],
+)
+def test_a_pinned_image_of_any_registry_is_taken(image):
+    assert plan_of(image=image).image == image
+
+
+def test_pull_secrets_are_a_list_or_a_text():
+    assert plan_of(image_pull_secrets="a, b").image_pull_secrets == ("a", "b")
+    assert plan_of(image_pull_secrets=["a"]).image_pull_secrets == ("a",)
+    assert plan_of().image_pull_secrets == ()
+
+
+def test_task_ids_of_slots():
+    assert [task_ids(SLOT_ARMS, slot) for slot in (1, 2, 3, 6)] == [
+        ("disable_big_tcp", "baseline_iperf3"),
+        ("enable_big_tcp", "test_iperf3"),
+        ("disable_big_tcp_2", "baseline_iperf3_2"),
+        ("enable_big_tcp_3", "test_iperf3_3"),
+    ]
+    assert task_ids(("off", "on", "off"), 3, "rerun_") == ("rerun_disable_big_tcp_2", "rerun_baseline_iperf3_2")
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,47 @@ def test_the_text_has_everything_that_is_sent() -> None:
     ]
 
 
+def test_every_pod_of_a_run_is_a_good_neighbour() -> None:
+    found = outlined(Cluster(), load_plan("nightly"))
+    objects = [body for act in found.acts for body in act.manifests]
+    pods = [(body["metadata"]["generateName"], body["spec"]) for body in objects if body["kind"] == "Pod"]
+    jobs = [body["spec"]["jobTemplate"]["spec"] for body in objects if body["kind"] == "CronJob"]
+    assert {name for name, _ in pods} == {
+        f"bigtcp-{name}-"
+        for name in (
+            "probe",
+            "reach-server",
+            "reach-client",
+            "control-server",
+            "control-client",
+            "server",
+            "client",
+        )
+    }
+    assert len(jobs) == 1
+    for name, spec in pods:
+        assert spec["priorityClassName"] == "bigtcp-bench", name
+        assert 0 < spec["activeDeadlineSeconds"] < 3600 * 4, name
+        assert spec["automountServiceAccountToken"] is False, name
+        assert bool(spec.get("hostNetwork")) is name.startswith(("bigtcp-probe", "bigtcp-control")), name
+    assert jobs[0]["activeDeadlineSeconds"] <= 3600
+    for name, spec in [*pods, ("guardian", jobs[0]["template"]["spec"])]:
+        assert {"key": "bigtcp-bench", "operator": "Exists"} in spec["tolerations"], name
+        assert "nodeName" not in spec, name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in spec["containers"]:
+            assert set(container["resources"]["requests"]) == {"cpu", "memory"}, name
+            assert set(container["resources"]["limits"]) == {"memory"}, f"{name}: CPU throttling would be measured"
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
+            assert container["image"] == "nicolaka/netshoot:v0.14", name
+            assert not any(volume.get("hostPath") for volume in spec["volumes"]), name
+    (priority,) = [body for body in objects if body["kind"] == "PriorityClass"]
+    assert (priority["value"], priority["preemptionPolicy"]) == (-10, "Never")
+
+
 def test_rights_that_are_lacking_are_named() -> None:
     cluster = Cluster()
     cluster.forbidden = {"ciliumnodeconfigs"}

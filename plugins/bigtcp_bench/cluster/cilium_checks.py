@@ -53,7 +53,13 @@ def version_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterato
     if not current or updated < desired:
         yield Check("Cilium rollout", "", "fail", found, "a rollout is under way; wait for its end")
     elif ready < desired:
-        yield Check("Cilium rollout", "", "warn", found, "agents elsewhere in the cluster are not ready")
+        yield Check(
+            "Cilium rollout",
+            "",
+            "warn",
+            found,
+            "an agent is not ready; kubectl get pods -l k8s-app=cilium tells which",
+        )
     else:
         yield Check("Cilium rollout", "", "pass", found)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 
 from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import ClusterApi, JsonObject
@@ -17,43 +16,32 @@ from bigtcp_bench.pods.results import parse_log
 LIFETIME_S = 300
 
 
-@contextlib.contextmanager
-def reaching(
-    api: ClusterApi, plan: Plan, pair: NodePair, run_key: str
-) -> Iterator[Callable[[], dict[Family, str]]]:
-    """Start a server pod and yield the function that connects to it: it returns family → reason where that failed.
+def unreachable_families(api: ClusterApi, plan: Plan, pair: NodePair, run_key: str) -> dict[Family, str]:
+    """Return family → reason for each family of ``plan`` over which the pods did not reach each other.
 
-    The pods are those of a measurement, marked with ``run_key``; they are deleted at the end. The function raises
-    PodFailed if one of them does not start.
+    The pods are those of a measurement, marked with ``run_key``, and deleted at the end. Raises PodFailed if one
+    of them does not start.
     """
-    pods.ensure_namespace(api)
-    pods.ensure_agent_configmap(api)
     families = families_of(plan)
-
-    def connect() -> dict[Family, str]:
+    try:
+        server = pods.create_pod(api, server_pod(plan, pair, run_key))["metadata"]["name"]
         found = pods.pod_addresses(pods.wait_ready(api, server))
         addresses: dict[Family, str] = {family: found[family] for family in families if family in found}
-        unreachable: dict[Family, str] = {
+        lacking: dict[Family, str] = {
             family: f"the pod on {pair.server.name} has no {family} address"
             for family in families
             if family not in addresses
         }
         if not addresses:
-            return unreachable
+            return lacking
         client = pods.create_pod(api, client_pod(plan, pair, run_key, addresses))["metadata"]["name"]
         pods.wait_ended(api, client)
         reach = parse_log(api.logs(pods.BENCH_NAMESPACE, client, pods.CONTAINER)).reach
-        if reach is None:
-            raise pods.PodFailed(
-                f"the pod on {pair.client.name} did not say whether it reached {pair.server.name}"
-            )
-        return {**unreachable, **reach.unreachable}
-
-    try:
-        server = pods.create_pod(api, server_pod(plan, pair, run_key))["metadata"]["name"]
-        yield connect
     finally:
         pods.delete_pods(api, run_key=run_key)
+    if reach is None:
+        raise pods.PodFailed(f"the pod on {pair.client.name} did not say whether it reached {pair.server.name}")
+    return {**lacking, **reach.unreachable}
 
 
 def server_pod(plan: Plan, pair: NodePair, run_key: str) -> JsonObject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bigtcp_bench.cluster.api import ClusterApi, Kind
@@ -11,6 +12,8 @@ from bigtcp_bench.plan import Scope
 from bigtcp_bench.resources import load_manifests
 
 ACCESS_REVIEW = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False)
+#: How many rights are asked for at the same time.
+AT_ONCE = 8
 #: In the manifests: the roles of the account that runs everything, and where Cilium is expected.
 _ROLES = ("bigtcp-bench", "bigtcp-bench-scope-cluster")
 _CILIUM_NAMESPACE, _CILIUM_DAEMONSET = "kube-system", "cilium"
@@ -62,7 +65,11 @@ def _rights(rule: dict[str, list[str]], namespace: str, cilium: Cilium, nodes: S
 
 def missing(api: ClusterApi, rights: Iterable[Right]) -> list[Right]:
     """Return those of ``rights`` that the account in use does not have; asks the API server, changes nothing."""
-    return [right for right in rights if not _allowed(api, right)]
+    wanted = list(rights)
+    # Each is a request of its own, and an API server far away takes its time.
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        allowed = list(pool.map(lambda right: _allowed(api, right), wanted))
+    return [right for right, is_allowed in zip(wanted, allowed, strict=True) if not is_allowed]
 
 
 def _allowed(api: ClusterApi, right: Right) -> bool:
