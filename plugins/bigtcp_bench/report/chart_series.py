@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bigtcp_bench.metrics import METRICS, Metric
 from bigtcp_bench.plan import ARMS
 from bigtcp_bench.report import units
@@ -79,9 +81,11 @@ class Series:
             }
 
     def _arms_of_span(self, at: int, name: str, part: pd.DataFrame) -> Iterator[dict[str, Any]]:
+        change = units.change_text(float(part["change"].median()) if "change" in part else None)
         for arm in ARMS:
-            values = part[f"{arm}_median"]
-            low, middle, high = float(values.min()), float(values.median()), float(values.max())
+            # No night of a series lacks an arm; numpy takes a tenth of the time for so few values.
+            values = part[f"{arm}_median"].to_numpy()
+            low, middle, high = float(values.min()), float(np.median(values)), float(values.max())
             lowest, median, highest = (units.value_text(value, self.metric.unit) for value in (low, middle, high))
             yield {
                 "at": at,
@@ -91,7 +95,7 @@ class Series:
                 "low": low,
                 "high": high,
                 "text": f"{median} ({lowest} to {highest})",
-                "change": units.change_text(float(part["change"].median()) if "change" in part else None),
+                "change": change,
             }
 
     def _benefit_of_night(self, night: dict[Any, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.metrics import HEADLINE
 from bigtcp_bench.warehouse import incidents as stored
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep, check_same_origin
@@ -62,6 +63,7 @@ def incident(request: Request, access: AccessDep, number: NumberPath) -> Respons
         "incident.html",
         access,
         incident=found,
+        main=_main_member(found),
         may_edit=access.may_edit(found.cluster),
         note_chars=NOTE_CHARS,
         since=_day_before(found.changed_on),
@@ -98,6 +100,12 @@ def _readable(access: Access, number: int) -> stored.Incident:
     if found is None or found.cluster not in access.whole_clusters:
         raise HTTPException(404, f"There is no incident {number} that you may read.")
     return found
+
+
+def _main_member(found: stored.Incident) -> stored.Member | None:
+    """Return the series that is drawn: one of the metrics that stand for a scenario, if there is one."""
+    main = set(HEADLINE.values())
+    return next((one for one in found.members if one.metric in main), next(iter(found.members), None))
 
 
 def _origin(warehouse: Any, access: Access, clusters: set[str]) -> pages.Origin:

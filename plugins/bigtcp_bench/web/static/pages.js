@@ -27,7 +27,7 @@
   });
   let drawing = null;
 
-  const words = (title) => [title].flat().join(" ");
+  const words = (title) => [title].flat().join("; ");
 
   const say = (figure, sentence, action) => {
     const status = figure.querySelector(".status");
