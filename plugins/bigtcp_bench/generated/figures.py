@@ -105,7 +105,7 @@ def night_results(
 
     random = np.random.default_rng([seed, story.number, blocks[0].number])
     nights_random = np.random.default_rng([seed, story.number])
-    lossy = plan.scenarios[int(nights_random.integers(len(plan.scenarios)))]
+    lossy = plan.scenarios[story.number % len(plan.scenarios)]
     moods = dict(zip(SCENARIOS, nights_random.normal(0, NIGHT_SD, len(SCENARIOS)), strict=True))
     generations = sum(block.generations for block in blocks)
     position = 0
@@ -126,8 +126,13 @@ def night_results(
                         usual = kind[metric.name][block.arm == "on"]
                         sd = _OWN_SD.get(metric.name, _OTHERS_SD)
                         value = usual * speed ** _BY_SPEED.get(metric.name, 0.0) * np.exp(sd * extra[index])
-                        value = _by_fate(story, metric.name, name == lossy, block.arm == "on", float(value))
-                        rows.append((block.number, block.arm, generation, name, repetition, metric.name, value))
+                        if story.fate == "lossy" and name == lossy and metric.name == "retransmits_per_gb":
+                            value *= _LOSSY_PER_GB / usual
+                        elif story.fate == "unproven" and metric.name == "bytes_per_packet_receiver":
+                            value = min(value, _SEGMENTED_B)
+                        rows.append(
+                            (block.number, block.arm, generation, name, repetition, metric.name, float(value))
+                        )
         if plan.control:
             other = _OTHER_MACHINE if story.fate == "other_machine" else 1.0
             control = CONTROL_PER_S * scale * story.platform * other * np.exp(random.normal(0, _CONTROL_SD))
@@ -136,11 +141,3 @@ def night_results(
     # Strings as objects: judging a night of them is faster than of Arrow's.
     frame = pd.DataFrame(dict(zip(columns, zip(*rows, strict=True), strict=True)), dtype=object)
     return frame.astype(dict.fromkeys(("block", "generation", "repetition"), "int64") | {"value": "float64"})
-
-
-def _by_fate(story: NightStory, metric: str, is_lossy: bool, is_on: bool, value: float) -> float:
-    if story.fate == "lossy" and is_lossy and metric == "retransmits_per_gb":
-        return value * _LOSSY_PER_GB / 40
-    if story.fate == "unproven" and is_on and metric == "bytes_per_packet_receiver":
-        return min(value, _SEGMENTED_B)
-    return value
