@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bigtcp_bench.lab import administrator, daemon
-from tests.e2e.runs import Installation, install
+from tests.e2e.runs import Installation, impatient_sleep, install
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +30,4 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the second that Airflow's in-process scheduler sleeps after each task that was skipped."""
-    sleep = time.sleep
-
-    def shorter(seconds: float) -> None:
-        in_scheduler = sys._getframe(1).f_code.co_filename.endswith("airflow/sdk/definitions/dag.py")
-        sleep(0.05 if in_scheduler else seconds)
-
-    monkeypatch.setattr(time, "sleep", shorter)
+    monkeypatch.setattr(time, "sleep", impatient_sleep)
