@@ -37,8 +37,8 @@ NOTICED_LATER = {
     "api-errors": "nobody: every request is made again",
     "api-slow": "nobody: it only takes longer",
     "setting-ignored": "the switch: agent and devices contradict each other, the run fails",
-    "slow-path": "the control, and the judgement across nights",
-    "ip-forwarding-hop": "the proof of effect at the receiver",
+    "slow-path": "no single run, since both arms are slow alike; across nights, as a regression of the platform",
+    "ip-forwarding-hop": "the proof of effect: IPv6 packets stay small with BIG TCP on, the run is invalid",
     "outer-veth-64k": "the proof of effect: large at the sender, small at the receiver, the run is invalid",
 }
 #: Differs from one look to the next without any fault.
