@@ -146,7 +146,7 @@ def test_the_form_overrides_the_plan():
 
 
 def parsed(**environment):
-    """Return what Airflow sees of the DAGs in an environment of their own: the parsed ones, and what went wrong."""
+    """Return what Airflow sees of the DAGs in an environment of their own: the parsed ones, and the errors."""
     code = (
         "import json; from airflow.dag_processing.dagbag import DagBag\n"
         f"bag = DagBag(dag_folder={str(dags_dir())!r})\n"
