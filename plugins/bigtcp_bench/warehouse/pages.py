@@ -132,9 +132,7 @@ def neighbours(warehouse: Warehouse, dags: Collection[str], number: int) -> tupl
 def restore_results(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, dict[str, Any] | None]:
     """Return run → how its restore ended, None while there is no result."""
     statement = sa.select(run.c.id, run.c.restore_result).where(run.c.id.in_(list(numbers)))
-    return warehouse.read(
-        lambda connection: {row.id: row.restore_result for row in connection.execute(statement)}
-    )
+    return warehouse.read(lambda connection: {row.id: row.restore_result for row in connection.execute(statement)})
 
 
 def origins(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Origin]:
