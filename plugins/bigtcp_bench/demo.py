@@ -15,12 +15,12 @@ from typing import IO
 
 import yaml
 
+from bigtcp_bench.clusters import DAG_ID
 from bigtcp_bench.errors import BenchError, InvalidInput
 from bigtcp_bench.local import LocalAirflow, Session, airflow_command
 from bigtcp_bench.plan import blocks, load_plan
 from bigtcp_bench.progress import said
 
-DAG_ID = "bigtcp_benchmark"
 #: After Ctrl-C Airflow still runs the teardowns; this long is waited for them.
 _TEARDOWN_S = 90
 

@@ -120,7 +120,7 @@ class LocalAirflow:
         with self._log_file.open("ab") as out:
             process = subprocess.Popen(
                 airflow_command("standalone"),
-                env=self.environment(),
+                env={**self.environment(), "AIRFLOW_CONN_BIGTCP_AIRFLOW": json.dumps(self._own_api())},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -139,8 +139,19 @@ class LocalAirflow:
 
     def password(self) -> str:
         """Return the password of the UI's user `admin`."""
-        path = self.home / "simple_auth_manager_passwords.json.generated"
-        return str(json.loads(path.read_text(encoding="utf-8"))["admin"])
+        return str(json.loads(self._passwords_file.read_text(encoding="utf-8"))["admin"])
+
+    @property
+    def _passwords_file(self) -> Path:
+        return self.home / "simple_auth_manager_passwords.json.generated"
+
+    def _own_api(self) -> dict[str, str]:
+        """Return the connection by which tasks write the notes of their runs; gives `admin` a password first."""
+        if not self._passwords_file.exists():
+            self._passwords_file.touch(mode=0o600)
+            # Airflow takes what it finds there, and would else generate it only when it starts.
+            self._passwords_file.write_text(json.dumps({"admin": secrets.token_hex(8)}), encoding="utf-8")
+        return {"conn_type": "http", "host": self.url, "login": "admin", "password": self.password()}
 
     @property
     def _session(self) -> Session:
