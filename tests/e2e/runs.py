@@ -70,12 +70,22 @@ class Installation:
         return cluster_state(self.api)
 
 
+def register_dags() -> None:
+    """Write all DAGs into Airflow's database, not paused, as its DAG processor does before anything runs."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+
+    DagBundlesManager().sync_bundles_to_db()
+    sync_bag_to_db(DagBag(dag_folder=str(dags_dir())), "dags-folder", None)
+
+
 def install(folder: Path, kubeconfig: Path) -> Installation:
     """Return an installation in ``folder`` with its databases ready; this process has its settings from now on."""
     airflow = LocalAirflow(folder, kubeconfig, folder / "warehouse.db")
     os.environ.update(airflow.environment())
     os.environ["BIGTCP_BENCH_PLANS"] = str(PLANS)
     airflow.prepare()
+    register_dags()
     warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
     warehouse.migrate()
     return Installation(airflow, warehouse, ClusterApi.from_kubeconfig(kubeconfig))

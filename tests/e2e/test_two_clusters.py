@@ -15,7 +15,7 @@ import pytest
 from bigtcp_bench.cluster import guard
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.lab import administrator, daemon
-from tests.e2e.runs import Installation
+from tests.e2e.runs import Installation, register_dags
 from tests.support.cluster_state import cluster_state
 
 pytestmark = [pytest.mark.lab, pytest.mark.e2e]
@@ -36,7 +36,7 @@ def other(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_runs_of_two_clusters_overlap_and_those_of_one_do_not(
-    installation: Installation, other: Path, tmp_path: Path
+    installation: Installation, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apis = {"lab": installation.api, "other": ClusterApi.from_kubeconfig(other)}
     before = {name: cluster_state(api) for name, api in apis.items()}
@@ -47,6 +47,10 @@ def test_runs_of_two_clusters_overlap_and_those_of_one_do_not(
         "BIGTCP_BENCH_CLUSTERS": "kubernetes_default,kubernetes_other",
         "AIRFLOW_CONN_KUBERNETES_OTHER": json.dumps(connection),
     }
+    # Before the two processes, which would get in each other's way when each found a DAG that is not known yet.
+    monkeypatch.setenv("BIGTCP_BENCH_CLUSTERS", environment["BIGTCP_BENCH_CLUSTERS"])
+    register_dags()
+    monkeypatch.delenv("BIGTCP_BENCH_CLUSTERS")
     processes = []
     for name, dag_id in DAGS.items():
         command = [sys.executable, "-m", "tests.e2e.runs", dag_id, json.dumps(CONF)]
