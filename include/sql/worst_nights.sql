@@ -33,12 +33,12 @@ WITH runs AS MATERIALIZED (
     WHERE cluster = :cluster AND started_at >= :since AND started_at < :until AND cilium_version LIKE :version
 ),
 
--- Every n-th run, shifted by one each time so that it is not always the same day of the week.
 steps AS (
-    SELECT 1 + COUNT(*) / 500 AS step
+    SELECT CASE WHEN COUNT(*) < 500 THEN 1 ELSE COUNT(*) / 250 END AS step
     FROM runs
 ),
 
+-- Every n-th run, shifted by one each time so that it is not always the same day of the week.
 sampled AS MATERIALIZED (
     SELECT runs.run
     FROM runs
@@ -46,14 +46,13 @@ sampled AS MATERIALIZED (
     WHERE runs.run % steps.step = (runs.run / steps.step) % steps.step
 ),
 
-places AS (
+halves AS (
     SELECT
         comparison.scenario,
         comparison.off_median,
         comparison.on_median,
-        ROW_NUMBER() OVER (PARTITION BY comparison.scenario ORDER BY comparison.off_median) AS off_place,
-        ROW_NUMBER() OVER (PARTITION BY comparison.scenario ORDER BY comparison.on_median) AS on_place,
-        COUNT(*) OVER (PARTITION BY comparison.scenario) AS of_nights
+        NTILE(2) OVER (PARTITION BY comparison.scenario ORDER BY comparison.off_median) AS off_half,
+        NTILE(2) OVER (PARTITION BY comparison.scenario ORDER BY comparison.on_median) AS on_half
     FROM sampled
     CROSS JOIN bigtcp_comparison AS comparison
     WHERE
@@ -64,43 +63,48 @@ places AS (
         AND comparison.on_median IS NOT NULL
 ),
 
--- The median: the one in the middle, or the mean of the two in the middle. Of 0 there are no relative deviations.
+-- The medians: of an odd number the last of the first half, which then has one more. Of 0 there are no relative
+-- deviations.
 usual AS MATERIALIZED (
     SELECT
         scenario,
-        NULLIF(AVG(off_median) FILTER (WHERE off_place IN ((of_nights + 1) / 2, (of_nights + 2) / 2)), 0) AS off_level,
-        NULLIF(AVG(on_median) FILTER (WHERE on_place IN ((of_nights + 1) / 2, (of_nights + 2) / 2)), 0) AS on_level
-    FROM places
+        NULLIF(
+            CASE
+                WHEN COUNT(*) % 2 = 1 THEN MAX(off_median) FILTER (WHERE off_half = 1)
+                ELSE (MAX(off_median) FILTER (WHERE off_half = 1) + MIN(off_median) FILTER (WHERE off_half = 2)) / 2
+            END,
+            0
+        ) AS off_level,
+        NULLIF(
+            CASE
+                WHEN COUNT(*) % 2 = 1 THEN MAX(on_median) FILTER (WHERE on_half = 1)
+                ELSE (MAX(on_median) FILTER (WHERE on_half = 1) + MIN(on_median) FILTER (WHERE on_half = 2)) / 2
+            END,
+            0
+        ) AS on_level
+    FROM halves
     GROUP BY scenario
 ),
 
-deviations AS (
+worst AS MATERIALIZED (
     SELECT
         comparison.run_id,
         comparison.scenario,
         CASE
             WHEN comparison.better = 'lower' THEN comparison.on_median / usual.on_level - 1
             ELSE 1 - comparison.on_median / usual.on_level
-        END AS on_worse_by,
-        CASE
-            WHEN comparison.better = 'lower' THEN comparison.off_median / usual.off_level - 1
-            ELSE 1 - comparison.off_median / usual.off_level
-        END AS off_worse_by
+        END AS on_worse_by
     FROM runs
     CROSS JOIN bigtcp_comparison AS comparison
     CROSS JOIN usual
     WHERE
         comparison.run_id = runs.run
         AND comparison.metric = :metric
-        AND usual.scenario = comparison.scenario
         AND comparison.off_median IS NOT NULL
-),
-
-worst AS MATERIALIZED (
-    SELECT run_id, scenario, on_worse_by, off_worse_by
-    FROM deviations
-    WHERE on_worse_by > 0
-    ORDER BY on_worse_by DESC, run_id DESC, scenario
+        AND comparison.on_median IS NOT NULL
+        AND usual.scenario = comparison.scenario
+        AND usual.on_level IS NOT NULL
+    ORDER BY on_worse_by DESC, comparison.run_id DESC, comparison.scenario
     LIMIT :limit
 )
 
@@ -109,7 +113,10 @@ SELECT
     night.night,
     night.started_at,
     worst.on_worse_by,
-    worst.off_worse_by,
+    CASE
+        WHEN night.better = 'lower' THEN night.off_median / usual.off_level - 1
+        ELSE 1 - night.off_median / usual.off_level
+    END AS off_worse_by,
     night.off_median,
     night.on_median,
     night.unit,
@@ -120,5 +127,7 @@ SELECT
     night.note,
     night.run
 FROM worst
+JOIN usual ON usual.scenario = worst.scenario
 JOIN bigtcp_night AS night ON night.run = worst.run_id AND night.metric = :metric AND night.scenario = worst.scenario
+WHERE worst.on_worse_by > 0
 ORDER BY worst.on_worse_by DESC, night.run DESC, night.scenario;
