@@ -23,6 +23,8 @@ for _name in [name for name in os.environ if name.startswith("AIRFLOW") or name 
 # LocalAirflow keeps its home in a folder of this name, so the end-to-end tests can take it over.
 os.environ["AIRFLOW_HOME"] = f"{_HOME}/airflow"
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+# Read once, when Airflow's models are first imported, which may be long before an end-to-end test begins.
+os.environ["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] = "False"
 os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(Path(__file__).resolve().parent.parent / "dags")
 
 
