@@ -124,10 +124,11 @@ def test_the_verdict_as_a_note_says_what_did_not_pass() -> None:
     checks = [
         Check("a", "", "pass", "fine"),
         Check("load", "node1", "warn", "80% used", "wait"),
+        Check("load", "node2", "warn", "80% used", "wait"),
         Check("device", "node2", "fail", "eth0: 65536", "another card"),
     ]
     assert checks_note(checks).splitlines() == [
-        "**Preflight**: 1 of 3 checks passed, 1 warn, 1 failed",
-        "- **fail** node node2: device: eth0: 65536; another card",
-        "- **warn** node node1: load: 80% used; wait",
+        "**Preflight**: 1 of 4 checks passed, 2 warn, 1 failed",
+        "- **fail** node2: device: eth0: 65536; another card",
+        "- **warn** node1, node2: load: 80% used; wait",
     ]

@@ -389,6 +389,7 @@ class DagRunStep:
         plan = plan_of_params(self.params)
         found = outline(self.api, plan, choose_pair(self.api, plan), self.run_key)
         print(outline_text(found))
+        self._add_note(f"**Dry run** of plan {plan.name}: the log of {self.task_id} says what a run would do.")
         say(
             f"dry run of plan {plan.name}: nothing was created, changed or stored; the log has what a run would do"
         )

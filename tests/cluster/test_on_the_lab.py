@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import yaml
 from kubernetes import client as k8s
 from kubernetes import config as k8s_config
 
+from bigtcp_bench import cli
 from bigtcp_bench.analysis.verdicts import pressure_problems
 from bigtcp_bench.cluster import guard, pods, probe, requirements
 from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
@@ -25,6 +27,7 @@ from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cil
 from bigtcp_bench.cluster.counters import counters_of, growth, read_nodes
 from bigtcp_bench.cluster.guardian import CRONJOB
 from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.outline import outline
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
@@ -114,19 +117,31 @@ def test_what_goes_wrong_on_a_node_is_named(api: ClusterApi, lab_dir: Path) -> N
         switch(api, window.fence, "off", pair, PLAN, agent_ready_s=4)
 
 
-def test_a_node_that_cannot_take_big_packets_is_refused_before_anything_changes(
-    api: ClusterApi, lab_dir: Path
+def test_the_check_names_a_node_that_cannot_take_big_packets(
+    api: ClusterApi, lab: LabInfo, lab_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pair = choose_pair(api, PLAN)
-    for fault, sentence in (
-        ("old-kernel:node2", "node node2: kernel, ipv4: .* does not know BIG TCP for ipv4"),
-        ("nic-65536:node1", "node node1: device: eth0: .* tso_max_size 65536"),
-    ):
+    """The command on the whole lab: without a fault only warnings, with two faults a line for each."""
+
+    def check() -> tuple[int, dict[tuple[str, str], dict[str, str]]]:
+        status = cli.main(["check", "--plan", "quick", "--json", "--kubeconfig", str(lab.kubeconfig)])
+        document = json.loads(capsys.readouterr().out)
+        return status, {(line["name"], line["node"]): line for line in document["checks"]}
+
+    status, lines = check()
+    assert (status, lines["pod to pod, ipv6", ""]["status"], lines["rights", ""]["status"]) == (1, "pass", "pass")
+    assert {line["status"] for line in lines.values()} == {"pass", "warn"}
+    for fault in ("old-kernel:node2", "nic-65536:node1"):
         daemon.set_fault(lab_dir, fault, True)
-        checks = requirements.preflight(api, PLAN, pair).checks
-        with pytest.raises(PreconditionFailed, match=sentence):
-            refuse_failed(checks)
-        daemon.set_fault(lab_dir, fault, False)
+    status, lines = check()
+    assert (status, lines["kernel, ipv4", "node2"]["status"], lines["device", "node1"]["status"]) == (
+        2,
+        "fail",
+        "fail",
+    )
+    assert "does not know BIG TCP for ipv4" in lines["kernel, ipv4", "node2"]["found"]
+    assert "tso_max_size 65536" in lines["device", "node1"]["found"]
+    assert [name for (name, _), line in lines.items() if line["status"] == "fail"] == ["device", "kernel, ipv4"]
+    assert api.select(POD, pods.BENCH_NAMESPACE) == []
 
 
 def test_a_window_opens_and_closes_through_an_api_that_fails_now_and_then(api: ClusterApi, lab_dir: Path) -> None:
@@ -205,6 +220,7 @@ class TestRights:
         before = settings(api), limits(api)
         pair = choose_pair(account, plan)
         refuse_failed(requirements.preflight(account, plan, pair).checks)
+        assert outline(account, plan, pair, "test/rights").lacking == []
         window = guard.open_window(account, "test/rights", plan, pair)
         server = pods.create_pod(account, _server(plan))
         assert set(pods.pod_addresses(pods.wait_ready(account, server["metadata"]["name"]))) == {"ipv4", "ipv6"}

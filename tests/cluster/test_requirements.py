@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.cluster import guard, requirements
+from bigtcp_bench.cluster import guard, pods, requirements
 from bigtcp_bench.cluster.api import DAEMONSET
 from bigtcp_bench.cluster.checks import Check, refuse_failed
 from bigtcp_bench.cluster.nodes import choose_pair
@@ -218,6 +218,16 @@ def test_an_image_that_cannot_run_is_one_line() -> None:
     (line,) = [check for check in found.checks if check.name == "pods"]
     assert (line.status, "no such image" in line.found, found.complete) == ("fail", True, False)
     assert "nicolaka/netshoot:v0.14 must be able to run" in line.advice
+
+
+def test_a_namespace_that_nobody_may_create_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(api: Client) -> None:
+        raise PreconditionFailed("the cluster has no Namespace bigtcp-bench and the account may not create it")
+
+    monkeypatch.setattr(pods, "ensure_namespace", refuse)
+    line = checks(Cluster())["pods", ""]
+    assert (line.status, "has no Namespace" in line.found) == ("fail", True)
+    assert "include/manifests/namespace.yaml" in line.advice
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bigtcp_bench.cluster import cilium_checks, guard, guardian, node_checks, rights
-from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ApiProblem, ClusterApi, JsonObject
+from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ApiProblem, ClusterApi, Forbidden, JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import (
@@ -87,28 +87,30 @@ def preflight(
     the API cannot be used or there is no Cilium at all.
     """
     hold, abandoned = _hold(api, holder)
+    # Before the probes: what the agents are asked would be part of the load that these sample.
+    seen = look(api, plan, pair, hold, abandoned)
     if not with_pods or any(check.status == "fail" for check in hold):
-        seen = look(api, plan, pair, hold, abandoned)
         return Preflight(judge(seen, plan, pair), seen)
-    run_key = holder or f"check/{uuid.uuid4().hex[:12]}"
+    agents_answer = not any(agent.problem for agent in seen.agents.values())
     probes: dict[str, NodeProbe] = {}
     unreachable: Mapping[Family, str] | None = None
     problems = []
     try:
-        # First, and alone: starting pods and asking agents would be part of the load that is sampled.
         probes = probe_nodes(
             api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets, sample_s=LOAD_SAMPLE_S
         )
-        seen = look(api, plan, pair, hold, abandoned)
         # Without its agent a node starts no pod of the cluster's own network.
-        if not any(agent.problem for agent in seen.agents.values()):
+        if agents_answer:
+            run_key = holder or f"check/{uuid.uuid4().hex[:12]}"
             unreachable = unreachable_families(api, plan, pair, run_key)
     except PodFailed as error:
         advice = f"pods of image {plan.image} must be able to run on both nodes, with python3 and iperf3 in it"
         problems.append(Check("pods", "", "fail", str(error), advice))
-        seen = look(api, plan, pair, hold, abandoned)
-    complete = bool(probes) and not any(agent.problem for agent in seen.agents.values())
-    return Preflight([*judge(seen, plan, pair, probes, unreachable), *problems], seen, probes, complete)
+    except (Forbidden, PreconditionFailed) as error:
+        advice = "kubectl apply -f include/manifests/namespace.yaml, priorityclass.yaml and rbac.yaml, once"
+        problems.append(Check("pods", "", "fail", str(error), advice))
+    checks = [*judge(seen, plan, pair, probes, unreachable), *problems]
+    return Preflight(checks, seen, probes, complete=bool(probes) and agents_answer)
 
 
 def refuse_held(api: ClusterApi, holder: str) -> None:

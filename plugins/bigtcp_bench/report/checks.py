@@ -34,9 +34,9 @@ def checks_text(checks: Sequence[Check], width: int = PLAIN_WIDTH) -> str:
 def checks_note(checks: Sequence[Check]) -> str:
     """Return the verdict in Markdown for the note of a run: how many passed, and every line that did not."""
     lines = [f"**Preflight**: {counted(checks)}"]
-    for check in sorted(checks, key=lambda check: check.status):
+    for check, nodes in sorted(_merged(checks), key=lambda item: item[0].status):
         if check.status != "pass":
-            lines.append(f"- **{check.status}** {check.sentence}")
+            lines.append(f"- **{check.status}** {f'{nodes}: ' if nodes else ''}{check.sentence}")
     return "\n".join(lines)
 
 
