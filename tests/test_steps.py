@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from bigtcp_bench import steps
+from bigtcp_bench.cluster import bigtcp_switch, load, pods
 from bigtcp_bench.cluster.pods import PodFailed
+from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.plan import CONTROL, Block, validate_plan
 from bigtcp_bench.pods import control
 from bigtcp_bench.pods.results import Measurement
@@ -58,3 +61,27 @@ def test_a_control_that_fails_is_said_and_missing(step, said, monkeypatch):
     (line,) = said
     assert line.startswith("block 2 has no control: pod bigtcp-bench/bigtcp-control-server-x ended")
     assert step.warehouse.results_frame(step.number).empty
+
+
+def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):
+    class Held:
+        """A fence that holds, as far as it is asked."""
+
+        def renewing(self):
+            return contextlib.nullcontext()
+
+        def check(self):
+            return None
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PreconditionFailed("node node1 is 90% busy with other work, where at most 50% is allowed")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the arm was switched on busy nodes")
+
+    monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
+    monkeypatch.setattr(pods, "delete_pods", lambda *_: [])
+    monkeypatch.setattr(load, "await_quiet", refuse)
+    monkeypatch.setattr(bigtcp_switch, "switch", never)
+    with pytest.raises(PreconditionFailed, match="90% busy"):
+        step._switched(BLOCK, "plan")
