@@ -88,7 +88,7 @@ def test_a_watch_from_a_forgotten_version_is_gone_and_a_short_one_ends(
     api_cluster.store._forgotten["", "configmaps"] = 0
     start = time.monotonic()
     list(kubernetes.watch.Watch().stream(core.list_namespaced_secret, "default", timeout_seconds=1))
-    assert 0.9 < time.monotonic() - start < 3
+    assert 0.9 < time.monotonic() - start < 4.5
 
 
 def test_a_collection_comes_in_pages_and_goes_by_selector(core: Core) -> None:

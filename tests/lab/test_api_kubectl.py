@@ -74,7 +74,7 @@ def test_a_pod_is_waited_for_described_read_and_entered(kubectl: Kubectl, tmp_pa
     go_on = tmp_path / "go-on"
     script = f"echo one; until [ -e {go_on} ]; do sleep 0.05; done; echo two"
     assert apply(kubectl, pod("visitor", "sh", "-c", script)) == "pod/visitor created"
-    kubectl("wait", "--for=condition=Ready", "pod/visitor", "--timeout=10s")
+    kubectl("wait", "--for=condition=Ready", "pod/visitor", "--timeout=30s")
     described = kubectl("describe", "pod", "visitor")
     assert "Successfully assigned default/visitor to node" in described
     kubectl("describe", "node", "node1")
@@ -101,7 +101,7 @@ def test_deleting_waits_for_the_pod_to_be_gone(
     kubectl: Kubectl, core: kubernetes.client.CoreV1Api, api_cluster: ApiCluster
 ) -> None:
     apply(kubectl, pod("sleeper"))
-    kubectl("wait", "--for=condition=Ready", "pod/sleeper", "--timeout=10s")
+    kubectl("wait", "--for=condition=Ready", "pod/sleeper", "--timeout=30s")
     asked = len(api_cluster.calls)
     watching = kubectl.popen("wait", "--for=delete", "pod/sleeper", "--timeout=20s")
     eventually(lambda: any("watch=true" in call for call in api_cluster.calls[asked:]))
@@ -168,7 +168,7 @@ def test_a_job_is_made_from_a_cronjob_and_keeps_all_of_it(kubectl: Kubectl) -> N
         stored = json.loads(kubectl("get", "cronjob", "guardian", "-o", "json"))
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "now"}}
         assert apply(kubectl, {**job, **stored["spec"]["jobTemplate"]}) == "job.batch/now created"
-    kubectl("wait", "--for=condition=Complete", "job/now", "--timeout=10s")
+    kubectl("wait", "--for=condition=Complete", "job/now", "--timeout=30s")
     assert kubectl("logs", "job/now") == "guarded\n"
 
     def missing(wanted: Any, found: Any, path: str) -> list[str]:

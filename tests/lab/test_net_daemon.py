@@ -66,7 +66,7 @@ def test_up_twice_is_one_lab_and_down_is_quick(directory: Path, capsys: pytest.C
     )
     start = time.monotonic()
     daemon.down(directory)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert not daemon.status(directory).running
     assert cli.main(command) == 1
     assert capsys.readouterr().out == "the lab is down\n"
@@ -79,7 +79,7 @@ def test_nothing_is_left_of_a_killed_lab(directory: Path) -> None:
     lab.run("sleeper", "node1", SIGN.split())
     assert any(SIGN in text for text in processes_of(directory))
     os.kill(lab.info.pid, signal.SIGKILL)
-    eventually(lambda: not processes_of(directory), "end of all processes", within_s=2)
+    eventually(lambda: not processes_of(directory), "end of all processes", within_s=10)
     assert str(directory) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert not daemon.status(directory).running
     again = RunningLab(directory)
@@ -93,7 +93,7 @@ def test_a_lab_killed_while_starting_does_not_hinder_the_next(directory: Path, a
     time.sleep(after_s)
     starting.kill()
     starting.wait()
-    eventually(lambda: not processes_of(directory), "end of all processes", within_s=2)
+    eventually(lambda: not processes_of(directory), "end of all processes", within_s=10)
     assert daemon.status(directory).running is False
     assert daemon.up(directory).url == daemon.status(directory).url
 
@@ -101,7 +101,7 @@ def test_a_lab_killed_while_starting_does_not_hinder_the_next(directory: Path, a
 def test_a_lab_that_is_not_ready_in_time_is_not_left(directory: Path) -> None:
     with pytest.raises(PreconditionFailed, match=r"not ready within 0\.1 s"):
         daemon.up(directory, timeout_s=0.1)
-    eventually(lambda: not processes_of(directory), "end of all processes", within_s=2)
+    eventually(lambda: not processes_of(directory), "end of all processes", within_s=10)
 
 
 def test_other_users_root_is_enough(directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def kubectl(lab: RunningLab, tmp_path: Path) -> Kubectl:
 
 
 def test_apply_wait_follow_execute_delete(lab: RunningLab, kubectl: Kubectl) -> None:
-    script = "cat /files/greeting; echo $NODE; echo problem >&2; sleep 1; echo last"
+    until = "until [ -e /shared/asked ]; do sleep 0.1; done"
+    script = f"cat /files/greeting; echo $NODE; echo problem >&2; {until}; echo last"
     manifest = [
         {
             "apiVersion": "v1",
@@ -61,26 +63,35 @@ def test_apply_wait_follow_execute_delete(lab: RunningLab, kubectl: Kubectl) -> 
                         "image": "nicolaka/netshoot:v0.14",
                         "command": ["sh", "-c", script],
                         "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
-                        "volumeMounts": [{"name": "files", "mountPath": "/files"}],
+                        "volumeMounts": [
+                            {"name": "files", "mountPath": "/files"},
+                            {"name": "shared", "mountPath": "/shared"},
+                        ],
                     }
                 ],
-                "volumes": [{"name": "files", "configMap": {"name": "files"}}],
+                "volumes": [
+                    {"name": "files", "configMap": {"name": "files"}},
+                    {"name": "shared", "emptyDir": {}},
+                ],
             },
         },
     ]
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifest))
-    kubectl("wait", "--for=condition=Ready", "pod/talker", "--timeout=10s")
+    kubectl("wait", "--for=condition=Ready", "pod/talker", "--timeout=30s")
     if kubectl.has_websockets:
         assert kubectl("exec", "talker", "--", "cat", "/files/greeting") == "hello\n"
         assert kubectl("exec", "-i", "talker", "--", "cat", stdin="echo") == "echo"
     else:
         assert SPDY_REFUSED in kubectl("exec", "talker", "--", "true", exit_code=1)
         assert lab.exec("talker", "cat", "/files/greeting") == "hello\n"
-    followed = kubectl("logs", "-f", "talker", "--timestamps")
+    with ThreadPoolExecutor() as pool:
+        following = pool.submit(kubectl, "logs", "-f", "talker", "--timestamps")
+        lab.exec("talker", "touch", "/shared/asked")
+        followed = following.result()
     assert [line.split(" ", 1)[1] for line in followed.splitlines()] == ["hello", "node1", "problem", "last"]
     assert kubectl("logs", "talker", "--tail=1") == "last\n"
     assert "Created" in kubectl("describe", "pod", "talker")
-    kubectl("delete", "pod", "talker", "--timeout=10s")
+    kubectl("delete", "pod", "talker", "--timeout=30s")
 
 
 def test_pods_end_as_recorded(lab: RunningLab, kubectl: Kubectl) -> None:
