@@ -72,7 +72,7 @@ def test_the_window_of_a_block_is_asked_for_and_stored(server, warehouse):
         store_block(warehouse, run, 1, datetime.now(UTC))
         lines = collect(warehouse, run, [1, 2], ["node1", "127.0.0.1"], "lab", lambda: settings)
         found = warehouse.prometheus_frame(run)
-        return lines if set(found["query"]) == wanted and found["samples"].min() >= 8 else None
+        return lines if set(found["query"]) == wanted and found["samples"].min() >= 4 else None
 
     lines = until(complete, "all queries")
     assert lines == ["Prometheus: 7 figures of 7 series stored"]
