@@ -15,7 +15,7 @@ from bigtcp_bench.plan import SCENARIOS
 from bigtcp_bench.warehouse.records import State
 
 if TYPE_CHECKING:
-    from bigtcp_bench.warehouse.scrape import NewestRuns, Series
+    from bigtcp_bench.warehouse.scrape import ClusterFacts, Series
 
 PREFIX = "bigtcp_bench_"
 
@@ -50,17 +50,6 @@ ARM_METRICS: dict[str, ArmMetric] = {
     "bytes_per_packet_sender": ArmMetric("sender_bytes_per_packet", "bytes_per_packet"),
     "bytes_per_packet_receiver": ArmMetric("receiver_bytes_per_packet", "bytes_per_packet"),
 }
-
-
-@dataclass(frozen=True)
-class ClusterFacts:
-    """What is known of one cluster. ``states`` and ``incidents`` are None where the scraper may not see them."""
-
-    name: str
-    runs: NewestRuns
-    comparisons: Series
-    states: Series | None
-    incidents: Mapping[tuple[str, bool], int] | None
 
 
 class Families:

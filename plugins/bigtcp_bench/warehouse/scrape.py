@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.plan import SCENARIOS
 from bigtcp_bench.warehouse.schema import comparison, incident, judgement, run
 from bigtcp_bench.warehouse.store import Warehouse
 
@@ -32,6 +34,36 @@ class NewestRuns:
     restore: str | None
     emulated: bool
     generated: bool
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What is known of one cluster. ``states`` and ``incidents`` are None where the scraper may not see them."""
+
+    name: str
+    runs: NewestRuns
+    comparisons: Series
+    states: Series | None
+    incidents: Mapping[tuple[str, bool], int] | None
+
+
+def cluster_facts(
+    warehouse: Warehouse, cluster: str, dags: Collection[str], *, whole: bool
+) -> ClusterFacts | None:
+    """Return what the runs of ``dags`` say of ``cluster``, or None without any run.
+
+    ``whole`` says whether these are all its DAGs: states and incidents are judged from the runs of all.
+    """
+    runs = newest_runs(warehouse, cluster, dags)
+    if runs is None:
+        return None
+    return ClusterFacts(
+        name=cluster,
+        runs=runs,
+        comparisons=newest_comparisons(warehouse, cluster, dags),
+        states=newest_states(warehouse, cluster, dags) if whole else None,
+        incidents=open_incidents(warehouse, cluster) if whole else None,
+    )
 
 
 def newest_runs(warehouse: Warehouse, cluster: str, dags: Collection[str]) -> NewestRuns | None:
@@ -109,6 +141,7 @@ def _newest_of_series(
     ranked = (
         sa.select(*columns, chosen.c.started_at, rank.label("rank"))
         .join(chosen, chosen.c.id == table.c.run_id)
+        .where(table.c.metric.in_(sorted(METRICS)), table.c.scenario.in_(sorted(SCENARIOS)))
         .subquery()
     )
     statement = sa.select(*(column for column in ranked.c if column.name != "rank")).where(ranked.c.rank == 1)
