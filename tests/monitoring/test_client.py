@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from bigtcp_bench.lab.api.certificates import issue
 from bigtcp_bench.monitoring import client
 from bigtcp_bench.monitoring.client import Prometheus, PrometheusAway, QueryRefused
 from bigtcp_bench.monitoring.settings import prometheus_settings
@@ -42,7 +44,7 @@ def send(handler: BaseHTTPRequestHandler, status: int, body: Any, **headers: str
 
 
 @contextlib.contextmanager
-def answering(*answers: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def answering(*answers: Answer, tls: ssl.SSLContext | None = None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Serve one of ``answers`` after the other, the last one again and again; yields URL and requests."""
     requests: list[dict[str, Any]] = []
 
@@ -57,8 +59,8 @@ def answering(*answers: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
-    with http_server(Handler) as address:
-        yield f"http://{address}", requests
+    with http_server(Handler, tls) as address:
+        yield f"{'http' if tls is None else 'https'}://{address}", requests
 
 
 def ask(url: str, *, login: str | None = None, password: str | None = None, budget_s: float = 30, **extra: Any):
@@ -185,6 +187,22 @@ def test_something_else_than_prometheus(body):
         pytest.raises(PrometheusAway, match="does not answer as Prometheus does"),
     ):
         ask(url)
+
+
+def test_a_certificate_must_be_trusted_unless_that_is_not_wanted(tmp_path):
+    issued = issue(["127.0.0.1"])
+    for name, text in (("ca", issued.ca_pem), ("cert", issued.certificate_pem), ("key", issued.key_pem)):
+        (tmp_path / f"{name}.pem").write_text(text)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with answering(lambda handler: send(handler, 200, matrix()), tls=tls) as (url, requests):
+        with pytest.raises(PrometheusAway, match=r"cannot be reached: .*CERTIFICATE_VERIFY_FAILED"):
+            ask(url, password="s3cret")
+        assert requests == []
+        assert ask(url, ca_file=str(tmp_path / "ca.pem")) == []
+        assert ask(url, verify=False) == []
+        own = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
+        assert ask(url, verify=False, **own) == []
 
 
 def test_certificates_that_cannot_be_used(tmp_path):
