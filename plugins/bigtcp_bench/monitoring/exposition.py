@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric, StateSetMetricFamily
@@ -117,7 +116,7 @@ class Families:
             for scenario, metric, row in _known(one.comparisons):
                 if METRICS[metric].judged:
                     verdict.add_metric([one.name, scenario, metric], _one_of(VERDICTS, row["verdict"]))
-                compared.add_metric([one.name, scenario, metric], _seconds(row["started_at"]))
+                compared.add_metric([one.name, scenario, metric], row["started_at"].timestamp())
                 for column, family in figures.items():
                     if _counts(row, column):
                         family.add_metric([one.name, scenario, metric], row[column])
@@ -164,7 +163,3 @@ def _one_of(all_of_them: Iterable[str], one: str) -> dict[str, bool]:
 
 def _word(value: bool) -> str:
     return "true" if value else "false"
-
-
-def _seconds(moment: datetime) -> float:
-    return moment.timestamp()
