@@ -25,14 +25,17 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from prometheus_client.openmetrics.exposition import generate_latest
 from tests.postgres import create_database, running_server
 
 from benchmarks.judging import judging_times
 from bigtcp_bench.metrics import HEADLINE, METRICS
+from bigtcp_bench.monitoring.exposition import Families
 from bigtcp_bench.nightly import REPLAY_NIGHTS
 from bigtcp_bench.plan import SCENARIOS, Thresholds
-from bigtcp_bench.warehouse import schema
+from bigtcp_bench.warehouse import pages, schema
 from bigtcp_bench.warehouse.queries import query_names, trend
+from bigtcp_bench.warehouse.scrape import cluster_facts
 from bigtcp_bench.warehouse.store import Warehouse
 
 SEED = 20260301
@@ -149,8 +152,15 @@ def _measure(warehouse: Warehouse, years: int) -> dict[str, Figure]:
         rows = read()
         figures[f"history of 24 scenarios × {label}, 400 nights"] = Figure(_times(read), None, f" → {rows:,}")
     figures |= _time_judging(warehouse, end)
+    figures["what Prometheus scrapes of a cluster"] = Figure(_times(lambda: _scraped(warehouse)), WANTED_QUERY_S)
     figures["size of the database, MB"] = _Size(warehouse)
     return figures
+
+
+def _scraped(warehouse: Warehouse) -> int:
+    facts = cluster_facts(warehouse, CLUSTER, pages.dags_by_cluster(warehouse)[CLUSTER], whole=True)
+    assert facts is not None
+    return len(generate_latest(Families([facts])))
 
 
 def _time_judging(warehouse: Warehouse, end: datetime) -> dict[str, Figure]:

@@ -199,7 +199,7 @@ def test_a_missing_secret_stops_the_start(environment):
 def test_env_example_names_exactly_the_settings_of_the_file():
     used = {match["name"] for match in VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8"))}
     named = set(re.findall(r"^(?:# )?([A-Z]\w+)=", EXAMPLE, flags=re.MULTILINE))
-    assert named == used | {"AIRFLOW_CONN_BIGTCP_SLACK"}
+    assert named == used | {"AIRFLOW_CONN_BIGTCP_SLACK", "AIRFLOW_CONN_BIGTCP_PROMETHEUS"}
     assert not re.search(rf"^({'|'.join(SECRETS)})=.+", EXAMPLE, flags=re.MULTILINE), (
         "an example must hold no secret"
     )

@@ -154,7 +154,7 @@ def test_every_setting_is_in_the_readme():
     table = README.partition("## Settings")[2].partition("\n## ")[0]
     used = set(re.findall(r"BIGTCP_BENCH_[A-Z_]+", text))
     assert used, "the pattern no longer finds any setting"
-    connections = {"kubernetes_default", "bigtcp_warehouse", "bigtcp_slack", "bigtcp_airflow"}
+    connections = {"kubernetes_default", "bigtcp_warehouse", "bigtcp_slack", "bigtcp_airflow", "bigtcp_prometheus"}
     for setting in used | connections | set(dag_params()):
         assert f"`{setting}`" in table, f"{setting} is missing in the README's table of settings"
     for setting in re.findall(r"`(BIGTCP_BENCH_[A-Z_]+)`", "\n".join(TEXTS.values())):

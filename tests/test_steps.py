@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from bigtcp_bench import steps
 from bigtcp_bench.cluster import bigtcp_switch, load, pods
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.monitoring import collect
 from bigtcp_bench.plan import CONTROL, Block, validate_plan
 from bigtcp_bench.pods import control
 from bigtcp_bench.pods.results import Measurement
@@ -27,7 +29,8 @@ def step(tmp_path: Path) -> DagRunStep:
     """Return the step of a run that is already stored, on no cluster at all."""
     warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     warehouse.migrate()
-    made = DagRunStep("bigtcp_benchmark", "night 0", "enable_big_tcp", "manual", {}, dict)
+    params = {"kubernetes_conn_id": "prod"}
+    made = DagRunStep("bigtcp_benchmark", "night 0", "enable_big_tcp", "manual", params, dict)
     plan = validate_plan({"scenarios": "ipv4-rr"})
     made.__dict__.update(warehouse=warehouse, number=add_night(warehouse, 0), plan=plan, api=None, pair=None)
     return made
@@ -85,3 +88,36 @@ def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):
     monkeypatch.setattr(bigtcp_switch, "switch", never)
     with pytest.raises(PreconditionFailed, match="90% busy"):
         step._switched(BLOCK, "plan")
+
+
+class Pair:
+    """Two nodes, as far as their names and addresses are asked for."""
+
+    nodes = (
+        SimpleNamespace(name="node1", internal_ips=("10.0.0.1", "fd00::1")),
+        SimpleNamespace(name="node2", internal_ips=()),
+    )
+
+
+def test_a_prometheus_that_is_away_is_said_and_the_counters_are_stored(step, said, monkeypatch):
+    step.__dict__["pair"] = Pair()
+    monkeypatch.setattr(DagRunStep, "_store_counters", lambda self, blocks: len(blocks))
+    monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_PROMETHEUS", "http://127.0.0.1:1")
+    moments = {"started_at": "2026-03-01T02:00:00Z", "finished_at": "2026-03-01T02:10:00Z"}
+    step.warehouse.store_block(step.number, {"block": 1, "arm": "off", **moments})
+    assert step.collect_counters() == {"counters": 3}
+    missing = "figures from Prometheus are missing: Prometheus at http://127.0.0.1:1 cannot be reached"
+    assert said[0].startswith(missing)
+    assert said[1:] == ["Prometheus: 0 figures of 0 series stored"]
+
+
+def test_prometheus_is_asked_about_all_names_of_the_nodes_where_there_is_a_connection(step, said, monkeypatch):
+    step.__dict__["pair"] = Pair()
+    step._store_prometheus([BLOCK])
+    assert said == []
+    found = []
+    monkeypatch.setattr(collect, "collect", lambda *arguments: found.append(arguments) or ["a line"])
+    step._store_prometheus([BLOCK])
+    (asked,) = found
+    assert asked[1:5] == (step.number, [2], ["node1", "10.0.0.1", "fd00::1", "node2"], "prod")
+    assert said == ["a line"]

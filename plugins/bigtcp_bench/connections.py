@@ -8,6 +8,7 @@ from bigtcp_bench.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.monitoring.settings import PrometheusSettings
     from bigtcp_bench.report.slack_settings import SlackSettings
     from bigtcp_bench.run_note import AirflowApi
     from bigtcp_bench.warehouse.store import Warehouse
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 WAREHOUSE_CONN_ID = "bigtcp_warehouse"
 SLACK_CONN_ID = "bigtcp_slack"
 AIRFLOW_CONN_ID = "bigtcp_airflow"
+PROMETHEUS_CONN_ID = "bigtcp_prometheus"
 
 
 def cluster_api(conn_id: str, **options: Any) -> ClusterApi:
@@ -86,10 +88,32 @@ def airflow_api() -> AirflowApi | None:
             f"the Airflow connection {AIRFLOW_CONN_ID!r} needs the address of the API server as host, and the "
             "login and password of a user who may edit runs"
         )
+    return AirflowApi(_address(connection), connection.login, connection.password)
+
+
+def prometheus_settings() -> PrometheusSettings | None:
+    """Return the settings of the connection ``bigtcp_prometheus``, or None when there is no such connection.
+
+    The password is that of the login, or a bearer token without one; monitoring.settings says what the extra may
+    hold. Raises PreconditionFailed with one sentence for what is wrong in it.
+    """
+    from bigtcp_bench.monitoring.settings import prometheus_settings
+
+    connection = _connection(PROMETHEUS_CONN_ID)
+    if connection is None:
+        return None
+    where = f"the Airflow connection {PROMETHEUS_CONN_ID!r}"
+    return prometheus_settings(
+        _address(connection), connection.login, connection.password, connection.extra_dejson, where
+    )
+
+
+def _address(connection: Any) -> str:
     # A connection given as an address has the scheme in its type or its schema, the form of the UI in the host.
+    host = connection.host or ""
     scheme = "https" if "https" in (connection.conn_type, connection.schema) else "http"
     port = f":{connection.port}" if connection.port else ""
-    return AirflowApi(host if "://" in host else f"{scheme}://{host}{port}", connection.login, connection.password)
+    return host if "://" in host else f"{scheme}://{host}{port}"
 
 
 def _connection(conn_id: str) -> Any:

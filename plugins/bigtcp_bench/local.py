@@ -86,7 +86,8 @@ class LocalAirflow:
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(kubernetes),
             "AIRFLOW_CONN_BIGTCP_WAREHOUSE": f"sqlite:///{self.warehouse_file}",
         }
-        passed_on = {name: os.environ[name] for name in ("AIRFLOW_CONN_BIGTCP_SLACK",) if name in os.environ}
+        optional = ("AIRFLOW_CONN_BIGTCP_SLACK", "AIRFLOW_CONN_BIGTCP_PROMETHEUS")
+        passed_on = {name: os.environ[name] for name in optional if name in os.environ}
         return {**keep, **settings, **passed_on}
 
     def _secret(self, name: str) -> str:

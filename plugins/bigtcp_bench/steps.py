@@ -270,8 +270,10 @@ class DagRunStep:
 
     @_reported
     def collect_counters(self) -> Result:
-        """End the last block, and store how much every counter of both nodes grew during each block."""
-        return {"counters": self._store_counters(self._planned())}
+        """End the last block; store how much both nodes' counters grew during each, and what Prometheus knows."""
+        found = {"counters": self._store_counters(self._planned())}
+        self._store_prometheus(self._planned())
+        return found
 
     @_reported
     def compare(self) -> Result:
@@ -494,6 +496,16 @@ class DagRunStep:
         self.warehouse.store_counters(self.number, rows)
         return len(rows)
 
+    def _store_prometheus(self, of_blocks: Sequence[Block]) -> None:
+        """Store what Prometheus knows of ``of_blocks``, where there is a connection to it."""
+        from bigtcp_bench.monitoring.collect import collect
+
+        names = [name for node in self.pair.nodes for name in (node.name, *node.internal_ips)]
+        blocks = [block.number for block in of_blocks]
+        settings = connections.prometheus_settings
+        for line in collect(self.warehouse, self.number, blocks, names, self._cluster, settings):
+            say(line)
+
     def _verdict(self, plan: Plan, before: int = 0) -> RunVerdict:
         """Return the verdict on the blocks of ``plan``, which were measured after ``before`` others."""
         from bigtcp_bench.analysis.noise import switch_sds
@@ -563,6 +575,7 @@ class DagRunStep:
             self._store_counters([*self._planned(), *again])
         except BenchError as error:
             say(f"the counters of the re-run could not be read: {error}")
+        self._store_prometheus(again)
         verdict = self._verdict(plan, before)
         if verdict.reasons:
             reasons = dict.fromkeys([*self._failures(again), *verdict.reasons])

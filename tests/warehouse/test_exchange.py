@@ -43,6 +43,9 @@ def fill(warehouse: Warehouse, cluster: str = "lab") -> None:
             raw=[key | {"kind": "repetition", "document": b"\x00\x01\xff"}],
         )
         warehouse.store_counters(run, [{"block": 1, "arm": "off", "node": "a", "counter": "drops", "value": 3}])
+        series = {"block": 1, "arm": "off", "query": "cpu_s_per_gb", "series": '{"instance": "a"}', "unit": "s/GB"}
+        values = {"mean": 0.4, "lowest": 0.3, "highest": 0.5, "samples": 7}
+        warehouse.store_prometheus(run, [series | values])
         warehouse.store_comparisons(run, [row | {"verdict": "faster", "change": -0.1, "reasons": ["x"]}])
         warehouse.store_noise(run, [row | {"level": "switch", "sd": 0.01}])
         warehouse.store_judgements(run, [row | {"state": "steady", "since": "2026-03-01"}])
@@ -79,6 +82,7 @@ def test_there_and_back(warehouse: Warehouse, tmp_path: Path) -> None:
         "result": 2,
         "failure": 2,
         "counter": 2,
+        "prometheus": 2,
         "comparison": 2,
         "noise": 2,
         "judgement": 2,

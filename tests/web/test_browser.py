@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -20,8 +21,10 @@ from playwright.sync_api import (
 )
 
 from bigtcp_bench.report import links
+from bigtcp_bench.resources import include_dir
 from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.monitoring.servers import asked, prometheus, until
 from tests.web.airflow_server import AirflowServer, RunningServer
 from tests.web.history import CLUSTER, DAG_ID, LAB, NIGHTS, fill
 
@@ -457,3 +460,26 @@ def test_who_is_no_longer_logged_in_is_led_to_the_login(user):
     page.context.clear_cookies()
     button.click()
     page.wait_for_url("**/auth/login*")
+
+
+@pytest.mark.prometheus
+def test_a_prometheus_with_a_token_of_a_user_scrapes_as_the_document_says(
+    airflow: AirflowServer, tmp_path: Path
+) -> None:
+    text = (include_dir().parent / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    (documented,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", text, re.DOTALL)
+    (job,) = yaml.safe_load(documented)["scrape_configs"]
+    target = [{"targets": [airflow.url.removeprefix("http://")]}]
+    jobs = []
+    for user in ("vera", "mallory"):
+        token = tmp_path / user
+        token.write_text(airflow.token(user), encoding="utf-8")
+        own = {"job_name": user, "scheme": "http", "scrape_interval": "2s", "static_configs": target}
+        jobs.append(job | own | {"authorization": {"credentials_file": str(token)}})
+    with prometheus(tmp_path, jobs) as url:
+        # The first one makes the server load the pages, and may have to be given up.
+        until(lambda: asked(url, 'up{job="vera"} == 1') and asked(url, 'up{job="mallory"}'), "a scrape of both")
+        found = asked(url, "max_over_time(bigtcp_bench_change_ratio[1m])")
+        (refused,) = asked(url, 'max_over_time(up{job="mallory"}[1m])')
+    assert {(one["metric"]["job"], one["metric"]["cluster"]) for one in found} == {("vera", CLUSTER)}
+    assert refused["value"][1] == "0"

@@ -297,6 +297,17 @@ def test_figures_can_be_downloaded(reader, warehouse):
     assert "22 faster, 3 equivalent" in report.text
 
 
+def test_figures_from_prometheus_are_offered_where_there_are_some(reader, warehouse):
+    address = f"run/{NIGHTS}/prometheus.csv"
+    assert address not in reader.get(f"run/{NIGHTS}").text
+    assert list(csv.DictReader(io.StringIO(reader.get(address).text))) == []
+    row = {"block": 2, "arm": "on", "query": "cpu_s_per_gb", "series": '{"instance": "a"}', "unit": "s/GB"}
+    warehouse.store_prometheus(NIGHTS, [row | {"mean": 0.4, "lowest": 0.3, "highest": 0.5, "samples": 7}])
+    assert address in reader.get(f"run/{NIGHTS}").text
+    (found,) = csv.DictReader(io.StringIO(reader.get(address).text))
+    assert (found["series"], found["mean"], found["arm"]) == ('{"instance": "a"}', "0.4", "on")
+
+
 def test_static_files_are_kept_for_good_under_an_address_of_their_own(reader):
     page = reader.get("overview").text
     found = re.findall(r'(?:src|href|data-charts)="/bigtcp-bench/(static/[^"]+)"', page)

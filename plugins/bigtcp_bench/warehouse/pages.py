@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.metrics import METRICS
 from bigtcp_bench.warehouse.records import RawDocument
-from bigtcp_bench.warehouse.schema import comparison, incident, incident_member, raw, run
+from bigtcp_bench.warehouse.schema import comparison, incident, incident_member, prometheus, raw, run
 from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
 
 if TYPE_CHECKING:
@@ -338,6 +338,12 @@ def open_incident_counts(warehouse: Warehouse, clusters: Collection[str]) -> dic
             cluster: (int(count), int(unknown)) for cluster, count, unknown in connection.execute(statement)
         }
     )
+
+
+def has_prometheus(warehouse: Warehouse, number: int) -> bool:
+    """Return whether a run has figures from Prometheus."""
+    statement = sa.select(sa.exists().where(prometheus.c.run_id == number))
+    return bool(warehouse.read(lambda connection: connection.execute(statement).scalar()))
 
 
 def document_keys(warehouse: Warehouse, number: int) -> list[DocumentKey]:

@@ -69,6 +69,17 @@ def _night(value: Any) -> Any:
         raise ValueError("must be a night such as 2026-01-31") from error
 
 
+def _labels(value: str) -> str:
+    # One series is one row, however its labels are written.
+    try:
+        labels = json.loads(_clean(value))
+    except ValueError:
+        labels = None
+    if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
+        raise ValueError('must be a JSON object of labels such as {"instance": "node1"}')
+    return json.dumps({_clean(name): _clean(labels[name]) for name in sorted(labels)}, ensure_ascii=False)
+
+
 def _to_utc(value: datetime) -> datetime:
     return value.astimezone(UTC)
 
@@ -192,6 +203,20 @@ class CounterRow(_Row):
     node: Name
     counter: Name
     value: Number
+
+
+class PrometheusRow(_Row):
+    """One series of one query during a block; ``series`` are its labels as a JSON object with sorted names."""
+
+    block: Ordinal
+    arm: Arm
+    query: Name
+    series: Annotated[str, AfterValidator(_labels)]
+    unit: Name
+    mean: Number
+    lowest: Number
+    highest: Number
+    samples: Ordinal
 
 
 class RawDocument(_Row):

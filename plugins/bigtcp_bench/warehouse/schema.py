@@ -168,6 +168,23 @@ counter = sa.Table(
     sqlite_with_rowid=False,
 )
 
+#: What Prometheus knew of a block: one series of one query. ``series`` are its labels as a JSON object.
+prometheus = sa.Table(
+    "bigtcp_prometheus",
+    metadata,
+    _run_id(),
+    _key("block", sa.Integer),
+    _key("query", sa.Text),
+    _key("series", sa.Text),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("unit", sa.Text, nullable=False),
+    sa.Column("mean", sa.Double, nullable=False),
+    sa.Column("lowest", sa.Double, nullable=False),
+    sa.Column("highest", sa.Double, nullable=False),
+    sa.Column("samples", sa.Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 #: One row per run × metric × scenario: both arms and the verdict. All trend queries read this table. The metric
 #: comes before the scenario in the key because a question names one metric and one, several or all scenarios.
 comparison = sa.Table(

@@ -25,6 +25,7 @@ from bigtcp_bench.warehouse.records import (
     FailureRow,
     JudgementRow,
     NoiseRow,
+    PrometheusRow,
     RawDocument,
     ResultRow,
     RunFields,
@@ -232,6 +233,10 @@ class Warehouse:
         """Store the growth of counters per block and node (fields of CounterRow)."""
         self._store(run_id, schema.counter, CounterRow, rows)
 
+    def store_prometheus(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store what Prometheus knew of blocks (fields of PrometheusRow: one series of one query each)."""
+        self._store(run_id, schema.prometheus, PrometheusRow, rows)
+
     def store_raw(self, run_id: int, rows: Iterable[Any]) -> None:
         """Store documents of the pods' agent, compressed as they came (fields of RawDocument)."""
         self._store(run_id, schema.raw, RawDocument, rows)
@@ -265,6 +270,10 @@ class Warehouse:
     def counters_frame(self, run_id: int) -> pd.DataFrame:
         """Return block, node, counter, arm and value of every counter of a run."""
         return self._frame_of_run(schema.counter, run_id)
+
+    def prometheus_frame(self, run_id: int) -> pd.DataFrame:
+        """Return block, query, series (JSON), arm, unit, mean, lowest, highest and samples, for one run."""
+        return self._frame_of_run(schema.prometheus, run_id)
 
     def raw_documents(self, run_id: int) -> list[RawDocument]:
         """Return the documents of a run, in order; none after they were pruned."""

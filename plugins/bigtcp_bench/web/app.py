@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from bigtcp_bench.errors import BenchError, InvalidInput
-from bigtcp_bench.web import compare, downloads, incidents, one_run, overview, runs, static_files, trend
+from bigtcp_bench.web import compare, downloads, incidents, metrics, one_run, overview, runs, static_files, trend
 from bigtcp_bench.web.access import AccessDep, access_of
 from bigtcp_bench.web.params import sentence_of
 from bigtcp_bench.web.rendering import HEADERS, Site, message
@@ -41,7 +41,7 @@ def build_app() -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    for module in (overview, trend, runs, one_run, downloads, compare, incidents, static_files):
+    for module in (overview, trend, runs, one_run, downloads, compare, incidents, metrics, static_files):
         app.include_router(module.router)
 
     @app.get("/")

@@ -44,6 +44,14 @@ def counters(access: AccessDep, number: NumberPath) -> Response:
     return csv_response(warehouse.counters_frame(number), f"run-{number}-counters.csv")
 
 
+@router.get("/run/{number}/prometheus.csv")
+def prometheus(access: AccessDep, number: NumberPath) -> Response:
+    """Return what Prometheus knew of each block of a run."""
+    warehouse = open_warehouse()
+    readable_run(warehouse, access, number)
+    return csv_response(warehouse.prometheus_frame(number), f"run-{number}-prometheus.csv")
+
+
 @router.get("/run/{number}/report.html")
 def report(access: AccessDep, number: NumberPath) -> Response:
     """Return the run's page as one file that asks for nothing else."""

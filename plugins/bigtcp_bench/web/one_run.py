@@ -49,6 +49,7 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
         before=before,
         after=after,
         documents=pages.document_keys(warehouse, number),
+        prometheus=pages.has_prometheus(warehouse, number),
     )
 
 
