@@ -452,7 +452,8 @@ class Warehouse:
 
 
 def _with_run(run_id: int, rows: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{"run_id": run_id, **row.model_dump()} for row in rows]
+    # No row holds another model, so there is nothing to dump within it.
+    return [{"run_id": run_id, **vars(row)} for row in rows]
 
 
 def _delete_raw(run_id: int, connection: sa.Connection) -> int:
