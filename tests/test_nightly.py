@@ -37,6 +37,37 @@ def states(night: Night) -> dict[str, str]:
     return {item.scenario: item.judgement.state for item in night.judgements}
 
 
+def test_many_nights_in_their_order_are_judged_as_one_by_one(warehouse, tmp_path):
+    """With what the night before has in memory, and with what it has left in the warehouse."""
+    alone = Warehouse(f"sqlite:///{tmp_path}/alone.db")
+    alone.migrate()
+    after = None
+    for number in range(30):
+        fields = {"on": FALL} if number >= 24 else {}
+        both = [add_night(one, number, controls=(100.0, 101.0), **fields) for one in (warehouse, alone)]
+        if number in (9, 17, 18):
+            # A scenario that could not be judged that night: its detector catches up later.
+            for one, run in zip((warehouse, alone), both, strict=True):
+                row = one.comparisons_frame(run).to_dict("records")[0]
+                known = {name: value for name, value in row.items() if isinstance(value, list) or value == value}
+                one.store_comparisons(run, [known | {"verdict": "invalid"}])
+        tonight = Nightly(warehouse, both[0], LIMITS, after=after)
+        due = tonight.due()
+        assert due == Nightly(alone, both[1], LIMITS).due()
+        rerun = Rerun(tuple(due)) if due else None
+        tonight.judge(rerun)
+        Nightly(alone, both[1], LIMITS).judge(rerun)
+        if number == 20:
+            # It failed after all, and counts for nothing.
+            for one, run in zip((warehouse, alone), both, strict=True):
+                one.finish_run(run, "failed", ["x"])
+        else:
+            after = tonight
+        frames = [one.judgements_frame(run) for one, run in zip((warehouse, alone), both, strict=True)]
+        pd.testing.assert_frame_equal(*frames)
+    assert "regression" in set(frames[0]["state"])
+
+
 def learned(warehouse: Warehouse, nights: int = 22) -> None:
     for number in range(nights):
         add_night(warehouse, number)

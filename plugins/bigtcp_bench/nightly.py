@@ -24,7 +24,7 @@ from bigtcp_bench.metrics import METRICS
 from bigtcp_bench.plan import Plan, Thresholds, blocks
 from bigtcp_bench.warehouse import incidents, judgements
 from bigtcp_bench.warehouse.controls import control_values
-from bigtcp_bench.warehouse.judgements import CARRIED, Series
+from bigtcp_bench.warehouse.judgements import CARRIED, Judged, Series
 from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
 
 if TYPE_CHECKING:
@@ -99,19 +99,26 @@ class Nightly:
     """The series of one run of ``warehouse``, with their detectors as they were before that run.
 
     ``run`` must be a valid run with stored comparisons. Scenarios that the run could not judge are missing nights.
+    ``after`` is the night before, judged in this process by the same thresholds: whoever judges many nights in
+    their order need not read from the warehouse what the last one has left there.
     """
 
-    def __init__(self, warehouse: Warehouse, run: int, thresholds: Thresholds) -> None:
+    def __init__(
+        self, warehouse: Warehouse, run: int, thresholds: Thresholds, *, after: Nightly | None = None
+    ) -> None:
         self._warehouse = warehouse
         self._run = run
         self._thresholds = thresholds
         row = warehouse.run(run)
         self._cluster: str = row["cluster"]
         self._night: str = row["started_at"].date().isoformat()
-        self._last = judgements.last_judged(warehouse, run)
         self._mark = _mark(thresholds)
+        self._last = after._left() if after else judgements.last_judged(warehouse, run)
+        #: Detectors as the last judgement of their series left them, where these are at hand.
+        self._states: dict[Series, ArmsDetector] = {**after._states, **after._detectors} if after else {}
         self._detectors: dict[Series, ArmsDetector] = {}
         self._tonight: dict[Series, _Value] = {}
+        self._near = after._newest() | {run: self._read_tonight(row)} if after else self._read(NEAR_NIGHTS)
         self._load()
 
     def due(self) -> list[str]:
@@ -197,7 +204,7 @@ class Nightly:
         return changes
 
     def _load(self) -> None:
-        near = self._read(NEAR_NIGHTS)
+        near = self._near
         tonight = near.get(self._run, {})
         self._tonight = {
             series: value for series, value in tonight.items() if value.off is not None and value.on is not None
@@ -206,18 +213,34 @@ class Nightly:
         for series in self._tonight:
             metric = METRICS[series[1]]
             last = self._last.get(series)
-            state = last.details.get(CARRIED) if last and last.details.get("mark") == self._mark else None
-            if last is None or last.run not in near or state is None:
+            state = self._state(series, last) if last and last.run in near else None
+            if state is None:
                 unknown.add(series)
                 self._detectors[series] = ArmsDetector(self._thresholds, metric.better, metric.scale, metric.floor)
             else:
                 self._detectors[series] = ArmsDetector.from_dict(
-                    _unpacked(state), self._thresholds, metric.better, metric.floor
+                    state, self._thresholds, metric.better, metric.floor
                 )
         limits = self._thresholds
         remembered = limits.learning_nights + limits.baseline_nights + limits.new_normal_nights
         history = self._read(max(REPLAY_NIGHTS, remembered)) if unknown else near
         self._catch_up(history, unknown)
+
+    def _state(self, series: Series, last: Judged) -> dict[str, Any] | None:
+        """Return the detector's state after the ``last`` judgement of ``series``, if anything has kept it."""
+        if series in self._states:
+            return self._states[series].to_dict()
+        carried = last.details.get(CARRIED) if last.details.get("mark") == self._mark else None
+        return None if carried is None else _unpacked(carried)
+
+    def _left(self) -> dict[Series, Judged]:
+        """Return what ``judgements.last_judged`` would find after this night."""
+        older = {series: self._last[series].run for series in self._tonight if series in self._last}
+        return self._last | {series: Judged(self._run, older_run=older.get(series)) for series in self._tonight}
+
+    def _newest(self) -> dict[int, dict[Series, _Value]]:
+        """Return the nights of which, with the next one, there are NEAR_NIGHTS."""
+        return dict(list(self._near.items())[-(NEAR_NIGHTS - 1) :])
 
     def _catch_up(self, history: Mapping[int, Mapping[Series, _Value]], unknown: set[Series]) -> None:
         """Move every detector on over the nights between the one it knows last and this run's."""
@@ -244,6 +267,18 @@ class Nightly:
                 control=value.control,
             )
 
+    def _read_tonight(self, row: Mapping[str, Any]) -> dict[Series, _Value]:
+        """Return what ``_read`` has of this run, whose columns are ``row``, without looking at any other."""
+        frame = self._warehouse.comparisons_frame(self._run)
+        environment = {name: None if row[name] is None else str(row[name]) for name in ENVIRONMENT}
+        control = control_values(self._warehouse, [self._run]).get(self._run)
+        columns = (frame[name].tolist() for name in ("scenario", "metric", "off_median", "on_median", "verdict"))
+        return {
+            (scenario, metric): _Value(self._run, self._night, *_arms(off, on, verdict), environment, control)
+            for scenario, metric, off, on, verdict in zip(*columns, strict=True)
+            if METRICS[metric].judged
+        }
+
     def _read(self, nights: int) -> dict[int, dict[Series, _Value]]:
         """Return this run and the valid ones before it, oldest first: run → series → value."""
         metrics = [metric.name for metric in METRICS.values() if metric.judged]
@@ -259,7 +294,7 @@ class Nightly:
                 (scenario, metric): _Value(
                     run,
                     night,
-                    *((None, None) if verdict == "invalid" else (_known(off), _known(on))),
+                    *_arms(off, on, verdict),
                     environment,
                     controls.get(run),
                 )
@@ -314,6 +349,10 @@ def _environment(rows: pd.DataFrame) -> dict[str, str | None]:
 
     first = rows.iloc[0]
     return {name: None if pd.isna(first[name]) else str(first[name]) for name in ENVIRONMENT}
+
+
+def _arms(off: float, on: float, verdict: str) -> tuple[float | None, float | None]:
+    return (None, None) if verdict == "invalid" else (_known(off), _known(on))
 
 
 def _known(value: float) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from bigtcp_bench.generated.history import write_history
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.queries import trend
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.generated.summary import summary_of
 
 NIGHTS = 60
 LAST = date(2026, 11, 23)
@@ -23,6 +26,19 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     warehouse.migrate()
     write_history(warehouse, NIGHTS, last_night=LAST, scenarios=("ipv4-stream-1", "ipv6-stream-1"))
     return warehouse
+
+
+def test_the_same_arguments_write_the_same_figures(history):
+    """What is kept was written before the writing was made faster; a change of story or verdicts shows here."""
+    kept = json.loads(Path(__file__).with_name("sixty_nights.json").read_text(encoding="utf-8"))
+    written = summary_of(history)
+    assert list(written) == list(kept)
+    for night, expected in kept.items():
+        for name, value in expected.items():
+            found = written[night][name]
+            assert found == (
+                pytest.approx(value, rel=1e-6) if name in ("measured", "compared", "judged") else value
+            ), night
 
 
 def test_every_run_says_that_it_was_generated(history):

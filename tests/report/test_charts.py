@@ -229,19 +229,27 @@ def test_incidents_of_other_times_are_not_drawn():
     assert "incident" not in charts.trend_chart(nights(20), incidents=elsewhere).to_dict()["description"]
 
 
-def test_labels_do_not_lie_on_each_other():
+@pytest.mark.parametrize(("width_px", "fewest"), [(1200, 10), (560, 10), (290, 3)])
+def test_labels_do_not_lie_on_each_other(width_px, fewest):
     frame = nights(90, cilium_version=[f"1.18.{day // 2}" for day in range(90)])
-    specification = charts.trend_chart(frame).to_dict()
+    specification = charts.trend_chart(frame, incidents=pd.DataFrame(INCIDENTS)).to_dict()
     rules = [row for row in rows_of(specification) if row.get("what") == "Cilium"]
     texts = [layer for layer in specification["layer"] if layer["mark"]["type"] == "text"]
-    placed = [specification["datasets"][layer["data"]["name"]] for layer in texts]
+    assert all(layer["transform"] == [{"filter": "width >= datum.needs_px"}] for layer in texts)
+    placed = [row for layer in texts for row in specification["datasets"][layer["data"]["name"]]]
+    shown = [row for row in placed if row["needs_px"] <= width_px]
     assert len(rules) == 44
-    assert 6 <= sum(map(len, placed)) <= 3 * 6
-    for rows in placed:
-        moments = sorted(row["at"] for row in rows)
-        apart_ms = min(later - earlier for earlier, later in itertools.pairwise(moments))
-        # 13 characters of 6 pixels, on 560 pixels for 89 days.
-        assert apart_ms / 86_400_000 > 89 * 13 * 6 / 560
+    assert fewest <= len(shown) <= len(placed) <= 3 * 6
+    begin, end = (choose(row["at"] for row in rows_of(specification) if "arm" in row) for choose in (min, max))
+    for number in range(3):
+        lengths = [(row, 6 * len(row["label"])) for row in shown if row["row"] == number]
+        moments = [(row["at"] - begin) / (end - begin) * width_px for row, _ in lengths]
+        ends = sorted(
+            (at, at + length) if row["side"] == "left" else (at - length, at)
+            for (row, length), at in zip(lengths, moments, strict=True)
+        )
+        assert all(left >= 0 and right <= width_px for left, right in ends)
+        assert all(one[1] < other[0] for one, other in itertools.pairwise(ends))
 
 
 def test_the_parts_of_cpu_time_make_the_whole():

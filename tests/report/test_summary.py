@@ -7,7 +7,7 @@ from rich.console import Console
 
 from bigtcp_bench.metrics import METRICS, metrics_of
 from bigtcp_bench.plan import SCENARIOS
-from bigtcp_bench.report.summary import headline, print_summary, run_summary
+from bigtcp_bench.report.summary import effect_text, headline, print_summary, run_summary
 from bigtcp_bench.report.view import ControlView, Proof, RestoreView
 from tests.report.views import comparison, run_view
 
@@ -161,6 +161,14 @@ def test_proof_needs_both_ends(arm, sender, receiver, good):
 )
 def test_the_control_is_one_line(control, line):
     assert line in [text.strip() for text in run_summary(run_view(control=control)).splitlines()]
+
+
+def test_an_arm_that_was_not_measured_proves_nothing():
+    off, on, _ = run_view().proofs
+    assert effect_text([off, on], ("off", "on", "off"))[0] == "proven"
+    assert effect_text([off], ("off", "on", "off"))[0] == "not measured: on"
+    assert effect_text([off], ("off", "off"))[0] == "proven"
+    assert effect_text([dataclasses.replace(off, sender_b=90_000.0)], ("off", "on"))[0] == "NOT PROVEN: off"
 
 
 def test_nodes_that_differ_are_told_apart():

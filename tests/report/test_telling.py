@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bigtcp_bench.analysis.verdicts import judge_run
 from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.generated.figures import night_results
+from bigtcp_bench.generated.story import Fate, stories
 from bigtcp_bench.nightly import Nightly
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.plan import Thresholds, blocks, validate_plan
 from bigtcp_bench.report.slack_settings import SlackSettings, slack_settings
 from bigtcp_bench.report.telling import tell
 from bigtcp_bench.report.view import RestoreView, RunView
@@ -86,6 +90,44 @@ def test_a_month_of_nights(warehouse, server):
     assert end["text"].startswith(":white_check_mark: Recovered on ")
     assert opening["text"].startswith("Recovered on ")
     assert outbox.waiting(warehouse, "lab") == 0
+
+
+def judged(warehouse: Warehouse, number: int, fate: Fate, drift: float = 1.0) -> RunView:
+    """Store a generated night as it was measured and judged; ``drift`` is the speed of its last block."""
+    plan = validate_plan(
+        {"name": "x", "scenarios": ["ipv6-stream-1", "ipv6-rr"], "order": ["off", "on", "off"], "duration_s": 15},
+        "a test",
+    )
+    run = add_night(warehouse, number, scenarios=plan.scenarios, plan=plan.model_dump(mode="json"))
+    (story,) = stories(1, 1)
+    results = night_results(replace(story, fate=fate), plan, blocks(plan), seed=1)
+    drifted = (results["block"] == 3) & (results["metric"] == "throughput_bps")
+    results.loc[drifted, "value"] *= drift
+    for block in blocks(plan):
+        warehouse.store_block(run, {"block": block.number, "arm": block.arm})
+    warehouse.store_results(run, results.to_dict("records"))
+    verdict = judge_run(results, plan)
+    warehouse.store_comparisons(run, verdict.comparisons)
+    reasons = list(verdict.reasons) or [reason for one in verdict.comparisons for reason in one.reasons]
+    warehouse.update_run(run, status="invalid", reasons=reasons)
+    return RunView.from_warehouse(warehouse, run, URL)
+
+
+def test_an_invalid_run_shows_what_was_wrong_with_it(warehouse, server):
+    assert tell_of(warehouse, server, judged(warehouse, 0, "unproven")) == ["sent to Slack: 1 message"]
+    assert tell_of(warehouse, server, judged(warehouse, 1, "ordinary", drift=0.5)) == ["sent to Slack: 1 message"]
+    packets, repetitions = server.files
+    assert packets["content"].startswith(PNG)
+    assert packets["initial_comment"].startswith("Dots: mean bytes per packet. ipv6-stream-1 off sender: ")
+    assert (
+        "repetitions of throughput of ipv6-stream-1. Medians by block: 1: off " in repetitions["initial_comment"]
+    )
+    assert [one["thread_ts"] for one in server.files] == [one["ts"] for one in server.messages]
+
+
+def test_an_invalid_run_that_a_sentence_explains_has_no_picture(warehouse, server):
+    assert tell_of(warehouse, server, judged(warehouse, 0, "lossy")) == ["sent to Slack: 1 message"]
+    assert (len(server.messages), server.files) == (1, [])
 
 
 def test_a_mistake_in_the_connection_keeps_the_messages(warehouse, server):

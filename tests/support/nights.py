@@ -65,6 +65,8 @@ def add_night(
                 "off_median": low,
                 "on_median": high,
                 "change": high / low - 1,
+                "ci_low": high / low - 1.03,
+                "ci_high": high / low - 0.97,
                 "level": 0.95,
                 "margin": 0.05,
                 "n_off": 6,

@@ -158,6 +158,7 @@ def test_the_series_of_a_night_has_only_nights_that_count(warehouse: Warehouse) 
             }
         )
         row = {"scenario": "ipv4-rr", "metric": "transactions_per_s", "off_median": night, "verdict": "equivalent"}
+        row |= {"ci_low": -0.01 * night, "ci_high": 0.02 * night}
         warehouse.store_comparisons(run, [row, row | {"metric": "latency_p50_us"}])
         if status != "running":
             warehouse.finish_run(run, status)  # type: ignore[arg-type]
@@ -167,6 +168,7 @@ def test_the_series_of_a_night_has_only_nights_that_count(warehouse: Warehouse) 
 
     assert frame["run_id"].tolist() == [runs[0], runs[2], runs[4]]
     assert frame["cilium_version"].tolist() == ["1.18.0", "1.18.2", "1.18.4"]
+    assert frame[["ci_low", "ci_high"]].values.tolist() == [[0, 0], [-0.02, 0.04], [-0.04, 0.08]]
     assert frame["started_at"].iloc[-1] == first + timedelta(days=4)
     assert warehouse.series_frame("lab", nights=2)["run_id"].unique().tolist() == [runs[2], runs[5]]
     assert warehouse.series_frame("other").empty

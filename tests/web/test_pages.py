@@ -230,9 +230,18 @@ def test_two_runs_are_compared_with_what_differs(reader):
     assert re.search(r"ipv6-stream-1 throughput \S+ Gbit/s → \S+ Gbit/s \S+ % \[", shown)
     shown = text_of(reader.get(f"compare?a={NIGHTS}&b={NIGHTS}"))
     assert "Nothing that is recorded" in shown
+    assert "Left out" not in shown
     shown = text_of(reader.get(f"compare?a={NIGHTS}&b={LAB_FAILED}"))
     assert "no scenario in common" in shown
     assert "not measured" in shown
+
+
+def test_a_scenario_that_one_of_two_runs_could_not_judge_is_named(reader, warehouse):
+    row = warehouse.comparisons_frame(NIGHTS).set_index("metric").query("scenario == 'ipv6-rr'")
+    known = {name: value for name, value in row.loc["transactions_per_s"].to_dict().items() if value is not None}
+    warehouse.store_comparisons(NIGHTS, [known | {"metric": "transactions_per_s", "verdict": "invalid"}])
+    shown = text_of(reader.get(f"compare?a={NIGHTS - 1}&b={NIGHTS}"))
+    assert "Left out, because one of the runs could not judge it: ipv6-rr." in shown
 
 
 def test_two_versions_are_compared_by_their_nights(reader):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -44,3 +45,19 @@ def test_loading_the_plugin_does_not_load_what_only_pages_need():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_starting_api_server_makes_the_first_pages_ready_and_nothing_stands_in_its_way():
+    """Airflow's own server is what it was; a broken warehouse is no reason not to start."""
+    code = (
+        "import sys, threading; from bigtcp_bench.web.plugin import BigTcpBenchPlugin as plugin; "
+        "(one,) = plugin.fastapi_root_middlewares; server = object(); "
+        "assert one['middleware'](server) is server; "
+        "[each.join() for each in threading.enumerate() if each.name == one['name']]; "
+        "names = ('bigtcp_bench.web.app', 'altair', 'pandas', 'scipy'); "
+        "print([name for name in names if name not in sys.modules])"
+    )
+    broken = os.environ | {"AIRFLOW_CONN_BIGTCP_WAREHOUSE": "mysql://nowhere"}
+    done = subprocess.run([sys.executable, "-c", code], env=broken, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+    assert "Traceback" not in done.stderr

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +111,7 @@ def compare_run(
     run_reasons: Sequence[str] = (),
     scenario_reasons: Mapping[str, Sequence[str]] | None = None,
     switch_sds: Mapping[tuple[str, str], float] | None = None,
+    generations: pd.DataFrame | None = None,
 ) -> list[Comparison]:
     """Return one Comparison for each scenario of ``plan`` and each metric of it, in the plan's order.
 
@@ -117,20 +119,20 @@ def compare_run(
     have no rows). ``thresholds`` default to the plan's. ``run_reasons`` (of the whole run) and
     ``scenario_reasons`` (by scenario) make verdicts ``invalid``; the numbers are kept as evidence. ``switch_sds``
     is what A/A runs measured for (scenario, metric); without it ``thresholds.switch_sd`` is assumed.
+    ``generations`` are the ``generation_medians`` of ``frame``, where they are known already.
 
     In an A/A run the odd blocks take the place of off and the even ones that of on: whatever differs is noise.
     """
     thresholds = thresholds or plan.thresholds
-    generations = generation_medians(frame, plan)
-    groups = dict(list(generations.groupby(["scenario", "metric"], sort=False)))
-    empty = generations.iloc[:0]
+    series = series_of(generation_medians(frame, plan) if generations is None else generations)
+    empty = SeriesOfRun(np.empty(0), np.empty(0, dtype=bool), np.empty(0), np.empty(0))
     comparisons = []
     for name in plan.scenarios:
         reasons = (*run_reasons, *(scenario_reasons or {}).get(name, ()))
         for metric in metrics_of(SCENARIOS[name].traffic):
             comparisons.append(
                 _compare(
-                    groups.get((name, metric.name), empty),
+                    series.get((name, metric.name), empty),
                     name,
                     metric,
                     thresholds,
@@ -162,6 +164,27 @@ def generation_medians(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     medians["on"] = medians["block"].map(is_on).astype(bool)
     medians["position"] = medians["block"].map(first_position).astype(int) + medians["generation"].astype(int) - 1
     return medians
+
+
+@dataclass(frozen=True)
+class SeriesOfRun:
+    """One scenario and metric of a run: arrays with one entry per generation, as in ``generation_medians``."""
+
+    value: FloatArray
+    on: npt.NDArray[np.bool_]
+    position: FloatArray
+    block: FloatArray
+
+
+def series_of(generations: pd.DataFrame) -> dict[tuple[str, str], SeriesOfRun]:
+    """Return the series in ``generations`` (see ``generation_medians``) by scenario and metric."""
+    value, position, block = (generations[name].to_numpy(dtype=float) for name in ("value", "position", "block"))
+    on = generations["on"].to_numpy(dtype=bool)
+    places: Mapping[Any, Any] = generations.groupby(["scenario", "metric"], sort=False).indices
+    return {
+        (str(scenario), str(metric)): SeriesOfRun(value[at], on[at], position[at], block[at])
+        for (scenario, metric), at in places.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -204,6 +227,13 @@ def layout_of(plan: Plan) -> Layout:
 
 def contrast_of(on: npt.NDArray[np.bool_], position: FloatArray) -> Contrast | None:
     """Return the contrast of on against off in the model of this module, or None if the design cannot say."""
+    return _contrast_of(np.asarray(on, dtype=bool).tobytes(), np.asarray(position, dtype=float).tobytes())
+
+
+# All metrics of a run have the same few designs.
+@lru_cache(maxsize=256)
+def _contrast_of(on_bytes: bytes, position_bytes: bytes) -> Contrast | None:
+    on, position = np.frombuffer(on_bytes, dtype=bool), np.frombuffer(position_bytes, dtype=float)
     n = len(on)
     if n < 3 or on.all() or not on.any():
         return None
@@ -258,15 +288,14 @@ def _wants_drift(on: npt.NDArray[np.bool_], position: FloatArray) -> bool:
 
 
 def _compare(
-    group: pd.DataFrame,
+    series: SeriesOfRun,
     scenario: str,
     metric: Metric,
     thresholds: Thresholds,
     reasons: tuple[str, ...],
     switch_sd: float,
 ) -> Comparison:
-    values = group["value"].to_numpy(dtype=float)
-    on = group["on"].to_numpy(dtype=bool)
+    values, on = series.value, series.on
     n_off, n_on = int((~on).sum()), int(on.sum())
     off_median = float(np.median(values[~on])) if n_off else None
     on_median = float(np.median(values[on])) if n_on else None
@@ -288,9 +317,9 @@ def _compare(
         reference = float(values[~on].mean())
         # Half of each arm: the same number when the arms are swapped, so that the verdict is mirrored exactly.
         linear_scale = float((abs(values[~on].mean()) + abs(values[on].mean())) / 2)
-        difference = _difference(group, values, switch_sd * linear_scale)
+        difference = _difference(series, values, switch_sd * linear_scale)
     elif not missing and values.min() > 0:
-        difference = _difference(group, np.log(values), switch_sd)
+        difference = _difference(series, np.log(values), switch_sd)
 
     def relative(value: float) -> float | None:
         if metric.scale == "log":
@@ -353,14 +382,8 @@ def _compare(
     )
 
 
-def _difference(group: pd.DataFrame, values: FloatArray, switch_sd: float) -> Difference | None:
-    return estimate_difference(
-        values,
-        group["on"].to_numpy(dtype=bool),
-        group["position"].to_numpy(dtype=float),
-        group["block"].to_numpy(dtype=float),
-        switch_sd,
-    )
+def _difference(series: SeriesOfRun, values: FloatArray, switch_sd: float) -> Difference | None:
+    return estimate_difference(values, series.on, series.position, series.block, switch_sd)
 
 
 def _verdict(difference: Difference, metric: Metric, level: float, margin: float) -> tuple[Verdict, bool]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians
+from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians, series_of
 from bigtcp_bench.analysis.history import robust_level
 from bigtcp_bench.metrics import HEADLINE, METRICS
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Plan, Thresholds, blocks
@@ -92,14 +93,20 @@ def judge_run(
         *throttle_problems(facts.throttled, thresholds),
         *control_problems(facts.control, facts.control_history, thresholds),
     ]
+    generations = generation_medians(frame, plan)
     by_scenario: dict[str, list[str]] = {}
-    for problems in (drift_problems(frame, plan), loss_problems(frame, plan)):
+    for problems in (drift_problems(frame, plan, generations), loss_problems(frame, plan)):
         for scenario, sentences in problems.items():
             by_scenario.setdefault(scenario, []).extend(sentences)
     if not run_reasons and all(name in by_scenario for name in plan.scenarios):
         run_reasons = [sentence for sentences in by_scenario.values() for sentence in sentences]
     comparisons = compare_run(
-        frame, plan, run_reasons=run_reasons, scenario_reasons=by_scenario, switch_sds=switch_sds
+        frame,
+        plan,
+        run_reasons=run_reasons,
+        scenario_reasons=by_scenario,
+        switch_sds=switch_sds,
+        generations=generations,
     )
     return RunVerdict("invalid" if run_reasons else "valid", tuple(run_reasons), tuple(comparisons))
 
@@ -111,24 +118,27 @@ def effect_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
     sender and at the receiver. Only bulk streams fill packets to the limit, so only they can prove anything.
     """
     problems = []
-    medians = frame.groupby(["scenario", "arm", "metric", "block", "generation"])["value"].median()
+    measured = frame[frame["metric"].isin([f"bytes_per_packet_{end}" for end in ENDS])]
+    keys = ["scenario", "arm", "metric"]
+    medians = measured.groupby([*keys, "block", "generation"])["value"].median()
+    known = {key: medians.to_numpy()[places] for key, places in medians.groupby(level=keys).indices.items()}
     arms: list[Arm] = [arm for arm in ("off", "on") if arm in plan.order]
     for name in plan.scenarios:
         if SCENARIOS[name].traffic != "stream":
             continue
         for arm in arms:
-            sizes: dict[End, pd.Series] = {}
+            sizes: dict[End, npt.NDArray[np.float64]] = {}
             for end in ENDS:
-                try:
-                    sizes[end] = medians.loc[(name, arm, f"bytes_per_packet_{end}")]
-                except KeyError:
+                if (found := known.get((name, arm, f"bytes_per_packet_{end}"))) is not None:
+                    sizes[end] = found
+                else:
                     problems.append(f"{name}, arm {arm}: no bytes per packet were read at the {end}")
             if len(sizes) == len(ENDS) and (problem := _effect_problem(name, arm, sizes)):
                 problems.append(problem)
     return problems
 
 
-def _effect_problem(name: str, arm: Arm, sizes: Mapping[End, pd.Series]) -> str | None:
+def _effect_problem(name: str, arm: Arm, sizes: Mapping[End, npt.NDArray[np.float64]]) -> str | None:
     total = len(sizes["sender"])
     limit = f"{CLASSIC_MAX_PACKET_BYTES:,} B"
     if arm == "off":
@@ -149,7 +159,7 @@ def _effect_problem(name: str, arm: Arm, sizes: Mapping[End, pd.Series]) -> str 
         )
     if len(small["receiver"]):
         return (
-            f"{name}, arm on: packets left the sender with {sizes['sender'].median():,.0f} B on average but "
+            f"{name}, arm on: packets left the sender with {np.nanmedian(sizes['sender']):,.0f} B on average but "
             f"reached the receiver with {small['receiver'].min():,.0f} B in {len(small['receiver'])} of {total} "
             f"generations; they were segmented to {limit} or less on the way"
         )
@@ -163,17 +173,19 @@ def completeness_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
     ``thresholds.min_complete_share``.
     """
     problems = []
+    headlines = {name: HEADLINE[SCENARIOS[name].traffic] for name in plan.scenarios}
+    rows = frame[frame["metric"] == frame["scenario"].map(headlines)]
+    once = rows.drop_duplicates(["scenario", "block", "generation", "repetition"])
+    present = once.groupby(["scenario", "block"]).size().to_dict()
     for name in plan.scenarios:
-        headline = HEADLINE[SCENARIOS[name].traffic]
-        rows = frame[(frame["scenario"] == name) & (frame["metric"] == headline)]
-        present = rows.drop_duplicates(["block", "generation", "repetition"]).groupby("block").size()
         expected: dict[Arm, int] = {"off": 0, "on": 0}
         found: dict[Arm, int] = {"off": 0, "on": 0}
         empty = []
         for block in blocks(plan):
             expected[block.arm] += block.generations * plan.repetitions
-            found[block.arm] += int(present.get(block.number, 0))
-            if not present.get(block.number, 0):
+            count = present.get((name, block.number), 0)
+            found[block.arm] += count
+            if not count:
                 empty.append(f"{block.number} (arm {block.arm})")
         if empty:
             problems.append(f"{name}: nothing was measured in block {', '.join(empty)}")
@@ -188,14 +200,17 @@ def completeness_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
     return problems
 
 
-def drift_problems(frame: pd.DataFrame, plan: Plan) -> dict[str, list[str]]:
+def drift_problems(
+    frame: pd.DataFrame, plan: Plan, generations: pd.DataFrame | None = None
+) -> dict[str, list[str]]:
     """Return, by scenario, where the headline metric moved by itself between the first and last block of an arm.
 
     It must have moved by more than ``thresholds.drift_limit`` and beyond chance (at the confidence level, over all
-    scenarios and arms together). Moderate drift is no problem: the comparison models it.
+    scenarios and arms together). Moderate drift is no problem: the comparison models it. ``generations`` are the
+    ``generation_medians`` of ``frame``, where they are known already.
     """
     thresholds = plan.thresholds
-    medians = generation_medians(frame, plan)
+    series = series_of(generation_medians(frame, plan) if generations is None else generations)
     by_arm: dict[Arm, list[int]] = {"off": [], "on": []}
     for block in blocks(plan):
         by_arm[block.arm].append(block.number)
@@ -204,8 +219,12 @@ def drift_problems(frame: pd.DataFrame, plan: Plan) -> dict[str, list[str]]:
     problems: dict[str, list[str]] = {}
     for name in plan.scenarios:
         headline = HEADLINE[SCENARIOS[name].traffic]
-        rows = medians[(medians["scenario"] == name) & (medians["metric"] == headline) & (medians["value"] > 0)]
-        logs = {int(str(number)): np.log(group) for number, group in rows.groupby("block")["value"]}
+        measured = series.get((name, headline))
+        if measured is None:
+            continue
+        above = measured.value > 0
+        values, numbers = np.log(measured.value[above]), measured.block[above]
+        logs = {int(number): values[numbers == number] for number in np.unique(numbers)}
         df = sum(len(values) - 1 for values in logs.values())
         if df < 1:
             continue

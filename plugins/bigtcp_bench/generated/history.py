@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bigtcp_bench.analysis.verdicts import RunVerdict
+    from bigtcp_bench.nightly import Nightly
     from bigtcp_bench.warehouse.store import Warehouse
 
 DAG_ID = "bigtcp_benchmark"
@@ -86,6 +86,9 @@ class _Writer:
         self._seed = seed
         self._scale = scale
         self._plan = load_plan("nightly", {"scenarios": list(scenarios)})
+        #: The night that was judged last, and what the A/A runs so far say; None where it is to be asked for.
+        self._nightly: Nightly | None = None
+        self._switch_sds: dict[tuple[str, str], float] | None = None
         self._aa_plan = load_plan("nightly", {"scenarios": list(scenarios), "order": "off,off"})
 
     def write(self, story: NightStory, started: datetime) -> None:
@@ -99,7 +102,9 @@ class _Writer:
             return
         self._measure(number, story, planned, results, started)
         if self._judge(number, plan, results) and not plan.is_aa:
-            self._judge_across_nights(number, story, plan, started)
+            nightly = self._judge_across_nights(number, story, plan, started)
+            # A run that will have failed is not among the nights of the next one.
+            self._nightly = self._nightly if story.fate == "unrestored" else nightly
         self._finish(number, story, started + (len(planned) + 1) * _BLOCK)
 
     def _start(self, story: NightStory, plan: Plan, started: datetime) -> int:
@@ -157,11 +162,12 @@ class _Writer:
         verdict = self._verdict(number, plan, results)
         thresholds = plan.thresholds.model_dump(mode="json")
         self._warehouse.store_comparisons(
-            number, [asdict(one) | {"thresholds": thresholds} for one in verdict.comparisons]
+            number, [vars(one) | {"thresholds": thresholds} for one in verdict.comparisons]
         )
         self._warehouse.update_run(number, status=verdict.status, reasons=list(verdict.reasons))
         if verdict.status == "valid" and plan.is_aa:
             self._warehouse.store_noise(number, measure_noise(results, plan))
+            self._switch_sds = None
         return verdict.status == "valid"
 
     def _verdict(self, number: int, plan: Plan, results: pd.DataFrame) -> RunVerdict:
@@ -174,18 +180,19 @@ class _Writer:
             control=control_values(self._warehouse, [number]).get(number),
             control_history=control_history(self._warehouse, number, plan.thresholds.control_nights),
         )
-        sds = switch_sds(known_noise(self._warehouse, self._cluster), plan.thresholds)
-        return judge_run(results, plan, facts, sds)
+        if self._switch_sds is None:
+            self._switch_sds = switch_sds(known_noise(self._warehouse, self._cluster), plan.thresholds)
+        return judge_run(results, plan, facts, self._switch_sds)
 
-    def _judge_across_nights(self, number: int, story: NightStory, plan: Plan, started: datetime) -> None:
-        """Judge a valid night among the others; what is far off is measured twice more before."""
+    def _judge_across_nights(self, number: int, story: NightStory, plan: Plan, started: datetime) -> Nightly:
+        """Judge a valid night among the others, and return it; what is far off is measured twice more before."""
         from bigtcp_bench.nightly import Nightly, Rerun, rerun_pairs
 
-        nightly = Nightly(self._warehouse, number, plan.thresholds)
+        nightly = Nightly(self._warehouse, number, plan.thresholds, after=self._nightly)
         due = nightly.due()
         if not due:
             nightly.judge()
-            return
+            return nightly
         again, before = rerun_plan(plan, due), len(blocks(plan))
         later = [block.model_copy(update={"number": block.number + before}) for block in blocks(again)]
         results = night_results(story, again, later, self._seed, self._scale)
@@ -195,7 +202,10 @@ class _Writer:
         wrong = {one.scenario for one in verdict.comparisons if one.verdict == "invalid"}
         pairs = {series: pair for series, pair in rerun_pairs(results, again).items() if series[0] not in wrong}
         counted = Rerun(again.scenarios, {} if verdict.reasons else pairs, tuple(verdict.reasons))
-        Nightly(self._warehouse, number, plan.thresholds).judge(counted)
+        # The re-run has measured the control again, too.
+        nightly = Nightly(self._warehouse, number, plan.thresholds, after=self._nightly)
+        nightly.judge(counted)
+        return nightly
 
     def _fail(
         self, number: int, story: NightStory, planned: Sequence[Block], results: pd.DataFrame, started: datetime

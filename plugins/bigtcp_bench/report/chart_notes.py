@@ -14,11 +14,15 @@ from bigtcp_bench.report.chart_style import INCIDENT_COLOUR
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Labels above a chart: the most rows of them, the height of one in pixels, and the width of a character as a
-#: share of a chart of 560 pixels.
+#: Labels above a chart: the most rows of them, the height of one and the width of a character in pixels, and the
+#: width of the chart that they are laid out for. In a narrower one those are left out that have no room there.
 _LABEL_ROWS = 3
 _LABEL_HEIGHT = 14
-_LABEL_CHARACTER = 6 / 560
+_CHARACTER_PX = 6.0
+_LAID_OUT_PX = 560
+_LABEL_CHARACTER = _CHARACTER_PX / _LAID_OUT_PX
+#: From here on, as a share of the chart, a label stands to the left of its moment.
+_TURN = 2 / 3
 
 
 def changes_of(trend: pd.DataFrame) -> pd.DataFrame:
@@ -85,11 +89,16 @@ class Notes:
             for number in range(_LABEL_ROWS):
                 rows = [row for row in self._labels if (row["side"], row["row"]) == (side, number)]
                 if rows:
-                    words = chart_of(rows).mark_text(
-                        align=side,
-                        baseline="bottom",
-                        dx=-2 if side == "left" else 2,
-                        dy=-3 - number * _LABEL_HEIGHT,
+                    # `width` is Vega's own name for the width of the chart as it is drawn.
+                    words = (
+                        chart_of(rows)
+                        .transform_filter("width >= datum.needs_px")
+                        .mark_text(
+                            align=side,
+                            baseline="bottom",
+                            dx=-2 if side == "left" else 2,
+                            dy=-3 - number * _LABEL_HEIGHT,
+                        )
                     )
                     layers.append(words.encode(x="at:T", y=alt.value(0), text="label:N"))
         return layers
@@ -144,14 +153,32 @@ def _label_rows(notes: Sequence[Mapping[str, Any]], begin: int, end: int) -> lis
     for note in sorted(notes, key=lambda note: note["at"]):
         width = len(note["label"]) * _LABEL_CHARACTER
         side, moment = "left", note["at"]
-        if _share(moment, begin, end) + width > 1:
+        if _share(moment, begin, end) + width > 1 or _share(moment, begin, end) > _TURN:
             side, moment = "right", note.get("until", moment)
         first = _share(moment, begin, end) - (width if side == "right" else 0)
         row = next((number for number, taken in enumerate(ends) if taken < first), None)
         if row is not None:
             ends[row] = first + width + _LABEL_CHARACTER
             placed.append({"at": moment, "label": note["label"], "row": row, "side": side})
-    return placed
+    return [
+        label | {"needs_px": _needs_px(label, placed[place + 1 :], begin, end)}
+        for place, label in enumerate(placed)
+    ]
+
+
+def _needs_px(label: Mapping[str, Any], later: Sequence[Mapping[str, Any]], begin: int, end: int) -> float:
+    """Return how wide a chart must be for ``label`` to lie within it and not on the next of the ``later`` ones."""
+    length = (len(label["label"]) + 1) * _CHARACTER_PX
+    place = _share(label["at"], begin, end)
+    follower = next((one for one in later if one["row"] == label["row"]), None)
+    needs = length / max(place if label["side"] == "right" else 1 - place, 1e-9)
+    if follower is None:
+        return round(needs, 1)
+    room = _share(follower["at"], begin, end) - place
+    between = (label["side"] == "left") * length
+    between += (follower["side"] == "right") * (len(follower["label"]) + 1) * _CHARACTER_PX
+    # Two that stand apart from each other never meet.
+    return round(max(needs, between / max(room, 1e-9)) if between else needs, 1)
 
 
 def _share(moment: int, begin: int, end: int) -> float:

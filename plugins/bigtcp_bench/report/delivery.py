@@ -52,8 +52,8 @@ class Chart:
     text: str
 
 
-#: Draws the chart that a message of a cluster asks for (its payload's ``chart``).
-Draw = Callable[[str, dict[str, Any]], Chart]
+#: Draws the chart that a message of a cluster asks for (its payload's ``chart``); None if there is none to see.
+Draw = Callable[[str, dict[str, Any]], Chart | None]
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,8 @@ def _add_chart(client: WebClient, cluster: str, message: Message, result: SendRe
     # Whatever a drawing library may raise: the text is sent, and the run must not fail for a picture.
     except Exception as error:
         return f"the chart could not be drawn: {type(error).__name__}: {error}"
+    if chart is None:
+        return ""
     uploaded = upload(client, result.channel, result.thread_ts, chart.image, chart.title, chart.text)
     return "" if uploaded.sent else f"the chart is missing in Slack: {uploaded.reason}"
 

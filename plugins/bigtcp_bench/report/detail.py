@@ -168,10 +168,11 @@ def _conditions(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
     environment, plan = row["environment"] or {}, row["plan"] or {}
     images, tools = row["images"] or {}, row["tool_versions"] or {}
     tso = row["nic_tso_max_size"]
+    pair = environment.get("pair") or {}
     nodes = [
-        (f"{role} node", f"{row[f'{role}_node']}, {_node_text(node)}")
-        for role, node in (environment.get("pair") or {}).items()
-        if row.get(f"{role}_node")
+        (f"{role} node", ", ".join(filter(None, (row[f"{role}_node"], _node_text(pair.get(role) or {})))))
+        for role in ("client", "server")
+        if row[f"{role}_node"]
     ]
     return [
         *nodes,

@@ -41,7 +41,7 @@ def run_message(view: RunView, mention: str = "", failed_checks: Sequence[str] =
     if comparisons := _worth_showing(view):
         parts += blocks.code(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
     if proofs := [proof for proof in view.proofs if proof.required]:
-        parts += blocks.code(summary.proof_text(proofs, summary.MIN_WIDTH))
+        parts += blocks.code(summary.proof_text(view, proofs, summary.MIN_WIDTH))
     parts += blocks.facts(conditions(view))
     return blocks.message([headline, *lines[1:]], parts, loud)
 

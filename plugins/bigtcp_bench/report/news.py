@@ -62,7 +62,9 @@ def _of_outcome(warehouse: Warehouse, view: RunView, settings: ClusterSettings) 
     else:
         return
     message = run_message(view, settings.mention, failed_checks(warehouse.run(number)))
-    yield Draft(key, kind, payload(message), run_id=number)
+    # Which chart that is, if any, is found out when it is drawn: no message may depend on its picture.
+    more = {"chart": {"run": number}} if view.status == "invalid" else {}
+    yield Draft(key, kind, payload(message, **more), run_id=number)
 
 
 def _of_incidents(

@@ -65,9 +65,9 @@ def comparison_text(view: RunView, comparisons: Sequence[Comparison], width: int
     return _plain(_comparison_table(view, comparisons, width), width)
 
 
-def proof_text(proofs: Sequence[Proof], width: int = PLAIN_WIDTH) -> str:
-    """Return only the table of the proof of effect as plain text."""
-    return _plain(_proof_table(proofs), width)
+def proof_text(view: RunView, proofs: Sequence[Proof], width: int = PLAIN_WIDTH) -> str:
+    """Return only the table of the proof of effect of some ``proofs`` of ``view`` as plain text."""
+    return _plain(_proof_table(proofs, view.order), width)
 
 
 def change_text(change: ChangeView, width: int = PLAIN_WIDTH) -> str:
@@ -160,7 +160,7 @@ def _summary(view: RunView, width: int) -> Group:
     if view.proofs:
         parts += [
             Text("\nproof of effect: mean bytes per packet on the pods' own interfaces", style="bold"),
-            _proof_table(view.proofs),
+            _proof_table(view.proofs, view.order),
             Text(
                 f"proven: at most {CLASSIC_MAX_PACKET_BYTES:,} B with BIG TCP off and above it with BIG TCP on.",
                 style="dim",
@@ -294,7 +294,7 @@ def _range(numbers: Iterable[int]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
-def _proof_table(proofs: Sequence[Proof]) -> Table:
+def _proof_table(proofs: Sequence[Proof], order: Sequence[str]) -> Table:
     table = _table("scenario")
     for name in ("off sender", "off receiver", "on sender", "on receiver"):
         table.add_column(name, no_wrap=True, justify="right")
@@ -306,17 +306,20 @@ def _proof_table(proofs: Sequence[Proof]) -> Table:
             for arm in (arms.get("off"), arms.get("on"))
             for end in ((arm.sender_b, arm.receiver_b) if arm else (None, None))
         ]
-        text, style = effect_text(list(arms.values()))
+        text, style = effect_text(list(arms.values()), order)
         table.add_row(Text(scenario), *map(Text, cells), Text(text, style=style))
     return table
 
 
-def effect_text(arms: Sequence[Proof]) -> tuple[str, str]:
-    """Return whether both arms of one scenario did as intended, in words, and the style of the words."""
+def effect_text(arms: Sequence[Proof], order: Sequence[str]) -> tuple[str, str]:
+    """Return whether each arm of ``order`` did as intended in one scenario, in words, and their style."""
     if not any(proof.required for proof in arms):
         return "not judged", ""
-    wrong = [proof.arm for proof in arms if not proof.as_intended]
-    return (f"NOT PROVEN: {', '.join(wrong)}", "bold red") if wrong else ("proven", "green")
+    if wrong := [proof.arm for proof in arms if not proof.as_intended]:
+        return f"NOT PROVEN: {', '.join(wrong)}", "bold red"
+    measured = {proof.arm for proof in arms}
+    missing = [arm for arm in dict.fromkeys(order) if arm not in measured]
+    return (f"not measured: {', '.join(missing)}", "") if missing else ("proven", "green")
 
 
 def _table(first: str, gap: int = 2) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
+from functools import cache
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -348,9 +349,15 @@ def rows_of(model: type[Row], rows: Iterable[Any], where: str) -> list[Row]:
     Raises InvalidInput, in one sentence that counts rows from 0, for the first row that may not be stored.
     """
     try:
-        return TypeAdapter(list[model]).validate_python(list(rows), from_attributes=True)  # type: ignore[valid-type]
+        return _rows_adapter(model).validate_python(list(rows), from_attributes=True)
     except ValidationError as error:
         raise InvalidInput(validation_sentence(error, where)) from error
+
+
+# Making one takes as long as validating a hundred rows.
+@cache
+def _rows_adapter(model: type[Row]) -> TypeAdapter[list[Row]]:
+    return TypeAdapter(list[model])  # type: ignore[valid-type]
 
 
 def row_of(model: type[Row], row: Row | Mapping[str, Any], where: str) -> Row:

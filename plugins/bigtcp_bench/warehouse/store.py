@@ -338,9 +338,10 @@ class Warehouse:
     ) -> pd.DataFrame:
         """Return the history that a night is judged from: one row per run × metric × scenario, oldest first.
 
-        Columns: run_id, started_at, metric, scenario, off_median, on_median, change, verdict and ENVIRONMENT. Only
-        valid runs that compared both arms, the newest ``nights`` of them; with ``until_run`` that run, whatever
-        its status, and those of the same plan that started before it: another plan measures on other terms.
+        Columns: run_id, started_at, metric, scenario, off_median, on_median, change, ci_low, ci_high, verdict and
+        ENVIRONMENT. Only valid runs that compared both arms, the newest ``nights`` of them; with ``until_run``
+        that run, whatever its status, and those of the same plan that started before it: another plan measures
+        on other terms.
         """
         from bigtcp_bench.warehouse.frames import frame_of
 
@@ -360,7 +361,7 @@ class Warehouse:
             plan = sa.select(this.c.plan_name).scalar_subquery()
             before = (run.started_at < end) & counted & run.plan_name.is_not_distinct_from(plan)
             chosen = chosen.where(run.started_at <= end, before | (run.id == until_run))
-        names = ("metric", "scenario", "off_median", "on_median", "change", "verdict")
+        names = ("metric", "scenario", "off_median", "on_median", "change", "ci_low", "ci_high", "verdict")
         rows = sa.select(comparison.run_id, *(comparison[name] for name in names))
         if metrics is not None:
             rows = rows.where(comparison.metric.in_(list(metrics)))
@@ -460,7 +461,8 @@ class Warehouse:
 
 
 def _with_run(run_id: int, rows: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{"run_id": run_id, **row.model_dump()} for row in rows]
+    # No row holds another model, so there is nothing to dump within it.
+    return [{"run_id": run_id, **vars(row)} for row in rows]
 
 
 def _delete_raw(run_id: int, connection: sa.Connection) -> int:

@@ -43,6 +43,8 @@ class TwoRuns:
     #: Name, value of A, value of B.
     differences: list[tuple[str, Any, Any]]
     moved: list[ScenarioChange]
+    #: Scenarios of both runs that one of them could not judge.
+    left_out: list[str]
     #: Scenario, metric's label, comparison of A, comparison of B; None where one of them did not measure it.
     verdicts: list[tuple[str, str, Mapping[Any, Any] | None, Mapping[Any, Any] | None]]
     level: float
@@ -105,11 +107,14 @@ def _two_runs(warehouse: Warehouse, access: Access, choice: CompareChoice) -> Tw
     else:
         history = before.iloc[:0]
     comparing = not (a["is_aa"] or b["is_aa"])
+    moved = compare_runs(before, after, history, scenarios, thresholds) if comparing else []
+    shown = {change.scenario for change in moved}
     return TwoRuns(
         a=a,
         b=b,
         differences=_differences(a, b),
-        moved=compare_runs(before, after, history, scenarios, thresholds) if comparing else [],
+        moved=moved,
+        left_out=[name for name in scenarios if comparing and name not in shown],
         verdicts=_verdicts(before.to_dict("records"), after.to_dict("records")),
         level=thresholds.confidence_level,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,30 +15,57 @@ from airflow.plugins_manager import AirflowPlugin
 from bigtcp_bench.report.links import DAG_ROUTE, NAV_ROUTE, RUN_ROUTE, URL_PREFIX
 from bigtcp_bench.web.task_link import RunPageLink
 
+App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
+
+
+#: What pages import when they are asked for.
+_FIRST_PAGES = ("bigtcp_bench.analysis.verdicts", "bigtcp_bench.report.detail", "bigtcp_bench.warehouse.frames")
+
 
 class LazyApp:
-    """An ASGI app that is built at its first request.
+    """An ASGI app that is built when the API server starts, or at its first request.
 
     Every Airflow process loads plugins, but only the API server serves pages; workers need not import FastAPI.
     """
 
     def __init__(self) -> None:
-        self._app: Callable[..., Awaitable[None]] | None = None
+        self._app: App | None = None
+        self._building = threading.Lock()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         """Serve one request."""
-        if self._app is None:
-            from bigtcp_bench.web.app import build_app
+        await self._built()(scope, receive, send)
 
-            self._app = build_app()
-            # What the first page does not need, but the next one: nobody has to wait for it then.
-            threading.Thread(target=_import_ahead, daemon=True).start()
-        await self._app(scope, receive, send)
+    def warm_up(self, server: App) -> App:
+        """Return ``server`` as it is, after a thread has begun to make ready what the first pages need.
+
+        Airflow takes it for middleware, which is the only thing of a plugin that it calls in a starting API server
+        and nowhere else.
+        """
+        threading.Thread(target=self._make_ready, name="bigtcp-bench warm-up", daemon=True).start()
+        return server
+
+    def _built(self) -> App:
+        with self._building:
+            if self._app is None:
+                from bigtcp_bench.web.app import build_app
+
+                self._app = build_app()
+            return self._app
+
+    def _make_ready(self) -> None:
+        self._built()
+        # Whatever is wrong with the warehouse, the first page says it.
+        with suppress(Exception):
+            importlib.import_module("bigtcp_bench.web.data").open_warehouse()
+        for name in _FIRST_PAGES:
+            importlib.import_module(name)
+        importlib.import_module("bigtcp_bench.report.html").vega.javascript()
+        # The first chart of a process takes far longer than the next, even an empty one.
+        importlib.import_module("bigtcp_bench.report.charts").packet_size_chart(()).to_dict()
 
 
-def _import_ahead() -> None:
-    importlib.import_module("bigtcp_bench.report.charts")
-    importlib.import_module("bigtcp_bench.report.html").vega.javascript()
+_APP = LazyApp()
 
 
 def _path(page: str) -> str:
@@ -51,7 +79,10 @@ class BigTcpBenchPlugin(AirflowPlugin):
     name = "bigtcp_bench"
     # Class attributes, as Airflow's base class has them; nothing ever changes them.
     fastapi_apps = [  # noqa: RUF012
-        {"app": LazyApp(), "url_prefix": URL_PREFIX, "name": "bigtcp-bench"},
+        {"app": _APP, "url_prefix": URL_PREFIX, "name": "bigtcp-bench"},
+    ]
+    fastapi_root_middlewares = [  # noqa: RUF012
+        {"middleware": _APP.warm_up, "name": "bigtcp-bench warm-up"},
     ]
     external_views = [  # noqa: RUF012
         {

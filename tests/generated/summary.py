@@ -1,0 +1,41 @@
+"""What a generated history comes to, night by night, short enough to be kept and compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from bigtcp_bench.warehouse.store import Warehouse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COMPARED = ("off_median", "on_median", "change", "ci_low", "ci_high", "smallest_detectable_change", "p_value")
+
+
+def summary_of(warehouse: Warehouse) -> dict[str, dict[str, Any]]:
+    """Return each night's outcome, its blocks, how many rows of each kind it has, and sums of their figures."""
+    runs = warehouse.runs_frame(limit=500).to_dict("records")
+    return {row["started_at"].date().isoformat(): _of_run(warehouse, row) for row in reversed(runs)}
+
+
+def _of_run(warehouse: Warehouse, row: dict[Any, Any]) -> dict[str, Any]:
+    number = row["id"]
+    comparisons, judgements = warehouse.comparisons_frame(number), warehouse.judgements_frame(number)
+    return {
+        "outcome": [row["status"], *row["reasons"]],
+        "blocks": Counter(warehouse.blocks_frame(number)["purpose"]),
+        "measured": _sums(warehouse.results_frame(number), ("value",))
+        + _sums(warehouse.counters_frame(number), ("value",)),
+        "compared": _sums(comparisons, _COMPARED),
+        "verdicts": Counter(comparisons["verdict"]),
+        "judged": _sums(judgements, ("change",)),
+        "states": Counter(
+            f"{one['state']} since {one['since']}, {one['attribution']}" for one in judgements.to_dict("records")
+        ),
+    }
+
+
+def _sums(frame: pd.DataFrame, names: tuple[str, ...]) -> list[float]:
+    # As floats, for a column without any value is of no type.
+    return [len(frame), *(float(f"{frame[name].astype(float).sum():.9g}") for name in names)]
