@@ -20,7 +20,7 @@ import pytest
 from bigtcp_bench.metrics import metrics_of
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS
 from bigtcp_bench.pods import agent
-from bigtcp_bench.pods.orders import MeasureOrders, ReachOrders, ServeOrders
+from bigtcp_bench.pods.orders import CaptureOrders, MeasureOrders, ReachOrders, ServeOrders
 from bigtcp_bench.pods.results import absences, measurements, parse_log, problems, proof
 from tests.pods.documents import orders
 from tests.pods.namespaces import ADDRESSES, Pair, joined_namespaces
@@ -124,6 +124,55 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
         for mean in (shown[scenario].bytes_per_packet_sender, shown[scenario].bytes_per_packet_receiver):
             assert mean is not None
             assert (mean > CLASSIC_MAX_PACKET_BYTES) == big, (scenario, mean)
+
+
+def capture_orders(**fields: Any) -> CaptureOrders:
+    context = {"run_key": "dag/run", "block": 1, "arm": "on", "duration_s": 1}
+    return CaptureOrders.model_validate({**context, "server": ADDRESSES["server"], **fields})
+
+
+def test_a_capture_agrees_with_the_sizes_that_both_devices_allow(pair: Pair) -> None:
+    # As above: IPv6 is the arm "on" and IPv4, beside it, "off".
+    for end in ("client", "server"):
+        pair.run(end, "ip", "link", "set", "eth0", "gso_max_size", "196608", "gro_max_size", "196608")
+    with serving(pair):
+        client = start(pair, "client", capture_orders().to_argument())
+        out, err = client.communicate(timeout=120)
+    assert (client.returncode, err) == (0, "")
+    log = parse_log(out)
+    assert log.damaged == []
+    assert [(one.family, one.error) for one in log.captures] == [("ipv4", None), ("ipv6", None)]
+    for one in log.captures:
+        assert one.sender is not None
+        assert one.receiver is not None
+        assert sum(bucket.packets for bucket in one.sender.sent) > 1_000
+        lost = one.sender.dropped or one.receiver.dropped
+        assert lost or one.sender.sent == one.receiver.received, "veth hands packets over as they are"
+        assert {bucket.upper_bytes for bucket in one.sender.received} == {1_500}, "acknowledgements carry no data"
+        big = [bucket for bucket in one.sender.sent if bucket.upper_bytes > CLASSIC_MAX_PACKET_BYTES]
+        assert bool(big) is (one.family == "ipv6")
+        for bucket in (*one.sender.sent, *one.receiver.received):
+            assert bucket.bytes <= bucket.packets * bucket.upper_bytes
+        sent = sum(bucket.bytes for bucket in one.sender.sent)
+        assert sent > one.raw["iperf3"]["end"]["sum_received"]["bytes"] * (0.5 if lost else 1)
+
+
+def test_a_capture_without_the_right_to_one_is_a_sentence(pair: Pair) -> None:
+    argument = capture_orders(server={"ipv4": ADDRESSES["server"]["ipv4"]}).to_argument()
+    with serving(pair):
+        without = [
+            "setpriv",
+            "--bounding-set=-net_raw",
+            "--inh-caps=-net_raw",
+            sys.executable,
+            "-I",
+            AGENT,
+            argument,
+        ]
+        done = subprocess.run(pair.command("client", *without), capture_output=True, text=True, timeout=60)
+    (captured,) = parse_log(done.stdout).captures
+    assert captured.error == "packets cannot be captured: Operation not permitted"
+    assert captured.sender is None
 
 
 def test_broken_ipv6_fails_the_ipv6_repetitions_only(pair: Pair) -> None:

@@ -77,7 +77,7 @@ def test_the_body_has_every_section(view, detail):
         "conditions",
         "counters",
     ]
-    assert re.findall(r"<i>(.*?)</i>", text) == list(run_charts(view, detail.results))
+    assert re.findall(r"<i>(.*?)</i>", text) == list(run_charts(view, detail.results, detail.packet_sizes))
     assert "proven" in text
     assert "196,608 B" in text
     assert "block 2, on" in text
@@ -177,7 +177,7 @@ def test_a_browser_shows_the_file(browser, view, detail, tmp_path, width, scheme
         "request", lambda request: troubles.append(request.url) if not request.url.startswith("file:") else None
     )
     page.goto(path.as_uri())
-    charts = run_charts(view, detail.results)
+    charts = run_charts(view, detail.results, detail.packet_sizes)
     page.wait_for_function(f"document.querySelectorAll('figure.chart svg').length === {len(charts)}")
     assert troubles == []
     assert page.evaluate("document.documentElement.scrollWidth") == width
