@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from markupsafe import Markup
 from playwright.sync_api import Browser, sync_playwright
@@ -162,6 +163,15 @@ def test_the_script_is_made_once_and_can_stand_inline():
     assert vega.javascript() is script
     assert "</script" not in script
     assert "drawCharts" in script
+
+
+def test_captured_packets_take_the_place_of_mean_sizes(view, detail):
+    place = {"block": 2, "arm": "on", "family": "ipv4", "end": "receiver", "direction": "received"}
+    sizes = pd.DataFrame([place | {"upper_bytes": 196_608, "packets": 2, "bytes": 360_000}])
+    means, captured = (run_charts(view, detail.results, one)["packets"] for one in (sizes.iloc[:0], sizes))
+    assert (means.section, captured.section) == ("effect", "effect")
+    assert "mean bytes per packet" in means.draw().to_dict()["description"]
+    assert "ipv4, receiver on: mean 180,000 B" in captured.draw().to_dict()["description"]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (400, "light")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +194,7 @@ class _Stored:
     def take(self, log: str) -> None:
         """Store the measurements, failures and documents in ``log``, in place of what was stored before."""
         from bigtcp_bench.pods.counters import pod_counters
-        from bigtcp_bench.pods.results import absences, measurements, packed, parse_log, problems
+        from bigtcp_bench.pods.results import absent, measurements, packed, parse_log, problems
 
         generation = self._generation
         key = {"block": generation.block, "generation": generation.generation}
@@ -204,6 +204,7 @@ class _Stored:
         counters: list[dict[str, Any]] = []
         documents: list[dict[str, Any]] = []
         reasons: list[str] = []
+        gaps: dict[str, dict[str, list[str]]] = {}
         good = 0
         for repetition in parsed.repetitions:
             place = {"scenario": repetition.scenario, "repetition": repetition.repetition}
@@ -218,8 +219,8 @@ class _Stored:
                 failures.append({**key, **place, "arm": generation.arm, "reason": "; ".join(wrong)})
                 continue
             good += 1
-            for missing in absences(repetition, self._idle):
-                say(missing)
+            for metric, reason in absent(repetition, self._idle).items():
+                gaps.setdefault(reason, {}).setdefault(metric, []).append(repetition.scenario)
             results.extend(
                 {
                     **key,
@@ -232,6 +233,8 @@ class _Stored:
                 }
                 for one in measurements(repetition, self._idle)
             )
+        for line in _gap_lines(generation, gaps):
+            say(line)
         for scenario, number in parsed.missing(self._orders):
             reason = f"{scenario} repetition {number} ({generation}): the pod ended before it was measured"
             reasons.append(reason)
@@ -259,6 +262,17 @@ class _Stored:
             why = self._reasons[0] if self._reasons else "the pod's log could not be read"
             raise MeasurementFailed(f"{self._generation}: nothing usable was measured: {why}")
         return {"measured": self._good, "failed": len(self._reasons)}
+
+
+def _gap_lines(generation: Generation, gaps: dict[str, dict[str, list[str]]]) -> Iterator[str]:
+    """Yield a sentence for each reason why repetitions lack metrics; ``gaps`` is reason → metric → scenarios."""
+    from bigtcp_bench.metrics import METRICS
+
+    for reason, metrics in gaps.items():
+        (first, scenarios), *others = metrics.items()
+        more = f" and {len(others)} other metrics" if others else ""
+        where = ", ".join(dict.fromkeys(scenarios))
+        yield f"{generation}: no {METRICS[first].label}{more} of {where}: {reason}"
 
 
 def _idle_loads(warehouse: Warehouse, generation: Generation) -> IdleLoads:

@@ -24,6 +24,8 @@ from bigtcp_bench.proc_stat import CPU_KINDS, CPU_PARTS, busy_share, cpu_parts, 
 MIN_DURATION_SHARE = 0.9
 #: A fixed-rate stream below this share of its rate did not run at equal load.
 MIN_RATE_SHARE = 0.9
+#: Less of a node's CPU time than this, after its idle load was subtracted, is the noise of what was subtracted.
+MIN_OWN_CPU_SHARE = 0.1
 #: Largest document accepted (a repetition is about 0.3 MB): a damaged or hostile frame must not fill the memory.
 MAX_DOCUMENT_BYTES = 64_000_000
 
@@ -565,10 +567,14 @@ def measurements(repetition: Repetition, idle: IdleLoads | None = None) -> list[
 def absences(repetition: Repetition, idle: IdleLoads | None = None) -> list[str]:
     """Return one sentence for each metric that `measurements` leaves out, such as a counter that was reset."""
     return [
-        f"{repetition.name}: no {METRICS[name].label}: {value}"
-        for name, value in _evaluate(repetition, idle).items()
-        if isinstance(value, str)
+        f"{repetition.name}: no {METRICS[name].label}: {reason}"
+        for name, reason in absent(repetition, idle).items()
     ]
+
+
+def absent(repetition: Repetition, idle: IdleLoads | None = None) -> dict[str, str]:
+    """Return metric → reason for each metric that `measurements` leaves out."""
+    return {name: value for name, value in _evaluate(repetition, idle).items() if isinstance(value, str)}
 
 
 def proof(repetition: Repetition) -> Proof:
@@ -655,10 +661,10 @@ def _cpu_cost(repetition: Repetition, end: End, part: str, idle: IdleLoads) -> f
     if load is not None:
         before, after = _pair(repetition, end)
         passed_s = after.monotonic_s - before.monotonic_s
-        if used_s["busy"] <= load["busy"] * passed_s:
+        if used_s["busy"] - load["busy"] * passed_s < MIN_OWN_CPU_SHARE * used_s["busy"]:
             raise _Absent(
-                f"the {end}'s node used {used_s['busy']:.2f} s of CPU time in {passed_s:.2f} s, no more than the "
-                f"{load['busy']:.2f} CPUs that were busy before the block"
+                f"the {end}'s node used hardly more CPU time than before the block, "
+                f"when {load['busy']:.2f} of its CPUs were busy"
             )
         used_s = {name: seconds - load[name] * passed_s for name, seconds in used_s.items()}
     return used_s[part] / (moved / GIGABYTE)
