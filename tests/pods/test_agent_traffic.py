@@ -240,10 +240,26 @@ def test_the_control_server_answers_at_once_and_survives_nonsense(pair: Pair) ->
     assert [answer["error"] for _, answer in answers[20:24]] == [
         "expected a JSON object with the field do",
         "expected a JSON object with the field do",
-        "unknown request 'dance'; known are snapshot, hello, restart_iperf3",
+        "unknown request 'dance'; known are snapshot, hello, capture, end_capture, restart_iperf3",
         "no snapshot for address 'eth0': illegal IP address string passed to inet_pton",
     ]
     assert answers[24][1]["tools"]["python"]
+
+
+def test_the_control_server_captures_until_it_is_told_to_end_and_only_what_it_was_told(pair: Pair) -> None:
+    begin, end = '{"do":"capture","address":"10.99.0.2"}', '{"do":"end_capture"}'
+    elsewhere = '{"do":"capture","address":"10.99.9.9"}'
+    with serving(pair):
+        answers = [answer for _, answer in _ask(pair, end, elsewhere, begin, begin, end, end)]
+        # One that is not ended ends with its connection, so the next one has the device for itself.
+        (begun,) = [answer for _, answer in _ask(pair, begin)]
+    assert answers[0] == {"error": "nothing is captured"}
+    assert answers[1] == {"error": "no capture for address '10.99.9.9': no device has the address 10.99.9.9"}
+    assert answers[2] == answers[3] == begun == {"device": "eth0"}
+    # The control connection itself is on another port than iperf3's.
+    assert answers[4]["connections"] == []
+    assert answers[4]["seen"] > 0
+    assert answers[5] == {"error": "nothing is captured"}
 
 
 def test_the_server_starts_iperf3_again_when_it_dies(pair: Pair) -> None:
