@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtcp_bench.proc_stat import CPU_KINDS, busy_share, cpu_ticks
+from bigtcp_bench.proc_stat import CPU_KINDS, busy_share, cpu_load, cpu_parts, cpu_ticks
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -51,3 +51,35 @@ def test_what_cannot_be_told(after: str) -> None:
 @given(st.text())
 def test_any_text_is_a_line_or_none(text: str) -> None:
     assert cpu_ticks(text) is None or text.startswith("cpu")
+
+
+def reading(monotonic_s: float, **ticks: int) -> dict[str, object]:
+    return {"monotonic_s": monotonic_s, "user_hz": 100, "proc_stat": line(**ticks)}
+
+
+def test_a_load_is_told_in_cpus_and_by_what_they_did() -> None:
+    later = reading(12.0, user=1020, nice=1010, system=1040, softirq=1006, irq=1002, steal=1002, idle=1400)
+    load = cpu_load(reading(10.0), later)
+    assert load == pytest.approx({"user": 0.15, "system": 0.2, "softirq": 0.03, "busy": 0.4})
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (None, reading(1.0)),
+        (reading(1.0), None),
+        (reading(2.0), reading(2.0)),
+        (reading(1.0), reading(2.0, user=999)),
+        (reading(1.0), {**reading(2.0), "proc_stat": "nothing"}),
+        (reading(1.0), {**reading(2.0), "proc_stat": None}),
+    ],
+)
+def test_a_load_that_cannot_be_told_is_none(earlier: dict | None, later: dict | None) -> None:
+    assert cpu_load(earlier, later) is None
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(CPU_KINDS, st.integers(0, 10**9))))
+def test_the_parts_are_no_more_than_the_whole(seconds: dict[str, int]) -> None:
+    parts = cpu_parts(seconds)
+    rest = seconds["irq"] + seconds["steal"]
+    assert parts["user"] + parts["system"] + parts["softirq"] + rest == parts["busy"]

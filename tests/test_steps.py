@@ -1,4 +1,4 @@
-"""Steps with everything around them made up: what a block does about its control."""
+"""Steps with everything around them made up: what a block does about its control and its packet sizes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.monitoring import collect
 from bigtcp_bench.plan import CONTROL, Block, validate_plan
-from bigtcp_bench.pods import control
-from bigtcp_bench.pods.results import Measurement
+from bigtcp_bench.pods import capture, control
+from bigtcp_bench.pods.results import Captured, Measurement
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.steps import DagRunStep
 from bigtcp_bench.warehouse.store import Warehouse
@@ -64,6 +64,43 @@ def test_a_control_that_fails_is_said_and_missing(step, said, monkeypatch):
     (line,) = said
     assert line.startswith("block 2 has no control: pod bigtcp-bench/bigtcp-control-server-x ended")
     assert step.warehouse.results_frame(step.number).empty
+
+
+def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, said, monkeypatch):
+    big = {"upper_bytes": 196_608, "packets": 3, "bytes": 500_000}
+    ends = {"device": "eth0", "sent": [big], "received": [], "seen": 9}
+    raw = {"sender": {**ends, "dropped": 0}, "receiver": {**ends, "dropped": 2, "sent": [], "received": [big]}}
+    context = {"run_key": "x", "block": 2, "arm": "on", "error": None}
+    captured = [
+        Captured.model_validate({**context, **raw, "family": "ipv4", "raw": raw}),
+        Captured.model_validate({**context, "family": "ipv6", "error": "no route"}),
+    ]
+    monkeypatch.setattr(capture, "measure_packet_sizes", lambda *_, **__: captured)
+    for _ in range(2):
+        step._measure_packet_sizes(BLOCK)
+    assert said[:2] == [
+        "block 2: the capture of ipv4 missed 2 of 9 packets at the receiver",
+        "block 2: the packets of ipv6 were not captured: no route",
+    ]
+    frame = step.warehouse.packet_sizes_frame(step.number)
+    assert frame[["family", "end", "direction", "arm", "packets", "bytes"]].to_numpy().tolist() == [
+        ["ipv4", "receiver", "received", "on", 3, 500_000],
+        ["ipv4", "sender", "sent", "on", 3, 500_000],
+    ]
+    kinds = [document.kind for document in step.warehouse.raw_documents(step.number, block=2)]
+    assert kinds == ["capture:ipv4", "capture:ipv6"]
+
+
+def test_a_capture_that_fails_is_said_and_missing(step, said, monkeypatch):
+    def fail(*_: object, **__: object) -> list[Captured]:
+        raise PodFailed("pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s")
+
+    monkeypatch.setattr(capture, "measure_packet_sizes", fail)
+    step._measure_packet_sizes(BLOCK)
+    assert said == [
+        "block 2 has no packet sizes: pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s"
+    ]
+    assert step.warehouse.packet_sizes_frame(step.number).empty
 
 
 def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):

@@ -71,6 +71,9 @@ CONTROL_REQUEST_BYTES = 1_000
 #: The control takes as long as a repetition, but at most this.
 CONTROL_MAX_S = 10
 
+#: Seconds of the stream over each family whose packets are captured, once per block: some 10,000 packets and more.
+CAPTURE_S = 1
+
 
 def control_scenario(family: Family) -> Scenario:
     """Return the control over ``family``."""
@@ -200,6 +203,9 @@ class Plan(BaseModel):
     )
     request_bytes: int = Field(80_000, ge=1, le=10_000_000, description="request and response size of rr")
     control: bool = Field(True, description="measure a control between the nodes themselves, once per block")
+    packet_sizes: bool = Field(
+        True, description="capture a short stream over each IP family once per block, to tell sizes of packets"
+    )
     scope: Scope = "nodes"
     guardian: bool = Field(True, description="a CronJob in the cluster puts it back when Airflow never comes back")
     client_node: str | None = Field(None, description="node that sends; empty: the labelled pair, or any pair")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 #: The kinds of CPU time in that line, see proc(5); guest time, which follows, is contained in user and nice.
 CPU_KINDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -32,3 +34,33 @@ def busy_share(before: str | None, after: str | None) -> float | None:
     if total <= 0 or any(ticks < 0 for kind, ticks in grown.items() if kind not in NOT_BUSY):
         return None
     return sum(ticks for kind, ticks in grown.items() if kind not in NOT_BUSY) / total
+
+
+#: What CPU cost is split into. The rest of what is busy is interrupts and what the hypervisor took.
+CPU_PARTS = {"user": ("user", "nice"), "system": ("system",), "softirq": ("softirq",)}
+
+
+def cpu_parts(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return ``busy`` and the parts of it, from seconds by kind.
+
+    Of a machine that is measured, what the hypervisor took is busy too: the work had to wait for it.
+    """
+    parts = {name: sum(seconds[kind] for kind in kinds) for name, kinds in CPU_PARTS.items()}
+    return {"busy": sum(seconds[kind] for kind in CPU_KINDS if kind not in ("idle", "iowait")), **parts}
+
+
+def cpu_load(earlier: Mapping[str, Any] | None, later: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """Return how many CPUs were busy between two snapshots, and with what: ``busy`` and the parts of it.
+
+    None if one of them is missing or cannot be read, no time passed, or a counter ran back.
+    """
+    if earlier is None or later is None:
+        return None
+    first, last = (cpu_ticks(one.get("proc_stat")) for one in (earlier, later))
+    passed_s = later["monotonic_s"] - earlier["monotonic_s"]
+    if first is None or last is None or passed_s <= 0:
+        return None
+    grown = {kind: last[kind] - first[kind] for kind in CPU_KINDS}
+    if any(ticks < 0 for kind, ticks in grown.items() if kind not in NOT_BUSY):
+        return None
+    return cpu_parts({kind: ticks / later["user_hz"] / passed_s for kind, ticks in grown.items()})

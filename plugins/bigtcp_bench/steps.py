@@ -447,6 +447,8 @@ class DagRunStep:
             )
             if self.plan.control and purpose == "plan":
                 self._measure_control(block)
+            if self.plan.packet_sizes and purpose == "plan":
+                self._measure_packet_sizes(block)
             self._store_node_counters(block.number, "begin")
         self.warehouse.store_block(
             self.number,
@@ -480,6 +482,27 @@ class DagRunStep:
         if value is not None:
             say(f"block {block.number}: the control has {value:,.0f} transactions/s between the nodes themselves")
 
+    def _measure_packet_sizes(self, block: Block) -> None:
+        """Store the packet sizes of ``block``; a capture that fails is said and missing, and the block goes on."""
+        from bigtcp_bench.pods import capture
+        from bigtcp_bench.pods.results import packed
+
+        try:
+            captured = capture.measure_packet_sizes(
+                self.api, self.plan, self.pair, run_key=self.run_key, block=block.number, arm=block.arm
+            )
+        except BenchError as error:
+            say(f"block {block.number} has no packet sizes: {_first_line(error)}")
+            return
+        for loss in capture.losses(captured):
+            say(f"block {block.number}: {loss}")
+        self.warehouse.store_packet_sizes(self.number, capture.rows(captured))
+        key = {"block": block.number, "generation": 0}
+        self.warehouse.store_raw(
+            self.number,
+            [{**key, "kind": f"capture:{one.family}", "document": packed(one.raw)} for one in captured],
+        )
+
     def _store_counters(self, of_blocks: Sequence[Block]) -> int:
         """End the last of ``of_blocks``, and store the growth of both nodes' counters during each."""
         from bigtcp_bench.cluster import counters
@@ -492,7 +515,9 @@ class DagRunStep:
             for document in self.warehouse.raw_documents(self.number)
             if document.kind.startswith("node-")
         }
-        rows = counters.deltas(documents, {block.number: block.arm for block in of_blocks})
+        rows, gaps = counters.deltas(documents, {block.number: block.arm for block in of_blocks})
+        for gap in gaps:
+            say(gap)
         self.warehouse.store_counters(self.number, rows)
         return len(rows)
 

@@ -21,6 +21,12 @@ USUAL = {
     "cpu_s_per_gb_receiver": 0.6,
     "softirq_share_sender": 0.3,
     "softirq_share_receiver": 0.5,
+    "user_s_per_gb_sender": 0.01,
+    "system_s_per_gb_sender": 0.27,
+    "softirq_s_per_gb_sender": 0.12,
+    "user_s_per_gb_receiver": 0.02,
+    "system_s_per_gb_receiver": 0.28,
+    "softirq_s_per_gb_receiver": 0.3,
     "retransmits_per_gb": 20.0,
 }
 PACKET_BYTES = {"off": 59_000.0, "on": 150_000.0}

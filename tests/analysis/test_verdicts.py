@@ -206,3 +206,16 @@ def test_a_control_that_has_changed_for_good_is_the_usual_one_after_a_while():
         invalid += 1
         nights.append(6.0)
     assert invalid <= thresholds.control_nights / 2
+
+
+def test_a_fixed_rate_without_cpu_cost_was_measured_all_the_same():
+    plan = make_plan(scenarios=["ipv4-rate"])
+    frame = make_frame(plan)
+    without = frame[~frame["metric"].str.contains("_s_per_gb_")]
+    verdict = judge_run(without, plan)
+    assert verdict.status == "valid", verdict.reasons
+    costs = [one for one in verdict.comparisons if one.metric == "cpu_s_per_gb_sender"]
+    assert [one.verdict for one in costs] == ["invalid"]
+    assert costs[0].reasons == ("cpu_s_per_gb_sender of ipv4-rate was not measured in arm off and on",)
+    nothing = without[without["block"] != 2]
+    assert "nothing was measured in block 2" in judge_run(nothing, plan).reasons[0]

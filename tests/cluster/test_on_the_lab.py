@@ -24,7 +24,7 @@ from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cilium
-from bigtcp_bench.cluster.counters import counters_of, growth, read_nodes
+from bigtcp_bench.cluster.counters import CILIUM_METRICS, counters_of, node_growth, read_nodes
 from bigtcp_bench.cluster.guardian import CRONJOB
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.outline import outline
@@ -33,6 +33,7 @@ from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
 from bigtcp_bench.lab.daemon import LabInfo
 from bigtcp_bench.plan import Plan, validate_plan
+from bigtcp_bench.pods.capture import measure_packet_sizes, rows
 from bigtcp_bench.pods.results import packed
 from bigtcp_bench.resources import load_manifests
 from bigtcp_bench.warehouse.records import RawDocument
@@ -179,11 +180,13 @@ def test_counters_of_a_node_grow_with_its_traffic_and_its_load_is_told(api: Clus
         for process in busy:
             process.kill()
             process.wait()
-    names = dict(counters_of(first))
-    assert {"device/eth0/tx_packets", "cpu/softirq_s", "softnet/processed", "cilium/Success/egress/bytes"} <= set(
-        names
-    )
-    assert growth(first, documents["node1"])["softnet/processed"] > 0
+    found = node_growth(first, documents["node1"])
+    assert found.grown["softnet/processed"] > 0
+    assert found.grown["interrupts/total"] > 0
+    assert "device/eth0/tx_packets" in counters_of(first)
+    assert {"Success", "Interface"} == {entry["reason"] for entry in first[CILIUM_METRICS]}
+    # The NIC of a node of the lab is a veth, whose driver names its peer.
+    assert first["snapshot"]["devices"]["eth0"]["ethtool"]["peer_ifindex"] > 0
 
     stored = [
         RawDocument(block=1, generation=0, kind=f"node-begin:{node}", document=packed(document))
@@ -229,6 +232,12 @@ class TestRights:
             assert report.restarted
             assert account.select(POD, pods.BENCH_NAMESPACE) == []
             assert not switch(account, window.fence, "on", pair, plan).restarted
+            where = {"run_key": "test/rights", "block": 1, "arm": "on"}
+            (captured,) = measure_packet_sizes(account, plan, pair, **where)
+            assert captured.error is None
+            assert account.select(POD, pods.BENCH_NAMESPACE) == []
+        found = [row for row in rows([captured]) if row["upper_bytes"] == 196_608]
+        assert {(row["end"], row["direction"]) for row in found} == {("sender", "sent"), ("receiver", "received")}
         assert limits(api)["node2"]["gro_ipv4_max_size"] > 65536
         restored = guard.restore(account, "test", holder="test/rights")
         assert (restored.outcome, restored.waited_s) == ("restored", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from bigtcp_bench.cluster import guard, requirements
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.outline import Act, Outline, outline
-from bigtcp_bench.duration import estimate
+from bigtcp_bench.duration import PODS_S, estimate
 from bigtcp_bench.lab.api import paths
-from bigtcp_bench.plan import Plan, blocks, load_plan, validate_plan
+from bigtcp_bench.plan import CAPTURE_S, Plan, blocks, load_plan, validate_plan
 from bigtcp_bench.report.outline import manifests_text, outline_text
 
 from .simulated import Client, Cluster
@@ -106,7 +107,7 @@ def test_the_text_has_everything_that_is_sent() -> None:
         assert words in text
     documents = list(yaml.safe_load_all(manifests_text(found)))
     pods = [one for one in documents if one["kind"] == "Pod"]
-    # Probes with and without anything special, reach, control (per block) and generation pods (per block).
+    # Probes with and without anything special, reach; per block control, capture and generation pods.
     assert {one["metadata"]["generateName"] for one in pods} == {
         f"bigtcp-{name}-"
         for name in (
@@ -115,6 +116,8 @@ def test_the_text_has_everything_that_is_sent() -> None:
             "reach-client",
             "control-server",
             "control-client",
+            "capture-server",
+            "capture-client",
             "server",
             "client",
         )
@@ -142,6 +145,8 @@ def test_every_pod_of_a_run_is_a_good_neighbour() -> None:
             "reach-client",
             "control-server",
             "control-client",
+            "capture-server",
+            "capture-client",
             "server",
             "client",
         )
@@ -156,12 +161,15 @@ def test_every_pod_of_a_run_is_a_good_neighbour() -> None:
     for name, spec in [*pods, ("guardian", jobs[0]["template"]["spec"])]:
         assert {"key": "bigtcp-bench", "operator": "Exists"} in spec["tolerations"], name
         assert "nodeName" not in spec, name
-        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        # Only root is given the capability to capture, and it is given no other.
+        captures = name.startswith("bigtcp-capture")
+        assert spec["securityContext"]["runAsNonRoot"] is not captures, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         for container in spec["containers"]:
             assert set(container["resources"]["requests"]) == {"cpu", "memory"}, name
             assert set(container["resources"]["limits"]) == {"memory"}, f"{name}: CPU throttling would be measured"
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+            granted = {"add": ["NET_RAW"]} if captures else {}
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], **granted}, name
             assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
             assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
             assert container["image"] == "nicolaka/netshoot:v0.14", name
@@ -185,3 +193,16 @@ def test_an_estimate_is_the_traffic_and_what_comes_on_top() -> None:
     assert estimate(nightly, restarts=5).slow_s - found.slow_s == 30
     without = estimate(nightly.model_copy(update={"control": False}), restarts=4)
     assert found.quick_s - without.quick_s > 3 * 10
+    uncaptured = estimate(nightly.model_copy(update={"packet_sizes": False}), restarts=4)
+    assert found.quick_s - uncaptured.quick_s == 3 * (2 * CAPTURE_S + PODS_S[0])
+
+
+def test_pods_that_capture_are_told_only_where_the_plan_asks_for_them() -> None:
+    plan = validate_plan({"scenarios": "ipv6-rr", "packet_sizes": False})
+    names = [act.what for act in outlined(Cluster(), plan).acts]
+    assert not any("capture" in what for what in names)
+    acts = outlined(Cluster(), plan.model_copy(update={"packet_sizes": True})).acts
+    found = [act for act in acts if "capture" in act.what]
+    assert [act.task for act in found] == ["disable_big_tcp", "enable_big_tcp", "disable_big_tcp_2"]
+    (orders,) = found[0].manifests[1]["spec"]["containers"][0]["args"]
+    assert json.loads(orders)["server"] == {"ipv6": "2001:db8::1"}

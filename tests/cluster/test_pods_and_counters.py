@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.cluster import pods
-from bigtcp_bench.cluster.counters import CILIUM_METRICS, counters_of, deltas, growth
+from bigtcp_bench.cluster.counters import CILIUM_METRICS, counters_of, deltas, node_growth
 from bigtcp_bench.resources import include_dir, load_manifests
 
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -86,15 +86,32 @@ def _document(moment: str) -> dict[str, Any]:
 
 def test_counters_grow_as_recorded() -> None:
     before, after = _document("before"), _document("after")
-    grown = growth(before, after)
+    grown = node_growth(before, after).grown
     assert grown["device/eth0/tx_packets"] == 20
     assert grown["snmp/IpOutRequests"] > 1000
     assert grown["netstat/IpExtOutOctets"] / grown["snmp/IpOutRequests"] > 65_536, "the packets were big"
     assert grown["cpu/softirq_s"] > 0
+    assert grown["interrupts/total"] > 0
+    assert grown["softirqs/NET_RX"] > 0
     assert grown["softnet/processed"] > 0
     assert grown["cilium/Success/egress/bytes"] > 0
-    assert not any(name.startswith("device/lxc") for name in dict(counters_of(after)))
-    assert "snmp/TcpCurrEstab" not in dict(counters_of(after))
+    assert not any(name.startswith("device/lxc") for name in counters_of(after))
+    assert "snmp/TcpCurrEstab" not in counters_of(after)
+
+
+def test_an_agent_that_could_not_say_its_counters_has_not_counted_from_zero() -> None:
+    before, after = _document("before"), _document("after")
+    silent = {**before, CILIUM_METRICS: None}
+    for first, last in ((silent, after), (after, silent)):
+        found = node_growth(first, last)
+        assert not any(name.startswith("cilium/") for name in {**found.grown, **found.unknown})
+    # A reason to drop that the map has no entry of before has not dropped anything before.
+    dropped = {"reason": "Stale or unroutable IP", "direction": "ingress", "packets": 3, "bytes": 300}
+    later = {**before, CILIUM_METRICS: [*before[CILIUM_METRICS], {**dropped, "line": 1, "file": "bpf_lxc.c"}]}
+    assert node_growth(before, later).grown == {
+        "cilium/Stale or unroutable IP/ingress/packets": 3,
+        "cilium/Stale or unroutable IP/ingress/bytes": 300,
+    }
 
 
 @dataclass(frozen=True)
@@ -114,5 +131,30 @@ def test_deltas_need_both_ends_of_a_block_and_one_boot() -> None:
         (2, "node-begin:n1"): stored(before),
         (2, "node-end:n1"): stored({**after, "boot_id": "another"}),
     }
-    rows = deltas(documents, {1: "off", 2: "on"})
+    rows, gaps = deltas(documents, {1: "off", 2: "on"})
     assert {(row["block"], row["arm"], row["node"]) for row in rows} == {(1, "off", "n1")}
+    assert gaps == [
+        "block 1: node n2 has no counters of the block's end",
+        "block 2: node n1 was restarted, so its counters tell nothing",
+    ]
+
+
+def test_gauges_are_stored_with_their_moment_and_what_ran_back_is_said() -> None:
+    before, after = _document("before"), _document("after")
+    before["snapshot"].update(conntrack_count="5\n", conntrack_max="100\n", monotonic_s=12.0)
+    after["snapshot"].update(conntrack_count="3\n", conntrack_max="100\n", monotonic_s=30.0)
+    before["snapshot"]["devices"]["eth0"]["tx_packets"] = 50
+    earlier = before["snapshot"]["proc_stat"].replace("cpu  ", "cpu  0", 1)
+    before["earlier"] = {"monotonic_s": 10.0, "user_hz": 100, "proc_stat": earlier}
+    documents = {
+        (1, f"node-{moment}:n1"): Stored(zlib.compress(json.dumps(document).encode()))
+        for moment, document in (("begin", before), ("end", after))
+    }
+    rows, gaps = deltas(documents, {1: "off"})
+    values = {row["counter"]: row["value"] for row in rows}
+    assert (values["conntrack/count_begin"], values["conntrack/count_end"]) == (5, 3)
+    assert values["conntrack/max_end"] == 100
+    assert values["idle/busy_cpus_begin"] == 0
+    assert "device/eth0/tx_packets" not in values
+    (gap,) = gaps
+    assert "device/eth0/tx_packets ran back from 50 to 30" in gap

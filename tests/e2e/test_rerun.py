@@ -64,7 +64,7 @@ def test_far_off_is_measured_again(installation: Installation, history: str):
     assert comparisons["n_off"].max() == 2
 
     assert states(installation, run.number)["throughput_bps"] == "suspect"
-    assert states(installation, run.number)["cpu_s_per_gb_sender"] == "learning"
+    assert states(installation, run.number)["softirq_share_sender"] == "learning"
     (incident,) = incidents.open_incidents(installation.warehouse, history)
     assert incident.state == "suspect"
     lines = RunView.from_warehouse(installation.warehouse, run.number).history.lines()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from bigtcp_bench.cluster.rollout import observe
 from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.plan import CAPTURE_S, CLASSIC_MAX_PACKET_BYTES, load_plan
+from bigtcp_bench.pods.results import unpacked
+from bigtcp_bench.proc_stat import CPU_PARTS
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.upgrade import Fingerprint
+from bigtcp_bench.warehouse.records import RawDocument
 from tests.e2e.runs import Installation
 from tests.support.nights import add_night
 
@@ -41,7 +45,7 @@ def test_a_run_from_end_to_end(installation: Installation):
         plan=load_plan("short").model_dump(mode="json"),
         images={"cilium": "quay.io/cilium/cilium:v1.18.2"},
     )
-    run = installation.run(note="after the upgrade")
+    run = installation.run(note="after the upgrade", packet_sizes=True)
     assert run.state == "success", run.row["reasons"]
     assert run.row["status"] == "valid", run.row["reasons"]
     assert run.row["reasons"] == []
@@ -67,7 +71,12 @@ def test_a_run_from_end_to_end(installation: Installation):
     counters = installation.warehouse.counters_frame(run.number)
     assert set(counters["block"]) == {1, 2, 3}
     assert set(counters["node"]) == {"node1", "node2"}
-    facts = facts_of(installation.warehouse.raw_documents(run.number), {})
+    for name in ("interrupts/total", "softirqs/NET_RX", "idle/busy_cpus_begin", "memory/MemAvailable_bytes_end"):
+        assert len(counters[counters["counter"] == name]) == 6, name
+    documents = installation.warehouse.raw_documents(run.number)
+    assert_packets_were_captured(installation, run.number, documents)
+    assert_pods_counted(installation, run.number, results)
+    facts = facts_of(documents, {})
     assert {(item.block, item.node) for item in facts.pressure} == {
         (block, node) for block in (1, 2, 3) for node in ("node1", "node2")
     }
@@ -84,6 +93,52 @@ def test_a_run_from_end_to_end(installation: Installation):
     assert change is not None
     assert change.cilium == ("image quay.io/cilium/cilium:v1.18.2 → quay.io/cilium/cilium:v1.18.3",)
     assert [item.scenario for item in change.scenarios] == ["ipv4-stream-1"]
+
+
+def assert_packets_were_captured(installation: Installation, number: int, documents: list[RawDocument]) -> None:
+    """In every block, over both families, at both ends: nothing large with BIG TCP off, most of it with it on."""
+    sizes = installation.warehouse.packet_sizes_frame(number)
+    data = sizes[sizes["end"].map({"sender": "sent", "receiver": "received"}) == sizes["direction"]]
+    large = data[data["upper_bytes"] > CLASSIC_MAX_PACKET_BYTES].groupby(["block", "family", "end"])["bytes"].sum()
+    whole = data.groupby(["block", "arm", "family", "end"])["bytes"].sum()
+    assert len(whole) == 3 * 2 * 2
+    for (block, arm, family, end), total in whole.items():
+        share = large.get((block, family, end), 0) / total
+        assert share == 0 if arm == "off" else share > 0.5, (block, family, end)
+    assert set(sizes["direction"]) == {"sent", "received"}
+    # While nothing else is measured: after the switch, before the block's first repetition.
+    contents = [(one, unpacked(one.document)) for one in documents]
+    for block in (1, 2, 3):
+        begun = [
+            document["iperf3"]["start"]["timestamp"]["timesecs"]
+            for one, document in contents
+            if one.block == block and one.kind.startswith("capture:")
+        ]
+        measured = [
+            document["client"]["before"]["time_s"]
+            for one, document in contents
+            if one.block == block and one.kind == "repetition"
+        ]
+        assert len(begun) == 2
+        assert max(begun) + CAPTURE_S < min(measured)
+
+
+def assert_pods_counted(installation: Installation, number: int, results: pd.DataFrame) -> None:
+    """Every repetition has the counters of both ends, and where it has a CPU cost it has its parts."""
+    counted = installation.warehouse.pod_counters_frame(number)
+    key = ["block", "generation", "scenario", "repetition"]
+    repetitions = len(results[key].drop_duplicates())
+    assert repetitions == 12
+    for end in ("sender", "receiver"):
+        sent = counted[(counted["end"] == end) & (counted["counter"] == "device/eth0/tx_packets")]
+        assert len(sent[key].drop_duplicates()) == repetitions
+    assert "snmp/TcpOutSegs" in set(counted["counter"])
+    measured = {(row["metric"], *(row[name] for name in key)) for row in results.to_dict("records")}
+    for end in ("sender", "receiver"):
+        # None on a machine that others keep so busy that the block's traffic made no difference.
+        costs = {place[1:] for place in measured if place[0] == f"cpu_s_per_gb_{end}"}
+        for part in CPU_PARTS:
+            assert costs == {place[1:] for place in measured if place[0] == f"{part}_s_per_gb_{end}"}
 
 
 @pytest.mark.parametrize(

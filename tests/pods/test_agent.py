@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.pods import agent
 from bigtcp_bench.pods.orders import ProbeOrders
 from bigtcp_bench.pods.results import RequestResponse, parse_log
@@ -105,7 +106,7 @@ def test_an_address_is_found_however_it_is_written(
         (["{"], "orders are not a JSON object"),
         (["[1]"], "orders are not a JSON object"),
         (['{"version":2,"do":"probe"}'], "orders have version 2; this agent knows 1"),
-        (['{"version":1,"do":"dance"}'], "allowed are serve, measure, reach, probe"),
+        (['{"version":1,"do":"dance"}'], "allowed are serve, measure, capture, reach, probe"),
         (['{"version":1,"do":"serve","iperf_port":1}'], "orders to serve lack the field 'rr_port'"),
     ],
 )
@@ -183,3 +184,55 @@ def test_an_unreachable_server_is_one_sentence(monkeypatch: pytest.MonkeyPatch) 
         agent.CannotStart, match=r"did not answer within 0\.5 s: cannot reach 127\.0\.0\.1 port 9 "
     ):
         agent.Server({"ipv4": "127.0.0.1"}, 9).wait()
+
+
+def _ip(version: int, payload: bytes, next_header: int = 6, options: bytes = b"") -> bytes:
+    if version == 4:
+        header = bytearray(20)
+        header[0], header[9] = 0x40 | (5 + len(options) // 4), next_header
+    else:
+        header = bytearray(40)
+        header[0], header[6] = 0x60, next_header
+    return bytes(header) + options + payload
+
+
+PORTS = bytes([0x14, 0x51, 0xC0, 0x00])
+
+
+@pytest.mark.parametrize(
+    ("packet", "ports"),
+    [
+        (_ip(4, PORTS), (5201, 49152)),
+        (_ip(4, PORTS, options=bytes(8)), (5201, 49152)),
+        (_ip(6, PORTS), (5201, 49152)),
+        # A jumbogram, as Linux before 7.0 makes large IPv6 packets: a hop-by-hop header, then TCP.
+        (_ip(6, bytes([6, 0, 0xC2, 4, 0, 2, 0, 0]) + PORTS, next_header=0), (5201, 49152)),
+        (_ip(4, PORTS, next_header=17), None),
+        (_ip(6, PORTS, next_header=58), None),
+        (_ip(4, PORTS[:3]), None),
+        (b"", None),
+        (b"\x00" * 60, None),
+    ],
+)
+def test_the_ports_of_a_captured_packet(packet: bytes, ports: tuple[int, int] | None) -> None:
+    assert agent._tcp_ports(packet) == ports
+
+
+@given(st.binary(max_size=120))
+def test_any_captured_bytes_are_read(packet: bytes) -> None:
+    agent._tcp_ports(packet)
+
+
+def test_the_bounds_of_packet_sizes_have_those_of_big_tcp() -> None:
+    assert list(agent.PACKET_BOUNDS) == sorted(agent.PACKET_BOUNDS)
+    assert {CLASSIC_MAX_PACKET_BYTES, 196_608} < set(agent.PACKET_BOUNDS)
+    assert agent.PACKET_BOUNDS[-1] == 8 * 65_535
+
+
+def test_drivers_count_by_their_own_names() -> None:
+    """Whatever devices this machine has, what a driver counts is read, and a device without any has nothing."""
+    counted = {device: agent._statistics(device) for device in agent.read_devices()}
+    assert counted["lo"] == {}
+    assert agent._statistics("no-such-device") == {}
+    for values in counted.values():
+        assert all(name and value >= 0 for name, value in values.items())

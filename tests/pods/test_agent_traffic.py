@@ -20,7 +20,7 @@ import pytest
 from bigtcp_bench.metrics import metrics_of
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS
 from bigtcp_bench.pods import agent
-from bigtcp_bench.pods.orders import MeasureOrders, ReachOrders, ServeOrders
+from bigtcp_bench.pods.orders import CaptureOrders, MeasureOrders, ReachOrders, ServeOrders
 from bigtcp_bench.pods.results import absences, measurements, parse_log, problems, proof
 from tests.pods.documents import orders
 from tests.pods.namespaces import ADDRESSES, Pair, joined_namespaces
@@ -126,6 +126,55 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
             assert (mean > CLASSIC_MAX_PACKET_BYTES) == big, (scenario, mean)
 
 
+def capture_orders(**fields: Any) -> CaptureOrders:
+    context = {"run_key": "dag/run", "block": 1, "arm": "on", "duration_s": 1}
+    return CaptureOrders.model_validate({**context, "server": ADDRESSES["server"], **fields})
+
+
+def test_a_capture_agrees_with_the_sizes_that_both_devices_allow(pair: Pair) -> None:
+    # As above: IPv6 is the arm "on" and IPv4, beside it, "off".
+    for end in ("client", "server"):
+        pair.run(end, "ip", "link", "set", "eth0", "gso_max_size", "196608", "gro_max_size", "196608")
+    with serving(pair):
+        client = start(pair, "client", capture_orders().to_argument())
+        out, err = client.communicate(timeout=120)
+    assert (client.returncode, err) == (0, "")
+    log = parse_log(out)
+    assert log.damaged == []
+    assert [(one.family, one.error) for one in log.captures] == [("ipv4", None), ("ipv6", None)]
+    for one in log.captures:
+        assert one.sender is not None
+        assert one.receiver is not None
+        assert sum(bucket.packets for bucket in one.sender.sent) > 1_000
+        lost = one.sender.dropped or one.receiver.dropped
+        assert lost or one.sender.sent == one.receiver.received, "veth hands packets over as they are"
+        assert {bucket.upper_bytes for bucket in one.sender.received} == {1_500}, "acknowledgements carry no data"
+        big = [bucket for bucket in one.sender.sent if bucket.upper_bytes > CLASSIC_MAX_PACKET_BYTES]
+        assert bool(big) is (one.family == "ipv6")
+        for bucket in (*one.sender.sent, *one.receiver.received):
+            assert bucket.bytes <= bucket.packets * bucket.upper_bytes
+        sent = sum(bucket.bytes for bucket in one.sender.sent)
+        assert sent > one.raw["iperf3"]["end"]["sum_received"]["bytes"] * (0.5 if lost else 1)
+
+
+def test_a_capture_without_the_right_to_one_is_a_sentence(pair: Pair) -> None:
+    argument = capture_orders(server={"ipv4": ADDRESSES["server"]["ipv4"]}).to_argument()
+    with serving(pair):
+        without = [
+            "setpriv",
+            "--bounding-set=-net_raw",
+            "--inh-caps=-net_raw",
+            sys.executable,
+            "-I",
+            AGENT,
+            argument,
+        ]
+        done = subprocess.run(pair.command("client", *without), capture_output=True, text=True, timeout=60)
+    (captured,) = parse_log(done.stdout).captures
+    assert captured.error == "packets cannot be captured: Operation not permitted"
+    assert captured.sender is None
+
+
 def test_broken_ipv6_fails_the_ipv6_repetitions_only(pair: Pair) -> None:
     wanted = short_orders(
         "ipv6-stream-1", "ipv4-stream-1", "ipv6-rr", server={"ipv4": "10.99.0.2", "ipv6": "fd98::2"}
@@ -191,10 +240,26 @@ def test_the_control_server_answers_at_once_and_survives_nonsense(pair: Pair) ->
     assert [answer["error"] for _, answer in answers[20:24]] == [
         "expected a JSON object with the field do",
         "expected a JSON object with the field do",
-        "unknown request 'dance'; known are snapshot, hello, restart_iperf3",
+        "unknown request 'dance'; known are snapshot, hello, capture, end_capture, restart_iperf3",
         "no snapshot for address 'eth0': illegal IP address string passed to inet_pton",
     ]
     assert answers[24][1]["tools"]["python"]
+
+
+def test_the_control_server_captures_until_it_is_told_to_end_and_only_what_it_was_told(pair: Pair) -> None:
+    begin, end = '{"do":"capture","address":"10.99.0.2"}', '{"do":"end_capture"}'
+    elsewhere = '{"do":"capture","address":"10.99.9.9"}'
+    with serving(pair):
+        answers = [answer for _, answer in _ask(pair, end, elsewhere, begin, begin, end, end)]
+        # One that is not ended ends with its connection, so the next one has the device for itself.
+        (begun,) = [answer for _, answer in _ask(pair, begin)]
+    assert answers[0] == {"error": "nothing is captured"}
+    assert answers[1] == {"error": "no capture for address '10.99.9.9': no device has the address 10.99.9.9"}
+    assert answers[2] == answers[3] == begun == {"device": "eth0"}
+    # The control connection itself is on another port than iperf3's.
+    assert answers[4]["connections"] == []
+    assert answers[4]["seen"] > 0
+    assert answers[5] == {"error": "nothing is captured"}
 
 
 def test_the_server_starts_iperf3_again_when_it_dies(pair: Pair) -> None:

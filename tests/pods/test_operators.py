@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from kubernetes.client import ApiClient
 
 from bigtcp_bench.plan import load_plan
+from bigtcp_bench.pods import operators
 from bigtcp_bench.pods.generation import Generation, client_pod, orders_of
 from bigtcp_bench.pods.operators import IperfGenerationOperator
+from bigtcp_bench.pods.results import packed
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.pods.documents import orders, recorded_document, repetition_frame
+
+GENERATION = Generation(
+    run=1,
+    run_key="dag/run",
+    block=1,
+    arm="on",
+    generation=1,
+    arm_generation=0,
+    client_node="node1",
+    server_node="node2",
+)
 
 
 def test_the_client_pod_keeps_everything_of_its_manifest() -> None:
@@ -38,3 +55,51 @@ def test_the_client_pod_keeps_everything_of_its_manifest() -> None:
     assert asked["spec"]["imagePullSecrets"] == [{"name": "pull-me"}]
     assert wanted["metadata"]["labels"].items() <= asked["metadata"]["labels"].items()
     assert asked["metadata"]["namespace"] == "bigtcp-bench"
+
+
+def test_what_is_stored_has_both_pods_counters_and_less_than_the_nodes_did_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(operators, "say", said.append)
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    assert warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"}) == 1
+    document = recorded_document("on")
+    for end in ("client", "server"):
+        document[end]["after"]["monotonic_s"] += 6.0
+
+    def stored() -> dict[tuple[str, str], float]:
+        keeper = operators._Stored(None, warehouse, GENERATION, orders())
+        keeper.take(repetition_frame(document))
+        frame = warehouse.results_frame(1)
+        assert set(warehouse.pod_counters_frame(1)["end"]) == {"sender", "receiver"}
+        return dict(zip(frame["metric"], frame["value"], strict=True))
+
+    plain = stored()
+    assert said == [
+        f"block 1 (on), generation 1: the idle load of {node} is unknown, "
+        "so nothing is subtracted from its CPU time"
+        for node in ("node1", "node2")
+    ]
+    seen = {"monotonic_s": 8.0, "user_hz": 100, "proc_stat": "cpu  0 0 0 0 0 0 0 0 0 0\n"}
+    later = {"monotonic_s": 10.0, "user_hz": 100, "proc_stat": "cpu  10 0 20 300 0 0 10 0 0 0\n"}
+    begin = packed({"earlier": seen, "snapshot": later})
+    warehouse.store_raw(1, [{"block": 1, "generation": 0, "kind": "node-begin:node1", "document": begin}])
+    subtracted = stored()
+    moved = (17722768816 - 486 + 3783503 - 306) / 1e9
+    # 0.2 CPUs for 6 seconds.
+    assert subtracted["cpu_s_per_gb_sender"] == pytest.approx(plain["cpu_s_per_gb_sender"] - 0.2 * 6 / moved)
+    assert subtracted["cpu_s_per_gb_receiver"] == plain["cpu_s_per_gb_receiver"]
+    assert len(said) == 3
+    later["proc_stat"] = "cpu  100 0 200 0 0 0 100 0 0 0\n"
+    begin = packed({"earlier": seen, "snapshot": later})
+    warehouse.store_raw(1, [{"block": 1, "generation": 0, "kind": "node-begin:node1", "document": begin}])
+    assert plain.keys() - stored().keys() == {
+        f"{part}_s_per_gb_sender" for part in ("cpu", "user", "system", "softirq")
+    }
+    assert said[4:] == [
+        "block 1 (on), generation 1: no CPU seconds per gigabyte, sending node and 3 other metrics of "
+        "ipv4-stream-1: the sender's node used hardly more CPU time than before the block, when 2.00 of its CPUs "
+        "were busy"
+    ]

@@ -38,6 +38,9 @@ def test_a_recorded_run_yields_every_metric_of_its_traffic() -> None:
     busy_ticks = (316387 - 316208) + (170113 - 169436) + (21025 - 20796) + (1075 - 1074)
     moved = (17722768816 - 486) + (3783503 - 306)
     assert found["cpu_s_per_gb_sender"].value == pytest.approx(busy_ticks / 100 / (moved / 1e9))
+    assert found["user_s_per_gb_sender"].value == pytest.approx((316387 - 316208) / 100 / (moved / 1e9))
+    assert found["system_s_per_gb_sender"].value == pytest.approx((170113 - 169436) / 100 / (moved / 1e9))
+    assert found["softirq_s_per_gb_sender"].value == pytest.approx((21025 - 20796) / 100 / (moved / 1e9))
     assert found["softirq_share_sender"].value == pytest.approx((21025 - 20796) / busy_ticks)
     assert found["retransmits_per_gb"].value == pytest.approx(270 / 14.817334168)
     assert found["bytes_per_packet_sender"].value == pytest.approx((17722768816 - 486) / (95768 - 5))
@@ -133,8 +136,12 @@ def _replace(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return lambda document: _set(document, path, value)
 
 
-_SENDER = {"cpu_s_per_gb_sender", "bytes_per_packet_sender"}
-_RECEIVER = {"cpu_s_per_gb_receiver", "bytes_per_packet_receiver"}
+def _cpu_cost(end: str) -> set[str]:
+    return {f"{part}_s_per_gb_{end}" for part in ("cpu", "user", "system", "softirq")}
+
+
+_SENDER = _cpu_cost("sender") | {"bytes_per_packet_sender"}
+_RECEIVER = _cpu_cost("receiver") | {"bytes_per_packet_receiver"}
 
 
 @pytest.mark.parametrize(
@@ -152,12 +159,12 @@ _RECEIVER = {"cpu_s_per_gb_receiver", "bytes_per_packet_receiver"}
         (_forget("server.after"), _RECEIVER | {"softirq_share_receiver"}, "the receiver has no snapshot after"),
         (
             _replace("client.after.proc_stat", "cpu  1 2 3 4 5 6 7 8 0 0\n"),
-            {"cpu_s_per_gb_sender", "softirq_share_sender"},
+            _cpu_cost("sender") | {"softirq_share_sender"},
             "the user time of the sender's node went back from 316208 to 1 ticks",
         ),
         (
             _replace("client.after.proc_stat", None),
-            {"cpu_s_per_gb_sender", "softirq_share_sender"},
+            _cpu_cost("sender") | {"softirq_share_sender"},
             "the sender's /proc/stat does not begin with",
         ),
     ],
@@ -232,3 +239,30 @@ def test_hello_and_probe_carry_hosts_with_their_devices() -> None:
     assert not log.probe.capabilities.ipv6_big_tcp
     assert log.hello is not None
     assert log.hello.server.snapshot.devices["eth0"].limits["gro_ipv4_max_size"] == 196_608
+
+
+def test_what_a_node_used_before_the_block_is_subtracted_for_as_long_as_the_snapshots_are_apart() -> None:
+    document = recorded_document("on")
+    for end in ("client", "server"):
+        document[end]["after"]["monotonic_s"] += 6.0
+    plain = values(document)
+    load = {"busy": 0.5, "user": 0.3, "system": 0.15, "softirq": 0.05}
+    found = {one.metric: one.value for one in measurements(repetition(document), {"sender": load})}
+    gigabytes = (17722768816 - 486 + 3783503 - 306) / 1e9
+    for part, cpus in load.items():
+        name = f"{'cpu' if part == 'busy' else part}_s_per_gb_sender"
+        assert found[name] == pytest.approx(plain[name] - cpus * 6.0 / gigabytes)
+    untouched = [name for name in plain if name not in _cpu_cost("sender")]
+    assert {name: found[name] for name in untouched} == {name: plain[name] for name in untouched}
+
+
+def test_a_node_that_was_busier_before_the_block_has_no_cpu_cost() -> None:
+    document = recorded_document("on")
+    document["server"]["after"]["monotonic_s"] += 6.0
+    load = {"busy": 1.8, "user": 1.4, "system": 0.3, "softirq": 0.1}
+    one = repetition(document)
+    assert {found.metric for found in measurements(one)} - {
+        found.metric for found in measurements(one, {"receiver": load})
+    } == _cpu_cost("receiver")
+    for reason in absences(one, {"receiver": load}):
+        assert reason.endswith("hardly more CPU time than before the block, when 1.80 of its CPUs were busy")

@@ -57,7 +57,9 @@ def results() -> pd.DataFrame:
     values = {
         "throughput_bps": 14e9,
         "cpu_s_per_gb_sender": 0.4,
-        "softirq_share_sender": 0.25,
+        "user_s_per_gb_sender": 0.05,
+        "system_s_per_gb_sender": 0.2,
+        "softirq_s_per_gb_sender": 0.1,
         "cpu_s_per_gb_receiver": 0.5,
     }
     rows = [
@@ -67,6 +69,22 @@ def results() -> pd.DataFrame:
         for metric, value in values.items()
     ]
     columns = ["block", "arm", "generation", "scenario", "repetition", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def packet_sizes() -> pd.DataFrame:
+    blocks = ((1, "off", 65_536, 60_000), (2, "on", 196_608, 180_000), (3, "off", 1_500, 1_000))
+    rows = [
+        (block, "ipv4", end, direction, bound, arm, packets, packets * size)
+        for block, arm, bound, size in blocks
+        for end, direction, packets in (
+            ("sender", "sent", 1_000),
+            ("sender", "received", 70),
+            ("receiver", "received", 1_000),
+            ("receiver", "sent", 70),
+        )
+    ]
+    columns = ["block", "family", "end", "direction", "upper_bytes", "arm", "packets", "bytes"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -80,6 +98,7 @@ CHARTS = {
     "comparison": lambda: charts.comparison_chart(view()),
     "repetitions": lambda: charts.repetitions_chart(results(), "ipv6-stream-1", "throughput_bps"),
     "packets": lambda: charts.packet_size_chart(view().proofs),
+    "captured packets": lambda: charts.packet_distribution_chart(packet_sizes()),
     "cpu": lambda: charts.cpu_chart(results()),
     "latency": lambda: charts.latency_chart(view()),
 }
@@ -93,6 +112,8 @@ EMPTY = {
     "repetitions": lambda: charts.repetitions_chart(results(), "ipv4-rr", "latency_p99_us"),
     "repetitions without columns": lambda: charts.repetitions_chart(pd.DataFrame(), "ipv4-rr", "latency_p99_us"),
     "packets": lambda: charts.packet_size_chart(()),
+    "captured packets": lambda: charts.packet_distribution_chart(packet_sizes().iloc[:0]),
+    "captured packets without columns": lambda: charts.packet_distribution_chart(pd.DataFrame()),
     "cpu": lambda: charts.cpu_chart(results().iloc[:0]),
     "latency": lambda: charts.latency_chart(run_view(comparisons=())),
 }
@@ -258,8 +279,20 @@ def test_the_parts_of_cpu_time_make_the_whole():
     for arm in ("off", "on"):
         total = next(row["value"] for row in rows if row["arm"] == arm and "label" in row)
         parts = [row["value"] for row in rows if row["arm"] == arm and "kind" in row]
-        assert len(parts) == 2
+        assert len(parts) == 4
         assert sum(parts) == pytest.approx(total)
+
+
+def test_a_capture_is_shown_by_the_share_of_bytes_in_the_direction_of_the_data():
+    rows = rows_of(charts.packet_distribution_chart(packet_sizes()).to_dict())
+    shares = {(row["scenario"], row["arm"], row["size"]): row["value"] for row in rows if "size" in row}
+    for end in ("sender", "receiver"):
+        assert shares.pop((f"ipv4, {end}", "on", "131,072 to 196,608 B")) == 100
+        assert shares.pop((f"ipv4, {end}", "off", "16,384 to 65,536 B")) == pytest.approx(100 * 60 / 61)
+        assert shares.pop((f"ipv4, {end}", "off", "up to 1,500 B")) == pytest.approx(100 / 61)
+    assert shares == {}
+    means = [row["label"] for row in rows if "label" in row]
+    assert means == ["off: mean 30,500 B", "on: mean 180,000 B"] * 2
 
 
 def test_without_shares_cpu_time_is_one_piece():

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from markupsafe import Markup
 from playwright.sync_api import Browser, sync_playwright
@@ -77,7 +78,7 @@ def test_the_body_has_every_section(view, detail):
         "conditions",
         "counters",
     ]
-    assert re.findall(r"<i>(.*?)</i>", text) == list(run_charts(view, detail.results))
+    assert re.findall(r"<i>(.*?)</i>", text) == list(run_charts(view, detail.results, detail.packet_sizes))
     assert "proven" in text
     assert "196,608 B" in text
     assert "block 2, on" in text
@@ -164,6 +165,15 @@ def test_the_script_is_made_once_and_can_stand_inline():
     assert "drawCharts" in script
 
 
+def test_captured_packets_take_the_place_of_mean_sizes(view, detail):
+    place = {"block": 2, "arm": "on", "family": "ipv4", "end": "receiver", "direction": "received"}
+    sizes = pd.DataFrame([place | {"upper_bytes": 196_608, "packets": 2, "bytes": 360_000}])
+    means, captured = (run_charts(view, detail.results, one)["packets"] for one in (sizes.iloc[:0], sizes))
+    assert (means.section, captured.section) == ("effect", "effect")
+    assert "mean bytes per packet" in means.draw().to_dict()["description"]
+    assert "ipv4, receiver on: mean 180,000 B" in captured.draw().to_dict()["description"]
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (400, "light")])
 def test_a_browser_shows_the_file(browser, view, detail, tmp_path, width, scheme):
     path = tmp_path / "run.html"
@@ -177,7 +187,7 @@ def test_a_browser_shows_the_file(browser, view, detail, tmp_path, width, scheme
         "request", lambda request: troubles.append(request.url) if not request.url.startswith("file:") else None
     )
     page.goto(path.as_uri())
-    charts = run_charts(view, detail.results)
+    charts = run_charts(view, detail.results, detail.packet_sizes)
     page.wait_for_function(f"document.querySelectorAll('figure.chart svg').length === {len(charts)}")
     assert troubles == []
     assert page.evaluate("document.documentElement.scrollWidth") == width

@@ -46,6 +46,10 @@ def fill(warehouse: Warehouse, cluster: str = "lab") -> None:
         series = {"block": 1, "arm": "off", "query": "cpu_s_per_gb", "series": '{"instance": "a"}', "unit": "s/GB"}
         values = {"mean": 0.4, "lowest": 0.3, "highest": 0.5, "samples": 7}
         warehouse.store_prometheus(run, [series | values])
+        counted = key | {"arm": "off", "end": "sender", "counter": "drops", "value": 2}
+        warehouse.store_pod_counters(run, [counted])
+        size = {"block": 1, "arm": "off", "family": "ipv4", "end": "sender", "direction": "sent"}
+        warehouse.store_packet_sizes(run, [size | {"upper_bytes": 1_500, "packets": 7, "bytes": 9_000}])
         warehouse.store_comparisons(run, [row | {"verdict": "faster", "change": -0.1, "reasons": ["x"]}])
         warehouse.store_noise(run, [row | {"level": "switch", "sd": 0.01}])
         warehouse.store_judgements(run, [row | {"state": "steady", "since": "2026-03-01"}])
@@ -83,6 +87,8 @@ def test_there_and_back(warehouse: Warehouse, tmp_path: Path) -> None:
         "failure": 2,
         "counter": 2,
         "prometheus": 2,
+        "pod_counter": 2,
+        "packet_size": 2,
         "comparison": 2,
         "noise": 2,
         "judgement": 2,

@@ -92,6 +92,50 @@ def test_a_generation_measured_again_replaces_its_first_attempt(warehouse: Wareh
         warehouse.store_generation(run, 1, 2, results=first)
 
 
+def test_counters_of_pods_go_with_their_generation(warehouse: Warehouse) -> None:
+    run = warehouse.start_run(RUN)
+    place = {"block": 1, "arm": "off", "generation": 1, "scenario": "ipv4-rr", "repetition": 1}
+    counters = [
+        {**place, "end": end, "counter": "snmp/TcpRetransSegs", "value": value}
+        for end, value in (("sender", 3), ("receiver", 4))
+    ]
+    warehouse.store_generation(run, 1, 1, results=[result()], counters=counters)
+    other = {**place, "generation": 2}
+    warehouse.store_pod_counters(run, [{**other, "end": "sender", "counter": "softnet/dropped", "value": 1}])
+    for _ in range(2):
+        warehouse.store_generation(run, 1, 1, results=[result()], counters=counters[:1])
+    frame = warehouse.pod_counters_frame(run)
+    columns = ["generation", "end", "counter", "value"]
+    assert frame[columns].to_numpy().tolist() == [
+        [1, "sender", "snmp/TcpRetransSegs", 3.0],
+        [2, "sender", "softnet/dropped", 1.0],
+    ]
+    with pytest.raises(InvalidInput, match="end"):
+        warehouse.store_pod_counters(run, [{**place, "end": "middle", "counter": "x", "value": 1}])
+
+
+def test_packet_sizes_of_a_block_take_the_place_of_those_before(warehouse: Warehouse) -> None:
+    run = warehouse.start_run(RUN)
+
+    def size(block: int, upper_bytes: int, packets: int) -> dict[str, Any]:
+        place = {"block": block, "arm": "on", "family": "ipv6", "end": "sender", "direction": "sent"}
+        # More bytes than 32 bits hold: half a second on a fast link.
+        return {**place, "upper_bytes": upper_bytes, "packets": packets, "bytes": packets * upper_bytes}
+
+    warehouse.store_packet_sizes(run, [size(1, 1_500, 9), size(1, 196_608, 100_000), size(2, 9_000, 5)])
+    for _ in range(2):
+        warehouse.store_packet_sizes(run, [size(1, 196_608, 90_000)])
+    frame = warehouse.packet_sizes_frame(run)
+    assert frame[["block", "upper_bytes", "packets", "bytes"]].to_numpy().tolist() == [
+        [1, 196_608, 90_000, 90_000 * 196_608],
+        [2, 9_000, 5, 45_000],
+    ]
+    warehouse.store_packet_sizes(run, [])
+    assert len(warehouse.packet_sizes_frame(run)) == 2
+    with pytest.raises(InvalidInput, match="packets"):
+        warehouse.store_packet_sizes(run, [size(1, 1_500, -1)])
+
+
 def test_a_run_keeps_its_id_its_beginning_and_what_is_known_of_it(warehouse: Warehouse) -> None:
     plan = load_plan("quick")
     began = datetime(2026, 3, 1, 2, tzinfo=UTC)

@@ -1,36 +1,35 @@
-"""How much the counters of both nodes grew: device, protocol and softirq counters, and Cilium's own."""
+"""How much the counters of both nodes grew during a block, and what each node had at its begin and end."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from bigtcp_bench.cluster import probe
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed
 from bigtcp_bench.cluster.cilium import AGENT_CONTAINER, Cilium, find_cilium, ready_agent
 from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.kernel_counters import (
+    POD_CABLE,
+    Counter,
+    Growth,
+    driver_counters,
+    gauges,
+    growth,
+    machine_counters,
+    network_counters,
+)
+from bigtcp_bench.proc_stat import cpu_load
 
 #: In a node's document, beside the probe's own fields: what ``cilium-dbg bpf metrics list`` counted.
 CILIUM_METRICS = "cilium_bpf_metrics"
 #: Between the two readings at the beginning of a block: 200 ticks of every CPU tell 50 % from 40 %, and a run of
 #: three blocks gets six seconds longer.
 LOAD_SAMPLE_S = 2.0
-DEVICE_COUNTERS = (
-    "rx_bytes",
-    "rx_packets",
-    "rx_dropped",
-    "rx_errors",
-    "tx_bytes",
-    "tx_packets",
-    "tx_dropped",
-    "tx_errors",
-)
-#: Columns of a line of ``/proc/net/softnet_stat``, hexadecimal, one line per CPU (net/core/net-procfs.c).
-SOFTNET_COLUMNS = {0: "processed", 1: "dropped", 2: "time_squeeze"}
-#: Columns of a ``cpu`` line of ``/proc/stat``, in ticks.
-CPU_COLUMNS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+#: Gauges are stored beside the counters, under their name with the moment at its end.
+MOMENTS = ("begin", "end")
 
 
 class Packed(Protocol):
@@ -60,101 +59,95 @@ def read_nodes(
     return documents
 
 
-def bpf_metrics(api: ClusterApi, cilium: Cilium, pod: str) -> list[dict[str, Any]]:
-    """Return what an agent counted (``cilium-dbg bpf metrics list``); empty if it cannot say."""
+def bpf_metrics(api: ClusterApi, cilium: Cilium, pod: str) -> list[dict[str, Any]] | None:
+    """Return what an agent counted (``cilium-dbg bpf metrics list``); None if it cannot say."""
     for binary in cilium.binaries:
         try:
             argv = [binary, "bpf", "metrics", "list", "-o", "json"]
             text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, argv)
+            # It prints nothing at all, instead of an empty list, when nothing was counted.
             return list(json.loads(text)) if text.strip() else []
         except (CommandFailed, ValueError):
             continue
-    return []
+    return None
 
 
-def deltas(documents: Mapping[tuple[int, str], Packed], arms: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return the growth of every counter of every node during every block, as rows of the warehouse.
+def deltas(
+    documents: Mapping[tuple[int, str], Packed], arms: Mapping[int, str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what every node counted during every block, as rows of the warehouse, and what cannot be told.
 
     ``documents`` maps (block, ``node-begin:<node>`` or ``node-end:<node>``) to the stored document, ``arms``
-    block → arm. A block without both documents, or whose node was restarted between them, has no rows.
+    block → arm. A block without both documents, or whose node was restarted between them, has no rows; the second
+    list has a sentence for each of these, and for counters of which nobody knows by how much they grew.
     """
     rows: list[dict[str, Any]] = []
+    gaps: list[str] = []
     for (block, kind), packed in sorted(documents.items(), key=lambda item: item[0]):
         moment, _, node = kind.partition(":")
+        if moment != "node-begin" or block not in arms:
+            continue
         end = documents.get((block, f"node-end:{node}"))
-        if moment != "node-begin" or end is None or block not in arms:
+        if end is None:
+            gaps.append(f"block {block}: node {node} has no counters of the block's end")
             continue
         before, after = (json.loads(zlib.decompress(item.document)) for item in (packed, end))
-        if before.get("boot_id") != after.get("boot_id"):
+        if before.get("boot_id") is None or before["boot_id"] != after.get("boot_id"):
+            gaps.append(f"block {block}: node {node} was restarted, so its counters tell nothing")
             continue
-        for counter, value in sorted(growth(before, after).items()):
-            rows.append({"block": block, "arm": arms[block], "node": node, "counter": counter, "value": value})
-    return rows
+        found = node_growth(before, after)
+        values = found.grown | gauges_of(before, after)
+        rows += [
+            {"block": block, "arm": arms[block], "node": node, "counter": counter, "value": value}
+            for counter, value in sorted(values.items())
+        ]
+        if found.unknown:
+            shown = ", ".join(f"{name} {why}" for name, why in sorted(found.unknown.items())[:3])
+            gaps.append(f"block {block}: node {node} has {len(found.unknown)} counters that tell nothing: {shown}")
+    return rows, gaps
 
 
-def growth(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
-    """Return by how much each counter in both documents grew; those that did not change or ran back are left out.
+def node_growth(before: Mapping[str, Any], after: Mapping[str, Any]) -> Growth:
+    """Return by how much the counters of a node grew between two of its documents, of the same boot.
 
-    A counter that is smaller afterwards was reset, by an agent or a device that was replaced.
+    Cilium's are left out where an agent could not say them: what is not in its list would then not be zero.
     """
-    first, last = dict(counters_of(before)), dict(counters_of(after))
-    return {name: last[name] - first.get(name, 0.0) for name in last if last[name] > first.get(name, 0.0)}
+    first, last = counters_of(before), counters_of(after)
+    entries = before.get(CILIUM_METRICS), after.get(CILIUM_METRICS)
+    if entries[0] is not None and entries[1] is not None:
+        first, last = first | _cilium(entries[0]), last | _cilium(entries[1])
+    return growth(first, last)
 
 
-def counters_of(document: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield (name, value) of every counter in a node's document, such as ``device/eth0/tx_packets``."""
+def counters_of(document: Mapping[str, Any]) -> dict[str, Counter]:
+    """Return the counters of a node's kernel and drivers by name, such as ``device/eth0/tx_packets``."""
     snapshot = document["snapshot"]
-    for device, values in snapshot["devices"].items():
-        # A pod's end of its cable comes and goes with the pod; its device's whole life is one generation.
-        if device.startswith("lxc"):
-            continue
-        for name in DEVICE_COUNTERS:
-            if values.get(name) is not None:
-                yield f"device/{device}/{name}", float(values[name])
-    for table in ("snmp", "netstat"):
-        yield from ((f"{table}/{name}", value) for name, value in _two_line_table(snapshot.get(table) or ""))
-    for line in (snapshot.get("snmp6") or "").splitlines():
-        name, _, value = line.partition(" ")
-        if value.strip().isdigit():
-            yield f"snmp6/{name}", float(value)
-    yield from _softnet(snapshot.get("softnet_stat") or "")
-    yield from _cpu(snapshot.get("proc_stat") or "", int(snapshot.get("user_hz") or 100))
-    yield from _cilium(document.get(CILIUM_METRICS) or [])
+    devices = [name for name in snapshot["devices"] if not name.startswith(POD_CABLE)]
+    return {
+        **network_counters(snapshot, devices),
+        **machine_counters(snapshot),
+        **driver_counters(snapshot),
+    }
 
 
-def _two_line_table(text: str) -> Iterator[tuple[str, float]]:
-    """Read ``/proc/net/snmp`` and ``netstat``: a line of names, then a line of values, under one heading."""
-    lines = text.splitlines()
-    for names, values in zip(lines[::2], lines[1::2], strict=False):
-        heading, _, rest = names.partition(":")
-        if not values.startswith(f"{heading}:"):
-            continue
-        for name, value in zip(rest.split(), values.partition(":")[2].split(), strict=False):
-            # Neither signs (an unlimited setting) nor the number of connections at this moment is a counter.
-            if value.isdigit() and name != "CurrEstab":
-                yield f"{heading}{name}", float(value)
+def gauges_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+    """Return what is no counter, by name: values at the block's begin and end, and the load before it."""
+    found = {
+        f"{name}_{moment}": value
+        for moment, document in zip(MOMENTS, (before, after), strict=True)
+        for name, value in gauges(document["snapshot"]).items()
+    }
+    load = cpu_load(before.get("earlier"), before["snapshot"]) or {}
+    return found | {f"idle/{kind}_cpus_begin": value for kind, value in load.items()}
 
 
-def _softnet(text: str) -> Iterator[tuple[str, float]]:
-    rows = [[int(word, 16) for word in line.split()] for line in text.splitlines() if line.strip()]
-    for column, name in SOFTNET_COLUMNS.items():
-        if rows:
-            yield f"softnet/{name}", float(sum(row[column] for row in rows if len(row) > column))
-
-
-def _cpu(text: str, user_hz: int) -> Iterator[tuple[str, float]]:
-    first = text.splitlines()[:1]
-    if first and first[0].startswith("cpu "):
-        for name, ticks in zip(CPU_COLUMNS, first[0].split()[1:], strict=False):
-            yield f"cpu/{name}_s", int(ticks) / user_hz
-
-
-def _cilium(entries: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Sum Cilium's counters over source lines, which differ from one version to the next."""
-    sums: dict[str, float] = {}
+def _cilium(entries: list[dict[str, Any]]) -> dict[str, Counter]:
+    """Return Cilium's counters, each summed over the lines of source that counted."""
+    parts: dict[str, dict[str, int]] = {}
     for entry in entries:
         reason, direction = str(entry.get("reason", "")), str(entry.get("direction", "")).lower()
+        line = f"{entry.get('file')}:{entry.get('line')}"
         for unit in ("packets", "bytes"):
-            name = f"cilium/{reason}/{direction}/{unit}"
-            sums[name] = sums.get(name, 0.0) + float(entry.get(unit) or 0)
-    yield from sums.items()
+            values = parts.setdefault(f"cilium/{reason}/{direction}/{unit}", {})
+            values[line] = values.get(line, 0) + int(entry.get(unit) or 0)
+    return {name: Counter(values, sparse=True) for name, values in parts.items()}

@@ -24,6 +24,7 @@ from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.duration import Estimate, estimate
 from bigtcp_bench.errors import MeasurementFailed
 from bigtcp_bench.plan import RERUN_ORDER, RERUN_PREFIX, SLOT_ARMS, Block, Family, Plan, blocks, task_ids
+from bigtcp_bench.pods import capture
 from bigtcp_bench.pods.control import control_pods
 from bigtcp_bench.pods.generation import client_pod, generations_of, orders_of, server_pod
 from bigtcp_bench.pods.orders import ProbeOrders
@@ -189,6 +190,13 @@ class _Sketch:
         yield from self._probes(switch, "prove the arm on the devices")
         if self.plan.control:
             yield from self._control(switch, told.block)
+        if self.plan.packet_sizes:
+            block = told.block
+            receives = capture.server_pod(self.plan, self.pair, self.holder, block.number, block.arm)
+            sends, _ = capture.client_pod(
+                self.plan, self.pair, self.holder, block.number, block.arm, self._addresses()
+            )
+            yield _pods(switch, "capture a second of traffic over each family", receives, sends)
         yield from self._probes(switch, "read the counters at the beginning")
         of_block = generations_of(told.block, run=0, run_key=self.holder, nodes=self.pair.names)
         server = server_pod(of_block[0], self.plan)
@@ -218,6 +226,9 @@ class _Sketch:
         except MeasurementFailed:
             return
         yield _pods(task, "the control between the nodes themselves", server, client)
+
+    def _addresses(self) -> dict[Family, str]:
+        return {family: address for family, address in ADDRESSES.items() if family in capture.families(self.plan)}
 
     def _written(self, kind: Kind) -> bool:
         return self.api.find(kind, guard.NODE_CONFIG_NAME, self.cilium.namespace) is not None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bigtcp_bench.generated.story import NightStory
-from bigtcp_bench.metrics import METRICS, metrics_of
+from bigtcp_bench.metrics import metrics_of
 from bigtcp_bench.plan import CONTROL, SCENARIOS, Block, Plan
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ USUAL: dict[str, dict[str, tuple[float, float]]] = {
     },
 }
 
+_METRICS = {metric for usual in USUAL.values() for metric in usual}
+
 #: What a speed of s times the usual one does to a metric: its value is multiplied by s to this power.
 _BY_SPEED = {
     "throughput_bps": 1.0,
@@ -94,6 +96,24 @@ _LOSSY_PER_GB = 31_000.0
 _SEGMENTED_B = 59_800.0
 
 
+#: Of the CPU time that is not softirq: what programs use themselves. Copying is the system's.
+_USER_SHARE = 0.04
+
+
+def _cpu_parts(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the parts of CPU time that fit the sums and the shares of softirq in ``values``."""
+    parts: dict[str, float] = {}
+    for end in ("sender", "receiver"):
+        total, share = values[f"cpu_s_per_gb_{end}"], values[f"softirq_share_{end}"]
+        rest = total * (1 - share)
+        parts |= {
+            f"user_s_per_gb_{end}": rest * _USER_SHARE,
+            f"system_s_per_gb_{end}": rest * (1 - _USER_SHARE),
+            f"softirq_s_per_gb_{end}": total * share,
+        }
+    return parts
+
+
 def night_results(
     story: NightStory, plan: Plan, blocks: Sequence[Block], seed: int, scale: float = 1.0
 ) -> pd.DataFrame:
@@ -121,8 +141,10 @@ def night_results(
                 for repetition in range(1, plan.repetitions + 1):
                     noise = moods[name] + switch + drift + own + random.normal(0, REPETITION_SD)
                     speed = scale * story.speed[name, block.arm] * np.exp(noise)
-                    extra = random.normal(0, 1, len(METRICS))
-                    for index, metric in enumerate(metrics_of(SCENARIOS[name].traffic)):
+                    extra = random.normal(0, 1, len(_METRICS))
+                    of_traffic = [metric for metric in metrics_of(SCENARIOS[name].traffic) if metric.name in kind]
+                    values = {}
+                    for index, metric in enumerate(of_traffic):
                         usual = kind[metric.name][block.arm == "on"]
                         sd = _OWN_SD.get(metric.name, _OTHERS_SD)
                         value = usual * speed ** _BY_SPEED.get(metric.name, 0.0) * np.exp(sd * extra[index])
@@ -130,9 +152,12 @@ def night_results(
                             value *= _LOSSY_PER_GB / usual
                         elif story.fate == "unproven" and metric.name == "bytes_per_packet_receiver":
                             value = min(value, _SEGMENTED_B)
-                        rows.append(
-                            (block.number, block.arm, generation, name, repetition, metric.name, float(value))
-                        )
+                        values[metric.name] = float(value)
+                    values |= _cpu_parts(values)
+                    rows += [
+                        (block.number, block.arm, generation, name, repetition, metric, value)
+                        for metric, value in values.items()
+                    ]
         if plan.control:
             other = _OTHER_MACHINE if story.fate == "other_machine" else 1.0
             control = CONTROL_PER_S * scale * story.platform * other * np.exp(random.normal(0, _CONTROL_SD))

@@ -43,6 +43,11 @@ ARM_METRICS: dict[str, ArmMetric] = {
     "latency_p99_us": ArmMetric("latency_p99_seconds", "seconds", 1e-6),
     "cpu_s_per_gb_sender": ArmMetric("sender_cpu_seconds_per_byte", "seconds_per_byte", 1 / GIGABYTE),
     "cpu_s_per_gb_receiver": ArmMetric("receiver_cpu_seconds_per_byte", "seconds_per_byte", 1 / GIGABYTE),
+    **{
+        f"{kind}_s_per_gb_{end}": ArmMetric(f"{end}_{kind}_cpu_seconds_per_byte", "seconds_per_byte", 1 / GIGABYTE)
+        for kind in ("user", "system", "softirq")
+        for end in ("sender", "receiver")
+    },
     "softirq_share_sender": ArmMetric("sender_softirq_ratio", "ratio"),
     "softirq_share_receiver": ArmMetric("receiver_softirq_ratio", "ratio"),
     "retransmits_per_gb": ArmMetric("retransmits_per_byte", "per_byte", 1 / GIGABYTE),

@@ -1,10 +1,12 @@
 """Measure inside a pod: serve or send the traffic, snapshot both ends around it, print it all, judge nothing.
 
 Run as ``python3 agent.py '<orders as JSON>'``. It is mounted into any image with python3 and iperf3, so it uses
-the standard library only and no syntax newer than Python 3.9. Four orders:
+the standard library only and no syntax newer than Python 3.9. Five orders:
 
 - ``serve``: ``iperf3 -s``, an echo server for request/response, and a control server that answers with snapshots;
 - ``measure``: every scenario × repetition against such a server, one frame printed for each;
+- ``capture``: a second of traffic over each family to such a server, and one frame for each that says how large
+  the packets were at both ends (both pods need CAP_NET_RAW);
 - ``reach``: one frame that says over which IP families such a server answers;
 - ``probe``: one frame that describes the node (in a pod with ``hostNetwork``).
 
@@ -16,11 +18,13 @@ from __future__ import annotations
 
 import array
 import base64
+import bisect
 import collections
 import contextlib
 import fcntl
 import json
 import math
+import mmap
 import os
 import platform
 import signal
@@ -271,6 +275,7 @@ def snapshot(address: str | None = None) -> Json:
     return {
         "time_s": time.time(),
         "monotonic_s": time.monotonic(),
+        "machine": platform.machine(),
         "user_hz": os.sysconf("SC_CLK_TCK"),
         "device": carriers[0] if carriers else None,
         "devices": devices,
@@ -346,7 +351,7 @@ def serve(orders: Json) -> int:
     iperf3 = Iperf3Server(orders["iperf_port"])
     family = _listen_family(orders["families"])
     echo = _listen(family, orders["rr_port"], _echo)
-    control = _listen(family, orders["control_port"], lambda connection: _control(connection, iperf3))
+    control = _listen(family, orders["control_port"], lambda connection: Control(iperf3).answer_all(connection))
     end = "stopped by SIGTERM"
     try:
         signal.alarm(orders["lifetime_s"])
@@ -499,30 +504,56 @@ def _receive_exactly(connection: socket.socket, view: memoryview) -> memoryview:
     return view
 
 
-def _control(connection: socket.socket, iperf3: Iperf3Server) -> None:
-    """Answer one JSON line for each JSON line."""
-    with connection.makefile("rb") as lines:
-        for line in lines:
-            answer = _control_answer(line, iperf3)
-            connection.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+class Control:
+    """What one control connection asks for. A capture ends with the connection that began it."""
 
+    def __init__(self, iperf3: Iperf3Server) -> None:
+        self._iperf3 = iperf3
+        self._capture: Capture | None = None
 
-def _control_answer(line: bytes, iperf3: Iperf3Server) -> Json:
-    try:
-        request = json.loads(line)
-        wanted, address = request["do"], request.get("address")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return {"error": "expected a JSON object with the field do"}
-    try:
-        if wanted == "snapshot":
-            return snapshot(address)
-        if wanted == "hello":
-            return {**describe(), "snapshot": snapshot(address)}
-    except (OSError, TypeError) as error:
-        return {"error": f"no snapshot for address {address!r}: {_reason(error)}"}
-    if wanted == "restart_iperf3":
-        return {"listening": iperf3.restart()}
-    return {"error": f"unknown request {wanted!r}; known are snapshot, hello, restart_iperf3"}
+    def answer_all(self, connection: socket.socket) -> None:
+        """Answer one JSON line for each JSON line."""
+        try:
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    answer = self._answer(line)
+                    connection.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+        finally:
+            if self._capture is not None:
+                self._capture.stop()
+
+    def _answer(self, line: bytes) -> Json:
+        try:
+            request = json.loads(line)
+            wanted, address = request["do"], request.get("address")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return {"error": "expected a JSON object with the field do"}
+        try:
+            if wanted == "snapshot":
+                return snapshot(address)
+            if wanted == "hello":
+                return {**describe(), "snapshot": snapshot(address)}
+            if wanted == "capture":
+                return self._begin_capture(address)
+        except (OSError, TypeError) as error:
+            return {"error": f"no {wanted} for address {address!r}: {_reason(error)}"}
+        if wanted == "end_capture":
+            return self._end_capture()
+        if wanted == "restart_iperf3":
+            return {"listening": self._iperf3.restart()}
+        known = "snapshot, hello, capture, end_capture, restart_iperf3"
+        return {"error": f"unknown request {wanted!r}; known are {known}"}
+
+    def _begin_capture(self, address: str) -> Json:
+        self._end_capture()
+        self._capture = Capture(address, self._iperf3.port)
+        return {"device": self._capture.device}
+
+    def _end_capture(self) -> Json:
+        if self._capture is None:
+            return {"error": "nothing is captured"}
+        seen, self._capture = self._capture.stop(), None
+        return seen
 
 
 # --- Client -----------------------------------------------------------------------------------------------------
@@ -903,10 +934,174 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(2)
 
 
+# --- Capture ----------------------------------------------------------------------------------------------------
+
+# Numbers from include/uapi/linux/if_packet.h and if_ether.h.
+SOL_PACKET = 263
+PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION = 5, 6, 10
+TPACKET_V2, TP_STATUS_USER = 1, 1
+ETH_P_ALL = 3
+PACKET_OUTGOING = 4
+#: struct tpacket2_hdr, as far as it is read: status, length of the packet, length that was kept, offsets of the
+#: link's and of the IP header. Behind all of it, at 32, a struct sockaddr_ll with the packet's direction.
+TPACKET2_HEADER = struct.Struct("=IIIHH")
+TPACKET2_DIRECTION = 32 + 10
+#: 8 MB for 32,768 packets, a quarter of a second of 100,000 a second and more, of which only headers are kept.
+RING_BLOCK_BYTES, RING_BLOCKS, RING_FRAME_BYTES = 1 << 16, 128, 256
+#: How long the reader sleeps when it has read everything.
+RING_PAUSE_S = 0.002
+#: Upper bounds of packet sizes, in bytes with the IP header: an Ethernet frame, a jumbo frame, what is possible
+#: without BIG TCP (65,536), what Cilium sets (196,608), and the largest that Linux allows (GSO_MAX_SIZE, 524,280).
+PACKET_BOUNDS = (1_500, 9_000, 16_384, 65_536, 131_072, 196_608, 524_280)
+TCP, HOP_BY_HOP = 6, 0
+
+
+class Capture:
+    """Counts the packets of TCP connections on the device that has ``address``, by size, in both directions.
+
+    Only those from or to ``port``. The kernel writes headers and true lengths (``skb->len``, as a pcap record's
+    original length is) into a ring, read in a thread: a socket's buffer would be full after two large packets.
+    """
+
+    def __init__(self, address: str, port: int) -> None:
+        """Begin. Raises OSError, in particular without CAP_NET_RAW, or if no device has the address."""
+        device = snapshot(address)["device"]
+        if device is None:
+            raise OSError(f"no device has the address {address}")
+        self.device = str(device)
+        self._port = port
+        #: (sent, near port, far port) → for each bound: packets, bytes.
+        self._sizes: dict[tuple[bool, int, int], list[list[int]]] = {}
+        self._ended = threading.Event()
+        with contextlib.ExitStack() as stack:
+            # SOCK_DGRAM leaves the link's header out of lengths; protocol 0 until everything is set up.
+            self._socket = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
+            self._socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+            self._frames = RING_BLOCK_BYTES // RING_FRAME_BYTES * RING_BLOCKS
+            request = struct.pack("=IIII", RING_BLOCK_BYTES, RING_BLOCKS, RING_FRAME_BYTES, self._frames)
+            self._socket.setsockopt(SOL_PACKET, PACKET_RX_RING, request)
+            self._ring = stack.enter_context(mmap.mmap(self._socket.fileno(), RING_BLOCK_BYTES * RING_BLOCKS))
+            self._socket.bind((self.device, ETH_P_ALL))
+            self._resources = stack.pop_all()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def stop(self) -> Json:
+        """End, and return what was seen: packets by connection, direction and size, and how many were lost."""
+        self._ended.set()
+        self._reader.join()
+        seen, dropped = struct.unpack("=II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        self._resources.close()
+        connections: dict[tuple[int, int], Json] = {}
+        for (sent, near, far), sizes in self._sizes.items():
+            ports = {"near_port": near, "far_port": far}
+            one = connections.setdefault((near, far), {**ports, "sent": [], "received": []})
+            one["sent" if sent else "received"] = [
+                {"upper_bytes": PACKET_BOUNDS[place], "packets": packets, "bytes": size}
+                for place, (packets, size) in enumerate(sizes)
+                if packets
+            ]
+        return {"device": self.device, "seen": seen, "dropped": dropped, "connections": list(connections.values())}
+
+    def _read(self) -> None:
+        """Count what is in the ring, until nothing is left after the end."""
+        number = 0
+        while True:
+            ended = self._ended.is_set()
+            start = number
+            while self._take(number * RING_FRAME_BYTES):
+                number = (number + 1) % self._frames
+            if number == start:
+                if ended:
+                    return
+                time.sleep(RING_PAUSE_S)
+
+    def _take(self, frame: int) -> bool:
+        """Count the packet in the ring at ``frame`` and give its place back; return False if there is none yet."""
+        ring = self._ring
+        status, length, kept, _, header = TPACKET2_HEADER.unpack_from(ring, frame)
+        if not status & TP_STATUS_USER:
+            return False
+        ports = _tcp_ports(ring[frame + header : frame + header + kept])
+        if ports is not None and self._port in ports:
+            sent = ring[frame + TPACKET2_DIRECTION] == PACKET_OUTGOING
+            near, far = ports if sent else ports[::-1]
+            sizes = self._sizes.setdefault((sent, near, far), [[0, 0] for _ in PACKET_BOUNDS])
+            place = sizes[min(bisect.bisect_left(PACKET_BOUNDS, length), len(PACKET_BOUNDS) - 1)]
+            place[0] += 1
+            place[1] += length
+        struct.pack_into("=I", ring, frame, 0)
+        return True
+
+
+def _tcp_ports(packet: bytes) -> tuple[int, int] | None:
+    """Return source and destination port of a TCP packet; None for any other."""
+    try:
+        version = packet[0] >> 4
+        if version == 4:
+            offset, protocol = (packet[0] & 0xF) * 4, packet[9]
+        elif version == 6:
+            offset, protocol = 40, packet[6]
+            if protocol == HOP_BY_HOP:  # before Linux 7.0 it carries the true length of a large IPv6 packet
+                offset, protocol = offset + (packet[41] + 1) * 8, packet[40]
+        else:
+            return None
+        ports = struct.unpack_from("!HH", packet, offset)
+    except (IndexError, struct.error):
+        return None
+    return (ports[0], ports[1]) if protocol == TCP else None
+
+
+def capture(orders: Json) -> int:
+    """Send a stream over each family to a server and print for each a frame: packet sizes at both ends."""
+    server = Server(orders["server"], orders["control_port"])
+    unreachable = server.wait()
+    context = {name: orders[name] for name in ("run_key", "block", "arm")}
+    for family in server.addresses:
+        document: Json = {}
+        error = unreachable.get(family)
+        if error is None:
+            try:
+                document = _captured(server, orders, family)
+            except Failed as failure:
+                error, document = str(failure), failure.seen
+            except OSError as failure:
+                error = f"packets cannot be captured: {_reason(failure)}"
+        print_frame("capture", {**context, "family": family, "error": error}, document)
+        say(f"{family}: {error or 'captured'}")
+    return 0
+
+
+def _captured(server: Server, orders: Json, family: str) -> Json:
+    """Return how large the packets of one stream were: ``sender`` and ``receiver``. Raises Failed or OSError."""
+    server.ask("capture", family)
+    near = Capture(_own_address(server, family), orders["iperf_port"])
+    try:
+        scenario = {"family": family, "traffic": "stream", "streams": 1}
+        seen = _run_iperf3(server.addresses[family], {**orders, "omit_s": 0}, scenario)
+    finally:
+        sender = near.stop()
+    receiver = server.ask("end_capture", family)
+    port = seen["iperf3"]["start"]["connected"][0]["local_port"]
+    found: Json = {"iperf3": seen["iperf3"]}
+    for end, ports, sizes in (("sender", "near_port", sender), ("receiver", "far_port", receiver)):
+        # iperf3 has a second connection, over which the ends agree on what to do.
+        connections = [one for one in sizes.pop("connections") if one[ports] == port]
+        if not connections:
+            raise Failed(f"no packet of the stream was seen at the {end}", found)
+        found[end] = {**sizes, "sent": connections[0]["sent"], "received": connections[0]["received"]}
+    return found
+
+
 # --- Probe ------------------------------------------------------------------------------------------------------
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_GSET, ETHTOOL_GDRVINFO = 0x1, 0x3
+ETHTOOL_GSTRINGS, ETHTOOL_GSTATS, ETHTOOL_GSSET_INFO = 0x1B, 0x1D, 0x37
+ETH_SS_STATS = 1
+ETH_GSTRING_LEN = 32
+#: How Cilium names a pod's end of its cable.
+POD_CABLE = "lxc"
 SPEED_UNKNOWN = 0xFFFFFFFF
 #: Of the first reading of a load: what load is told by.
 EARLIER = ("time_s", "monotonic_s", "user_hz", "devices", "proc_stat")
@@ -925,6 +1120,9 @@ def probe(orders: Json) -> int:
     seen["snapshot"] = snapshot()
     for name, device in seen["snapshot"]["devices"].items():
         device.update(_driver(name))
+        # A node has hundreds of pods.
+        if not name.startswith(POD_CABLE):
+            device["ethtool"] = _statistics(name)
     fields = {name: seen[name] for name in ("hostname", "kernel_release", "capabilities")}
     print_frame("probe", fields, seen)
     return 0
@@ -935,9 +1133,9 @@ def _driver(device: str) -> Json:
 
     Both come by ioctl, which answers for this network namespace: /sys may be another one's.
     """
-    drvinfo = _ethtool(device, ETHTOOL_GDRVINFO, 196)
+    drvinfo = _ethtool(device, struct.pack("=I", ETHTOOL_GDRVINFO), 196)
     # struct ethtool_cmd: the low and the high half of the speed are two fields, 12 and 28 bytes in.
-    settings = _ethtool(device, ETHTOOL_GSET, 44)
+    settings = _ethtool(device, struct.pack("=I", ETHTOOL_GSET), 44)
     speed = SPEED_UNKNOWN
     if settings:
         speed = struct.unpack_from("=H", settings, 12)[0] | struct.unpack_from("=H", settings, 28)[0] << 16
@@ -949,9 +1147,28 @@ def _driver(device: str) -> Json:
     }
 
 
-def _ethtool(device: str, command: int, size: int) -> bytes:
-    """Return the answer to one ethtool command, empty if the device does not know it."""
-    answer = array.array("B", struct.pack("=I", command) + bytes(size - 4))
+def _statistics(device: str) -> dict[str, int]:
+    """Return what the driver counts, by its own names (``ethtool -S``); empty if it counts nothing."""
+    # struct ethtool_sset_info: command, reserved, mask of sets (64 bits); then the size of each set that there is.
+    info = _ethtool(device, struct.pack("=IIQ", ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_STATS), 20)
+    if not info or not struct.unpack_from("=Q", info, 8)[0]:
+        return {}
+    count = struct.unpack_from("=I", info, 16)[0]
+    # The kernel writes as many as there are by then, whatever room was announced: twice as much is offered.
+    wanted = struct.pack("=III", ETHTOOL_GSTRINGS, ETH_SS_STATS, count)
+    names = _ethtool(device, wanted, 12 + 2 * count * ETH_GSTRING_LEN)
+    values = _ethtool(device, struct.pack("=II", ETHTOOL_GSTATS, count), 8 + 2 * count * 8)
+    if not names or not values:
+        return {}
+    if {struct.unpack_from("=I", names, 8)[0], struct.unpack_from("=I", values, 4)[0]} != {count}:
+        return {}  # queues came or went meanwhile
+    counted = struct.unpack_from(f"={count}Q", values, 8)
+    return {_text(names[12 + at * ETH_GSTRING_LEN :][:ETH_GSTRING_LEN]): counted[at] for at in range(count)}
+
+
+def _ethtool(device: str, command: bytes, size: int) -> bytes:
+    """Return the answer of ``size`` bytes to one ethtool command, empty if the device does not know it."""
+    answer = array.array("B", command.ljust(size, b"\0"))
     # struct ifreq: the name, then a pointer to the command's structure; the kernel copies 40 bytes.
     request = struct.pack("16sP", device.encode(), answer.buffer_info()[0]).ljust(40, b"\0")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as anchor:
@@ -972,6 +1189,7 @@ TASKS: dict[str, tuple[Callable[[Json], int], str]] = {
         "run_key block arm generation server iperf_port rr_port control_port scenarios repetitions "
         "duration_s omit_s rate_bps request_bytes",
     ),
+    "capture": (capture, "run_key block arm server iperf_port control_port duration_s"),
     "reach": (reach, "server control_port"),
     "probe": (probe, ""),
 }

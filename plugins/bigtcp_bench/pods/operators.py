@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bigtcp_bench.cluster.api import ClusterApi
     from bigtcp_bench.plan import Plan
     from bigtcp_bench.pods.orders import MeasureOrders
+    from bigtcp_bench.pods.results import End, IdleLoads
     from bigtcp_bench.warehouse.store import Warehouse
 
 
@@ -185,32 +187,40 @@ class _Stored:
         self._warehouse = warehouse
         self._generation = generation
         self._orders = orders
+        self._idle = _idle_loads(warehouse, generation)
         self._good = 0
         self._reasons: list[str] = []
 
     def take(self, log: str) -> None:
         """Store the measurements, failures and documents in ``log``, in place of what was stored before."""
-        from bigtcp_bench.pods.results import absences, measurements, packed, parse_log, problems
+        from bigtcp_bench.pods.counters import pod_counters
+        from bigtcp_bench.pods.results import absent, measurements, packed, parse_log, problems
 
         generation = self._generation
         key = {"block": generation.block, "generation": generation.generation}
         parsed = parse_log(log)
         results: list[dict[str, Any]] = []
         failures: list[dict[str, Any]] = []
+        counters: list[dict[str, Any]] = []
         documents: list[dict[str, Any]] = []
         reasons: list[str] = []
+        gaps: dict[str, dict[str, list[str]]] = {}
         good = 0
         for repetition in parsed.repetitions:
             place = {"scenario": repetition.scenario, "repetition": repetition.repetition}
             documents.append({**key, **place, "kind": "repetition", "document": packed(repetition.raw)})
+            # Of a failed one too: they may say why.
+            counters.extend(
+                {**key, **place, "arm": generation.arm, **asdict(one)} for one in pod_counters(repetition)
+            )
             wrong = problems(repetition, self._orders)
             if wrong:
                 reasons.append(wrong[0])
                 failures.append({**key, **place, "arm": generation.arm, "reason": "; ".join(wrong)})
                 continue
             good += 1
-            for missing in absences(repetition):
-                say(missing)
+            for metric, reason in absent(repetition, self._idle).items():
+                gaps.setdefault(reason, {}).setdefault(metric, []).append(repetition.scenario)
             results.extend(
                 {
                     **key,
@@ -221,8 +231,10 @@ class _Stored:
                     "value": one.value,
                     "unit": one.unit,
                 }
-                for one in measurements(repetition)
+                for one in measurements(repetition, self._idle)
             )
+        for line in _gap_lines(generation, gaps):
+            say(line)
         for scenario, number in parsed.missing(self._orders):
             reason = f"{scenario} repetition {number} ({generation}): the pod ended before it was measured"
             reasons.append(reason)
@@ -237,6 +249,7 @@ class _Stored:
             generation.generation,
             results=results,
             failures=failures,
+            counters=counters,
             raw=documents,
         )
         self._good, self._reasons = good, reasons
@@ -249,6 +262,39 @@ class _Stored:
             why = self._reasons[0] if self._reasons else "the pod's log could not be read"
             raise MeasurementFailed(f"{self._generation}: nothing usable was measured: {why}")
         return {"measured": self._good, "failed": len(self._reasons)}
+
+
+def _gap_lines(generation: Generation, gaps: dict[str, dict[str, list[str]]]) -> Iterator[str]:
+    """Yield a sentence for each reason why repetitions lack metrics; ``gaps`` is reason → metric → scenarios."""
+    from bigtcp_bench.metrics import METRICS
+
+    for reason, metrics in gaps.items():
+        (first, scenarios), *others = metrics.items()
+        more = f" and {len(others)} other metrics" if others else ""
+        where = ", ".join(dict.fromkeys(scenarios))
+        yield f"{generation}: no {METRICS[first].label}{more} of {where}: {reason}"
+
+
+def _idle_loads(warehouse: Warehouse, generation: Generation) -> IdleLoads:
+    """Return how busy both nodes were at the beginning of the generation's block, while nothing was measured."""
+    from bigtcp_bench.pods.results import unpacked
+    from bigtcp_bench.proc_stat import cpu_load
+
+    documents = {one.kind: one for one in warehouse.raw_documents(generation.run, block=generation.block)}
+    nodes: tuple[tuple[End, str], ...] = (
+        ("sender", generation.client_node),
+        ("receiver", generation.server_node),
+    )
+    found: dict[End, dict[str, float]] = {}
+    for end, node in nodes:
+        stored = documents.get(f"node-begin:{node}")
+        seen = unpacked(stored.document) if stored is not None else {}
+        load = cpu_load(seen.get("earlier"), seen.get("snapshot"))
+        if load is None:
+            say(f"{generation}: the idle load of {node} is unknown, so nothing is subtracted from its CPU time")
+        else:
+            found[end] = load
+    return found
 
 
 def _figures(values: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""What a pod is told to do: the agent's four orders, validated here, handed over as its one argument."""
+"""What a pod is told to do: the agent's five orders, validated here, handed over as its one argument."""
 
 from __future__ import annotations
 
@@ -79,6 +79,29 @@ class MeasureOrders(_Ports):
         return agent.CONNECT_DEADLINE_S + contact_s + len(self.scenarios) * self.repetitions * repetition_s
 
 
+class CaptureOrders(_Ports):
+    """A pod that sends a stream of ``duration_s`` seconds over each family and captures it, as its server does."""
+
+    do: Literal["capture"] = "capture"
+    run_key: str = Field(min_length=1)
+    block: int = Field(ge=1)
+    arm: Arm
+    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
+    duration_s: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _addresses_fit(self) -> Self:
+        _refuse_misfits(self.server)
+        return self
+
+    @property
+    def time_limit_s(self) -> int:
+        """Return the longest time the client can take, as that of MeasureOrders."""
+        contact_s = 5 * agent.CONNECT_TIMEOUT_S * len(self.server)
+        stream_s = self.duration_s + agent.GRACE_S + contact_s
+        return agent.CONNECT_DEADLINE_S + contact_s + len(self.server) * stream_s
+
+
 class ReachOrders(_Orders):
     """A pod that connects to a server's control port once over each family, and says what came of it."""
 
@@ -104,7 +127,7 @@ class ProbeOrders(_Orders):
     sample_s: float = Field(default=0, ge=0, le=60)
 
 
-Orders = ServeOrders | MeasureOrders | ReachOrders | ProbeOrders
+Orders = ServeOrders | MeasureOrders | CaptureOrders | ReachOrders | ProbeOrders
 
 
 def _refuse_misfits(addresses: dict[Family, str]) -> None:

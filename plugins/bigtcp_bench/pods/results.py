@@ -7,7 +7,7 @@ import binascii
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,16 +18,20 @@ from bigtcp_bench.metrics import GIGABYTE, METRICS, Traffic, metrics_of
 from bigtcp_bench.plan import Arm, Family
 from bigtcp_bench.pods.agent import MARKER, VERSION
 from bigtcp_bench.pods.orders import MeasureOrders
-from bigtcp_bench.proc_stat import CPU_KINDS, busy_share, cpu_ticks
+from bigtcp_bench.proc_stat import CPU_KINDS, CPU_PARTS, busy_share, cpu_parts, cpu_ticks
 
 #: A measured window shorter than this share of the ordered one was cut off; iperf3's own jitter is below 1 %.
 MIN_DURATION_SHARE = 0.9
 #: A fixed-rate stream below this share of its rate did not run at equal load.
 MIN_RATE_SHARE = 0.9
+#: Less of a node's CPU time than this, after its idle load was subtracted, is the noise of what was subtracted.
+MIN_OWN_CPU_SHARE = 0.1
 #: Largest document accepted (a repetition is about 0.3 MB): a damaged or hostile frame must not fill the memory.
 MAX_DOCUMENT_BYTES = 64_000_000
 
 End = Literal["sender", "receiver"]
+#: How many CPUs of each end's node were busy before the block, and with what: ``cpu_load`` of ``proc_stat``.
+IdleLoads = Mapping[End, Mapping[str, float]]
 
 
 class _Seen(BaseModel):
@@ -70,6 +74,8 @@ class Device(_Seen):
     firmware: str | None = None
     bus: str | None = None
     speed_mbps: int | None = None
+    #: What the driver counts, by its own names.
+    ethtool: dict[str, int] = {}
 
     @property
     def limits(self) -> dict[str, int]:
@@ -84,6 +90,8 @@ class Snapshot(_Seen):
     time_s: float
     monotonic_s: float
     user_hz: int = Field(gt=0)
+    #: As ``uname -m`` says it.
+    machine: str | None = None
     #: The device that the traffic of this end goes through; None in a probe.
     device: str | None = None
     devices: dict[str, Device]
@@ -183,6 +191,39 @@ class Reach(_Seen):
     unreachable: dict[Family, str]
 
 
+class Bucket(_Seen):
+    """Packets of at most ``upper_bytes`` each, and above the bound before that; bytes with the IP header."""
+
+    upper_bytes: int = Field(gt=0)
+    packets: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+
+
+class Sizes(_Seen):
+    """How large the packets of one connection were on one end's device, and how many the capture lost."""
+
+    device: str
+    sent: tuple[Bucket, ...]
+    received: tuple[Bucket, ...]
+    #: Of all packets on the device meanwhile: how many there were, and how many of them were not looked at.
+    seen: int = Field(ge=0)
+    dropped: int = Field(ge=0)
+
+
+class Captured(_Seen):
+    """The packets of one stream, captured at both ends; ``error`` says why there are none."""
+
+    run_key: str
+    block: int
+    arm: Arm
+    family: Family
+    error: str | None
+    sender: Sizes | None = None
+    receiver: Sizes | None = None
+    #: The whole document as the agent wrote it, to be kept.
+    raw: dict[str, Any] = Field(default={}, repr=False)
+
+
 class Around(_Seen):
     """The snapshots of one end before and after a repetition."""
 
@@ -252,6 +293,7 @@ class AgentLog:
     done: Done | None = None
     reach: Reach | None = None
     probe: Probe | None = None
+    captures: list[Captured] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
     def missing(self, orders: MeasureOrders) -> list[tuple[str, int]]:
@@ -322,6 +364,11 @@ def _take(log: AgentLog, frame: dict[str, Any], seen: set[tuple[int, int, str, i
         log.hello = Hello.model_validate({**frame, **_document(frame)})
     elif kind == "done":
         log.done = Done.model_validate(frame)
+    elif kind == "capture":
+        document = _document(frame)
+        captured = Captured.model_validate({**frame, **document, "raw": document})
+        if captured.family not in {one.family for one in log.captures}:
+            log.captures.append(captured)
     elif kind == "reach":
         log.reach = Reach.model_validate(frame)
     elif kind == "probe":
@@ -492,7 +539,7 @@ class _Absent(Exception):
     """A metric cannot be computed; the text says why."""
 
 
-def measurements(repetition: Repetition) -> list[Measurement]:
+def measurements(repetition: Repetition, idle: IdleLoads | None = None) -> list[Measurement]:
     """Return every metric of the scenario's traffic that can be computed; `absences` explains the others.
 
     Meant for repetitions without `problems`. Units and definitions:
@@ -504,23 +551,30 @@ def measurements(repetition: Repetition) -> list[Measurement]:
       read at the very moment when iperf3 begins to count, and two windows that differ would be worse than one
       that is a little longer. Bytes are those of the pod's own device, both directions, so that the same
       definition holds for request/response;
-    - CPU time is of the whole node and of all kinds but idle and waiting for I/O;
+    - CPU time is of the whole node and of all kinds but idle and waiting for I/O. From CPU seconds per gigabyte,
+      and from their parts user, system and softirq, what the node used before the block is subtracted, for as long
+      as the snapshots are apart. ``idle`` says how many CPUs that were; at an end it does not name, nothing is;
+    - the share of softirq is that of all CPU seconds, nothing subtracted;
     - retransmits are those of the measured seconds, per gigabyte sent in them.
     """
     return [
         Measurement(repetition.scenario, repetition.repetition, name, value, METRICS[name].unit)
-        for name, value in _evaluate(repetition).items()
+        for name, value in _evaluate(repetition, idle).items()
         if not isinstance(value, str)
     ]
 
 
-def absences(repetition: Repetition) -> list[str]:
+def absences(repetition: Repetition, idle: IdleLoads | None = None) -> list[str]:
     """Return one sentence for each metric that `measurements` leaves out, such as a counter that was reset."""
     return [
-        f"{repetition.name}: no {METRICS[name].label}: {value}"
-        for name, value in _evaluate(repetition).items()
-        if isinstance(value, str)
+        f"{repetition.name}: no {METRICS[name].label}: {reason}"
+        for name, reason in absent(repetition, idle).items()
     ]
+
+
+def absent(repetition: Repetition, idle: IdleLoads | None = None) -> dict[str, str]:
+    """Return metric → reason for each metric that `measurements` leaves out."""
+    return {name: value for name, value in _evaluate(repetition, idle).items() if isinstance(value, str)}
 
 
 def proof(repetition: Repetition) -> Proof:
@@ -547,12 +601,15 @@ def proof(repetition: Repetition) -> Proof:
     )
 
 
-def _evaluate(repetition: Repetition) -> dict[str, float | str]:
+def _evaluate(repetition: Repetition, idle: IdleLoads | None = None) -> dict[str, float | str]:
     """Return metric → value, or the reason why there is none, for every metric of the traffic."""
     results: dict[str, float | str] = {}
     for metric in metrics_of(repetition.traffic):
         try:
-            results[metric.name] = _COMPUTE[metric.name](repetition)
+            if metric.name in _CPU_COST:
+                results[metric.name] = _cpu_cost(repetition, *_CPU_COST[metric.name], idle or {})
+            else:
+                results[metric.name] = _COMPUTE[metric.name](repetition)
         except _Absent as reason:
             results[metric.name] = str(reason)
     return results
@@ -594,23 +651,31 @@ def _latency(name: str) -> Callable[[Repetition], float]:
     return lambda repetition: float(getattr(_rr(repetition).latency_us, name))
 
 
-def _cpu_s_per_gb(end: End) -> Callable[[Repetition], float]:
-    def compute(repetition: Repetition) -> float:
-        busy_s, _ = _cpu_seconds(repetition, end)
-        moved = _counted(repetition, end, "tx_bytes") + _counted(repetition, end, "rx_bytes")
-        if not moved:
-            raise _Absent(f"the {end}'s device moved no bytes")
-        return busy_s / (moved / GIGABYTE)
-
-    return compute
+def _cpu_cost(repetition: Repetition, end: End, part: str, idle: IdleLoads) -> float:
+    """Return CPU seconds per gigabyte, without those that the node used before the block in the same time."""
+    used_s = _cpu_seconds(repetition, end)
+    moved = _counted(repetition, end, "tx_bytes") + _counted(repetition, end, "rx_bytes")
+    if not moved:
+        raise _Absent(f"the {end}'s device moved no bytes")
+    load = idle.get(end)
+    if load is not None:
+        before, after = _pair(repetition, end)
+        passed_s = after.monotonic_s - before.monotonic_s
+        if used_s["busy"] - load["busy"] * passed_s < MIN_OWN_CPU_SHARE * used_s["busy"]:
+            raise _Absent(
+                f"the {end}'s node used hardly more CPU time than before the block, "
+                f"when {load['busy']:.2f} of its CPUs were busy"
+            )
+        used_s = {name: seconds - load[name] * passed_s for name, seconds in used_s.items()}
+    return used_s[part] / (moved / GIGABYTE)
 
 
 def _softirq_share(end: End) -> Callable[[Repetition], float]:
     def compute(repetition: Repetition) -> float:
-        busy_s, softirq_s = _cpu_seconds(repetition, end)
-        if not busy_s:
+        used_s = _cpu_seconds(repetition, end)
+        if not used_s["busy"]:
             raise _Absent(f"the {end}'s node used no CPU time")
-        return softirq_s / busy_s
+        return used_s["softirq"] / used_s["busy"]
 
     return compute
 
@@ -633,13 +698,20 @@ _COMPUTE: dict[str, Callable[[Repetition], float]] = {
     "latency_p50_us": _latency("p50"),
     "latency_p90_us": _latency("p90"),
     "latency_p99_us": _latency("p99"),
-    "cpu_s_per_gb_sender": _cpu_s_per_gb("sender"),
-    "cpu_s_per_gb_receiver": _cpu_s_per_gb("receiver"),
     "softirq_share_sender": _softirq_share("sender"),
     "softirq_share_receiver": _softirq_share("receiver"),
     "retransmits_per_gb": _retransmits_per_gb,
     "bytes_per_packet_sender": _bytes_per_packet("sender"),
     "bytes_per_packet_receiver": _bytes_per_packet("receiver"),
+}
+
+
+_ENDS: tuple[End, End] = ("sender", "receiver")
+#: Metric → the end, and which part of its CPU time.
+_CPU_COST: dict[str, tuple[End, str]] = {
+    f"{'cpu' if part == 'busy' else part}_s_per_gb_{end}": (end, part)
+    for end in _ENDS
+    for part in ("busy", *CPU_PARTS)
 }
 
 
@@ -672,21 +744,18 @@ def _counted(repetition: Repetition, end: End, counter: str) -> int:
     return int(stop - start)
 
 
-#: Of a measured machine, what the hypervisor took counts as used: the work had to wait for it.
-_NOT_BUSY = ("idle", "iowait")
-
-
-def _cpu_seconds(repetition: Repetition, end: End) -> tuple[float, float]:
-    """Return the CPU seconds of the end's whole node that were busy, and those of softirq. Raises _Absent."""
+def _cpu_seconds(repetition: Repetition, end: End) -> dict[str, float]:
+    """Return the CPU seconds of the end's whole node: ``busy`` and the parts of it. Raises _Absent."""
     before, after = _pair(repetition, end)
     start, stop = _cpu_ticks(before, end), _cpu_ticks(after, end)
-    ticks = {kind: stop[kind] - start[kind] for kind in CPU_KINDS if kind not in _NOT_BUSY}
-    for kind, grown in ticks.items():
-        if grown < 0:
+    grown = {kind: stop[kind] - start[kind] for kind in CPU_KINDS}
+    for kind, ticks in grown.items():
+        # Waiting for I/O, and idle time of a CPU that went offline, may run back (proc(5)).
+        if ticks < 0 and kind not in ("idle", "iowait"):
             raise _Absent(
                 f"the {kind} time of the {end}'s node went back from {start[kind]} to {stop[kind]} ticks"
             )
-    return sum(ticks.values()) / before.user_hz, ticks["softirq"] / before.user_hz
+    return cpu_parts({kind: ticks / before.user_hz for kind, ticks in grown.items()})
 
 
 def _cpu_ticks(snapshot: Snapshot, end: End) -> dict[str, int]:

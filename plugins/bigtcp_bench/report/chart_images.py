@@ -48,7 +48,8 @@ def _evidence(warehouse: Warehouse, number: int) -> Chart | None:
         name = f"repetitions-{next(iter(drifted))}"
     else:
         return None
-    found = run_charts(RunView.from_warehouse(warehouse, number), results).get(name)
+    view, sizes = RunView.from_warehouse(warehouse, number), warehouse.packet_sizes_frame(number)
+    found = run_charts(view, results, sizes).get(name)
     if found is None:
         return None
     chart = found.draw()

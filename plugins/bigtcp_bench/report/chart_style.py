@@ -14,6 +14,9 @@ ARM_SHAPES = {"off": "circle", "on": "diamond"}
 
 #: The rest of the same palette, for what is no arm.
 KIND_COLOURS = ("#009E73", "#CC79A7", "#8A8A8A", "#E69F00", "#56B4E9")
+#: From small to large packets: up to 65,536 B in greys, what only BIG TCP makes in blues (single-hue scales of
+#: ColorBrewer, https://colorbrewer2.org, which keep their order for everyone and in print).
+SIZE_COLOURS = ("#D9D9D9", "#BDBDBD", "#969696", "#636363", "#9ECAE1", "#3182BD", "#08519C")
 INCIDENT_COLOUR = "#CC79A7"
 NEUTRAL_COLOUR = "#8A8A8A"
 

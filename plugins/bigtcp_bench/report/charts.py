@@ -11,13 +11,16 @@ and tooltips say them as the tables do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 
 from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS
+from bigtcp_bench.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Family
+from bigtcp_bench.pods.agent import PACKET_BOUNDS
+from bigtcp_bench.proc_stat import CPU_PARTS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.chart_notes import Notes, changes_of
 from bigtcp_bench.report.chart_parts import (
@@ -42,6 +45,7 @@ from bigtcp_bench.report.chart_style import (
     ARM_COLOURS,
     KIND_COLOURS,
     NEUTRAL_COLOUR,
+    SIZE_COLOURS,
     VERDICT_COLOURS,
     VERDICT_SHAPES,
     Theme,
@@ -57,6 +61,8 @@ if TYPE_CHECKING:
 End = Literal["sender", "receiver"]
 
 _RESULT_COLUMNS = ("block", "arm", "generation", "scenario", "repetition", "metric", "value")
+_FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
+_SIZE_COLUMNS = ("family", "end", "direction", "upper_bytes", "arm", "packets", "bytes")
 _PERCENTILES = {"latency_p50_us": "p50", "latency_p90_us": "p90", "latency_p99_us": "p99"}
 #: Height of what is written above the line of the largest classic packet.
 _LIMIT_LABEL_PX = 14
@@ -313,6 +319,84 @@ def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
     )
 
 
+def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
+    """Return which share of a stream's bytes travelled in packets of which size, by arm, at both ends.
+
+    ``sizes``: as ``Warehouse.packet_sizes_frame`` returns it. Only the direction of the data is drawn: the other
+    one carries acknowledgements. Blocks of one arm are added up.
+    """
+    title = "Packet sizes: what BIG TCP really did"
+    if missing := missing_columns(sizes, _SIZE_COLUMNS):
+        return empty(title, missing)
+    directions = {"sender": "sent", "receiver": "received"}
+    data = sizes[sizes["end"].map(directions).eq(sizes["direction"]) & sizes["upper_bytes"].isin(PACKET_BOUNDS)]
+    if data.empty:
+        return empty(title, "No packets were captured.")
+    rows: list[dict[str, Any]] = []
+    means: list[dict[str, Any]] = []
+    for family, end, arm in itertools.product(_FAMILIES, directions, ARMS):
+        of = data[(data["family"] == family) & (data["end"] == end) & (data["arm"] == arm)]
+        if of.empty:
+            continue
+        where = {"scenario": f"{family}, {end}", "arm": arm}
+        total = int(of["bytes"].sum())
+        mean = units.byte_count(total / int(of["packets"].sum()))
+        means.append(where | {"value": 100, "label": f"{arm}: mean {mean}"})
+        rows += [
+            where
+            | {
+                "size": _size_text(place),
+                "place": place,
+                "value": int(part["bytes"].sum()) / total * 100,
+                "text": units.byte_count(int(part["bytes"].sum())),
+                "packets": f"{part['packets'].sum():,}",
+            }
+            for place, bound in enumerate(PACKET_BOUNDS)
+            if not (part := of[of["upper_bytes"] == bound]).empty
+        ]
+    y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
+    shares = from_zero(100, room=0.4)
+    axis = alt.Axis(values=list(range(0, 101, 20)))
+    x = alt.X("value:Q", title="share of the bytes (%)", stack="zero", scale=shares, axis=axis)
+    places = sorted({row["place"] for row in rows})
+    listed = [_size_text(place) for place in places]
+    colours = alt.Scale(domain=listed, range=[SIZE_COLOURS[place] for place in places])
+    layers = [
+        chart_of(rows)
+        .mark_bar()
+        .encode(
+            x=x,
+            y=y,
+            yOffset=offset,
+            color=alt.Color("size:N", title=None, sort=listed, scale=colours),
+            order=alt.Order("place:Q"),
+            tooltip=tooltip(scenario="where", arm="BIG TCP", size="packets of", packets="packets", text="bytes"),
+        ),
+        chart_of(means)
+        .mark_text(align="left", dx=5, baseline="middle")
+        .encode(x=x, y=y, yOffset=offset, text="label:N"),
+    ]
+    return finished(
+        layers,
+        title=title,
+        subtitle=[
+            "A stream captured once per block, by IP length. "
+            f"No packet above {CLASSIC_MAX_PACKET_BYTES:,} B exists without BIG TCP"
+        ],
+        description="Stacked bars: share of bytes by size of packet. "
+        + "; ".join(f"{row['scenario']} {row['label']}" for row in means)
+        + ".",
+        height=list_height(rows),
+    )
+
+
+def _size_text(place: int) -> str:
+    """Return what the packets between one bound and the next are called."""
+    return (
+        f"{PACKET_BOUNDS[place - 1]:,} to {PACKET_BOUNDS[place]:,} B" if place else f"up to {PACKET_BOUNDS[0]:,} B"
+    )
+
+
 def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:
     """Return CPU seconds per gigabyte of one node by arm, split by the kind of CPU time.
 
@@ -354,7 +438,9 @@ def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:
     return finished(
         layers,
         title=title,
-        subtitle=["Means over the repetitions, by kind of CPU time"],
+        subtitle=[
+            "Means over the repetitions, by kind of CPU time; what a node used before the block is subtracted"
+        ],
         description=f"Stacked bars: {title}. "
         + "; ".join(f"{row['scenario']} {row['label']}" for row in totals)
         + ".",
@@ -445,8 +531,11 @@ def _comparison_row(comparison: Comparison) -> dict[str, Any]:
 
 
 def _cpu_parts(results: pd.DataFrame, end: End) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the mean CPU seconds per gigabyte by scenario, arm and kind, and by scenario and arm."""
-    names = {f"cpu_s_per_gb_{end}": "total", f"softirq_share_{end}": "share"}
+    """Return the mean CPU seconds per gigabyte by scenario, arm and kind, and by scenario and arm.
+
+    What a run did not tell apart is one kind.
+    """
+    names = {f"cpu_s_per_gb_{end}": "total"} | {f"{kind}_s_per_gb_{end}": kind for kind in CPU_PARTS}
     found = results[results["metric"].isin(names) & results["scenario"].isin(SCENARIOS)]
     keys = ["scenario", "arm", "block", "generation", "repetition"]
     wide = found.pivot_table(index=keys, columns="metric", values="value").rename(columns=names).reset_index()
@@ -457,14 +546,16 @@ def _cpu_parts(results: pd.DataFrame, end: End) -> tuple[list[dict[str, Any]], l
     for scenario in [name for name in SCENARIOS if name in set(wide["scenario"])]:
         for arm in ARMS:
             of = wide[(wide["scenario"] == scenario) & (wide["arm"] == arm)]
-            if of.empty:
-                continue
             total = float(of["total"].mean())
-            softirq = float((of["total"] * of["share"]).mean()) if "share" in of else 0.0
+            if of.empty or total != total:
+                continue
             row = {"scenario": scenario, "arm": arm}
             label = f"{arm}: {units.value_text(total, 's/GB')}"
             totals.append(row | {"value": total, "label": label})
-            kinds = {"softirq": softirq, "user and system": total - softirq} if softirq else {"all kinds": total}
+            known = [kind for kind in CPU_PARTS if kind in of and of[kind].notna().all()]
+            # Bars have no room for less than nothing, which noise makes of a kind that hardly runs.
+            kinds = {kind: max(float(of[kind].mean()), 0.0) for kind in known}
+            kinds["interrupts and stolen" if known else "all kinds"] = max(total - sum(kinds.values()), 0.0)
             parts += [
                 row | {"kind": kind, "place": place, "value": value, "text": units.value_text(value, "s/GB")}
                 for place, (kind, value) in enumerate(kinds.items())

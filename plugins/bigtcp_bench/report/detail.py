@@ -79,7 +79,7 @@ class CounterView:
 
 @dataclass(frozen=True)
 class RunDetail:
-    """The details of one run. ``results`` is as ``Warehouse.results_frame`` returns it."""
+    """The details of one run. ``results`` and ``packet_sizes`` are frames as ``Warehouse`` returns them."""
 
     blocks: tuple[BlockView, ...]
     settings: tuple[Setting, ...]
@@ -90,6 +90,7 @@ class RunDetail:
     failures: tuple[Mapping[str, Any], ...]
     counters: tuple[CounterView, ...]
     results: pd.DataFrame
+    packet_sizes: pd.DataFrame
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, number: int) -> RunDetail:
@@ -107,6 +108,7 @@ class RunDetail:
             failures=tuple(dict(failure) for failure in failures),
             counters=tuple(_counters(warehouse.counters_frame(number), [block["block"] for block in blocks])),
             results=warehouse.results_frame(number),
+            packet_sizes=warehouse.packet_sizes_frame(number),
         )
 
     @property

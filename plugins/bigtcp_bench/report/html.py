@@ -6,8 +6,8 @@ For the page::
     body = run_body(view, detail, chart=lambda chart: Markup(...))     # one place for each chart
 
 ``chart`` is called with every RunChart where it belongs, and returns what stands there: by default the drawn chart
-itself (``vega.figure``), or a place into which the page loads ``run_charts(view, detail.results)[name].draw()``
-later. The body begins with headings of the second level, has no scripts of its own, and uses the classes of
+itself (``vega.figure``), or a place into which the page loads it later, by its name. The body begins with headings
+of the second level, has no scripts of its own, and uses the classes of
 ``web/static/pages.css``, which the file carries along.
 """
 
@@ -43,7 +43,7 @@ def run_body(view: RunView, detail: RunDetail, chart: Callable[[RunChart], Marku
     """Return everything that is known of a run, below the heading of the page."""
     place = chart or (lambda one: vega.figure(one.draw()))
     by_section: dict[str, list[Markup]] = {}
-    for one in run_charts(view, detail.results).values():
+    for one in run_charts(view, detail.results, detail.packet_sizes).values():
         by_section.setdefault(one.section, []).append(place(one))
     template = _templates().get_template("run.html")
     return Markup(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bigtcp_bench.metrics import HEADLINE, METRICS
@@ -27,10 +28,11 @@ class RunChart:
     draw: Callable[[], alt.LayerChart]
 
 
-def run_charts(view: RunView, results: pd.DataFrame) -> dict[str, RunChart]:
+def run_charts(view: RunView, results: pd.DataFrame, packet_sizes: pd.DataFrame) -> dict[str, RunChart]:
     """Return the charts of a run by name, in the order of the page; none of them is drawn before it is asked for.
 
-    ``results`` is as ``Warehouse.results_frame`` returns it. Names are made of letters, digits and dashes.
+    ``results`` and ``packet_sizes`` are as the frames of ``Warehouse`` of these names. Where no packets were
+    captured, the mean sizes that the repetitions had are shown. Names are made of letters, digits and dashes.
     Sections are comparison, effect, repetitions, cost and latency.
     """
     pairs = results[["scenario", "metric"]].drop_duplicates()
@@ -38,7 +40,10 @@ def run_charts(view: RunView, results: pd.DataFrame) -> dict[str, RunChart]:
     measured = {metric for _, metric in known}
     ends: tuple[charts.End, ...] = ("sender", "receiver")
     found = [RunChart("comparison", "comparison", "What BIG TCP changes", lambda: charts.comparison_chart(view))]
-    if view.proofs:
+    if not packet_sizes.empty:
+        draw = partial(charts.packet_distribution_chart, packet_sizes)
+        found.append(RunChart("packets", "effect", "Packet sizes", draw))
+    elif view.proofs:
         found.append(RunChart("packets", "effect", "Packet sizes", lambda: charts.packet_size_chart(view.proofs)))
     for scenario in SCENARIOS:
         metric = HEADLINE[SCENARIOS[scenario].traffic]

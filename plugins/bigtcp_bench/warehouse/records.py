@@ -24,7 +24,7 @@ from pydantic_core import to_jsonable_python
 
 from bigtcp_bench.errors import InvalidInput, validation_sentence
 from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.plan import Arm
+from bigtcp_bench.plan import Arm, Family
 
 RunStatus = Literal["running", "valid", "invalid", "failed"]
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]
@@ -218,6 +218,32 @@ class PrometheusRow(_Row):
     lowest: Number
     highest: Number
     samples: Ordinal
+
+
+class PodCounterRow(_Row):
+    """How much one counter of one pod grew during a repetition."""
+
+    block: Ordinal
+    arm: Arm
+    generation: Ordinal
+    scenario: Name
+    repetition: Ordinal
+    end: Literal["sender", "receiver"]
+    counter: Name
+    value: Number
+
+
+class PacketSizeRow(_Row):
+    """How many packets were at most ``upper_bytes`` long, and longer than the bound before that."""
+
+    block: Ordinal
+    arm: Arm
+    family: Family
+    end: Literal["sender", "receiver"]
+    direction: Literal["sent", "received"]
+    upper_bytes: Ordinal
+    packets: Count
+    bytes: Count
 
 
 class RawDocument(_Row):

@@ -155,7 +155,7 @@ failure = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
 )
 
-#: How much each counter of a node grew during a block.
+#: How much each counter of a node grew during a block; gauges, whose names end with a moment, as they were then.
 counter = sa.Table(
     "bigtcp_counter",
     metadata,
@@ -183,6 +183,37 @@ prometheus = sa.Table(
     sa.Column("highest", sa.Double, nullable=False),
     sa.Column("samples", sa.Integer, nullable=False),
     sqlite_with_rowid=False,
+)
+
+#: How much the counters of both pods grew during a repetition.
+pod_counter = sa.Table(
+    "bigtcp_pod_counter",
+    metadata,
+    _run_id(),
+    _key("block", sa.Integer),
+    _key("generation", sa.Integer),
+    _key("scenario", sa.Text),
+    _key("repetition", sa.Integer),
+    _key("end", sa.Text),
+    _key("counter", sa.Text),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("value", sa.Double, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+#: How many packets of which size a short stream in each block had, at both ends and in both directions.
+packet_size = sa.Table(
+    "bigtcp_packet_size",
+    metadata,
+    _run_id(),
+    _key("block", sa.Integer),
+    _key("family", sa.Text),
+    _key("end", sa.Text),
+    _key("direction", sa.Text),
+    _key("upper_bytes", sa.Integer),
+    sa.Column("arm", sa.Text, nullable=False),
+    sa.Column("packets", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
 )
 
 #: One row per run × metric × scenario: both arms and the verdict. All trend queries read this table. The metric

@@ -25,6 +25,8 @@ from bigtcp_bench.warehouse.records import (
     FailureRow,
     JudgementRow,
     NoiseRow,
+    PacketSizeRow,
+    PodCounterRow,
     PrometheusRow,
     RawDocument,
     ResultRow,
@@ -190,6 +192,7 @@ class Warehouse:
         *,
         results: Iterable[Any],
         failures: Iterable[Any] = (),
+        counters: Iterable[Any] = (),
         raw: Iterable[Any] = (),
     ) -> None:
         """Store all that one generation measured, in place of what was stored of it before.
@@ -200,6 +203,7 @@ class Warehouse:
         parts: list[tuple[sa.Table, Sequence[Any]]] = [
             (schema.result, rows_of(ResultRow, results, f"results of {where}")),
             (schema.failure, rows_of(FailureRow, failures, f"failures of {where}")),
+            (schema.pod_counter, rows_of(PodCounterRow, counters, f"counters of {where}")),
             (schema.raw, rows_of(RawDocument, raw, f"documents of {where}")),
         ]
         for _table, rows in parts:
@@ -236,6 +240,22 @@ class Warehouse:
     def store_prometheus(self, run_id: int, rows: Iterable[Any]) -> None:
         """Store what Prometheus knew of blocks (fields of PrometheusRow: one series of one query each)."""
         self._store(run_id, schema.prometheus, PrometheusRow, rows)
+
+    def store_pod_counters(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store the growth of the pods' counters per repetition (fields of PodCounterRow)."""
+        self._store(run_id, schema.pod_counter, PodCounterRow, rows)
+
+    def store_packet_sizes(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store the packet sizes of blocks (fields of PacketSizeRow), in place of those stored before."""
+        checked = rows_of(PacketSizeRow, rows, f"packet_size of run {run_id}")
+        columns = schema.packet_size.c
+        of_blocks = columns.block.in_({row.block for row in checked})
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(schema.packet_size).where(columns.run_id == run_id, of_blocks))
+            upsert(connection, schema.packet_size, _with_run(run_id, checked))
+
+        self.write(work)
 
     def store_raw(self, run_id: int, rows: Iterable[Any]) -> None:
         """Store documents of the pods' agent, compressed as they came (fields of RawDocument)."""
@@ -275,10 +295,23 @@ class Warehouse:
         """Return block, query, series (JSON), arm, unit, mean, lowest, highest and samples, for one run."""
         return self._frame_of_run(schema.prometheus, run_id)
 
-    def raw_documents(self, run_id: int) -> list[RawDocument]:
-        """Return the documents of a run, in order; none after they were pruned."""
+    def pod_counters_frame(self, run_id: int) -> pd.DataFrame:
+        """Return block, generation, scenario, repetition, end, counter, arm and value of every pod counter."""
+        return self._frame_of_run(schema.pod_counter, run_id)
+
+    def packet_sizes_frame(self, run_id: int) -> pd.DataFrame:
+        """Return block, family, end, direction, upper_bytes, arm, packets and bytes of every packet size."""
+        return self._frame_of_run(schema.packet_size, run_id)
+
+    def raw_documents(self, run_id: int, *, block: int | None = None) -> list[RawDocument]:
+        """Return the documents of a run, in order; none after they were pruned.
+
+        With ``block`` only those of that block as a whole, such as its nodes' counters.
+        """
         columns = [column for column in schema.raw.c if column.name != "run_id"]
         statement = sa.select(*columns).where(schema.raw.c.run_id == run_id).order_by(*schema.raw.primary_key)
+        if block is not None:
+            statement = statement.where(schema.raw.c.block == block, schema.raw.c.generation == 0)
         rows = self.read(lambda connection: connection.execute(statement).mappings().all())
         return [RawDocument.model_validate(dict(row)) for row in rows]
 

@@ -60,7 +60,8 @@ def run_chart(access: AccessDep, number: NumberPath, name: ChartName) -> JSONRes
 
     warehouse = open_warehouse()
     row = readable_run(warehouse, access, number)
-    known = run_charts(view_of(warehouse, access, row), warehouse.results_frame(number))
+    results, packet_sizes = warehouse.results_frame(number), warehouse.packet_sizes_frame(number)
+    known = run_charts(view_of(warehouse, access, row), results, packet_sizes)
     if name not in known:
         raise HTTPException(404, f"Run {number} has no chart {name!r}; it has {', '.join(known)}.")
     return JSONResponse(known[name].draw().to_dict())
