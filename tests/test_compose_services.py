@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from bigtcp_bench.lab import daemon
+from bigtcp_bench.local import Session
 from tests.postgres import binaries, running_server
 from tests.support.compose import ROOT, compose_file, example_environment
 
@@ -134,6 +136,7 @@ class Stack:
                 cwd=self.folder,
                 start_new_session=True,
             )
+        self.session(name).remember(self.processes[name].pid)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -156,6 +159,14 @@ class Stack:
                 pytest.fail(f"{name} {'ended' if ended else 'did not become healthy'}:\n{log}")
             time.sleep(0.3)
 
+    def await_line(self, name: str, words: str) -> None:
+        """Wait until a service has said ``words``."""
+        deadline = time.monotonic() + READY_S
+        while words not in (said := self.log(name).read_text(errors="replace")):
+            assert time.monotonic() < deadline, said[-4000:]
+            assert self.processes[name].poll() is None, said[-4000:]
+            time.sleep(0.3)
+
     def stop(self, name: str) -> None:
         """Stop a service as an engine does, and note how long it took."""
         process = self.processes[name]
@@ -166,13 +177,16 @@ class Stack:
         process.wait(READY_S)
         self.stopped_after_s[name] = time.monotonic() - begin
 
-    def kill(self) -> None:
-        for process in self.processes.values():
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    def end(self) -> None:
+        """Leave nothing behind, whatever became of the test."""
+        for name, process in self.processes.items():
+            self.session(name).end(patience_s=2)
             process.wait()
+        # The lab's processes are in a session of their own.
+        daemon.down(self.folder / "kube")
+
+    def session(self, name: str) -> Session:
+        return Session(self.folder / f"{name}.pid")
 
     def call(self, path: str, body: Any = None, method: str | None = None, token: str | None = None) -> Any:
         """Return the answer of Airflow's REST API."""
@@ -206,7 +220,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     try:
         yield stack
     finally:
-        stack.kill()
+        stack.end()
 
 
 def assert_dry_run(stack: Stack, token: str) -> None:
@@ -262,9 +276,13 @@ def test_every_service_starts_is_healthy_works_and_stops(stack: Stack) -> None:
         # The profile `celery`: the tasks move from the scheduler to a worker, and nothing else changes.
         stack.stop("airflow-scheduler")
         stack.set("AIRFLOW_EXECUTOR", "CeleryExecutor")
-        for name in ("redis", "airflow-scheduler", "airflow-worker"):
+        stack.start("redis")
+        stack.await_healthy("redis")
+        for name in ("airflow-scheduler", "airflow-worker"):
             stack.start(name)
-        await_all(stack, "redis", "airflow-scheduler", "airflow-worker")
+        # Its check is a whole Airflow of its own; before the worker is up it would only be in its way.
+        stack.await_line("airflow-worker", " ready.")
+        await_all(stack, "airflow-scheduler", "airflow-worker")
         assert_dry_run(stack, token)
         assert "succeeded" in stack.log("airflow-worker").read_text(errors="replace")
 
