@@ -44,6 +44,16 @@ def test_the_chart_of_that_version_knows_every_value(values):
         jsonschema.validate(values, SCHEMA)
 
 
+def test_the_chart_knows_the_guides_other_values_and_they_name_one_file():
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    other = yaml.safe_load(snippet)
+    jsonschema.validate(other, SCHEMA)
+    (mount,) = other["volumeMounts"]
+    assert [volume["name"] for volume in other["volumes"]] == [mount["name"]]
+    kubeconfig = json.loads(other["env"][0]["value"])["extra"]["kube_config_path"]
+    assert Path(kubeconfig).parent == Path(mount["mountPath"])
+
+
 def test_the_guide_installs_the_version_that_the_values_were_held_against():
     (version,) = re.findall(r"chart (\d+\.\d+\.\d+)", SCHEMA["title"])
     assert f"--version {version} " in GUIDE
