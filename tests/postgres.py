@@ -16,7 +16,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 _NO_TCP = ("-c", "listen_addresses=")
-_INITDB = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+_INITDB = (
+    *("-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256"),
+    *("-E", "UTF8", "--locale=C", "--no-sync"),
+)
 
 
 class NoServerError(Exception):
@@ -33,10 +36,11 @@ def binaries() -> Path:
 
 
 @contextlib.contextmanager
-def running_server(*, durable: bool = False) -> Iterator[str]:
+def running_server(*, durable: bool = False, port: int | None = None) -> Iterator[str]:
     """Start a server on a Unix socket in a temporary folder; yields the URL of its database ``postgres``.
 
-    Without ``durable`` it does not wait for the disk: right for tests, wrong for measuring.
+    Without ``durable`` it does not wait for the disk: right for tests, wrong for measuring. With ``port`` it also
+    listens on 127.0.0.1, and asks there for passwords.
     """
     programs = binaries()
     home = Path(tempfile.mkdtemp(prefix="bigtcp-postgres-"))
@@ -51,6 +55,7 @@ def running_server(*, durable: bool = False) -> Iterator[str]:
     options = [] if durable else ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
     log = home / "log"
     data = ["-D", str(home / "data")]
+    listening = _NO_TCP if port is None else ("-c", "listen_addresses=127.0.0.1", "-p", str(port))
     try:
         subprocess.run(
             [*as_user, str(programs / "initdb"), *data, *_INITDB], check=True, capture_output=True, cwd=home
@@ -63,8 +68,7 @@ def running_server(*, durable: bool = False) -> Iterator[str]:
                     *data,
                     "-k",
                     str(home),
-                    "-c",
-                    "listen_addresses=",
+                    *listening,
                     *options,
                 ],
                 stdout=output,
@@ -72,7 +76,8 @@ def running_server(*, durable: bool = False) -> Iterator[str]:
                 cwd=home,
             )
         try:
-            url = f"postgresql://postgres@/postgres?host={home}"
+            # The file of the Unix socket has the port in its name.
+            url = f"postgresql://postgres@/postgres?host={home}" + ("" if port is None else f"&port={port}")
             _wait_until_ready(url, server, log)
             yield url
         finally:

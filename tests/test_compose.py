@@ -12,29 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-import yaml
 
 from bigtcp_bench import cli
-from tests.postgres import binaries, running_server
+from tests.support.compose import (
+    COMPOSE,
+    EXAMPLE,
+    ROOT,
+    SECRETS,
+    VARIABLE,
+    compose_file,
+    example_environment,
+    interpolated,
+)
 
-ROOT = Path(__file__).parent.parent
-COMPOSE = ROOT / "docker-compose.yaml"
 DOCKERFILE = (ROOT / "image" / "Dockerfile").read_text(encoding="utf-8")
-EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
-
-#: ${NAME}, ${NAME:-default} and ${NAME:?message}; a doubled $ is a literal one.
-VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?::(?P<kind>[-?])(?P<rest>[^}]*))?\}")
-
-SECRETS = {
-    "POSTGRES_PASSWORD",
-    "AIRFLOW_DB_PASSWORD",
-    "BIGTCP_DB_PASSWORD",
-    "AIRFLOW_ADMIN_PASSWORD",
-    "AIRFLOW_SECRET_KEY",
-    "AIRFLOW_JWT_SECRET",
-    "AIRFLOW_FERNET_KEY",
-}
 
 #: Answers, in a fresh process with an Airflow home of its own, what this Airflow makes of the file.
 ASK_AIRFLOW = """
@@ -59,28 +50,14 @@ json.dump({"unknown": unknown, "connections": connections}, sys.stdout)
 """
 
 
-def interpolated(text: str, environment: dict[str, str]) -> str:
-    """Replace the variables of a Compose file as the specification says."""
-
-    def value(match: re.Match[str]) -> str:
-        found = environment.get(match["name"])
-        if not found and match["kind"] == "?":
-            raise LookupError(match["rest"])
-        return found or (match["rest"] if match["kind"] == "-" else "")
-
-    return VARIABLE.sub(value, text).replace("$$", "$")
-
-
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
-    """The example's settings with every secret filled in."""
-    settings = dict(line.split("=", 1) for line in EXAMPLE.splitlines() if re.match(r"\w+=", line))
-    return settings | {name: f"secretOf{name.replace('_', '')}" for name in SECRETS}
+    return example_environment()
 
 
 @pytest.fixture(scope="module")
 def compose(environment) -> dict[str, Any]:
-    return yaml.safe_load(interpolated(COMPOSE.read_text(encoding="utf-8"), environment))
+    return compose_file(environment)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +102,7 @@ def airflow_says(airflow_services, scripted_commands, tmp_path_factory) -> dict[
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(commands) == 7
+    assert len(commands) == 6
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -173,17 +150,42 @@ def test_every_command_of_our_own_is_known_to_the_cli(compose, scripted_commands
 
 def test_the_parts_of_airflow_are_all_there_and_checked(airflow_services):
     parts = {service["command"] for service in airflow_services.values() if isinstance(service["command"], str)}
-    assert parts == {"api-server", "scheduler", "dag-processor", "triggerer"}
+    assert parts == {"api-server", "scheduler", "dag-processor", "triggerer", "celery worker"}
     for name, service in airflow_services.items():
         if name != "airflow-init":
-            assert "healthcheck" in service
-            assert service["depends_on"] == {"airflow-init": {"condition": "service_completed_successfully"}}
+            assert service["depends_on"]["airflow-init"] == {"condition": "service_completed_successfully"}
+
+
+def test_every_service_that_stays_has_a_health_check(compose):
+    for name, service in compose["services"].items():
+        assert ("healthcheck" in service) == (name != "airflow-init"), name
+
+
+def test_profiles_add_services_and_nothing_waits_for_those_that_are_not_there(compose):
+    services = compose["services"]
+    profiles = {name: service["profiles"] for name, service in services.items() if "profiles" in service}
+    assert profiles == {"airflow-worker": ["celery"], "redis": ["celery"], "lab": ["lab"]}
+    for name, service in services.items():
+        for other, how in service.get("depends_on", {}).items():
+            if profiles.get(other, profiles.get(name)) != profiles.get(name):
+                assert how == {"condition": "service_healthy", "required": False}, f"{name} waits for {other}"
+    # Everything of Airflow waits for this one, so with the profile nothing looks for the lab before it is there.
+    assert "lab" in services["airflow-init"]["depends_on"]
+
+
+def test_without_a_cluster_of_ones_own_airflow_reads_the_labs_kubeconfig(compose, environment):
+    shared = [mount for mount in compose["services"]["lab"]["volumes"] if mount.startswith("lab:")]
+    assert shared == ["lab:/state/lab"]
+    assert "lab:/kube:ro" in compose["services"]["airflow-scheduler"]["volumes"]
+    own = compose_file({**environment, "BIGTCP_KUBE_DIR": "/home/ada/.kube"})
+    assert "/home/ada/.kube:/kube:ro" in own["services"]["airflow-scheduler"]["volumes"]
 
 
 def test_all_services_share_their_secrets(airflow_services):
     environments = [dict(service["environment"]) for service in airflow_services.values()]
     for variables in environments:
-        variables.pop("AIRFLOW_ADMIN_PASSWORD", None)
+        for own in ("AIRFLOW_ADMIN_PASSWORD", "DUMB_INIT_SETSID"):
+            variables.pop(own, None)
     assert all(variables == environments[0] for variables in environments)
     # The provider refuses it beside a connection's kube_config_path.
     assert "KUBECONFIG" not in environments[0]
@@ -196,10 +198,15 @@ def test_a_missing_secret_stops_the_start(environment):
             interpolated(text, {**environment, name: ""})
 
 
-def test_env_example_names_exactly_the_settings_of_the_file():
+def test_env_example_names_exactly_the_settings_of_the_file(airflow_services):
     used = {match["name"] for match in VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8"))}
     named = set(re.findall(r"^(?:# )?([A-Z]\w+)=", EXAMPLE, flags=re.MULTILINE))
-    assert named == used | {"AIRFLOW_CONN_BIGTCP_SLACK", "AIRFLOW_CONN_BIGTCP_PROMETHEUS"}
+    # What stands there without a value is passed on where .env has it.
+    passed_on = {
+        name for name, value in airflow_services["airflow-scheduler"]["environment"].items() if value is None
+    }
+    assert "AIRFLOW_CONN_BIGTCP_SLACK" in passed_on
+    assert named == used | passed_on
     assert not re.search(rf"^({'|'.join(SECRETS)})=.+", EXAMPLE, flags=re.MULTILINE), (
         "an example must hold no secret"
     )
@@ -240,24 +247,3 @@ def test_everything_mounted_or_copied_exists(compose):
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), source
             assert f"!{source}" in (ROOT / "image" / "Dockerfile.dockerignore").read_text().splitlines()
-
-
-@pytest.mark.postgres
-def test_the_databases_are_created_with_owners_that_can_use_them(environment):
-    with running_server() as url:
-        home = url.split("host=")[1]
-        variables = {name: environment[name] for name in ("AIRFLOW_DB_PASSWORD", "BIGTCP_DB_PASSWORD")}
-        path = f"{binaries()}{os.pathsep}{os.environ['PATH']}"
-        subprocess.run(
-            [ROOT / "image" / "create-databases.sh"],
-            env={**variables, "PGHOST": home, "PATH": path},
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        for name in ("airflow", "bigtcp"):
-            engine = sa.create_engine(f"postgresql+psycopg://{name}@/{name}?host={home}")
-            with engine.begin() as connection:
-                connection.exec_driver_sql("CREATE TABLE mine (id integer)")
-                assert connection.exec_driver_sql("SELECT count(*) FROM mine").scalar() == 0
-            engine.dispose()

@@ -108,6 +108,12 @@ def test_everything_is_done_in_order_and_deleted_again(demo):
     assert not (demo.root / ".bigtcp" / "kind").exists()
 
 
+def test_another_cilium_is_installed_on_request(demo):
+    for settings, version in ({}, "1.18.3"), ({"CILIUM_VERSION": "1.20.2"}, "1.20.2"):
+        assert demo.run(**settings).returncode == 0
+        assert f"--version {version} " in next(call for call in reversed(demo.calls) if "helm" in call)
+
+
 def test_a_kept_cluster_can_be_used_by_the_benchmarks_own_account_only(demo):
     assert demo.run(KEEP="1").returncode == 0
     assert not any("delete" in call for call in demo.calls)

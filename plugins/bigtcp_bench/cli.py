@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", metavar="HOST:PORT", help="let others reach its API here, too, as its kubeconfig then says"
     )
     lab_up.add_argument("--foreground", action="store_true", help="stay until interrupted")
+    lab_up.add_argument(
+        "--manifests",
+        action="store_true",
+        help="apply namespace, priority class and rights, as before a first run",
+    )
     lab_fault = add_command(lab, "fault", "switch a misbehaviour on or off, or list them", _lab_fault)
     lab_fault.add_argument("name", nargs="?", help="name of the fault; without it they are listed")
     lab_fault.add_argument("state", nargs="?", choices=("on", "off"), default="on")
@@ -136,11 +141,13 @@ def _lab_folder(options: argparse.Namespace) -> Path:
 
 
 def _lab_up(options: argparse.Namespace) -> int:
-    from bigtcp_bench.lab import daemon
+    from bigtcp_bench.lab import administrator, daemon
 
     info = daemon.up(
         _lab_folder(options), nodes=options.nodes, faults=options.fault, rbac=options.rbac, listen=options.listen
     )
+    if options.manifests:
+        administrator.apply_manifests(info.kubeconfig)
     print(
         f"the lab is up (process {info.pid}, API at {info.url}); its Kubernetes API and Cilium agent are emulated"
     )

@@ -19,7 +19,7 @@ from kubernetes import config as k8s_config
 
 from bigtcp_bench import cli
 from bigtcp_bench.analysis.verdicts import pressure_problems
-from bigtcp_bench.cluster import guard, pods, probe, requirements
+from bigtcp_bench.cluster import guard, pods, probe, requirements, rights
 from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
@@ -28,6 +28,7 @@ from bigtcp_bench.cluster.counters import CILIUM_METRICS, counters_of, node_grow
 from bigtcp_bench.cluster.guardian import CRONJOB
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.outline import outline
+from bigtcp_bench.cluster.rollout import observe
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
@@ -35,7 +36,7 @@ from bigtcp_bench.lab.daemon import LabInfo
 from bigtcp_bench.plan import Plan, validate_plan
 from bigtcp_bench.pods.capture import measure_packet_sizes, rows
 from bigtcp_bench.pods.results import packed
-from bigtcp_bench.resources import load_manifests
+from bigtcp_bench.resources import include_dir, load_manifests
 from bigtcp_bench.warehouse.records import RawDocument
 from tests.lab.helpers import eventually
 from tests.lab.kubectl import Kubectl
@@ -244,6 +245,33 @@ class TestRights:
         assert (settings(api), limits(api)) == before
         assert guard.restore(account, "again").outcome == "nothing"
 
+    def test_the_accounts_of_airflows_chart_have_what_they_need_and_no_more(
+        self, account: ClusterApi, api: ClusterApi, lab: LabInfo
+    ) -> None:
+        """Task pods may do a whole run; the triggerer may see whether Cilium is at rest, and not touch it."""
+        accounts = Kind("", "v1", "serviceaccounts")
+        api.create(Kind("", "v1", "namespaces", namespaced=False), _named("Namespace", "airflow"))
+        for name in ("bigtcp-bench-worker", "bigtcp-bench-triggerer"):
+            api.create(accounts, _named("ServiceAccount", name), "airflow")
+        bindings = list(yaml.safe_load_all((include_dir() / "helm" / "rbac.yaml").read_text(encoding="utf-8")))
+        for body in bindings:
+            api.create(_kind(body), body, body["metadata"].get("namespace"))
+        try:
+            worker, triggerer = (
+                ClusterApi(k8s.ApiClient(_as_account(lab, _token(api, "airflow", name))), away_s=5)
+                for name in ("bigtcp-bench-worker", "bigtcp-bench-triggerer")
+            )
+            wanted = rights.needed("nodes", find_cilium(api), ["node1", "node2"])
+            assert rights.missing(worker, wanted) == []
+            assert observe(triggerer) == observe(api)
+            allowed = set(wanted) - set(rights.missing(triggerer, wanted))
+            assert {right.verb for right in allowed} == {"get", "list"}
+            assert not any(right.resource == "pods/exec" for right in allowed)
+        finally:
+            for body in bindings:
+                api.delete(_kind(body), body["metadata"]["name"], body["metadata"].get("namespace"))
+            api.delete(Kind("", "v1", "namespaces", namespaced=False), "airflow", None)
+
     def test_they_suffice_for_the_guardian(
         self, account: ClusterApi, api: ClusterApi, lab: LabInfo, tmp_path: Path
     ) -> None:
@@ -349,14 +377,18 @@ def _until(check: Callable[[], Any]) -> Any:
     return eventually(check, within_s=60)
 
 
+def _named(kind: str, name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
+
+
 def _kind(body: dict[str, str]) -> Kind:
     group, _, version = body["apiVersion"].rpartition("/")
     plural = f"{body['kind'].lower()}s"
     return Kind(group, version, plural, namespaced=not body["kind"].startswith("Cluster"))
 
 
-def _token(api: ClusterApi) -> str:
-    path = "/api/v1/namespaces/bigtcp-bench/serviceaccounts/bigtcp-bench/token"
+def _token(api: ClusterApi, namespace: str = "bigtcp-bench", name: str = "bigtcp-bench") -> str:
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     return str(api._object("POST", path, body=body)["status"]["token"])
 
