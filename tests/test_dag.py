@@ -174,10 +174,15 @@ def test_schedules_and_clusters_are_configurable():
         assert dags[f"bigtcp_upgrade_watch{suffix}"][0] is None
 
 
-def test_a_wrong_list_of_clusters_is_one_sentence():
-    dags, errors = parsed(BIGTCP_BENCH_SCHEDULE="none", BIGTCP_BENCH_CLUSTERS="prod,my cluster")
-    assert "bigtcp_benchmark" not in dags
+def test_a_wrong_setting_is_one_sentence():
+    dags, errors = parsed(
+        BIGTCP_BENCH_SCHEDULE="none",
+        BIGTCP_BENCH_WATCH_SCHEDULE="at night",
+        BIGTCP_BENCH_CLUSTERS="prod,my cluster",
+    )
+    assert sorted(dags) == ["bigtcp_restore"], "putting a cluster back depends on none of them"
     assert any("'my cluster' is no connection id; allowed are letters" in error for error in errors)
+    assert any("BIGTCP_BENCH_WATCH_SCHEDULE = 'at night': must be a cron expression" in error for error in errors)
 
 
 def test_parsing_imports_nothing_heavy():

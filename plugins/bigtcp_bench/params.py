@@ -7,9 +7,9 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from bigtcp_bench.clusters import CONN_ID_PATTERN, DEFAULT_CONN_ID
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.plan import SCENARIOS, Plan, load_plan, plan_names
+from bigtcp_bench.settings import CONN_ID_PATTERN, DEFAULT_CONN_ID
 
 #: Offered in the form; a plan file may hold any other valid order.
 ORDERS = ("off,on,off", "on,off,on", "off,on,off,on,off", "on,off,on,off,on", "off,on", "off,off", "on,on")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bigtcp_bench.errors import InvalidInput, validation_sentence
 from bigtcp_bench.metrics import Traffic
 from bigtcp_bench.resources import include_dir
+from bigtcp_bench.settings import PLANS
 
 Arm = Literal["off", "on"]
 Family = Literal["ipv4", "ipv6"]
@@ -187,10 +187,14 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("custom", min_length=1, max_length=63)
-    description: str = ""
-    scenarios: tuple[str, ...] = Field(min_length=1)
-    order: tuple[Arm, ...] = ("off", "on", "off")
+    name: str = Field(
+        "custom", min_length=1, max_length=63, description="name in reports; a file's own is its default"
+    )
+    description: str = Field("", description="what the plan is for, in a few words")
+    scenarios: tuple[str, ...] = Field(min_length=1, description="what is measured, each once")
+    order: tuple[Arm, ...] = Field(
+        ("off", "on", "off"), description="order of blocks; one arm twice is an A/A run"
+    )
     generations: int = Field(3, ge=1, le=20, description="fresh pod pairs per outer block")
     repetitions: int = Field(2, ge=1, le=20, description="measurements per scenario in one generation")
     duration_s: int = Field(10, ge=1, le=300, description="measured seconds of one repetition")
@@ -200,11 +204,13 @@ class Plan(BaseModel):
     )
     request_bytes: int = Field(80_000, ge=1, le=10_000_000, description="request and response size of rr")
     control: bool = Field(True, description="measure a control between the nodes themselves, once per block")
-    scope: Scope = "nodes"
+    scope: Scope = Field("nodes", description="what is switched: the two nodes, or the whole cluster")
     guardian: bool = Field(True, description="a CronJob in the cluster puts it back when Airflow never comes back")
     client_node: str | None = Field(None, description="node that sends; empty: the labelled pair, or any pair")
     server_node: str | None = Field(None, description="node that receives")
-    image: str = Field("nicolaka/netshoot:v0.14", min_length=1)
+    image: str = Field(
+        "nicolaka/netshoot:v0.14", min_length=1, description="of the pods, pinned; needs python3 and iperf3"
+    )
     image_pull_secrets: tuple[str, ...] = Field(
         (), description="secrets in namespace bigtcp-bench that a private registry needs"
     )
@@ -370,21 +376,17 @@ def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]
     return [SCENARIOS[name] for name in names]
 
 
-#: A folder with plans of your own; one of the same name takes the place of a plan that comes with the package.
-PLANS_VARIABLE = "BIGTCP_BENCH_PLANS"
-
-
 def plan_names() -> list[str]:
     """Return the names of all plans, sorted."""
     return sorted({path.stem for folder in _plan_folders() for path in folder.glob("*.yaml")})
 
 
 def _plan_folders() -> list[Path]:
-    own = os.environ.get(PLANS_VARIABLE)
-    return [Path(folder) for folder in (own, include_dir() / "plans") if folder]
+    return [folder for folder in (PLANS.value(), include_dir() / "plans") if folder]
 
 
-def _plan_path(name: str) -> Path | None:
+def plan_path(name: str) -> Path | None:
+    """Return the file of the plan of that name, or the file of that path; None when there is none."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         candidates = [Path(name)]
     else:
@@ -399,7 +401,7 @@ def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> 
     """
     import yaml
 
-    path = _plan_path(name_or_path)
+    path = plan_path(name_or_path)
     if path is None:
         known = ", ".join(plan_names())
         raise InvalidInput(
