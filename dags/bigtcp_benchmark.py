@@ -18,6 +18,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+# Airflow imports what a DAG file names of Airflow once, before it forks for each parse. The operators of this DAG
+# are made of these two, which would else be imported at every parse, every few seconds.
+import airflow.providers.cncf.kubernetes.operators.pod  # noqa: F401
+import airflow.providers.standard.decorators.python  # noqa: F401
 from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup
 
 from bigtcp_bench import clusters, settings

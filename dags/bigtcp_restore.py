@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+# Airflow imports this once, before it forks for each parse; `task` would import it at every one.
+import airflow.providers.standard.decorators.python  # noqa: F401
 from airflow.sdk import Param, dag, task
 
 from bigtcp_bench.params import kubernetes_conn_id

@@ -6,54 +6,25 @@ import json
 import os
 import re
 import subprocess
-import sys
-import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.installed import ROOT, build_wheel, virtual_environment
+
 DAGS = ["bigtcp_benchmark", "bigtcp_restore", "bigtcp_upgrade_watch"]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*build, "-w", str(folder), str(ROOT)], check=True)
-    (built,) = folder.iterdir()
-    return built
+    return build_wheel(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
-def environment(wheel, tmp_path_factory) -> Path:
-    """A virtual environment with the wheel; what the wheel needs is taken from where the tests run."""
-    folder = tmp_path_factory.mktemp("installed") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-    # All that is installed where the tests run, but the checkout, by links in a folder that is searched, too.
-    others = folder / "others"
-    others.mkdir()
-    for path in Path(sysconfig.get_path("purelib")).iterdir():
-        if not path.name.startswith(("bigtcp_bench", "_bigtcp_bench", "_editable")) and path.suffix != ".pth":
-            (others / path.name).symlink_to(path)
-    (site / "others.pth").write_text(f"{others}\n")
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        str(python),
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-    ]
-    subprocess.run([*install, "--disable-pip-version-check", str(wheel)], check=True)
-    return folder
+def programs(wheel, tmp_path_factory) -> Path:
+    return virtual_environment(tmp_path_factory.mktemp("installed") / "venv", wheel)
 
 
 def test_the_wheel_has_all_and_nothing_else(wheel):
@@ -67,9 +38,9 @@ def test_the_wheel_has_all_and_nothing_else(wheel):
     assert wheel.name == f"bigtcp_bench-{version}-py3-none-any.whl"
 
 
-def test_airflow_finds_dags_and_plugin_of_the_wheel(environment, tmp_path):
+def test_airflow_finds_dags_and_plugin_of_the_wheel(programs, tmp_path):
     dags = tmp_path / "dags"
-    command = [str(environment / "bin" / "bigtcp-bench"), "install-dags", str(dags)]
+    command = [str(programs / "bigtcp-bench"), "install-dags", str(dags)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean, cwd=tmp_path)
     assert done.stdout.count(": written") == len(DAGS)
@@ -99,7 +70,7 @@ print("FOUND", json.dumps({
 }))
 """
     asked = subprocess.run(
-        [str(environment / "bin" / "python"), "-c", code, str(dags)],
+        [str(programs / "python"), "-c", code, str(dags)],
         capture_output=True,
         text=True,
         check=False,
@@ -115,7 +86,7 @@ print("FOUND", json.dumps({
     assert asked.returncode == 0, asked.stderr[-2000:]
     found = json.loads(asked.stdout.partition("FOUND ")[2])
     package = Path(found["library"]).parent
-    assert environment in package.parents, "the checkout was used, not the wheel"
+    assert programs.parent in package.parents, "the checkout was used, not the wheel"
     assert found["folder"] == [DAGS, {}]
     assert found["bundles"] == ["bigtcp-bench", "dags-folder"]
     assert found["bundle"] == [str(package / "_dags"), [DAGS, {}]]

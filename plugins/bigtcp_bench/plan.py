@@ -32,6 +32,10 @@ CLASSIC_MAX_PACKET_BYTES = 65_536
 MAX_GENERATION_S = 3 * 3600
 
 
+#: The DAG files are parsed every few seconds and validate nothing: validators are made when first used.
+_WHEN_NEEDED = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
 class Scenario(BaseModel):
     """One IP family × traffic: what is sent, and how."""
 
@@ -84,7 +88,7 @@ class Thresholds(BaseModel):
     fractions (0.05 = 5 %).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _WHEN_NEEDED
 
     # Within one run.
     margin: float = Field(0.05, gt=0, le=0.5, description="changes smaller than this do not matter")
@@ -171,7 +175,7 @@ class Thresholds(BaseModel):
 class LoadGate(BaseModel):
     """What a run does about nodes that are busy with other work, before its first change and before each block."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _WHEN_NEEDED
 
     mode: Literal["wait", "refuse", "warn"] = Field(
         "wait", description="wait for quiet nodes, refuse busy ones at once, or only say it, once"
@@ -185,7 +189,7 @@ class LoadGate(BaseModel):
 class Plan(BaseModel):
     """What one run measures. Frozen: a changed plan is another plan."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _WHEN_NEEDED
 
     name: str = Field(
         "custom", min_length=1, max_length=63, description="name in reports; a file's own is its default"
@@ -214,9 +218,9 @@ class Plan(BaseModel):
     image_pull_secrets: tuple[str, ...] = Field(
         (), description="secrets in namespace bigtcp-bench that a private registry needs"
     )
-    load_gate: LoadGate = LoadGate.model_validate({})
+    load_gate: LoadGate = Field(default_factory=lambda: LoadGate.model_validate({}))
     seed: int = Field(0, ge=0, description="of the shuffled order of scenarios; 0: from the run's id")
-    thresholds: Thresholds = Thresholds.model_validate({})
+    thresholds: Thresholds = Field(default_factory=lambda: Thresholds.model_validate({}))
 
     @field_validator("scenarios", mode="before")
     @classmethod
@@ -323,7 +327,7 @@ def task_ids(arms: Sequence[Arm], slot: int, prefix: str = "") -> tuple[str, str
 class Block(BaseModel):
     """A stretch of time with one arm in force: ``generations`` fresh pod pairs, measured in DAG slot ``slot``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _WHEN_NEEDED
 
     number: int
     arm: Arm
