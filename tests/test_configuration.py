@@ -51,6 +51,8 @@ def config(tmp_path, monkeypatch, capsys):
     def run(*arguments: str, **environment: Any) -> tuple[int, dict[str, dict[str, str]]]:
         for name, value in environment.items():
             monkeypatch.setenv(name, value if isinstance(value, str) else json.dumps(value))
+        # The command sets it for Airflow; not for the tests after this one.
+        monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
         status = main(["config", "--json", "--folder", str(tmp_path), *arguments])
         return status, {row["name"]: row for row in json.loads(capsys.readouterr().out)}
 
