@@ -1,8 +1,9 @@
 """What the package costs an Airflow: parse time, memory, size, and the overhead of the demo; prints Markdown.
 
-    python -m benchmarks.footprint --parts parse memory size demo
+    python -m benchmarks.footprint --parts parse memory size demo --write
 
-Run it from the project's folder, on a quiet machine: the load is printed with the figures.
+Run it from the project's folder, on a quiet machine: the load is printed with the figures. With ``--write`` they
+take the place of those in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import contextlib
 import gc
 import importlib.metadata
+import io
 import json
 import multiprocessing
 import os
@@ -37,6 +39,7 @@ from bigtcp_bench.local import LocalAirflow
 from bigtcp_bench.resources import dags_dir
 
 PARTS = ("parse", "memory", "size", "demo")
+DOCUMENT = Path("docs/performance.md")
 ROUNDS = 10
 WANTED_RATIO = 1.3
 WANTED_OVERHEAD = 0.4
@@ -67,21 +70,40 @@ def main() -> int:
     """Measure and print; the status is 1 when something is above what is wanted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--write", action="store_true", help=f"put them into {DOCUMENT}")
     options = parser.parse_args()
-    print(
-        f"{_processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the beginning, Linux "
-        f"{platform.release()}, Python {platform.python_version()}, Airflow "
-        f"{importlib.metadata.version('apache-airflow')}; `python -m benchmarks.footprint`.\n"
-    )
     measures = {"parse": parse_times, "memory": memory, "size": sizes, "demo": demo}
     above = []
     with tempfile.TemporaryDirectory(prefix="bigtcp-footprint-") as folder:
         for part in options.parts:
             _say(part)
             (Path(folder) / part).mkdir()
-            above += measures[part](Path(folder) / part)
+            machine, section = _machine(), io.StringIO()
+            with contextlib.redirect_stdout(section):
+                above += measures[part](Path(folder) / part)
+            text = f"{section.getvalue().strip()}\n\n{machine}\n"
+            print(text, flush=True)
+            if options.write:
+                _write(part, text)
     print("Above what is wanted: " + ("; ".join(above) if above else "nothing."))
     return 1 if above else 0
+
+
+def _machine() -> str:
+    return (
+        f"{_processor()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} before, Linux {platform.release()}"
+        f", Python {platform.python_version()}, Airflow {importlib.metadata.version('apache-airflow')}; "
+        f"`python -m benchmarks.footprint`, {time.strftime('%Y-%m-%d', time.gmtime())}."
+    )
+
+
+def _write(part: str, text: str) -> None:
+    """Put ``text`` between the marks of ``part`` in the document."""
+    before, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(f"<!-- {part} -->\n")
+    _, end, after = rest.partition(f"<!-- /{part} -->")
+    if not (begin and end):
+        raise SystemExit(f"{DOCUMENT} has no marks for {part}")
+    DOCUMENT.write_text(f"{before}{begin}{text}{end}{after}", encoding="utf-8")
 
 
 # Parsing
@@ -102,7 +124,6 @@ def parse_times(folder: Path) -> list[str]:
     later = {}
     for pair in files.values():
         later |= _in_turn(pair, named_imported=True)
-    print("### Parsing\n")
     print(
         f"Milliseconds, median of {ROUNDS}, in a process forked as the DAG processor does it: by the clock / of "
         "CPU time. Ratios are of CPU time, which other work on the machine disturbs less.\n"
@@ -238,7 +259,6 @@ def memory(folder: Path) -> list[str]:
         Installation("the same, one empty DAG with the operators", without, folder / "one", 1),
         Installation("with this package", with_it, package, len(OPERATORS)),
     )
-    print("### Memory\n")
     print(
         f"Megabytes, RSS / PSS, of a process and its children, median of {SAMPLES} samples, {SETTLE_S} s after "
         "all DAGs were known. PSS divides what processes share among them.\n"
@@ -340,7 +360,6 @@ def sizes(folder: Path) -> list[str]:
     plain, ours = _closure(PLAIN), _closure(("bigtcp-bench",))
     with_lab = _closure(("bigtcp-bench[lab]",))
     added = sorted(ours - plain - {"bigtcp-bench"})
-    print("### Size\n")
     print("| | |\n|---|---:|")
     print(f"| wheel | {wheel.stat().st_size / 1e3:,.0f} kB |")
     print(f"| packages of Airflow with the Kubernetes provider | {len(plain)} |")
@@ -390,7 +409,6 @@ def demo(folder: Path) -> list[str]:
         raise SystemExit(f"the demo has no result: {done.stdout[-2000:]}")
     wall, traffic = map(int, times.groups())
     overhead = 1 - traffic / wall
-    print("### The demo\n")
     print(f"`make demo`: {wall} s, of which {traffic} s measured traffic; overhead {overhead:.0%}.\n")
     if overhead <= WANTED_OVERHEAD:
         return []
