@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from bigtcp_bench import configuration, settings
@@ -18,7 +20,7 @@ from bigtcp_bench.cli import main
 from bigtcp_bench.connections import cluster_name
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_bench.params import dag_params
-from bigtcp_bench.plan import LoadGate, Plan, Thresholds
+from bigtcp_bench.plan import LoadGate, Plan, Thresholds, validate_plan
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -145,6 +147,16 @@ def test_what_cannot_be_used_is_one_sentence_and_status_1(config, name, text, se
     assert "\n" not in problem
 
 
+def test_two_clusters_of_one_name_are_noticed(config):
+    connection = {"conn_type": "kubernetes", "extra": {"cluster_name": "prod"}}
+    status, rows = config(
+        BIGTCP_BENCH_CLUSTERS="one,two", AIRFLOW_CONN_ONE=connection, AIRFLOW_CONN_TWO=connection
+    )
+    assert status == 1
+    assert rows["one"]["problem"] == ""
+    assert "'two' has the cluster_name of 'one': their nights would be one series" in rows["two"]["problem"]
+
+
 def test_a_plan_that_cannot_be_used_is_said(config):
     status, rows = config("--generations", "50")
     assert status == 1
@@ -217,6 +229,12 @@ def test_the_list_is_light():
 
 
 # The document
+
+
+def test_the_example_of_a_plan_is_one():
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    plan = validate_plan(yaml.safe_load(example))
+    assert plan.order == ("off", "on", "off", "on", "off")
 
 
 def code(text: str) -> str:

@@ -57,20 +57,28 @@ def connections() -> list[InForce]:
     except BenchError:  # said among the environment's
         clusters = ()
     own = [conn_id for conn_id in known if conn_id != DEFAULT_CONN_ID]
-    return [_connection(conn_id, known.get(conn_id, "no run can start")) for conn_id in [*clusters, *own]]
+    names: dict[str, str] = {}
+    return [_connection(conn_id, known.get(conn_id, "no run can start"), names) for conn_id in clusters] + [
+        _connection(conn_id, known[conn_id]) for conn_id in own
+    ]
 
 
-def _connection(conn_id: str, without: str) -> InForce:
+def _connection(conn_id: str, without: str, names: dict[str, str] | None = None) -> InForce:
+    """Return a connection; ``names`` are the clusters seen before, name → connection, and get this one's."""
     try:
-        from bigtcp_bench.connections import in_force
+        from bigtcp_bench.connections import cluster_name, in_force
 
         found = in_force(conn_id)
+        first = conn_id if names is None else names.setdefault(cluster_name(conn_id), conn_id)
     except ImportError as error:
         return InForce("connections", conn_id, "unknown", f"Airflow cannot be imported: {error}")
     except BenchError as error:
         return InForce("connections", conn_id, "unusable", "Airflow", str(error))
     if found is None:
         return InForce("connections", conn_id, f"none: {without}", "default")
+    if first != conn_id:
+        shared = f"the Airflow connection {conn_id!r} has the cluster_name of {first!r}"
+        return InForce("connections", conn_id, *found, f"{shared}: their nights would be one series")
     return InForce("connections", conn_id, *found)
 
 
