@@ -31,9 +31,9 @@ lint: install  ## Only lint and type check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: ## Measure the warehouse and the judging at ten years of nights (some minutes; prints Markdown)
+bench: ## Measure footprint, demo, and the warehouse at ten years of nights (a quarter of an hour; prints Markdown)
 	@scripts/install test
-	@$(BIN)/python -m benchmarks.warehouse
+	@$(BIN)/python -m benchmarks.footprint; above=$$?; $(BIN)/python -m benchmarks.warehouse && exit $$above
 
 up: install  ## Start the lab and Airflow (UI, scheduler) in the background
 	@$(BIN)/bigtcp-bench up

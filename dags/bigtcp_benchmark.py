@@ -16,19 +16,22 @@ next one, or by the guardian in the cluster.
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
+# Airflow imports what a DAG file names of Airflow once, before it forks for each parse. The operators of this DAG
+# are made of these two, which would else be imported at every parse, every few seconds.
+import airflow.providers.cncf.kubernetes.operators.pod  # noqa: F401
+import airflow.providers.standard.decorators.python  # noqa: F401
 from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup
 
-from bigtcp_bench import clusters
+from bigtcp_bench import clusters, settings
 from bigtcp_bench.params import dag_params
 from bigtcp_bench.plan import RERUN_ORDER, RERUN_PREFIX, SLOT_ARMS, task_ids
 from bigtcp_bench.pods.operators import IperfGenerationOperator
 from bigtcp_bench.steps import DagRunStep
 from bigtcp_bench.tasks import task
 
-SCHEDULE = os.environ.get("BIGTCP_BENCH_SCHEDULE", "0 2 * * *")
+SCHEDULE = settings.SCHEDULE.value()
 
 # Unused slots of the order of blocks are skipped; the steps after them must run all the same.
 GO_ON = {"trigger_rule": "none_failed"}
@@ -123,14 +126,14 @@ for conn_id in clusters.configured():
     dag(
         dag_id=clusters.dag_id_of(conn_id),
         schedule=None
-        if SCHEDULE in ("", "none")
+        if SCHEDULE is None
         # A DAG that is new waits for the next night; by default it would catch up with one that has just passed.
         else CronTriggerTimetable(SCHEDULE, timezone="UTC", run_immediately=timedelta(0)),
         catchup=False,
         # Runs of one cluster queue here; those of different clusters are different DAGs, and may overlap.
         max_active_runs=1,
         params=dag_params(conn_id),
-        tags=["bigtcp", "benchmark", "network", *([conn_id] if conn_id != clusters.DEFAULT_CONN_ID else [])],
+        tags=["bigtcp", "benchmark", "network", *([conn_id] if conn_id != settings.DEFAULT_CONN_ID else [])],
         # A backfill of a live cluster has no meaning.
         allowed_run_types=["manual", "scheduled", "operator_triggered", "asset_triggered"],
         # No dagrun_timeout: it would skip the teardown that puts the cluster back. Each task has its own limit.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import Param, dag, task
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import Param, dag
 
 from bigtcp_bench.params import kubernetes_conn_id
 from bigtcp_bench.steps import restore_by_hand
@@ -40,12 +41,11 @@ from bigtcp_bench.steps import restore_by_hand
 def bigtcp_restore():
     """Wire the one task."""
 
-    @task
-    def restore_config(params: dict | None = None) -> str:
-        params = params or {}
+    def restore_config(params: dict) -> str:
         return restore_by_hand(params["kubernetes_conn_id"], force=params["force"])
 
-    restore_config()
+    # Not @task: the first use of that reads what every installed provider offers, and would at every parse.
+    PythonOperator(task_id="restore_config", python_callable=restore_config)
 
 
 bigtcp_restore()

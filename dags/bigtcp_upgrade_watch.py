@@ -7,16 +7,15 @@ the reason as its note, and its report compares with the last valid run before t
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
-from bigtcp_bench import clusters
+from bigtcp_bench import clusters, settings
 from bigtcp_bench.watch import SETTLE_S, UpgradeWatchOperator
 
-SCHEDULE = os.environ.get("BIGTCP_BENCH_WATCH_SCHEDULE", "*/15 * * * *")
+SCHEDULE = settings.WATCH_SCHEDULE.value()
 
 
 # A DAG for each cluster, as for the benchmark: a rollout on one of them must not keep the others waiting.
@@ -24,7 +23,7 @@ for conn_id in clusters.configured():
     benchmark = clusters.dag_id_of(conn_id)
     with DAG(
         dag_id=benchmark.replace(clusters.DAG_ID, "bigtcp_upgrade_watch", 1),
-        schedule=None if SCHEDULE in ("", "none") else CronTriggerTimetable(SCHEDULE, timezone="UTC"),
+        schedule=None if SCHEDULE is None else CronTriggerTimetable(SCHEDULE, timezone="UTC"),
         catchup=False,
         max_active_runs=1,
         params={
@@ -37,7 +36,7 @@ for conn_id in clusters.configured():
                 description_md="How long Cilium must be unchanged, with all agents ready, before it is measured.",
             ),
         },
-        tags=["bigtcp", "benchmark", "network", *([conn_id] if conn_id != clusters.DEFAULT_CONN_ID else [])],
+        tags=["bigtcp", "benchmark", "network", *([conn_id] if conn_id != settings.DEFAULT_CONN_ID else [])],
         allowed_run_types=["manual", "scheduled"],
         default_args={
             "owner": "bigtcp-bench",

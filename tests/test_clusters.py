@@ -6,6 +6,7 @@ import pytest
 
 from bigtcp_bench import clusters
 from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.settings import CLUSTERS
 
 
 @pytest.mark.parametrize(
@@ -19,15 +20,15 @@ from bigtcp_bench.errors import InvalidInput
 )
 def test_what_is_configured(text: str | None, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     if text is None:
-        monkeypatch.delenv(clusters.CLUSTERS_VARIABLE, raising=False)
+        monkeypatch.delenv(CLUSTERS.name, raising=False)
     else:
-        monkeypatch.setenv(clusters.CLUSTERS_VARIABLE, text)
+        monkeypatch.setenv(CLUSTERS.name, text)
     assert clusters.configured() == names
     assert clusters.dag_id_of(names[0]) == "bigtcp_benchmark"
 
 
 def test_the_dag_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(clusters.CLUSTERS_VARIABLE, "prod,stage")
+    monkeypatch.setenv(CLUSTERS.name, "prod,stage")
     found = {name: clusters.dag_id_of(name) for name in ("prod", "stage", "another")}
     assert found == {
         "prod": "bigtcp_benchmark",
@@ -37,6 +38,6 @@ def test_the_dag_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_no_connection_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(clusters.CLUSTERS_VARIABLE, "a,b c")
+    monkeypatch.setenv(CLUSTERS.name, "a,b c")
     with pytest.raises(InvalidInput, match="'b c' is no connection id"):
         clusters.configured()

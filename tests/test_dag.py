@@ -174,10 +174,15 @@ def test_schedules_and_clusters_are_configurable():
         assert dags[f"bigtcp_upgrade_watch{suffix}"][0] is None
 
 
-def test_a_wrong_list_of_clusters_is_one_sentence():
-    dags, errors = parsed(BIGTCP_BENCH_SCHEDULE="none", BIGTCP_BENCH_CLUSTERS="prod,my cluster")
-    assert "bigtcp_benchmark" not in dags
+def test_a_wrong_setting_is_one_sentence():
+    dags, errors = parsed(
+        BIGTCP_BENCH_SCHEDULE="none",
+        BIGTCP_BENCH_WATCH_SCHEDULE="at night",
+        BIGTCP_BENCH_CLUSTERS="prod,my cluster",
+    )
+    assert sorted(dags) == ["bigtcp_restore"], "putting a cluster back depends on none of them"
     assert any("'my cluster' is no connection id; allowed are letters" in error for error in errors)
+    assert any("BIGTCP_BENCH_WATCH_SCHEDULE = 'at night': must be a cron expression" in error for error in errors)
 
 
 def test_parsing_imports_nothing_heavy():
@@ -204,6 +209,29 @@ def test_parsing_imports_nothing_heavy():
         check=True,
     )
     assert done.stdout == empty.stdout, "the DAG file imports more than Airflow and the provider do by themselves"
+
+
+@pytest.mark.parametrize("name", ["bigtcp_benchmark", "bigtcp_restore", "bigtcp_upgrade_watch"])
+def test_what_is_heavy_of_airflow_is_imported_before_the_fork(name):
+    """Airflow's DAG processor imports what a DAG file names of Airflow once; the rest at every parse."""
+    code = (
+        "import importlib, sys\n"
+        "import airflow.dag_processing.manager\n"
+        "from airflow.dag_processing.dagbag import DagBag\n"
+        "from airflow.utils.file import iter_airflow_imports\n"
+        f"file = {str(dags_dir() / f'{name}.py')!r}\n"
+        "for module in iter_airflow_imports(file): importlib.import_module(module)\n"
+        "before = set(sys.modules)\n"
+        "assert DagBag(dag_folder=file).dags\n"
+        "print('NEW', *sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = done.stdout.partition("NEW ")[2].split()
+    others = [
+        module for module in new if not module.startswith(("bigtcp_bench", "unusual_prefix", "airflow.sdk."))
+    ]
+    assert len(others) <= 5, f"these are imported at every parse: {others}"
+    assert "bigtcp_bench.settings" in new
 
 
 def test_every_task_has_the_link_to_the_page_of_its_run(dag):

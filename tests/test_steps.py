@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
-from bigtcp_bench import steps
+from bigtcp_bench import connections, steps
 from bigtcp_bench.cluster import bigtcp_switch, load, pods
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.errors import PreconditionFailed
@@ -18,6 +19,7 @@ from bigtcp_bench.pods import capture, control
 from bigtcp_bench.pods.results import Captured, Measurement
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.steps import DagRunStep
+from bigtcp_bench.warehouse import migrate
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.nights import add_night
 
@@ -158,3 +160,28 @@ def test_prometheus_is_asked_about_all_names_of_the_nodes_where_there_is_a_conne
     (asked,) = found
     assert asked[1:5] == (step.number, [2], ["node1", "10.0.0.1", "fd00::1", "node2"], "prod")
     assert said == ["a line"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        ("none", "are of version none, this package works with version .*: run `bigtcp-bench warehouse migrate`"),
+        ("0001", "are of version 0001, this package works with version .*: run `bigtcp-bench warehouse migrate`"),
+        ("9999", "are of version 9999, which bigtcp-bench .* does not know: a newer one made them"),
+    ],
+)
+def test_a_run_on_tables_of_another_version_ends_before_the_cluster_is_looked_at(
+    tables, sentence, tmp_path, monkeypatch
+):
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    if tables != "none":
+        warehouse.migrate("0001" if tables == "0001" else "head")
+    if tables == "9999":
+        with warehouse.engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '{tables}'")
+    monkeypatch.setattr(connections, "cluster_name", lambda conn_id: "lab")
+    step = DagRunStep("bigtcp_benchmark", "night 0", "check_kernel", "manual", {"kubernetes_conn_id": "x"}, dict)
+    # Whatever would ask the cluster finds none.
+    step.__dict__.update(warehouse=warehouse, api=None)
+    with pytest.raises(AirflowFailException, match=sentence):
+        step.check_kernel()

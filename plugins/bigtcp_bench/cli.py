@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigtcp_bench import __version__
-from bigtcp_bench.commands import check, generated, history, notify, plan, report, results
+from bigtcp_bench.commands import check, config, generated, history, install_dags, notify, plan, report, results
 from bigtcp_bench.commands.common import Handler, add_cluster, add_command, add_folder, api_of, warehouse_of
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.local import DEFAULT_PORT, LocalAirflow
@@ -81,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
 
     check.add(commands)
     plan.add(commands)
+    config.add(commands)
+    install_dags.add(commands)
     results.add(commands)
     report.add(commands)
     history.add(commands)

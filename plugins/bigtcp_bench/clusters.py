@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
+from bigtcp_bench.settings import CLUSTERS
 
-from bigtcp_bench.errors import InvalidInput
-
-#: Connections of the clusters to be measured, separated by commas; the first one's DAG has no suffix.
-CLUSTERS_VARIABLE = "BIGTCP_BENCH_CLUSTERS"
-DEFAULT_CONN_ID = "kubernetes_default"
 DAG_ID = "bigtcp_benchmark"
-#: What the id of a connection may be made of; all of it may stand in the id of a DAG.
-CONN_ID_PATTERN = r"^[\w.-]{1,200}$"
 
 
 def configured() -> tuple[str, ...]:
-    """Return the connections that have a DAG, in the order of the environment. Raises InvalidInput.
+    """Return the connections that have a DAG; the first one's has no suffix. Raises InvalidInput.
 
     Read from the environment and not from an Airflow variable: DAG files are parsed every few seconds.
     """
-    text = os.environ.get(CLUSTERS_VARIABLE, "")
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    for name in names:
-        if not re.match(CONN_ID_PATTERN, name):
-            raise InvalidInput(
-                f"{CLUSTERS_VARIABLE} = {text!r}: {name!r} is no connection id; allowed are letters, digits, "
-                "dots, dashes and underscores, at most 200"
-            )
-    return names or (DEFAULT_CONN_ID,)
+    return CLUSTERS.value()
 
 
 def dag_id_of(conn_id: str) -> str:

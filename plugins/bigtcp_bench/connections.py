@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.settings import (
+    AIRFLOW_CONN_ID,
+    PROMETHEUS_CONN_ID,
+    SLACK_CONN_ID,
+    WAREHOUSE_CONN_ID,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from bigtcp_bench.cluster.api import ClusterApi
@@ -13,10 +22,14 @@ if TYPE_CHECKING:
     from bigtcp_bench.run_note import AirflowApi
     from bigtcp_bench.warehouse.store import Warehouse
 
-WAREHOUSE_CONN_ID = "bigtcp_warehouse"
-SLACK_CONN_ID = "bigtcp_slack"
-AIRFLOW_CONN_ID = "bigtcp_airflow"
-PROMETHEUS_CONN_ID = "bigtcp_prometheus"
+#: Names of clusters stand in columns of tables, addresses of pages and headings of messages.
+MAX_CLUSTER_NAME = 200
+
+#: What may be shown of extras: of the Kubernetes connection, and of Slack's.
+_NO_SECRETS = {
+    *("kube_config_path", "in_cluster", "cluster_context", "cluster_name", "namespace", "disable_verify_ssl"),
+    *("channel", "mention", "min_severity", "digest", "clusters", "timeout", "base_url", "proxy"),
+}
 
 
 def cluster_api(conn_id: str, **options: Any) -> ClusterApi:
@@ -29,10 +42,18 @@ def cluster_api(conn_id: str, **options: Any) -> ClusterApi:
 
 
 def cluster_name(conn_id: str) -> str:
-    """Return the short name of the cluster: the connection's extra ``cluster_name``, else its id."""
+    """Return the short name of the cluster: the connection's extra ``cluster_name``, else its id.
+
+    Raises PreconditionFailed when it is no text, or a long one.
+    """
     connection = _connection(conn_id)
     name = connection.extra_dejson.get("cluster_name") if connection is not None else None
-    return str(name) if name else conn_id
+    if name and not (isinstance(name, str) and len(name) <= MAX_CLUSTER_NAME):
+        raise PreconditionFailed(
+            f"the Airflow connection {conn_id!r}: cluster_name = {name!r}: must be a text of at most "
+            f"{MAX_CLUSTER_NAME} characters"
+        )
+    return name or conn_id
 
 
 def warehouse_url() -> str:
@@ -114,6 +135,51 @@ def _address(connection: Any) -> str:
     scheme = "https" if "https" in (connection.conn_type, connection.schema) else "http"
     port = f":{connection.port}" if connection.port else ""
     return host if "://" in host else f"{scheme}://{host}{port}"
+
+
+def in_force(conn_id: str) -> tuple[str, str] | None:
+    """Return what the connection says, without its secrets, and where Airflow has it from; None if nowhere.
+
+    Raises PreconditionFailed with one sentence for what is wrong in it.
+    """
+    connection = _connection(conn_id)
+    if connection is None:
+        return None
+    check = {
+        WAREHOUSE_CONN_ID: warehouse_url,
+        SLACK_CONN_ID: slack_settings,
+        AIRFLOW_CONN_ID: airflow_api,
+        PROMETHEUS_CONN_ID: prometheus_settings,
+    }
+    check.get(conn_id, lambda: cluster_name(conn_id))()
+    return _shown(connection), _source(conn_id)
+
+
+def _shown(connection: Any) -> str:
+    """Return a connection as one line. Of its extra only what is known to be no secret is shown."""
+    if connection.conn_id == WAREHOUSE_CONN_ID:
+        return without_secrets(_sqlalchemy_url(connection))
+    parts = [connection.conn_type or "no type"]
+    if connection.host:
+        parts.append(without_secrets(f"{connection.host}{f':{connection.port}' if connection.port else ''}"))
+    if connection.login:
+        parts.append(f"login={connection.login}")
+    if connection.password:
+        parts.append("password=***")
+    for name, value in connection.extra_dejson.items():
+        shown = value if isinstance(value, str) else json.dumps(value)
+        parts.append(f"{name}={without_secrets(shown) if name in _NO_SECRETS else '***'}")
+    return ", ".join(parts)
+
+
+def _source(conn_id: str) -> str:
+    from airflow.configuration import conf
+
+    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+    backend = conf.get("secrets", "backend", fallback="")
+    if backend:
+        return f"Airflow (secrets backend {backend}, else environment or database)"
+    return f"environment {variable}" if variable in os.environ else "Airflow's database"
 
 
 def _connection(conn_id: str) -> Any:

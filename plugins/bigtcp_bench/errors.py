@@ -37,6 +37,10 @@ class WarehouseError(BenchError):
     """The warehouse cannot be reached, or its tables are of another version than this package."""
 
 
+class WrongVersion(WarehouseError):
+    """The tables are of another version than this package: nothing may be read from them, or written."""
+
+
 def validation_sentence(error: ValidationError, where: str) -> str:
     """Return one sentence for the first problem of a pydantic ``error`` in ``where`` (a file, a param set)."""
     problems = error.errors()

@@ -25,7 +25,7 @@ DEFAULT_FOLDER = Path(".bigtcp")
 
 DEFAULT_PORT = 8080
 
-_READY_TIMEOUT_S = 180
+_READY_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)

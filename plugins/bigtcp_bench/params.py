@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import Param
+from annotated_types import Ge, Le
 
-from bigtcp_bench.clusters import CONN_ID_PATTERN, DEFAULT_CONN_ID
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.plan import SCENARIOS, Plan, load_plan, plan_names
+from bigtcp_bench.settings import CONN_ID_PATTERN, DEFAULT_CONN_ID
 
 #: Offered in the form; a plan file may hold any other valid order.
 ORDERS = ("off,on,off", "on,off,on", "off,on,off,on,off", "on,off,on,off,on", "off,on", "off,off", "on,on")
@@ -120,15 +121,16 @@ def plan_of_params(params: Mapping[str, Any]) -> Plan:
 
 
 def _integer(name: str, title: str, section: str | None = None) -> Param:
-    schema = Plan.model_json_schema()["properties"][name]
-    low, high = schema["minimum"], schema["maximum"]
+    field = Plan.model_fields[name]
+    (low,) = [limit.ge for limit in field.metadata if isinstance(limit, Ge)]
+    (high,) = [limit.le for limit in field.metadata if isinstance(limit, Le)]
     return Param(
         None,
         type=["null", "integer"],
         minimum=low,
         maximum=high,
         title=title,
-        description_md=f"{schema.get('description', title).capitalize()}, {low} to {high}. Empty: the plan's.",
+        description_md=f"{(field.description or title).capitalize()}, {low} to {high}. Empty: the plan's.",
         **_in_section(section),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bigtcp_bench.errors import InvalidInput, validation_sentence
 from bigtcp_bench.metrics import Traffic
 from bigtcp_bench.resources import include_dir
+from bigtcp_bench.settings import PLANS
 
 Arm = Literal["off", "on"]
 Family = Literal["ipv4", "ipv6"]
@@ -30,6 +30,10 @@ CLASSIC_MAX_PACKET_BYTES = 65_536
 
 #: A generation must end well within the time that its task is given by the DAG.
 MAX_GENERATION_S = 3 * 3600
+
+
+#: The DAG files are parsed every few seconds and validate nothing: validators are made when first used.
+_WHEN_NEEDED = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Scenario(BaseModel):
@@ -87,7 +91,7 @@ class Thresholds(BaseModel):
     fractions (0.05 = 5 %).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _WHEN_NEEDED
 
     # Within one run.
     margin: float = Field(0.05, gt=0, le=0.5, description="changes smaller than this do not matter")
@@ -174,7 +178,7 @@ class Thresholds(BaseModel):
 class LoadGate(BaseModel):
     """What a run does about nodes that are busy with other work, before its first change and before each block."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _WHEN_NEEDED
 
     mode: Literal["wait", "refuse", "warn"] = Field(
         "wait", description="wait for quiet nodes, refuse busy ones at once, or only say it, once"
@@ -188,12 +192,16 @@ class LoadGate(BaseModel):
 class Plan(BaseModel):
     """What one run measures. Frozen: a changed plan is another plan."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _WHEN_NEEDED
 
-    name: str = Field("custom", min_length=1, max_length=63)
-    description: str = ""
-    scenarios: tuple[str, ...] = Field(min_length=1)
-    order: tuple[Arm, ...] = ("off", "on", "off")
+    name: str = Field(
+        "custom", min_length=1, max_length=63, description="name in reports; a file's own is its default"
+    )
+    description: str = Field("", description="what the plan is for, in a few words")
+    scenarios: tuple[str, ...] = Field(min_length=1, description="what is measured, each once")
+    order: tuple[Arm, ...] = Field(
+        ("off", "on", "off"), description="order of blocks; one arm twice is an A/A run"
+    )
     generations: int = Field(3, ge=1, le=20, description="fresh pod pairs per outer block")
     repetitions: int = Field(2, ge=1, le=20, description="measurements per scenario in one generation")
     duration_s: int = Field(10, ge=1, le=300, description="measured seconds of one repetition")
@@ -206,17 +214,19 @@ class Plan(BaseModel):
     packet_sizes: bool = Field(
         True, description="capture a short stream over each IP family once per block, to tell sizes of packets"
     )
-    scope: Scope = "nodes"
+    scope: Scope = Field("nodes", description="what is switched: the two nodes, or the whole cluster")
     guardian: bool = Field(True, description="a CronJob in the cluster puts it back when Airflow never comes back")
     client_node: str | None = Field(None, description="node that sends; empty: the labelled pair, or any pair")
     server_node: str | None = Field(None, description="node that receives")
-    image: str = Field("nicolaka/netshoot:v0.14", min_length=1)
+    image: str = Field(
+        "nicolaka/netshoot:v0.14", min_length=1, description="of the pods, pinned; needs python3 and iperf3"
+    )
     image_pull_secrets: tuple[str, ...] = Field(
         (), description="secrets in namespace bigtcp-bench that a private registry needs"
     )
-    load_gate: LoadGate = LoadGate.model_validate({})
+    load_gate: LoadGate = Field(default_factory=lambda: LoadGate.model_validate({}))
     seed: int = Field(0, ge=0, description="of the shuffled order of scenarios; 0: from the run's id")
-    thresholds: Thresholds = Thresholds.model_validate({})
+    thresholds: Thresholds = Field(default_factory=lambda: Thresholds.model_validate({}))
 
     @field_validator("scenarios", mode="before")
     @classmethod
@@ -323,7 +333,7 @@ def task_ids(arms: Sequence[Arm], slot: int, prefix: str = "") -> tuple[str, str
 class Block(BaseModel):
     """A stretch of time with one arm in force: ``generations`` fresh pod pairs, measured in DAG slot ``slot``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _WHEN_NEEDED
 
     number: int
     arm: Arm
@@ -376,21 +386,17 @@ def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]
     return [SCENARIOS[name] for name in names]
 
 
-#: A folder with plans of your own; one of the same name takes the place of a plan that comes with the package.
-PLANS_VARIABLE = "BIGTCP_BENCH_PLANS"
-
-
 def plan_names() -> list[str]:
     """Return the names of all plans, sorted."""
     return sorted({path.stem for folder in _plan_folders() for path in folder.glob("*.yaml")})
 
 
 def _plan_folders() -> list[Path]:
-    own = os.environ.get(PLANS_VARIABLE)
-    return [Path(folder) for folder in (own, include_dir() / "plans") if folder]
+    return [folder for folder in (PLANS.value(), include_dir() / "plans") if folder]
 
 
-def _plan_path(name: str) -> Path | None:
+def plan_path(name: str) -> Path | None:
+    """Return the file of the plan of that name, or the file of that path; None when there is none."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         candidates = [Path(name)]
     else:
@@ -405,7 +411,7 @@ def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> 
     """
     import yaml
 
-    path = _plan_path(name_or_path)
+    path = plan_path(name_or_path)
     if path is None:
         known = ", ".join(plan_names())
         raise InvalidInput(

@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import (
 )
 
 from bigtcp_bench import __version__, connections
-from bigtcp_bench.errors import BenchError, PreconditionFailed, RestoreFailed
+from bigtcp_bench.errors import BenchError, PreconditionFailed, RestoreFailed, WrongVersion
 from bigtcp_bench.plan import RERUN_PREFIX
 from bigtcp_bench.progress import say
 
@@ -54,6 +54,9 @@ def _reported(step: Step) -> Step:
             self.add_reason(str(error))
             # The one failure that is worth many attempts: somebody may mend the node meanwhile.
             raise AirflowException(str(error)) from error
+        except WrongVersion as error:
+            # There is no row to write it into.
+            raise AirflowFailException(str(error)) from error
         except BenchError as error:
             self.add_reason(str(error))
             raise AirflowFailException(str(error)) from error
@@ -71,8 +74,8 @@ def _opening(step: Step) -> Step:
     def wrapper(self: DagRunStep, *args: Any, **kwargs: Any) -> Any:
         try:
             return step(self, *args, **kwargs)
-        except AirflowFailException:
-            number = self._stored_number()
+        except AirflowFailException as failure:
+            number = None if isinstance(failure.__cause__, WrongVersion) else self._stored_number()
             if number is not None:
                 self.warehouse.finish_run(number, "failed", self.warehouse.run(number)["reasons"])
                 view = self._view()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from bigtcp_bench.errors import WarehouseError
 from bigtcp_bench.warehouse import migrate
+from bigtcp_bench.warehouse.queries import trend
 from bigtcp_bench.warehouse.schema import metadata
 from bigtcp_bench.warehouse.store import Warehouse
 
@@ -66,6 +70,83 @@ def test_without_tables_the_advice_is_to_migrate(empty_url: str) -> None:
         warehouse.clusters()
     with pytest.raises(WarehouseError, match="version none"):
         warehouse.check_version()
+
+
+#: Values that a column of the first version may not, or should not, have otherwise.
+MEANINGFUL = {
+    ("bigtcp_run", "status"): "valid",
+    ("bigtcp_run", "is_aa"): False,
+    ("bigtcp_incident", "state"): "regression",
+    "cluster": "lab",
+    "arm": "on",
+    "metric": "throughput_bps",
+    "scenario": "ipv6-stream-1",
+    "verdict": "faster",
+    "changed_on": "2026-03-01",
+}
+MOMENT = datetime(2026, 3, 1, 2, 30, tzinfo=UTC)
+
+
+def _value(column: sa.Column[Any]) -> Any:
+    name = column.name
+    for key in ((column.table.name, name), name):
+        if key in MEANINGFUL:
+            return MEANINGFUL[key]
+    if isinstance(column.type, sa.JSON):
+        return {"of": name, "items": [1, None, "ü"]}
+    kinds = {int: 1, float: 0.25, bool: True, bytes: b"\x00\xff", str: f"{name} of then", datetime: MOMENT}
+    return kinds[column.type.python_type]
+
+
+def _rows(warehouse: Warehouse, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of these tables, as the database has them, whatever the model of today says."""
+    tables = sa.MetaData()
+    tables.reflect(warehouse.engine, only=list(names))
+    with warehouse.engine.connect() as connection:
+        return {
+            name: [dict(row) for row in connection.execute(sa.select(tables.tables[name])).mappings()]
+            for name in names
+        }
+
+
+def test_data_of_the_first_version_survives_every_migration(empty_url: str) -> None:
+    warehouse = Warehouse(empty_url)
+    warehouse.migrate("0001")
+    first = sa.MetaData()
+    first.reflect(warehouse.engine)
+    tables = [table for table in first.sorted_tables if table.name != migrate.VERSION_TABLE]
+    assert len(tables) == 12
+    with warehouse.engine.begin() as connection:
+        for table in tables:
+            # The database gives the numbers of runs and incidents, here as then: they go on from there.
+            columns = [column for column in table.columns if column.name != "id"]
+            connection.execute(table.insert().values({column.name: _value(column) for column in columns}))
+    before = _rows(warehouse, [table.name for table in tables])
+    with pytest.raises(WarehouseError, match="run `bigtcp-bench warehouse migrate`"):
+        warehouse.check_version()
+
+    warehouse.migrate()
+    warehouse.check_version()
+    assert warehouse.read(migrate.differences) == []
+    after = _rows(warehouse, list(before))
+    for name, rows in before.items():
+        assert [{column: row[column] for column in rows[0]} for row in after[name]] == rows, name
+    # It is not only there: today's code reads it, and goes on from it.
+    assert warehouse.run(1)["cluster"] == "lab"
+    assert set(trend(warehouse, "nightly_trend", since="2026-01-01", until="2026-12-31")["run"]) == {1}
+    assert warehouse.start_run(RUN) == 2
+
+
+def test_tables_of_a_newer_package_are_refused_and_left_alone(warehouse: Warehouse) -> None:
+    with warehouse.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '9999'")
+    for refused in (warehouse.check_version, warehouse.migrate):
+        with pytest.raises(
+            WarehouseError, match=r"version 9999, which bigtcp-bench .* a newer one made them"
+        ) as failure:
+            refused()
+        assert "warehouse migrate" not in str(failure.value), "migrating does not help"
+    assert warehouse.read(migrate.current) == "9999"
 
 
 def _migrate(url: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.local import DEFAULT_FOLDER
+from bigtcp_bench.settings import WAREHOUSE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,10 +43,19 @@ def add_warehouse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--warehouse",
         metavar="URL",
-        default=os.environ.get("BIGTCP_BENCH_WAREHOUSE"),
+        default=WAREHOUSE.given(),
         help="SQLAlchemy URL (default: $BIGTCP_BENCH_WAREHOUSE, else the demo's database)",
     )
     add_folder(parser)
+
+
+def before_airflow(folder: Path) -> None:
+    """Prepare this process for importing Airflow, and reading connections as Airflow's own command does."""
+    # Importing Airflow makes its home; where there is none, it must not be in that of the person.
+    if not Path("~/airflow").expanduser().exists():
+        os.environ.setdefault("AIRFLOW_HOME", str((folder / "airflow").resolve()))
+    # As `airflow connections get` does, to see the connections in Airflow's database too.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -81,12 +91,17 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """Return the plan that the options of ``add_plan`` ask for. Raises InvalidInput."""
-    from bigtcp_bench.plan import Plan, load_plan
+    from bigtcp_bench.plan import load_plan
 
-    given = {
-        name: getattr(options, name, None) for name in Plan.model_fields if name not in ("name", "description")
-    }
-    return load_plan(options.plan, given)
+    return load_plan(options.plan, plan_fields(options))
+
+
+def plan_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields that the options of ``add_plan`` give in place of the plan's; None is the plan's own."""
+    from bigtcp_bench.plan import Plan
+
+    fields = [name for name in Plan.model_fields if name not in ("name", "description")]
+    return {name: getattr(options, name, None) for name in fields}
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +116,12 @@ def warehouse_of(options: argparse.Namespace) -> Warehouse:
     """Return the warehouse that ``options`` name; its tables may be of any version, or absent."""
     from bigtcp_bench.warehouse.store import Warehouse
 
-    return Warehouse(options.warehouse or f"sqlite:///{(options.folder / 'warehouse.db').resolve()}")
+    return Warehouse(options.warehouse or default_warehouse(options))
+
+
+def default_warehouse(options: argparse.Namespace) -> str:
+    """Return the URL of the warehouse in ``--folder``."""
+    return f"sqlite:///{(options.folder / 'warehouse.db').resolve()}"
 
 
 def usable_warehouse(options: argparse.Namespace) -> Warehouse:

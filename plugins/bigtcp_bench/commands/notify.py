@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.commands.common import add_command, add_warehouse, usable_warehouse
+from bigtcp_bench.commands.common import add_command, add_warehouse, before_airflow, usable_warehouse
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 
 if TYPE_CHECKING:
@@ -117,11 +117,7 @@ def _post(settings: SlackSettings, own: ClusterSettings, message: SlackMessage) 
 
 def _settings(folder: Path) -> SlackSettings:
     """Return the settings of the connection. Raises PreconditionFailed without one."""
-    # Importing Airflow makes its home; where there is none, it must not be in that of the person.
-    if not Path("~/airflow").expanduser().exists():
-        os.environ.setdefault("AIRFLOW_HOME", str((folder / "airflow").resolve()))
-    # As `airflow connections get` does, to see the connections in Airflow's database too.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    before_airflow(folder)
     from bigtcp_bench import connections
 
     settings = connections.slack_settings()

@@ -19,7 +19,8 @@ GENERATION_LABEL = "bigtcp-bench/generation"
 class Generation(BaseModel):
     """What one mapped task measures; written by the switch task, as plain data, for the tasks after it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Not built when DAG files are parsed, which is every few seconds.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: The run's number in the warehouse, and its name as holder of the cluster.
     run: int

@@ -33,32 +33,39 @@ def engine_of(url: str | URL, *, pooled: bool = False) -> sa.Engine:
     every connection to a server is closed after use, which is right for tasks that run for an hour between two
     writes; to a file one stays open. Raises InvalidInput for anything that is not SQLite or PostgreSQL.
     """
+    parsed = parsed_url(url)
+    options: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
+    if parsed.get_backend_name() == "sqlite":
+        # When the last connection to a file is closed, SQLite writes its log back into the database and waits for
+        # the disk: for each of a run's fifteen transactions that would be most of its time.
+        options = {} if pooled else {"pool_size": 1, "max_overflow": -1}
+        path = Path(parsed.database or "").expanduser()
+        path.resolve().parent.mkdir(parents=True, exist_ok=True)
+        parsed = parsed.set(database=str(path))
+        options["connect_args"] = {"timeout": BUSY_TIMEOUT_S}
+    else:
+        options["connect_args"] = {
+            "connect_timeout": 10,
+            "application_name": "bigtcp-bench",
+            "options": f"{_given_options(parsed)} -c timezone=UTC".lstrip(),
+        }
+    return prepared(sa.create_engine(parsed, **options))
+
+
+def parsed_url(url: str | URL) -> URL:
+    """Return ``url`` with the driver that is used for it. Raises InvalidInput; no password is in its sentence."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         raise InvalidInput(f"the warehouse's URL cannot be read; {_ALLOWED}") from error
     if parsed.drivername in {"postgres", "postgresql"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
-    backend = parsed.drivername.partition("+")[0]
-    options: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
-    if backend == "sqlite":
-        # When the last connection to a file is closed, SQLite writes its log back into the database and waits for
-        # the disk: for each of a run's fifteen transactions that would be most of its time.
-        options = {} if pooled else {"pool_size": 1, "max_overflow": -1}
-        if not parsed.database or parsed.database == ":memory:":
-            raise InvalidInput(f"the warehouse's URL {url!s} names no file; {_ALLOWED}")
-        Path(parsed.database).expanduser().resolve().parent.mkdir(parents=True, exist_ok=True)
-        parsed = parsed.set(database=str(Path(parsed.database).expanduser()))
-        options["connect_args"] = {"timeout": BUSY_TIMEOUT_S}
-    elif backend == "postgresql":
-        options["connect_args"] = {
-            "connect_timeout": 10,
-            "application_name": "bigtcp-bench",
-            "options": f"{_given_options(parsed)} -c timezone=UTC".lstrip(),
-        }
-    else:
+    backend = parsed.get_backend_name()
+    if backend not in {"sqlite", "postgresql"}:
         raise InvalidInput(f"the warehouse cannot be {backend!r}; {_ALLOWED}")
-    return prepared(sa.create_engine(parsed, **options))
+    if backend == "sqlite" and (not parsed.database or parsed.database == ":memory:"):
+        raise InvalidInput(f"the warehouse's URL {parsed.render_as_string()} names no file; {_ALLOWED}")
+    return parsed
 
 
 def prepared(engine: sa.Engine) -> sa.Engine:

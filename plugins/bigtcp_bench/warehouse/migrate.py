@@ -31,6 +31,14 @@ def head() -> str:
     return revision
 
 
+def is_known(revision: str) -> bool:
+    """Return whether this package has the migration ``revision``; it has not when a newer one made the tables."""
+    from alembic.script import ScriptDirectory
+
+    revisions = ScriptDirectory.from_config(_config(None)).walk_revisions()
+    return any(one.revision == revision for one in revisions)
+
+
 def current(connection: sa.Connection) -> str | None:
     """Return the revision of the database, or None when it has no tables of ours."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):

@@ -14,7 +14,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from bigtcp_bench.errors import InvalidInput, WarehouseError
+from bigtcp_bench import __version__
+from bigtcp_bench.errors import InvalidInput, WarehouseError, WrongVersion
 from bigtcp_bench.plan import Plan, validate_plan
 from bigtcp_bench.warehouse import migrate, schema
 from bigtcp_bench.warehouse.engine import WRITES, engine_of, is_transient, prepared
@@ -83,16 +84,28 @@ class Warehouse:
     # Version of the tables
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the tables up to ``revision``; creates them in an empty database."""
+        """Bring the tables up to ``revision``; creates them in an empty database.
+
+        Raises WrongVersion when a newer package has made them.
+        """
+        self._refuse_newer(self.read(migrate.current))
         self._in_one_sentence(lambda: migrate.upgrade(self.engine, revision))
 
     def check_version(self) -> None:
-        """Raise WarehouseError unless the tables are exactly of the version that this package works with."""
+        """Raise WrongVersion unless the tables are exactly of the version that this package works with."""
         found, wanted = self.read(migrate.current), migrate.head()
         if found != wanted:
-            raise WarehouseError(
+            self._refuse_newer(found)
+            raise WrongVersion(
                 f"the tables of the warehouse {self.url} are of version {found or 'none'}, this package works "
                 f"with version {wanted}: run `bigtcp-bench warehouse migrate`"
+            )
+
+    def _refuse_newer(self, found: str | None) -> None:
+        if found is not None and not migrate.is_known(found):
+            raise WrongVersion(
+                f"the tables of the warehouse {self.url} are of version {found}, which bigtcp-bench {__version__} "
+                f"(version {migrate.head()}) does not know: a newer one made them; install that one here"
             )
 
     # Runs

@@ -1,0 +1,139 @@
+"""The recipes of docs/architecture.md, followed to the letter in a copy: what they add is in form and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.installed import ROOT
+
+DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+RECIPES = re.findall(r"^\*\*(A \w+)\.\*\*.*?^```diff\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+#: What a developer would try out by hand; runs on the copy.
+LOOK = """
+import json, sys
+from datetime import date
+from pathlib import Path
+
+import bigtcp_bench
+from bigtcp_bench.analysis.verdicts import judge_run
+from bigtcp_bench.cluster import requirements
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.generated.history import write_history
+from bigtcp_bench.params import dag_params
+from bigtcp_bench.plan import SCENARIOS, validate_plan
+from bigtcp_bench.pods.results import measurements
+from bigtcp_bench.report.checks import checks_text
+from bigtcp_bench.report.detail import RunDetail
+from bigtcp_bench.report.html import report_file
+from bigtcp_bench.report.run_charts import run_charts
+from bigtcp_bench.report.summary import run_summary
+from bigtcp_bench.report.view import RunView
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.analysis.runs import USUAL, make_frame
+from tests.cluster.simulated import Cluster
+from tests.pods.documents import orders, recorded_document, repetition
+
+warehouse = Warehouse(f"sqlite:///{Path.cwd()}/warehouse.db")
+warehouse.migrate()
+write_history(warehouse, 2, last_night=date(2026, 11, 23))
+view, detail = RunView.from_warehouse(warehouse, 2), RunDetail.from_warehouse(warehouse, 2)
+
+USUAL["packets_per_gb"] = 17_000.0
+plan = validate_plan({"scenarios": "ipv4-stream-32"})
+run = warehouse.start_run({"cluster": "lab", "dag_id": "bigtcp_benchmark", "run_id": "new"})
+warehouse.update_run(run, plan=plan.model_dump(mode="json"))
+verdict = judge_run(make_frame(plan, effect={"throughput_bps": 0.2, "packets_per_gb": -0.6}), plan)
+warehouse.store_comparisons(run, verdict.comparisons)
+
+api = Cluster().client()
+small = validate_plan({"scenarios": "ipv4-stream-1"})
+checks = requirements.preflight(api, small, choose_pair(api, small)).checks
+
+print("LOOKED", json.dumps({
+    "package": bigtcp_bench.__file__,
+    "form": dag_params()["scenarios"].schema["items"]["enum"],
+    "orders": orders(scenarios=[SCENARIOS["ipv6-stream-32"]]).model_dump(mode="json")["scenarios"],
+    "measured": {one.metric: one.value for one in measurements(repetition(recorded_document("on")))},
+    "summary": run_summary(RunView.from_warehouse(warehouse, run)),
+    "generated": run_summary(view),
+    "checks": checks_text(checks),
+    "page": report_file(view, detail),
+    "chart": run_charts(view, detail.results)["lost"].draw().to_dict()["description"],
+}))
+"""
+
+
+def apply(recipe: str, root: Path) -> None:
+    """Make the changes of a recipe: each must find the lines that it stands beside exactly once."""
+    for part in re.split(r"^--- ", recipe, flags=re.MULTILINE)[1:]:
+        name, _, body = part.partition("\n")
+        lines = body.splitlines()
+        assert all(line[:1] in {" ", "+", ""} for line in lines), f"{name}: recipes only add"
+        before = "".join(f"{line[1:]}\n" for line in lines if line.startswith(" "))
+        after = "".join(f"{line[1:]}\n" for line in lines)
+        file = root / name
+        text = file.read_text(encoding="utf-8")
+        assert before.strip(), f"{name}: a change stands beside no line"
+        assert text.count(before) == 1, f"{name} has {text.count(before)} times:\n{before}"
+        file.write_text(text.replace(before, after), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("copy")
+    for folder in ("plugins", "tests", "include", "dags"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for _, recipe in RECIPES:
+        apply(recipe, root)
+    return root
+
+
+def test_there_is_a_recipe_for_each_and_it_is_short():
+    assert [name for name, _ in RECIPES] == ["A scenario", "A metric", "A check", "A chart"]
+    for name, recipe in RECIPES:
+        added = [line for line in recipe.splitlines() if line.startswith("+") and line != "+"]
+        assert len(added) <= 12, f"{name} takes {len(added)} lines"
+
+
+def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{copy / 'plugins'}{os.pathsep}{copy}"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.partition("LOOKED ")[2])
+    assert Path(seen["package"]).is_relative_to(copy)
+    # A scenario
+    assert {"ipv4-stream-32", "ipv6-stream-32"} <= set(seen["form"])
+    assert seen["orders"][0]["streams"] == 32
+    assert re.search(r"ipv4-stream-32\n throughput .* \+\S+ % .* faster", seen["summary"])
+    # A metric
+    assert seen["measured"]["packets_per_gb"] == pytest.approx(1e9 / seen["measured"]["bytes_per_packet_sender"])
+    for text in (seen["summary"], seen["generated"]):
+        assert re.search(r"\n packets per GB .* -\S+ % .* faster", text)
+    # A check
+    assert re.search(r"(pass|warn) +CPUs +", seen["checks"])
+    # A chart
+    assert "Retransmissions" in seen["page"]
+    assert re.fullmatch(r"Dots: retransmitted segments per gigabyte in \d+ repetitions\.", seen["chart"])
+
+
+def test_the_recipes_keep_the_rules_of_the_code(copy):
+    for arguments in (["check"], ["format", "--check"]):
+        command = [str(Path(sys.executable).with_name("ruff")), *arguments, "--no-cache", str(copy / "plugins")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=copy)
+        assert done.returncode == 0, done.stdout
