@@ -67,7 +67,7 @@ print("LOOKED", json.dumps({
     "generated": run_summary(view),
     "checks": checks_text(checks),
     "page": report_file(view, detail),
-    "chart": run_charts(view, detail.results)["lost"].draw().to_dict()["description"],
+    "chart": run_charts(view, detail.results, detail.packet_sizes)["lost"].draw().to_dict()["description"],
 }))
 """
 

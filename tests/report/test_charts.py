@@ -287,9 +287,9 @@ def test_a_capture_is_shown_by_the_share_of_bytes_in_the_direction_of_the_data()
     rows = rows_of(charts.packet_distribution_chart(packet_sizes()).to_dict())
     shares = {(row["scenario"], row["arm"], row["size"]): row["value"] for row in rows if "size" in row}
     for end in ("sender", "receiver"):
-        assert shares.pop((f"ipv4, {end}", "on", "131,072 to 196,608 B")) == 100
-        assert shares.pop((f"ipv4, {end}", "off", "16,384 to 65,536 B")) == pytest.approx(100 * 60 / 61)
-        assert shares.pop((f"ipv4, {end}", "off", "up to 1,500 B")) == pytest.approx(100 / 61)
+        assert shares.pop((f"ipv4, {end}", "on", "≤ 196,608 B")) == 100
+        assert shares.pop((f"ipv4, {end}", "off", "≤ 65,536 B")) == pytest.approx(100 * 60 / 61)
+        assert shares.pop((f"ipv4, {end}", "off", "≤ 1,500 B")) == pytest.approx(100 / 61)
     assert shares == {}
     means = [row["label"] for row in rows if "label" in row]
     assert means == ["off: mean 30,500 B", "on: mean 180,000 B"] * 2

@@ -248,6 +248,10 @@ def _store_details(warehouse: Warehouse, number: int, random: np.random.Generato
                 for counter in ("snmp/TcpRetransSegs", "cpu/softirq_s", "snmp/TcpInSegs")
             ],
         )
+    counted = {"block": 1, "arm": "off", "generation": 1, "scenario": NAMES[0], "repetition": 1, "end": "sender"}
+    warehouse.store_pod_counters(number, [counted | {"counter": "snmp/TcpRetransSegs", "value": 3}])
+    size = {"block": 2, "arm": "on", "family": "ipv6", "end": "sender", "direction": "sent"}
+    warehouse.store_packet_sizes(number, [size | {"upper_bytes": 196_608, "packets": 5, "bytes": 900_000}])
     failed = {"block": 2, "arm": "on", "generation": 4, "scenario": NAMES[0], "repetition": 2, "reason": HOSTILE}
     warehouse.store_failures(number, [failed])
 

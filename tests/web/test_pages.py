@@ -301,6 +301,10 @@ def test_figures_can_be_downloaded(reader, warehouse):
     assert len(rows) == len(warehouse.results_frame(NIGHTS))
     rows = list(csv.DictReader(io.StringIO(reader.get(f"run/{NIGHTS}/counters.csv").text)))
     assert len(rows) == len(warehouse.counters_frame(NIGHTS))
+    (row,) = csv.DictReader(io.StringIO(reader.get(f"run/{NIGHTS}/pod-counters.csv").text))
+    assert (row["end"], row["counter"], row["value"]) == ("sender", "snmp/TcpRetransSegs", "3.0")
+    (row,) = csv.DictReader(io.StringIO(reader.get(f"run/{NIGHTS}/packet-sizes.csv").text))
+    assert (row["family"], row["upper_bytes"], row["packets"]) == ("ipv6", "196608", "5")
     report = reader.get(f"run/{NIGHTS}/report.html")
     assert report.headers["content-disposition"] == f'attachment; filename="run-{NIGHTS}.html"'
     assert "22 faster, 3 equivalent" in report.text

@@ -63,6 +63,8 @@ def test_a_user_of_one_dag_sees_its_runs_alone(client, warehouse):
         f"run/{NIGHTS}/results.csv",
         f"run/{NIGHTS}/counters.csv",
         f"run/{NIGHTS}/prometheus.csv",
+        f"run/{NIGHTS}/pod-counters.csv",
+        f"run/{NIGHTS}/packet-sizes.csv",
         f"run/{NIGHTS}/report.html",
         f"run/{NIGHTS}/documents.zip",
         f"run/{NIGHTS}/document?block=1&generation=1&kind=repetition&scenario=ipv6-rr&repetition=1",

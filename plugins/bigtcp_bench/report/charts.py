@@ -368,7 +368,8 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
             x=x,
             y=y,
             yOffset=offset,
-            color=alt.Color("size:N", title=None, sort=listed, scale=colours),
+            # All of them in one line would be cut off.
+            color=alt.Color("size:N", title=None, sort=listed, scale=colours, legend=alt.Legend(columns=4)),
             order=alt.Order("place:Q"),
             tooltip=tooltip(scenario="where", arm="BIG TCP", size="packets of", packets="packets", text="bytes"),
         ),
@@ -391,10 +392,8 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
 
 
 def _size_text(place: int) -> str:
-    """Return what the packets between one bound and the next are called."""
-    return (
-        f"{PACKET_BOUNDS[place - 1]:,} to {PACKET_BOUNDS[place]:,} B" if place else f"up to {PACKET_BOUNDS[0]:,} B"
-    )
+    """Return what the packets up to one bound, and above the bound before it, are called."""
+    return f"≤ {PACKET_BOUNDS[place]:,} B"
 
 
 def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:

@@ -52,6 +52,22 @@ def prometheus(access: AccessDep, number: NumberPath) -> Response:
     return csv_response(warehouse.prometheus_frame(number), f"run-{number}-prometheus.csv")
 
 
+@router.get("/run/{number}/pod-counters.csv")
+def pod_counters(access: AccessDep, number: NumberPath) -> Response:
+    """Return how much the counters of both pods grew in each repetition of a run."""
+    warehouse = open_warehouse()
+    readable_run(warehouse, access, number)
+    return csv_response(warehouse.pod_counters_frame(number), f"run-{number}-pod-counters.csv")
+
+
+@router.get("/run/{number}/packet-sizes.csv")
+def packet_sizes(access: AccessDep, number: NumberPath) -> Response:
+    """Return the packet sizes that were captured in each block of a run."""
+    warehouse = open_warehouse()
+    readable_run(warehouse, access, number)
+    return csv_response(warehouse.packet_sizes_frame(number), f"run-{number}-packet-sizes.csv")
+
+
 @router.get("/run/{number}/report.html")
 def report(access: AccessDep, number: NumberPath) -> Response:
     """Return the run's page as one file that asks for nothing else."""
