@@ -44,6 +44,9 @@ def fill(warehouse: Warehouse, cluster: str = "lab") -> None:
         )
         warehouse.store_counters(run, [{"block": 1, "arm": "off", "node": "a", "counter": "drops", "value": 3}])
         warehouse.store_comparisons(run, [row | {"verdict": "faster", "change": -0.1, "reasons": ["x"]}])
+        cause = {"position": 1, "cause": "steal", "sentence": "it took 9.0%", "strength": 0.4, "node": "a"}
+        cause |= {"figures": {"steal_share": 0.09}, "explains": ["receiver-cpu"]}
+        warehouse.store_diagnosis(run, [cause])
         warehouse.store_noise(run, [row | {"level": "switch", "sd": 0.01}])
         warehouse.store_judgements(run, [row | {"state": "steady", "since": "2026-03-01"}])
         warehouse.finish_run(run, "valid", finished_at=FIRST + timedelta(days=night, hours=1))
@@ -80,6 +83,7 @@ def test_there_and_back(warehouse: Warehouse, tmp_path: Path) -> None:
         "failure": 2,
         "counter": 2,
         "comparison": 2,
+        "diagnosis": 2,
         "noise": 2,
         "judgement": 2,
         "raw": 2,
