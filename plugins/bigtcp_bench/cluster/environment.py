@@ -50,6 +50,13 @@ def describe(
             "emulated": _runtime(api, pair.client.name).startswith(LAB_RUNTIME),
             "kubernetes_version": api.version(),
             "path_devices": path,
+            "tso_max_size": {
+                name: {device: ceiling for device in on_path if (ceiling := seen.devices[device].tso_max_size)}
+                for name, seen, on_path in (
+                    (pair.client.name, client, path),
+                    (pair.server.name, server, server.path_devices(status, pair.server.internal_ips)),
+                )
+            },
             "boot_ids": {name: probe.document.get("boot_id") for name, probe in probes.items()},
         },
         "checks": [check.to_dict() for check in checks],
