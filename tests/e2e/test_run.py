@@ -9,6 +9,7 @@ from bigtcp_bench.cluster.rollout import observe
 from bigtcp_bench.diagnosis import evidence_of
 from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab.netlink import LARGEST_SIZE
 from bigtcp_bench.plan import load_plan
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.upgrade import Fingerprint
@@ -48,6 +49,7 @@ def test_a_run_from_end_to_end(installation: Installation):
     assert run.row["status"] == "valid", run.row["reasons"]
     assert run.row["reasons"] == []
     assert run.row["environment"]["emulated"] is True
+    assert run.row["environment"]["tso_max_size"] == {node: {"eth0": LARGEST_SIZE} for node in ("node1", "node2")}
     assert run.row["restore_result"]["state"] == "verified"
     assert (run.row["client_node"], run.row["server_node"]) == ("node1", "node2")
 
