@@ -26,7 +26,7 @@ from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, LEASE, NODE, POD, Clu
 from bigtcp_bench.cluster.cilium import AGENT_LABELS
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.lab import administrator, daemon
-from bigtcp_bench.lab.faults import FAULTS
+from bigtcp_bench.lab.faults import FAULTS, WHOLE_CLUSTER
 from bigtcp_bench.plan import load_plan
 
 PLAN = "quick"
@@ -39,6 +39,12 @@ NOTICED_LATER = {
     "setting-ignored": "the switch: agent and devices contradict each other, the run fails",
     "slow-path": "no single run, since both arms are slow alike; across nights, as a regression of the platform",
     "ip-forwarding-hop": "the proof of effect: IPv6 packets stay small with BIG TCP on, the run is invalid",
+    "lossy-path": "the gate of retransmissions; the diagnosis names the loss",
+    "cilium-drops": "the gate of retransmissions; the diagnosis names Cilium's own reason",
+    "noisy-neighbour": "the line on load, which this table leaves out, and the load gate",
+    "crowded-cpu": "the diagnosis of a run that is slow by it",
+    "cpu-limit": "the gate of throttled pods",
+    "stolen-cpu": "the gate of stolen time",
     "outer-veth-64k": "the proof of effect: large at the sender, small at the receiver, the run is invalid",
 }
 #: Differs from one look to the next without any fault.
@@ -129,8 +135,7 @@ def with_faults(folder: Path, kubeconfig: Path, table: Table) -> None:
     for name in FAULTS:
         if name == "no-cilium":
             continue
-        whole = name.startswith("api-") or name == "ip-forwarding-hop"
-        fault = name if whole else f"{name}:node2"
+        fault = name if name in WHOLE_CLUSTER else f"{name}:node2"
         daemon.set_fault(folder, fault, True)
         await_effect(folder, fault)
         table.row(f"`{fault}`", later=NOTICED_LATER.get(name, ""))

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from bigtcp_bench import connections, steps
 from bigtcp_bench.cluster import bigtcp_switch, load, pods
 from bigtcp_bench.cluster.pods import PodFailed
-from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.monitoring import collect
 from bigtcp_bench.plan import CONTROL, Block, validate_plan
 from bigtcp_bench.pods import capture, control
@@ -105,16 +105,17 @@ def test_a_capture_that_fails_is_said_and_missing(step, said, monkeypatch):
     assert step.warehouse.packet_sizes_frame(step.number).empty
 
 
+class Held:
+    """A fence that holds, as far as it is asked."""
+
+    def renewing(self):
+        return contextlib.nullcontext()
+
+    def check(self):
+        return None
+
+
 def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):
-    class Held:
-        """A fence that holds, as far as it is asked."""
-
-        def renewing(self):
-            return contextlib.nullcontext()
-
-        def check(self):
-            return None
-
     def refuse(*_: object, **__: object) -> None:
         raise PreconditionFailed("node node1 is 90% busy with other work, where at most 50% is allowed")
 
@@ -185,3 +186,37 @@ def test_a_run_on_tables_of_another_version_ends_before_the_cluster_is_looked_at
     step.__dict__.update(warehouse=warehouse, api=None)
     with pytest.raises(AirflowFailException, match=sentence):
         step.check_kernel()
+
+
+def test_what_a_switch_found_that_is_not_proven_is_kept_for_the_diagnosis(step, said, monkeypatch):
+    limits = {"eth0": {"gso_ipv4_max_size": 65_536, "gro_ipv4_max_size": 65_536, "tso_max_size": 524_280}}
+    proof = {"merged": {"ipv4": True, "ipv6": True}, "max_gso": {"ipv4": 196_608}, "limits": limits}
+
+    def fail(*_: object, **__: object) -> None:
+        raise SwitchFailed("BIG TCP could not be proven to be on", {"arm": "on", "nodes": {"node1": proof}})
+
+    monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
+    monkeypatch.setattr(pods, "delete_pods", lambda *_: [])
+    monkeypatch.setattr(load, "await_quiet", lambda *_, **__: None)
+    monkeypatch.setattr(bigtcp_switch, "switch", fail)
+    with pytest.raises(SwitchFailed):
+        step._switched(BLOCK, "plan")
+    step.warehouse.update_run(step.number, status="failed", reasons=["not proven"])
+    said.clear()
+    step._diagnose()
+    (line,) = said
+    assert line.startswith(
+        "likely cause setting-not-effective: gso_ipv4_max_size of eth0 on node node1 is 65,536 B"
+    )
+    (cause,) = RunView.from_warehouse(step.warehouse, step.number).causes
+    assert (cause.name, cause.arm, cause.node) == ("setting-not-effective", "on", "node1")
+
+
+def test_a_document_that_cannot_be_read_costs_the_diagnosis_and_not_the_run(step, said):
+    raw = {"block": 1, "generation": 1, "kind": "hello", "document": b"not compressed"}
+    step.warehouse.store_block(step.number, {"block": 1, "arm": "off"})
+    step.warehouse.store_raw(step.number, [raw])
+    step.warehouse.update_run(step.number, status="invalid", reasons=["drift"])
+    step._diagnose()
+    (line,) = said
+    assert line.startswith("the run could not be diagnosed: Error -3 while decompressing data")

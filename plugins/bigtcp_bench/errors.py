@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import ValidationError
 
 
@@ -18,7 +21,11 @@ class PreconditionFailed(BenchError):
 
 
 class SwitchFailed(BenchError):
-    """An arm could not be put in force, or could not be proven to be in force."""
+    """An arm could not be put in force, or not be proven to be; ``report`` is what was found, if anything."""
+
+    def __init__(self, sentence: str, report: Mapping[str, Any] | None = None) -> None:
+        super().__init__(sentence)
+        self.report = report
 
 
 class FenceLost(BenchError):

@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import (
 )
 
 from bigtcp_bench import __version__, connections
-from bigtcp_bench.errors import BenchError, PreconditionFailed, RestoreFailed, WrongVersion
+from bigtcp_bench.errors import BenchError, PreconditionFailed, RestoreFailed, SwitchFailed, WrongVersion
 from bigtcp_bench.plan import RERUN_PREFIX
 from bigtcp_bench.progress import say
 
@@ -78,6 +78,7 @@ def _opening(step: Step) -> Step:
             number = None if isinstance(failure.__cause__, WrongVersion) else self._stored_number()
             if number is not None:
                 self.warehouse.finish_run(number, "failed", self.warehouse.run(number)["reasons"])
+                self._diagnose()
                 view = self._view()
                 self._print(view)
                 self._tell_slack(view, budget_s=60)
@@ -304,6 +305,7 @@ class DagRunStep:
                 say(f"far off what is usual, so measured again: {', '.join(due)}")
             else:
                 self._say_night(nightly.judge())
+        self._diagnose()
         return {"status": verdict.status, "reasons": list(verdict.reasons), "rerun": due}
 
     @_reported
@@ -316,6 +318,7 @@ class DagRunStep:
         for reason in rerun.reasons:
             say(f"the re-run does not count: {reason}")
         self._say_night(self._nightly().judge(rerun))
+        self._diagnose()
         return {"rerun": due, "counted": not rerun.reasons, "reasons": list(rerun.reasons)}
 
     @_reported
@@ -365,6 +368,7 @@ class DagRunStep:
         if status == "failed" and not reasons:
             reasons = ["the run was ended before it was judged"]
         self.warehouse.finish_run(self.number, status, [] if status == "valid" else reasons)
+        self._diagnose()
         view = self._view()
         if states.get("notify") != "success" or restore is None or restore["state"] == "not_verified":
             self._print(view)
@@ -445,9 +449,15 @@ class DagRunStep:
             pods.delete_pods(self.api)
             load.await_quiet(self.api, self.plan, self.pair, progress=say)
             say(f"block {block.number}: switching BIG TCP {block.arm}")
-            report = bigtcp_switch.switch(
-                self.api, fence, block.arm, self.pair, self.plan, force_restart=self.plan.is_aa, progress=say
-            )
+            try:
+                report = bigtcp_switch.switch(
+                    self.api, fence, block.arm, self.pair, self.plan, force_restart=self.plan.is_aa, progress=say
+                )
+            except SwitchFailed as error:
+                if error.report and purpose == "plan":
+                    row = {"block": block.number, "arm": block.arm, "switch_report": error.report}
+                    self.warehouse.store_block(self.number, row)
+                raise
             if self.plan.control and purpose == "plan":
                 self._measure_control(block)
             if self.plan.packet_sizes and purpose == "plan":
@@ -628,6 +638,16 @@ class DagRunStep:
 
         if not plan.is_aa and (sentence := shortfall(known_noise(self.warehouse, self._cluster), plan)):
             say(sentence)
+
+    def _diagnose(self) -> None:
+        """Store and say the likely causes of what is wrong with the run."""
+        from bigtcp_bench.diagnosis import diagnose_run
+
+        try:
+            for cause in diagnose_run(self.warehouse, self.number):
+                say(f"likely cause {cause.name}: {cause.sentence}")
+        except Exception as error:  # whatever a document holds: no run fails for want of an explanation
+            say(f"the run could not be diagnosed: {_first_line(error)}")
 
     def _say_night(self, night: Night) -> None:
         states = Counter(item.judgement.state for item in night.judgements)

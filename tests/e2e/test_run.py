@@ -5,9 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from bigtcp_bench.analysis.diagnosis import diagnose
 from bigtcp_bench.cluster.rollout import observe
+from bigtcp_bench.diagnosis import evidence_of
 from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab.netlink import LARGEST_SIZE
 from bigtcp_bench.plan import CAPTURE_S, CLASSIC_MAX_PACKET_BYTES, load_plan
 from bigtcp_bench.pods.results import unpacked
 from bigtcp_bench.proc_stat import CPU_PARTS
@@ -50,6 +53,7 @@ def test_a_run_from_end_to_end(installation: Installation):
     assert run.row["status"] == "valid", run.row["reasons"]
     assert run.row["reasons"] == []
     assert run.row["environment"]["emulated"] is True
+    assert run.row["environment"]["tso_max_size"] == {node: {"eth0": LARGEST_SIZE} for node in ("node1", "node2")}
     assert run.row["restore_result"]["state"] == "verified"
     assert (run.row["client_node"], run.row["server_node"]) == ("node1", "node2")
 
@@ -86,6 +90,9 @@ def test_a_run_from_end_to_end(installation: Installation):
         assert 0 < item.busy_before_share <= 1
 
     assert installation.cluster_state() == before
+    assert {cause.name for cause in diagnose(evidence_of(installation.warehouse, run.number))} <= {
+        "noisy-neighbour"
+    }
 
     # What it recorded is what the upgrade watch sees.
     assert Fingerprint.of_row(run.row) == observe(installation.api).fingerprint
@@ -158,14 +165,21 @@ def test_bad_params_end_in_one_sentence_and_change_nothing(installation: Install
     assert installation.cluster_state() == before
 
 
+def causes(installation: Installation, number: int) -> list[str]:
+    """Return the stored causes of a run, without the work of others: this machine may have some."""
+    found: list[str] = installation.warehouse.diagnosis_frame(number)["cause"].tolist()
+    return [cause for cause in found if cause not in ("noisy-neighbour", "none-found")]
+
+
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "words", "cause"),
     [
-        ("setting-ignored", ["could not be proven to be on", "node1"]),
-        ("old-kernel", ["kernel, ipv4", "gso_ipv4_max_size"]),
+        ("setting-ignored", ["could not be proven to be on", "node1"], ["setting-not-effective"]),
+        ("old-kernel", ["kernel, ipv4", "gso_ipv4_max_size"], []),
+        ("nic-65536", ["tso_max_size 65536"], ["nic-limit"]),
     ],
 )
-def test_a_cluster_that_cannot_be_measured_is_restored_and_not_judged(installation, fault, name, words):
+def test_a_cluster_that_cannot_be_measured_is_restored_and_not_judged(installation, fault, name, words, cause):
     before = installation.cluster_state()
     fault(name)
     run = installation.run()
@@ -174,7 +188,8 @@ def test_a_cluster_that_cannot_be_measured_is_restored_and_not_judged(installati
     for word in words:
         assert word in run.row["reasons"][0]
     assert installation.warehouse.comparisons_frame(run.number).empty
-    assert installation.cluster_state()["limits"] == before["limits"] or name == "old-kernel"
+    assert causes(installation, run.number) == cause
+    assert installation.cluster_state()["limits"] == before["limits"] or name in ("old-kernel", "nic-65536")
     assert installation.cluster_state()["node configs"] == before["node configs"]
 
 
@@ -184,6 +199,7 @@ def test_packets_that_are_segmented_on_the_way_make_the_run_invalid(installation
     assert run.state == "failed"
     assert run.row["status"] == "invalid"
     assert "receiver" in run.row["reasons"][0]
+    assert causes(installation, run.number) == ["segmented-on-the-way"]
     # Kept, but not judged.
     comparisons = installation.warehouse.comparisons_frame(run.number)
     assert set(comparisons["verdict"]) == {"invalid"}

@@ -45,12 +45,13 @@ def processes_of(directory: Path) -> list[str]:
                 text = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-            if str(directory) in text or SIGN in text:
+            if str(directory) in text or SIGN in text or NEIGHBOUR in text:
                 found.append(text)
     return found
 
 
 SIGN = "sleep 98765.4321"
+NEIGHBOUR = "noisy neighbour of the lab"
 
 
 def test_up_twice_is_one_lab_and_down_is_quick(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +78,9 @@ def test_up_twice_is_one_lab_and_down_is_quick(directory: Path, capsys: pytest.C
 def test_nothing_is_left_of_a_killed_lab(directory: Path) -> None:
     lab = RunningLab(directory)
     lab.run("sleeper", "node1", SIGN.split())
+    daemon.set_fault(directory, "noisy-neighbour", True)
     assert any(SIGN in text for text in processes_of(directory))
+    eventually(lambda: any(NEIGHBOUR in text for text in processes_of(directory)), "a busy process")
     os.kill(lab.info.pid, signal.SIGKILL)
     eventually(lambda: not processes_of(directory), "end of all processes", within_s=10)
     assert str(directory) not in Path("/proc/self/mounts").read_text(encoding="utf-8")

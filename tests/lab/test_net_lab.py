@@ -14,6 +14,7 @@ import urllib3
 import yaml
 
 from bigtcp_bench.lab import daemon
+from bigtcp_bench.lab.hardship import LOWEST_PRIORITY
 
 from .helpers import eventually
 from .kubectl import SPDY_REFUSED, Kubectl
@@ -302,6 +303,43 @@ def test_old_kernel_and_weak_nic_are_what_pods_see(lab: RunningLab) -> None:
     assert set(seen["lo"]) == {"gso_max_size", "gro_max_size", "tso_max_size"}
     assert seen["eth0"]["tso_max_size"] == 65536
     lab.delete("old")
+
+
+def test_pods_that_suffer(lab: RunningLab) -> None:
+    """A pod that is held back, one that shares its CPU, and one whose time is stolen, each as its faults say."""
+    worker = ["sh", "-c", "python3 -c 'while True: pass' & wait"]
+    states = "for each in /proc/[0-9]*; do cat $each/stat 2>/dev/null; done"
+
+    def processes(pod: str) -> list[list[str]]:
+        """Return what stat(5) has after the name of each process: its state first, its nice value as the 17th."""
+        return [line.rpartition(") ")[2].split() for line in lab.exec(pod, "sh", "-c", states).splitlines()]
+
+    daemon.set_fault(lab.directory, "cpu-limit:node1", True)
+    lab.run("held", "node1", worker)
+    daemon.set_fault(lab.directory, "cpu-limit:node1", False)
+    eventually(lambda: any(process[0] == "T" for process in processes("held")), "a stopped process")
+    counted = eventually(lambda: lab.exec("held", "cat", "/sys/fs/cgroup/cpu.stat"), "its cpu.stat")
+    numbers = dict(line.split() for line in counted.splitlines())
+    assert int(numbers["nr_throttled"]) == int(numbers["nr_periods"]) > 0
+
+    daemon.set_fault(lab.directory, "crowded-cpu", True)
+    lab.run("crowded", "node1", SLEEP)
+    lab.run("of-the-node", "node1", SLEEP, hostNetwork=True)
+    daemon.set_fault(lab.directory, "crowded-cpu", False)
+    status = lab.exec("crowded", "cat", "/proc/1/status").splitlines()
+    (allowed,) = [line.split()[1] for line in status if line.startswith("Cpus_allowed_list")]
+    assert allowed.isdigit(), "one CPU"
+    own, beside = (int(process[16]) for process in processes("crowded")[:2])
+    assert (own, own > beside) == (LOWEST_PRIORITY, True)
+    assert str(LOWEST_PRIORITY) not in {process[16] for process in processes("of-the-node")}
+
+    daemon.set_fault(lab.directory, "stolen-cpu:node2", True)
+    lab.run("robbed", "node2", SLEEP)
+    daemon.set_fault(lab.directory, "stolen-cpu:node2", False)
+    read = "print(open('/proc/stat').read())"
+    ticks = [int(word) for word in lab.exec("robbed", "python3", "-c", read).splitlines()[0].split()[1:9]]
+    assert 0.19 < ticks[7] / sum(ticks) < 0.35
+    lab.delete("held", "crowded", "of-the-node", "robbed")
 
 
 def test_a_node_that_dies_and_comes_back(lab: RunningLab) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 import pytest
 
+from bigtcp_bench.lab import cilium
 from bigtcp_bench.lab.namespaces import NetworkNamespace
 from bigtcp_bench.lab.netlink import LARGEST_SIZE, Limits, set_limits
 from bigtcp_bench.lab.network import Fabric
@@ -67,4 +69,51 @@ def test_addresses_are_not_used_twice_and_come_free() -> None:
     node.detach_pod(first)
     with pytest.raises(OSError, match=r"ip: .*lxc"):
         node.namespace.ip(f"link show {first.host_device}")
+    fabric.close()
+
+
+def arrived(sender: NetworkNamespace, receiver: NetworkNamespace, address: str, packets: int = 200) -> int:
+    """Send packets from one namespace to an address in another, and return how many came."""
+
+    def bound() -> socket.socket:
+        found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        found.bind((address, 7))
+        found.settimeout(1)
+        return found
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outbox:
+            for _ in range(packets):
+                outbox.sendto(b"x", (address, 7))
+
+    count = 0
+    with receiver.run(bound) as inbox:
+        sender.run(send)
+        try:
+            while inbox.recv(1):
+                count += 1
+        except TimeoutError:
+            return count
+    return count
+
+
+@pytest.mark.parametrize("where", ["cable", "node"])
+def test_a_share_of_the_packets_is_really_lost_and_none_afterwards(where: str) -> None:
+    fabric = Fabric(2)
+    fabric.up()
+    near, far = fabric.nodes["node1"], fabric.nodes["node2"]
+    sender, receiver = near.attach_pod(Limits()), far.attach_pod(Limits())
+    lose: Callable[[float | None], None] = (
+        far.set_drops if where == "node" else lambda share: fabric.set_cable_loss("node2", share)
+    )
+    ends = (sender.namespace, receiver.namespace, receiver.ipv4)
+    assert arrived(*ends) == 200
+    lose(0.3)
+    # 200 packets, of which 140 come on average, with a standard deviation of 6.5.
+    assert 100 < arrived(*ends) < 180
+    # Only what the node itself dropped is in its Cilium's counters.
+    assert (far.namespace.run(cilium.dropped) > 20) == (where == "node")
+    lose(None)
+    assert arrived(*ends) == 200
+    assert far.namespace.run(cilium.dropped) == 0
     fabric.close()

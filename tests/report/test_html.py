@@ -23,7 +23,7 @@ from bigtcp_bench.report.html import report_file, run_body
 from bigtcp_bench.report.run_charts import run_charts
 from bigtcp_bench.report.view import RestoreView, RunView
 from bigtcp_bench.warehouse.store import Warehouse
-from tests.report.views import run_view
+from tests.report.views import CAUSES, run_view
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -104,6 +104,15 @@ def test_reasons_stand_before_the_figures(detail):
     text = body(run_view(status="invalid", reasons=("too much drift", "the control is off")), detail)
     assert text.index("too much drift") < text.index('id="comparison"')
     assert "may not be judged for the reasons above" in text
+
+
+def test_likely_causes_stand_before_the_figures_and_have_their_own(detail):
+    text = body(run_view(status="invalid", reasons=("too slow",), causes=CAUSES), detail)
+    assert text.index('id="reasons"') < text.index('id="causes"') < text.index('id="comparison"')
+    assert "dropped 3,000 packets" in text
+    assert "packets 3000" in text
+    assert "&#34;Policy denied&#34;; explains retransmits too" in text
+    assert 'id="causes"' not in body(run_view(), detail)
 
 
 def test_a_run_that_has_only_begun_has_a_body(warehouse):

@@ -25,7 +25,7 @@ from bigtcp_bench.report.slack_settings import ClusterSettings
 from bigtcp_bench.report.view import Proof, RestoreView, RunView
 from bigtcp_bench.warehouse.incidents import Incident, Member
 from bigtcp_bench.warehouse.period import Gain, Period
-from tests.report.views import comparison, run_view
+from tests.report.views import CAUSES, comparison, run_view
 from tests.support.slack_server import content_refusal
 
 MONDAY = datetime(2026, 11, 16, tzinfo=UTC)
@@ -97,6 +97,17 @@ def test_a_run_without_verdict_says_why(status):
     assert message.text == f"lab: {status.upper()}: node2 was rebooted (and 1 more)"
     assert any("second reason" in text for text in texts_of(message))
     assert status in texts_of(message)[0]
+
+
+def test_the_first_two_likely_causes_are_told():
+    texts = "\n".join(texts_of(run_message(run_view(status="invalid", reasons=("too slow",), causes=CAUSES))))
+    assert "*Likely causes*\n• cilium-drops: Cilium on node node2 dropped 3,000 packets" in texts
+    assert "• receiver-cpu: ipv4-stream-1, arm on:" in texts
+    assert "steal" not in texts
+    assert "*Likely cause*\n• steal" in "\n".join(texts_of(run_message(run_view(causes=CAUSES[2:]))))
+    assert "Likely" not in "\n".join(texts_of(run_message(run_view())))
+    news = IncidentNews(incident(), run_view(causes=CAUSES))
+    assert "*Likely causes*\n• cilium-drops" in "\n".join(texts_of(incident_messages.regression_message(news)))
 
 
 def test_a_failed_restore_is_loudest():

@@ -9,7 +9,7 @@ from bigtcp_bench.metrics import METRICS, metrics_of
 from bigtcp_bench.plan import SCENARIOS
 from bigtcp_bench.report.summary import effect_text, headline, print_summary, run_summary
 from bigtcp_bench.report.view import ControlView, Proof, RestoreView
-from tests.report.views import comparison, run_view
+from tests.report.views import CAUSES, comparison, run_view
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -84,6 +84,15 @@ def test_an_invalid_run_gives_its_reasons():
     view = run_view(status="invalid", reasons=("packets stayed below 65,536 B", "node2 was rebooted"))
     assert headline(view) == "lab: INVALID: packets stayed below 65,536 B (and 1 more)"
     assert "- node2 was rebooted" in run_summary(view)
+
+
+def test_likely_causes_stand_after_the_reasons_with_what_points_to_them():
+    text = " ".join(run_summary(run_view(status="invalid", reasons=("a", "b"), causes=CAUSES)).split())
+    assert "reasons - a - b likely causes - cilium-drops: Cilium on node node2 dropped 3,000 packets" in text
+    assert '"Policy denied"; explains retransmits too' in text
+    assert "- receiver-cpu: ipv4-stream-1, arm on: the sender waited for the receiver's window in 90%" in text
+    assert "- steal: the hypervisor took 6.0%" in text
+    assert "likely causes" not in run_summary(run_view())
 
 
 def test_a_comparison_that_is_invalid_says_why_once():

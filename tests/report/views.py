@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bigtcp_bench.analysis.compare import Comparison
+from bigtcp_bench.analysis.diagnosis import Cause
 from bigtcp_bench.report.view import NodeView, Proof, RestoreView, RunView
 
 
@@ -29,6 +30,27 @@ def comparison(scenario: str, metric: str, off: float | None, on: float | None, 
         "verdict": "faster",
     }
     return Comparison(**{**defaults, **fields})
+
+
+CAUSES = (
+    Cause(
+        "cilium-drops",
+        'Cilium on node node2 dropped 3,000 packets (ingress), 1.60% of all that it handled: "Policy denied"',
+        {"reason": "Policy denied", "packets": 3000},
+        strength=0.94,
+        node="node2",
+        explains=("retransmits",),
+    ),
+    Cause(
+        "receiver-cpu",
+        "the sender waited for the receiver's window in 90% of its time",
+        {"window_limited_share": 0.9},
+        strength=0.44,
+        scenario="ipv4-stream-1",
+        arm="on",
+    ),
+    Cause("steal", "the hypervisor took 6.0% of the CPU time of node1 in block 2", {"steal_share": 0.06}, 0.17),
+)
 
 
 def run_view(**changes: Any) -> RunView:

@@ -51,6 +51,9 @@ def fill(warehouse: Warehouse, cluster: str = "lab") -> None:
         size = {"block": 1, "arm": "off", "family": "ipv4", "end": "sender", "direction": "sent"}
         warehouse.store_packet_sizes(run, [size | {"upper_bytes": 1_500, "packets": 7, "bytes": 9_000}])
         warehouse.store_comparisons(run, [row | {"verdict": "faster", "change": -0.1, "reasons": ["x"]}])
+        cause = {"position": 1, "cause": "steal", "sentence": "it took 9.0%", "strength": 0.4, "node": "a"}
+        cause |= {"figures": {"steal_share": 0.09}, "explains": ["receiver-cpu"]}
+        warehouse.store_diagnosis(run, [cause])
         warehouse.store_noise(run, [row | {"level": "switch", "sd": 0.01}])
         warehouse.store_judgements(run, [row | {"state": "steady", "since": "2026-03-01"}])
         warehouse.finish_run(run, "valid", finished_at=FIRST + timedelta(days=night, hours=1))
@@ -90,6 +93,7 @@ def test_there_and_back(warehouse: Warehouse, tmp_path: Path) -> None:
         "pod_counter": 2,
         "packet_size": 2,
         "comparison": 2,
+        "diagnosis": 2,
         "noise": 2,
         "judgement": 2,
         "raw": 2,

@@ -156,7 +156,7 @@ def switch(
     fence.check()
     if problems:
         more = f" (and {len(problems) - 1} more findings)" if len(problems) > 1 else ""
-        raise SwitchFailed(f"BIG TCP could not be proven to be {arm}: {problems[0]}{more}")
+        raise SwitchFailed(f"BIG TCP could not be proven to be {arm}: {problems[0]}{more}", report.to_dict())
     return report
 
 

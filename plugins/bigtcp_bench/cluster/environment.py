@@ -7,7 +7,7 @@ from typing import Any
 
 from bigtcp_bench.cluster.api import NODE, ClusterApi
 from bigtcp_bench.cluster.checks import Check
-from bigtcp_bench.cluster.cilium import config_values, find_cilium, read_status, ready_agent
+from bigtcp_bench.cluster.cilium import Cilium, config_values, find_cilium, read_status, ready_agent
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.upgrade import datapath_config
@@ -50,10 +50,25 @@ def describe(
             "emulated": _runtime(api, pair.client.name).startswith(LAB_RUNTIME),
             "kubernetes_version": api.version(),
             "path_devices": path,
+            "tso_max_size": _ceilings(api, cilium, pair, probes),
             "boot_ids": {name: probe.document.get("boot_id") for name, probe in probes.items()},
         },
         "checks": [check.to_dict() for check in checks],
     }
+
+
+def _ceilings(
+    api: ClusterApi, cilium: Cilium, pair: NodePair, probes: Mapping[str, NodeProbe]
+) -> dict[str, dict[str, int]]:
+    """Return node → device → ``tso_max_size`` in bytes: of devices that Cilium selects, and of those below."""
+    found = {}
+    for node in pair.nodes:
+        seen = probes[node.name]
+        agent = ready_agent(api, cilium, node.name)
+        path = seen.path_devices(read_status(api, cilium, agent["metadata"]["name"]), node.internal_ips)
+        names = [*path, *(below for name in path for below in seen.carriers(name))]
+        found[node.name] = {name: size for name in names if (size := seen.devices[name].tso_max_size)}
+    return found
 
 
 def _iperf3_version(line: str | None) -> str | None:

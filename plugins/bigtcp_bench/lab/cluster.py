@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from bigtcp_bench.lab.cilium import ask_agent
 from bigtcp_bench.lab.containers import ProcessNamespace
 from bigtcp_bench.lab.control import with_control
 from bigtcp_bench.lab.controllers import run_controllers
-from bigtcp_bench.lab.faults import SLOW_PATH_MBIT, FaultState
+from bigtcp_bench.lab.faults import LOST_SHARE, SLOW_PATH_MBIT, FaultState
 from bigtcp_bench.lab.fittings import API_PORT, Fittings
 from bigtcp_bench.lab.kubelet import Kubelet
 from bigtcp_bench.lab.listening import ListenAddress
+from bigtcp_bench.lab.neighbours import Neighbours
 from bigtcp_bench.lab.netlink import DEFAULT_SIZE, LARGEST_SIZE, Limits, set_limits
 from bigtcp_bench.lab.network import API_ADDRESS, Fabric, NodeNetwork
 from bigtcp_bench.lab.pod_worker import NetworkNotReady, Surroundings
@@ -87,6 +88,7 @@ class Lab:
             self._processes,
             root,
             self._fittings.of,
+            self._fittings.hardships,
             self._pod_limits,
             partial(self.faults.is_on, "ip-forwarding-hop"),
         )
@@ -97,7 +99,15 @@ class Lab:
         self.faults.listen(self._apply_fault)
         for name in self._kubelets:
             self._fittings.write_faults(name)
-        for fault in ("slow-path", "outer-veth-64k", "ip-forwarding-hop"):
+        self._neighbours = Neighbours(self._processes)
+        for fault in (
+            "slow-path",
+            "outer-veth-64k",
+            "ip-forwarding-hop",
+            "lossy-path",
+            "cilium-drops",
+            "noisy-neighbour",
+        ):
             for name in ["", *self._kubelets]:
                 if self.faults.is_on(fault, name):
                     self._apply_fault(fault, name, True)
@@ -210,6 +220,9 @@ class Lab:
             if on:
                 self._fabric.add_router()
             return
+        if fault == "noisy-neighbour" and not node:
+            self._in_background(self._neighbours.come() if on else self._neighbours.leave())
+            return
         if not node:
             return
         if fault in ("agent-never-ready", "setting-ignored"):
@@ -218,10 +231,17 @@ class Lab:
             self._fabric.set_cable_rate(node, SLOW_PATH_MBIT if on else None)
         elif fault == "outer-veth-64k":
             self._fabric.set_cable_size(node, DEFAULT_SIZE if on else LARGEST_SIZE)
+        elif fault == "lossy-path":
+            self._fabric.set_cable_loss(node, LOST_SHARE if on else None)
+        elif fault == "cilium-drops":
+            self._fabric.nodes[node].set_drops(LOST_SHARE if on else None)
         elif fault == "node-dies":
-            task = asyncio.get_running_loop().create_task(self._die(node) if on else self._revive(node))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            self._in_background(self._die(node) if on else self._revive(node))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _die(self, name: str) -> None:
         self._fabric.set_cable_up(name, False)

@@ -18,6 +18,12 @@ FAULTS = {
     "nic-65536": "the NIC reports tso_max_size 65536, so that the Cilium agent cannot raise its limits",
     "old-kernel": "pods see a kernel without the IPv4 BIG TCP attributes, as before Linux 6.3",
     "no-cilium": "the cluster has no Cilium: no DaemonSet, no ConfigMap, no CRD (only when the lab starts)",
+    "lossy-path": "a node loses a small share of the packets that arrive on its cable (tc)",
+    "cilium-drops": "a node drops a small share of what arrives (tc); its Cilium agent counts that, with a reason",
+    "noisy-neighbour": "processes beside the pods keep every CPU of the machine busy",
+    "crowded-cpu": "a node's pods share one CPU with a busy process that goes before them (affinity, nice)",
+    "cpu-limit": "a node's pods stand still for most of each 100 ms (SIGSTOP); their cpu.stat says throttled",
+    "stolen-cpu": "a node's pods read a /proc/stat in which the hypervisor has taken a fifth of the time",
     "node-dies": "a node stops without a word: its pods' processes end and it is no longer ready",
     "api-errors": "the API fails every fifth request, on average: 500, 503, or a connection that is cut",
     "api-slow": "the API waits two seconds before it answers",
@@ -26,10 +32,15 @@ FAULTS = {
 """Name → what it does."""
 ONLY_AT_START = {"no-cilium"}
 """Faults that cannot be switched while the lab runs."""
-WHOLE_CLUSTER = {"no-cilium", "api-errors", "api-slow", "api-down", "ip-forwarding-hop"}
+WHOLE_CLUSTER = {"no-cilium", "api-errors", "api-slow", "api-down", "ip-forwarding-hop", "noisy-neighbour"}
 """Faults that are not a node's, so that they cannot be limited to one."""
 SLOW_PATH_MBIT = 1000
 """Rate of ``slow-path``: far below what one machine's veth carries, far above what a test needs."""
+
+LOST_SHARE = 0.04
+"""Of the packets that arrive, with ``lossy-path`` and ``cilium-drops``: beyond what a run may retransmit (3 %)."""
+STOLEN_SHARE = 0.2
+"""Of all CPU time, with ``stolen-cpu``: four times what a run may lose to the hypervisor."""
 
 Listener = Callable[[str, str, bool], None]
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from bigtcp_bench.lab.containers import INTERPRETER, PACKAGE_DIRECTORY
-from bigtcp_bench.lab.faults import FaultState
+from bigtcp_bench.lab.faults import STOLEN_SHARE, FaultState
 from bigtcp_bench.lab.launch import Bind, is_shared
 from bigtcp_bench.lab.network import API_ADDRESS
 
 API_PORT = 6443
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CILIUM_COMMANDS = ("cilium-agent", "cilium-dbg")
-_DISGUISES = ("old-kernel", "nic-65536")
+_DISGUISES = ("old-kernel", "nic-65536", "stolen-cpu")
+_HARDSHIPS = ("crowded-cpu", "cpu-limit")
 _NODE_FAULTS = ("agent-never-ready", "setting-ignored")
 """Faults that the emulated agent itself acts on."""
 
@@ -50,6 +51,12 @@ class Fittings:
         fresh.write_text("\n".join(active), encoding="ascii")
         fresh.rename(path)
 
+    def hardships(self, pod: dict[str, Any], node: str) -> list[str]:
+        """Return the faults that make the life of this pod's processes hard; pods of the node itself have none."""
+        if pod["spec"].get("hostNetwork"):
+            return []
+        return [name for name in _HARDSHIPS if self._faults.is_on(name, node)]
+
     def of(self, pod: dict[str, Any], container: dict[str, Any], node: str) -> tuple[list[Bind], dict[str, str]]:
         """Return the binds and the environment that ``container`` starts from."""
         package = PACKAGE_DIRECTORY / "bigtcp_bench"
@@ -79,4 +86,5 @@ class Fittings:
         if hidden:
             environment["PYTHONPATH"] = "/.lab/lib/bigtcp_bench/lab/disguise"
             environment["LAB_DISGUISE"] = ",".join(hidden)
+            environment["LAB_STOLEN_SHARE"] = str(STOLEN_SHARE)
         return binds, environment

@@ -23,7 +23,7 @@ import sys
 import termios
 from dataclasses import dataclass, field
 
-from bigtcp_bench.lab import syscalls
+from bigtcp_bench.lab import hardship, syscalls
 
 START_ERROR = 128
 """Exit code of a container that could not be started, as containerd gives it."""
@@ -74,6 +74,8 @@ class Launch:
     group: int | None = None
     #: Numbers of capabilities(7) that the program may have; None for all.
     capabilities: list[int] | None = None
+    #: Faults under which it suffers, see ``hardship.py``.
+    hardships: list[str] = field(default_factory=list)
     terminal: bool = False
 
 
@@ -134,6 +136,8 @@ def _execute(launch: Launch, control: socket.socket) -> None:
     os.setsid()
     if launch.terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for name in launch.hardships:
+        hardship.begin(name, control)
     if launch.capabilities is not None:
         syscalls.drop_capabilities_except(set(launch.capabilities))
     if launch.group is not None:

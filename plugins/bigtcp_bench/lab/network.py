@@ -8,6 +8,7 @@ pair gets what that agent offers when the pod is created.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ class NodeNetwork:
             *(f"route add {network} dev br0" for network in _POD_NETWORKS),
         )
 
+    def set_drops(self, share: float | None) -> None:
+        """Drop this share of the packets that arrive on ``eth0``, behind its own counters (None: no packet)."""
+        _drop(self.namespace, "eth0", "ingress", share)
+
     def attach_pod(self, limits: Limits, *, routed: bool = False) -> PodNetwork:
         """Create a pod's namespace with ``eth0`` in it and ``limits`` on both ends of the pair.
 
@@ -109,6 +114,28 @@ class NodeNetwork:
 
 def _own(network: str, ipv4: str, ipv6: str) -> str:
     return ipv6 if ":" in network else ipv4
+
+
+def _drop(namespace: NetworkNamespace, device: str, direction: str, share: float | None) -> None:
+    """Drop a random share of the packets on their way into or out of ``device``, or none.
+
+    A classic BPF program, because no kernel need have netem for it: load a random number of 32 bits
+    (SKF_AD_RANDOM), and if it is above the limit return TC_ACT_SHOT, else TC_ACT_UNSPEC. A packet of any size, big
+    ones too, is one. The qdisc counts what was dropped.
+    """
+    commands = [f"qdisc replace dev {device} clsact"]
+    if share is None:
+        commands = [f"qdisc del dev {device} clsact"]
+    else:
+        limit = int((1 - share) * (2**32 - 1))
+        program = f"4,32 0 0 4294963256,37 0 1 {limit},6 0 0 2,6 0 0 4294967295"
+        commands.append(f"filter replace dev {device} {direction} prio 1 handle 1 bpf da bytecode {program!r}")
+
+    def inside() -> None:
+        for command in commands:
+            subprocess.run(["tc", *shlex.split(command)], check=True, capture_output=True)
+
+    namespace.run(inside)
 
 
 class Fabric:
@@ -160,6 +187,10 @@ class Fabric:
             subprocess.run(["tc", *command.split()], check=True, capture_output=True)
 
         self.namespace.run(inside)
+
+    def set_cable_loss(self, node: str, share: float | None) -> None:
+        """Lose this share of the packets on their way to a node (None: no packet)."""
+        _drop(self.namespace, node, "egress", share)
 
     def set_cable_up(self, node: str, up: bool) -> None:
         """Plug a node in or out."""

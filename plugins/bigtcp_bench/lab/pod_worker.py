@@ -18,6 +18,7 @@ from bigtcp_bench.lab import containers, probes, syscalls
 from bigtcp_bench.lab.api.discovery import PODS
 from bigtcp_bench.lab.api.events import record_event
 from bigtcp_bench.lab.api.store import ApiError, Store, now
+from bigtcp_bench.lab.hardship import CGROUP_DIRECTORY
 from bigtcp_bench.lab.images import entrypoint, is_known
 from bigtcp_bench.lab.launch import START_ERROR, Bind, Launch
 from bigtcp_bench.lab.logs import ContainerLog
@@ -57,6 +58,8 @@ class Surroundings:
     root: Path
     #: What every container sees, and the variables that come with it; by (pod, container, node name).
     fittings: Callable[[Object, Object, str], tuple[list[Bind], dict[str, str]]]
+    #: The faults under which a pod's processes suffer; by (pod, node name).
+    hardships: Callable[[Object, str], list[str]]
     #: The limits that the network plugin gives a pod's devices on this node; raises NetworkNotReady.
     pod_limits: Callable[[NodeNetwork], Awaitable[Limits]]
     #: Whether new pods reach other nodes by the router.
@@ -407,6 +410,11 @@ class PodWorker:
             *binds_of(spec, self._volumes),
             Bind(str(termination), spec["terminationMessagePath"]),
         ]
+        hardships = surroundings.hardships(pod, self._node.name)
+        if "cpu-limit" in hardships:
+            cgroup = self._directory / "cgroup"
+            cgroup.mkdir(exist_ok=True)
+            binds.append(Bind(str(cgroup), CGROUP_DIRECTORY))
         user, group = user_of(pod, spec)
         return Launch(
             argv=argv,
@@ -422,6 +430,7 @@ class PodWorker:
             user=user,
             group=group,
             capabilities=capabilities_of(spec),
+            hardships=hardships,
             read_only_root=bool((spec.get("securityContext") or {}).get("readOnlyRootFilesystem")),
         )
 

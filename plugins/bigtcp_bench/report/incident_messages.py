@@ -11,7 +11,7 @@ from bigtcp_bench.metrics import HEADLINE, METRICS
 from bigtcp_bench.plan import SCENARIOS
 from bigtcp_bench.report import blocks, units
 from bigtcp_bench.report.blocks import SlackMessage, escaped
-from bigtcp_bench.report.messages import conditions, origin
+from bigtcp_bench.report.messages import conditions, likely_causes, origin
 
 if TYPE_CHECKING:
     from slack_sdk.models.blocks import Block
@@ -156,6 +156,7 @@ def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> Slac
         blocks.header(title),
         blocks.lines_section([f"*{lines[0]}*", *lines[1:]]),
         *blocks.bullets(_evidence(news), "Evidence"),
+        *likely_causes(news.view),
         *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
     ]
     return blocks.message(lines, parts)

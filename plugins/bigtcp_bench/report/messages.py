@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from bigtcp_bench.report.slack_settings import ClusterSettings
     from bigtcp_bench.report.view import RunView
 
+#: The run's page has all of them.
+_MOST_CAUSES = 2
+
 _EMOJI = {"valid": ":white_check_mark:", "invalid": ":warning:", "failed": ":x:", "running": ":hourglass:"}
 
 
@@ -35,6 +38,7 @@ def run_message(view: RunView, mention: str = "", failed_checks: Sequence[str] =
         parts += blocks.bullets(failed_checks, "Failed checks; nothing was changed")
     elif view.restore_failed or len(view.reasons) > 1:
         parts += blocks.bullets(view.reasons)
+    parts += likely_causes(view)
     parts += blocks.bullets(summary.history_lines(view))
     if view.change is not None:
         parts += blocks.code(summary.change_text(view.change, summary.MIN_WIDTH))
@@ -44,6 +48,12 @@ def run_message(view: RunView, mention: str = "", failed_checks: Sequence[str] =
         parts += blocks.code(summary.proof_text(view, proofs, summary.MIN_WIDTH))
     parts += blocks.facts(conditions(view))
     return blocks.message([headline, *lines[1:]], parts, loud)
+
+
+def likely_causes(view: RunView) -> list[Block]:
+    """Return the likeliest causes of what is wrong with a run, if it was diagnosed."""
+    lines = summary.cause_lines(view, _MOST_CAUSES)
+    return blocks.bullets(lines, "Likely cause" if len(lines) == 1 else "Likely causes")
 
 
 def failed_checks(row: Mapping[str, Any]) -> list[str]:

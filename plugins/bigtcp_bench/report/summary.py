@@ -21,6 +21,7 @@ from bigtcp_bench.report.view import VERDICTS, NodeView, Proof, RunView
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.change import Moved
     from bigtcp_bench.analysis.compare import Comparison
+    from bigtcp_bench.analysis.diagnosis import Cause
 
 #: Width of plain text: what an Airflow log and a Slack message show on a laptop without folding.
 PLAIN_WIDTH = 100
@@ -113,6 +114,18 @@ def history_lines(view: RunView) -> list[str]:
     return [clean(line) for line in (*view.noise, *view.history.lines())]
 
 
+def cause_lines(view: RunView, most: int | None = None) -> list[str]:
+    """Return the likely causes of what is wrong with the run, one line each; at most ``most`` of them."""
+    return [clean(f"{cause.name}: {cause_text(cause)}") for cause in view.causes[:most]]
+
+
+def cause_text(cause: Cause) -> str:
+    """Return the sentence of a cause, where it shows, and what else it explains."""
+    where = ", ".join(filter(None, (cause.scenario, f"arm {cause.arm}" if cause.arm else None)))
+    explains = f"; explains {', '.join(cause.explains)} too" if cause.explains else ""
+    return f"{f'{where}: ' if where else ''}{cause.sentence}{explains}"
+
+
 def nodes_line(nodes: Iterable[NodeView]) -> str:
     """Return the pair of nodes with kernel and NIC driver; what both share is said once."""
     nodes = list(nodes)
@@ -148,6 +161,9 @@ def _summary(view: RunView, width: int) -> Group:
     if len(view.reasons) > 1 or (view.reasons and view.restore_failed):
         parts += [Text("\nreasons", style="bold")]
         parts += [Padding(Text(f"- {clean(reason)}"), (0, 0, 0, 2)) for reason in view.reasons]
+    if lines := cause_lines(view):
+        parts += [Text("\nlikely causes", style="bold")]
+        parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
     if lines := history_lines(view):
         parts += [Text("\nhistory", style="bold")]
         parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bigtcp_bench.analysis.compare import Comparison
+    from bigtcp_bench.analysis.diagnosis import Cause
     from bigtcp_bench.warehouse.store import Warehouse
 
 RunStatus = Literal["running", "valid", "invalid", "failed"]
@@ -123,6 +124,8 @@ class RunView:
     history: HistoryView = field(default_factory=HistoryView)
     #: Of an A/A run: the noise that it measured, one line for each scenario.
     noise: tuple[str, ...] = ()
+    #: The likely causes of what is wrong with the run, the likeliest first.
+    causes: tuple[Cause, ...] = ()
     #: Against the last run before Cilium was changed; None where that is no question, or there is no such run.
     change: ChangeView | None = None
 
@@ -168,6 +171,7 @@ class RunView:
             generated=bool(environment.get("generated")),
             url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
             history=HistoryView.from_warehouse(warehouse, row),
+            causes=_causes(warehouse.diagnosis_frame(number)),
             noise=_noise(warehouse, row) if row["is_aa"] else (),
             change=ChangeView.from_warehouse(warehouse, row),
         )
@@ -205,6 +209,24 @@ class RunView:
             for comparison in self.comparisons
             if comparison.metric == HEADLINE[SCENARIOS[comparison.scenario].traffic]
         ]
+
+
+def _causes(frame: pd.DataFrame) -> tuple[Cause, ...]:
+    from bigtcp_bench.analysis.diagnosis import Cause
+
+    return tuple(
+        Cause(
+            name=row["cause"],
+            sentence=row["sentence"],
+            figures=row["figures"],
+            strength=row["strength"],
+            scenario=_known(row["scenario"]),
+            arm=_known(row["arm"]),
+            node=_known(row["node"]),
+            explains=tuple(row["explains"]),
+        )
+        for row in frame.to_dict("records")
+    )
 
 
 def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:

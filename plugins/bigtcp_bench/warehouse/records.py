@@ -295,6 +295,22 @@ class ComparisonRow(_Row):
         return self
 
 
+class DiagnosisRow(_Row):
+    """One likely cause of what is wrong with a run: ``analysis.diagnosis.Cause``, and its position."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    position: Ordinal
+    cause: Name
+    scenario: Name | None = None
+    arm: Arm | None = None
+    node: Name | None = None
+    sentence: Text
+    strength: Annotated[Number, Field(ge=0, le=1)]
+    explains: JsonValue = ()
+    figures: JsonValue
+
+
 class NoiseRow(_Row):
     """Relative standard deviation of one series at one level, from an A/A run."""
 

@@ -247,6 +247,22 @@ comparison = sa.Table(
     sqlite_with_rowid=False,
 )
 
+#: The likely causes of what is wrong with a run, the likeliest first.
+diagnosis = sa.Table(
+    "bigtcp_diagnosis",
+    metadata,
+    _run_id(),
+    _key("position", sa.Integer),
+    sa.Column("cause", sa.Text, nullable=False),
+    sa.Column("scenario", sa.Text),
+    sa.Column("arm", sa.Text),
+    sa.Column("node", sa.Text),
+    sa.Column("sentence", sa.Text, nullable=False),
+    sa.Column("strength", sa.Double, nullable=False),
+    sa.Column("explains", Json, nullable=False),
+    sa.Column("figures", Json, nullable=False),
+)
+
 #: The cluster's own noise, from an A/A run: relative standard deviation at one of the three levels.
 noise = sa.Table(
     "bigtcp_noise",

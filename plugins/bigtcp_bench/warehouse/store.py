@@ -23,6 +23,7 @@ from bigtcp_bench.warehouse.records import (
     BlockRecord,
     ComparisonRow,
     CounterRow,
+    DiagnosisRow,
     FailureRow,
     JudgementRow,
     NoiseRow,
@@ -334,6 +335,23 @@ class Warehouse:
         """Store both arms and the verdict of scenarios and metrics (fields of ComparisonRow)."""
         self._store(run_id, schema.comparison, ComparisonRow, rows)
 
+    def store_diagnosis(self, run_id: int, rows: Iterable[Any]) -> None:
+        """Store the likely causes of what is wrong with a run (fields of DiagnosisRow).
+
+        What was stored before goes: positions given are replaced, and those after the last of them deleted.
+        """
+        checked = _with_run(run_id, rows_of(DiagnosisRow, rows, f"diagnosis of run {run_id}"))
+        last = max((row["position"] for row in checked), default=0)
+        columns = schema.diagnosis.c
+
+        def work(connection: sa.Connection) -> None:
+            upsert(connection, schema.diagnosis, checked)
+            connection.execute(
+                sa.delete(schema.diagnosis).where(columns.run_id == run_id, columns.position > last)
+            )
+
+        self.write(work)
+
     def store_noise(self, run_id: int, rows: Iterable[Any]) -> None:
         """Store what an A/A run says about the cluster's own noise (fields of NoiseRow)."""
         self._store(run_id, schema.noise, NoiseRow, rows)
@@ -345,6 +363,10 @@ class Warehouse:
     def comparisons_frame(self, run_id: int) -> pd.DataFrame:
         """Return every column of ``bigtcp_comparison`` but the run, for one run."""
         return self._frame_of_run(schema.comparison, run_id)
+
+    def diagnosis_frame(self, run_id: int) -> pd.DataFrame:
+        """Return position, cause, scenario, arm, node, sentence, strength, explains and figures, for one run."""
+        return self._frame_of_run(schema.diagnosis, run_id)
 
     def judgements_frame(self, run_id: int) -> pd.DataFrame:
         """Return metric, scenario, state, change, since, attribution and details, for one run."""

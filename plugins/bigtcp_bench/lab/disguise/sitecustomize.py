@@ -1,14 +1,18 @@
-"""Makes Python programs in a pod see a kernel or NIC that knows less: filters what rtnetlink answers.
+"""Makes Python programs in a pod see a kernel or NIC that knows less, or a hypervisor that takes CPU time.
 
 Loaded by the interpreter itself when the lab puts this directory on a pod's ``PYTHONPATH``. ``LAB_DISGUISE`` names
-what to hide: ``old-kernel`` (no IPv4 BIG TCP attributes) and ``nic-65536`` (``eth0`` with tso_max_size 65536).
+what to change: ``old-kernel`` (no IPv4 BIG TCP attributes) and ``nic-65536`` (``eth0`` with tso_max_size 65536) in
+what rtnetlink answers, ``stolen-cpu`` (a share of all time was stolen) in what ``/proc/stat`` says.
 """
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import socket
 import struct
+from typing import Any
 
 _IFLA_IFNAME, _IFLA_TSO_MAX_SIZE = 3, 59
 _IPV4_LIMITS = (63, 64)
@@ -17,6 +21,7 @@ _UNUSED = 0x3FF0
 _RTM_NEWLINK = 16
 _hidden = set(os.environ.get("LAB_DISGUISE", "").split(","))
 _receive = socket.socket.recv
+_open = builtins.open
 
 
 def _filtered(self: socket.socket, size: int, flags: int = 0) -> bytes:
@@ -50,4 +55,25 @@ def _disguise(answer: bytearray, start: int, end: int) -> None:
         start += (length + 3) & ~3
 
 
+def _opened(file: Any, *arguments: Any, **options: Any) -> Any:
+    opened = _open(file, *arguments, **options)
+    if file != "/proc/stat" or "stolen-cpu" not in _hidden:
+        return opened
+    with opened:
+        return io.StringIO("".join(map(_stolen, opened.read().splitlines(keepends=True))))
+
+
+def _stolen(line: str) -> str:
+    """Return a line of CPU times with a share of every kind (proc(5)) moved to the eighth, stolen time."""
+    name, *words = line.split()
+    if not name.startswith("cpu"):
+        return line
+    ticks = [int(word) for word in words]
+    share = float(os.environ["LAB_STOLEN_SHARE"])
+    moved = [int(share * value) for value in ticks[:7]]
+    kept = [value - part for value, part in zip(ticks, moved, strict=False)]
+    return " ".join(map(str, [name, *kept, ticks[7] + sum(moved), *ticks[8:]])) + "\n"
+
+
 socket.socket.recv = _filtered  # type: ignore[method-assign,assignment]
+builtins.open = _opened
