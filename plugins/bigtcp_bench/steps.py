@@ -618,9 +618,9 @@ class DagRunStep:
         if verdict.reasons:
             reasons = dict.fromkeys([*self._failures(again), *verdict.reasons])
             return Rerun(plan.scenarios, reasons=tuple(reasons))
-        wrong = {one.scenario for one in verdict.comparisons if one.verdict == "invalid"}
+        wrong = {(one.scenario, one.metric) for one in verdict.comparisons if one.verdict == "invalid"}
         pairs = rerun_pairs(self._results(plan, before), plan)
-        kept = {series: values for series, values in pairs.items() if series[0] not in wrong}
+        kept = {series: values for series, values in pairs.items() if series not in wrong}
         return Rerun(plan.scenarios, kept)
 
     def _calibrate(self) -> None:
