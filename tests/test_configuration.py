@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from airflow.sdk.configuration import clear_secrets_backends_cache
 from pydantic import BaseModel
 
 from bigtcp_bench import configuration, settings
@@ -48,7 +49,10 @@ CONNECTIONS = {
 
 @pytest.fixture
 def config(tmp_path, monkeypatch, capsys):
-    """Run the command with these variables; returns its status and its rows by name."""
+    """Run the command with these variables and no others; returns its status and its rows by name."""
+    for name in list(os.environ):
+        if name.startswith(("AIRFLOW_CONN_", "BIGTCP_BENCH_")):
+            monkeypatch.delenv(name)
 
     def run(*arguments: str, **environment: Any) -> tuple[int, dict[str, dict[str, str]]]:
         for name, value in environment.items():
@@ -178,7 +182,11 @@ def test_where_a_secrets_backend_is_asked_first_it_is_named(tmp_path, monkeypatc
     monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_WAREHOUSE", "sqlite:////from/the/environment.db")
     monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", backend)
     monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps({"connections_file_path": str(file)}))
-    rows = {row.name: row for row in configuration.connections()}
+    try:
+        rows = {row.name: row for row in configuration.connections()}
+    finally:
+        # Airflow keeps a backend for the rest of the process.
+        clear_secrets_backends_cache()
     assert rows["bigtcp_warehouse"].value == "sqlite:////from/a/file.db"
     assert f"secrets backend {backend}" in rows["bigtcp_warehouse"].source
 
