@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.e2e]
 
 PLAN = """
 scenarios: [ipv4-stream-1, ipv6-stream-1]
+order: "off,on"
+control: false
+packet_sizes: false
 generations: 1
 repetitions: 1
 duration_s: 1
