@@ -38,6 +38,8 @@ def warehouse(tmp_path: Path) -> Warehouse:
 def snapshot(periods: int, too_big: int, size: int = SMALL) -> dict[str, Any]:
     return {
         "device": "eth0",
+        "monotonic_s": 100.0 + periods / 10,
+        "cpu_pressure": f"some avg10=0.00 total={periods * 75_000}\nfull avg10=0.00 total=0\n",
         "devices": {"eth0": {"gso_ipv4_max_size": size, "gro_ipv4_max_size": size, "mtu": 1500}},
         "cgroup_cpu_stat": f"nr_periods {periods}\nnr_throttled {periods // 10}\n",
         "netstat": f"TcpExt: SyncookiesSent TCPToZeroWindowAdv\nTcpExt: 0 {periods}\nIpExt: A\nIpExt: 1\n",
@@ -109,7 +111,7 @@ def test_evidence_is_read_out_of_rows_and_documents(warehouse):
     assert (row.block, row.arm, row.scenario) == (2, "on", "ipv4-stream-1")
     assert (row.sender_b, row.receiver_b, row.retransmits_per_gb) == (BIG - 1, BIG - 2, 5.0)
     assert (row.window_limited_share, row.sender_cpus, row.receiver_cpus) == (0.75, 0.625, 0.11)
-    assert (row.too_big_messages, row.zero_windows) == (3, 20)
+    assert (row.too_big_messages, row.zero_windows, row.cpu_wait_share) == (3, 20, 0.75)
     assert evidence.counters[0].grown == {"snmp6/Ip6InTooBigErrors": 3, "cilium/Success/egress/packets": 9}
     assert evidence.throttled == (Throttled(1, 1, "server", 0.1), Throttled(2, 1, "server", 0.1))
 

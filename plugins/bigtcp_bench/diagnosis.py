@@ -37,6 +37,8 @@ _BAD_STATES = {"suspect", "regression"}
 #: What ``ss -i`` says of a sender: the time it had something to send, and how long of it the window was closed.
 _BUSY = re.compile(r"\bbusy:(\d+)ms")
 _WINDOW_LIMITED = re.compile(r"\brwnd_limited:(\d+)ms")
+#: Microseconds since boot in which at least one task waited for a CPU (Documentation/accounting/psi.rst).
+_CPU_WAIT = re.compile(r"^some .*\btotal=(\d+)", re.MULTILINE)
 _TOO_BIG_MESSAGES = re.compile(r"^Icmp6InPktTooBigs\s+(\d+)", re.MULTILINE)
 
 
@@ -134,6 +136,7 @@ def _measured(
             window_limited_share=window_limited_share(document.get("sockets")),
             sender_cpus=_share(used.get("host_total")),
             receiver_cpus=_share(used.get("remote_total")),
+            cpu_wait_share=_cpu_wait_share(document.get("server") or {}),
             zero_windows=_zero_windows(document.get("server") or {}),
             too_big_messages=_too_big_messages(document.get("client") or {}),
         )
@@ -146,6 +149,21 @@ def window_limited_share(sockets: str | None) -> float | None:
     """
     busy_ms = sum(map(int, _BUSY.findall(sockets or "")))
     return sum(map(int, _WINDOW_LIMITED.findall(sockets or ""))) / busy_ms if busy_ms else None
+
+
+def _cpu_wait_share(server: Mapping[str, Any]) -> float | None:
+    """Return the share of a repetition in which something on the node waited for a CPU; None before Linux 4.20."""
+    seen = []
+    for moment in ("before", "after"):
+        snapshot = server.get(moment) or {}
+        found = _CPU_WAIT.search(snapshot.get("cpu_pressure") or "")
+        if found is None or snapshot.get("monotonic_s") is None:
+            return None
+        seen.append((int(found[1]) / 1e6, float(snapshot["monotonic_s"])))
+    (waited_s, began_s), (waited_until_s, ended_s) = seen
+    if ended_s <= began_s or waited_until_s < waited_s:
+        return None
+    return min(1.0, (waited_until_s - waited_s) / (ended_s - began_s))
 
 
 def _zero_windows(server: Mapping[str, Any]) -> int | None:

@@ -46,6 +46,7 @@ def measured(arm: str, **seen: float | int | str | None) -> Measured:
         "window_limited_share": 0.02,
         "sender_cpus": 0.6,
         "receiver_cpus": 0.6,
+        "cpu_wait_share": 0.2,
         "zero_windows": 0,
         "too_big_messages": 0,
     }
@@ -170,6 +171,12 @@ CASES = {
         {"scenario": "ipv4-stream-1"},
         ["closed its window 5.0 times", "6.0% of a CPU where the sender's used 60.0%", "1 more such stream"],
     ),
+    "the receiver waits for a CPU": (
+        {"measured": both(cpu_wait_share=0.97, receiver_cpus=0.06)},
+        "receiver-cpu",
+        {"scenario": "ipv4-stream-1"},
+        ["had work waiting for a CPU in 97% of the time", "6.0% of a CPU where the sender's used 60.0%"],
+    ),
     "the receiver needs a whole CPU": (
         {"measured": both(receiver_cpus=0.99)},
         "receiver-cpu",
@@ -262,8 +269,9 @@ def test_one_bad_repetition_of_many_is_no_cause():
 
 
 def test_a_receiver_that_keeps_up_is_no_cause():
-    """Neither is a window that is closed often, nor one that needs little, nor three CPUs for eight streams."""
+    """Nor is a window that is closed often, a queue for the CPUs, one that needs little, three CPUs for eight."""
     assert diagnose(replace(CLEAN, measured=both(zero_windows=50))) == []
+    assert diagnose(replace(CLEAN, measured=both(cpu_wait_share=1.0))) == []
     assert diagnose(replace(CLEAN, measured=both(receiver_cpus=0.06, zero_windows=0))) == []
     assert diagnose(replace(CLEAN, measured=both(scenario="ipv4-stream-8", receiver_cpus=3.0))) == []
 

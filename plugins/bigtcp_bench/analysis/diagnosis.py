@@ -30,8 +30,10 @@ SATURATED_CPUS = 0.95
 #: How often the receiver closed its window, on average over the repetitions: a mean, because it comes in bursts.
 #: By itself it says little: the lab on a busy machine closed some, too.
 ZERO_WINDOWS = 1
-#: CPU time of the receiver's process as a share of the sender's. Receiving costs at least about as much: without
-#: any fault the lab had 0.96 to 1.5, on however busy a machine, and a recorded cluster 1.1.
+#: Share of the time in which something on the receiver's node waited for a CPU. Half: more often than not.
+CPU_WAIT_SHARE = 0.5
+#: CPU time of the receiver's process as a share of the sender's. Receiving costs about as much: without a fault of
+#: its own the lab's median was 0.6 to 1.6, on however busy a machine, and a recorded cluster's 1.1.
 STARVED_SHARE = 0.5
 #: Packets that Cilium dropped, of all that it handled on a node: a run's own packets are most of these. Every node
 #: drops a few, such as what is addressed to pods that have gone.
@@ -61,7 +63,8 @@ class Measured:
 
     ``sender_b`` and ``receiver_b`` are mean bytes per packet. ``window_limited_share`` is the share of its busy
     time in which the sender waited for the receiver's window (``ss``: ``rwnd_limited``). CPU time of processes is
-    in CPUs (1 is one whole CPU). ``zero_windows`` is how often the receiver closed its window,
+    in CPUs (1 is one whole CPU). ``cpu_wait_share`` is the share of the time in which something on the receiver's
+    node waited for a CPU (``/proc/pressure/cpu``). ``zero_windows`` is how often the receiver closed its window,
     ``too_big_messages`` is how many ICMPv6 "packet too big" the sender got.
     """
 
@@ -76,6 +79,7 @@ class Measured:
     window_limited_share: float | None = None
     sender_cpus: float | None = None
     receiver_cpus: float | None = None
+    cpu_wait_share: float | None = None
     zero_windows: int | None = None
     too_big_messages: int | None = None
 
@@ -321,13 +325,13 @@ def receiver_cpu(evidence: Evidence) -> Cause | None:
     """Find streams whose receiver cannot keep up: its process uses a whole CPU, or gets far too little of one.
 
     iperf3's server does nothing but read. A window that it closes, or keeps the sender waiting for, says that it
-    does not come to it.
+    does not come to it; so does a queue for its node's CPUs where it got far less of them than the sender.
     """
     found = []
     for (scenario, arm), rows in _streams(evidence):
         seen = {
             name: _median(getattr(row, name) for row in rows)
-            for name in ("window_limited_share", "receiver_cpus", "sender_cpus")
+            for name in ("window_limited_share", "receiver_cpus", "sender_cpus", "cpu_wait_share")
         }
         closed = [row.zero_windows for row in rows if row.zero_windows is not None]
         seen["zero_windows"] = fmean(closed) if closed else None
@@ -344,6 +348,7 @@ def _too_slow(
     window_limited_share: float | None,
     receiver_cpus: float | None,
     sender_cpus: float | None,
+    cpu_wait_share: float | None,
     zero_windows: float | None,
 ) -> Iterator[tuple[float, str]]:
     """Yield in how far, and in words, a receiver cannot keep up; nothing if it can."""
@@ -353,13 +358,18 @@ def _too_slow(
             _beyond(used, SATURATED_CPUS),
             f"the receiver's process used {used:.0%} of a CPU for each stream, which is all there is for one",
         )
-    if receiver_cpus is not None and sender_cpus and (zero_windows or 0) >= ZERO_WINDOWS:
-        share = receiver_cpus / sender_cpus
-        if share < STARVED_SHARE:
+    share = receiver_cpus / sender_cpus if receiver_cpus is not None and sender_cpus else None
+    if share is not None and share < STARVED_SHARE:
+        got = f"its process got only {receiver_cpus:.1%} of a CPU where the sender's used {sender_cpus:.1%}"
+        if (zero_windows or 0) >= ZERO_WINDOWS:
             yield (
                 1 - share / STARVED_SHARE,
-                f"the receiver closed its window {zero_windows:.1f} times per repetition, and its process got "
-                f"only {receiver_cpus:.1%} of a CPU where the sender's used {sender_cpus:.1%}",
+                f"the receiver closed its window {zero_windows:.1f} times per repetition, and {got}",
+            )
+        if (cpu_wait_share or 0) >= CPU_WAIT_SHARE:
+            yield (
+                1 - share / STARVED_SHARE,
+                f"the receiver's node had work waiting for a CPU in {cpu_wait_share:.0%} of the time, and {got}",
             )
     if window_limited_share is not None and window_limited_share > WINDOW_LIMITED_SHARE:
         yield (
