@@ -157,6 +157,11 @@ class Place:
             if pid not in workers
         ]
 
+    def busy_workers(self) -> list[int]:
+        """Return the executor's workers that run a task."""
+        parents = {Stat((Path("/proc") / str(pid) / "stat").read_text()).parent for pid in self.task_processes()}
+        return [pid for pid in self.workers() if pid in parents]
+
     def kill_scheduler(self) -> None:
         """Kill the scheduler, not its workers."""
         assert self.scheduler is not None
@@ -203,19 +208,29 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def kill_all(pids: list[int]) -> None:
+    """Send SIGKILL to each. Raises LookupError if there is none: nothing was injected."""
+    if not pids:
+        raise LookupError("no such process: the step was over, and nothing was killed")
+    for pid in pids:
+        kill(pid)
+
+
 # --- The faults: each is given the place and the run's path, and returns when it is over -----------------------
 
 
 def task_killed(place: Place, run: str) -> None:
     """The task's processes are killed with SIGKILL."""
-    for pid in place.task_processes():
-        kill(pid)
+    kill_all(place.task_processes())
 
 
 def worker_killed(place: Place, run: str) -> None:
-    """The executor's workers are killed; their tasks go on without them."""
-    for pid in place.workers():
-        kill(pid)
+    """The worker that runs the task is killed; the task goes on without it.
+
+    Not the idle ones: one that is killed while it waits for work takes the lock of the executor's queue with it,
+    and a LocalExecutor then starts no task any more until its scheduler is started again.
+    """
+    kill_all(place.busy_workers())
 
 
 def scheduler_killed(place: Place, run: str) -> None:
@@ -414,7 +429,7 @@ def main() -> None:
                 told: list[str] = []
                 try:
                     told.extend(inject(place, name, step))
-                except (BenchError, OSError, TimeoutError) as error:
+                except (BenchError, OSError, TimeoutError, LookupError) as error:
                     told.append(f"ERROR {error}")
                     if place.airflow.pid() is None:
                         place.start_airflow()
