@@ -243,6 +243,21 @@ echo "helm ended" >>"$calls"
     assert demo.called.index("helm ended") < demo.called.index(DELETION)
 
 
+def test_a_deletion_is_not_interrupted(demo):
+    (demo.tools / "kind").write_text(
+        """#!/bin/sh
+calls=$(dirname "$0")/calls
+case "$*" in delete*) echo "deletion started" >>"$calls"; sleep 0.5; echo "deletion ended" >>"$calls" ;; esac
+"""
+    )
+    process = demo.start()
+    eventually(lambda: "deletion started" in demo.called)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, demo.called[-1]) == (0, "deletion ended"), err
+    assert not (demo.root / ".bigtcp" / "kind").exists()
+
+
 def test_no_proxy_stands_between_us_and_the_cluster(demo):
     (demo.tools / "bigtcp-bench").write_text('#!/bin/sh\nenv >"$(dirname "$0")/environment"\n')
     ours = "127.0.0.1,localhost"
