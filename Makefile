@@ -16,7 +16,8 @@ install: ## Create .venv with the pinned packages, and install missing system pa
 demo: install  ## Run the comparison once on a one-machine cluster and print the result
 	@$(BIN)/bigtcp-bench demo
 
-kind-demo: install  ## Run it once on real Cilium in a kind cluster (needs Docker, kind, kubectl, helm)
+kind-demo:  ## Run it once on real Cilium in a kind cluster (needs Docker, kind, kubectl, helm)
+	@scripts/install kind
 	@scripts/kind-demo
 
 test: ## Lint, type check and run every test, the end-to-end run included

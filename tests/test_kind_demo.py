@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ import yaml
 
 from bigtcp_bench.plan import load_plan
 from bigtcp_bench.resources import load_manifests
+from tests.lab.helpers import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 KIND = ROOT / "include" / "kind"
+DELETION = "kind delete cluster --name bigtcp-bench --kubeconfig .bigtcp/kind/admin.kubeconfig"
 TOOLS = ("docker", "kind", "kubectl", "helm", "bigtcp-bench")
 
 #: What a tool says and how it ends is in a line of the file `answers`: words of the call, status, text.
@@ -31,6 +36,7 @@ while IFS='|' read -r words status text; do
 done <"$here/answers"
 """
 ANSWERS = {
+    "link show lo": (0, "gso_max_size 65536 gso_ipv4_max_size 65536"),
     "docker exec bigtcp-bench-worker cat": (0, "41"),
     "docker exec bigtcp-bench-worker2 cat": (0, "43"),
     "cluster.server": (0, "https://127.0.0.1:40123"),
@@ -56,23 +62,45 @@ class Demo:
     def run(
         self, *options: str, answers: dict[str, tuple[int, str]] | None = None, **settings: str
     ) -> subprocess.CompletedProcess[str]:
-        lines = [f"{words}|{status}|{text}\n" for words, (status, text) in {**(answers or {}), **ANSWERS}.items()]
+        process = self.start(*options, answers=answers, **settings)
+        out, err = process.communicate(timeout=30)
+        self.calls = self.called
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(
+        self, *options: str, answers: dict[str, tuple[int, str]] | None = None, **settings: str
+    ) -> subprocess.Popen[str]:
+        asked = {
+            **(answers or {}),
+            **{words: said for words, said in ANSWERS.items() if words not in (answers or {})},
+        }
+        lines = [f"{words}|{status}|{text}\n" for words, (status, text) in asked.items()]
         (self.tools / "answers").write_text("".join(lines))
-        done = subprocess.run(
+        return subprocess.Popen(
             [str(self.root / "scripts" / "kind-demo"), *options],
             env={"PATH": f"{self.tools}:/usr/bin:/bin", "HOME": str(self.root), **settings},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=30,
         )
+
+    @property
+    def called(self) -> list[str]:
         calls = self.tools / "calls"
-        self.calls = calls.read_text().splitlines() if calls.exists() else []
-        return done
+        return calls.read_text().splitlines() if calls.exists() else []
 
     @property
     def steps(self) -> list[str]:
         """The first three words of each call that is no question, without the kubeconfig."""
-        questions = ("info", "get clusters", "config view", "create token", "cat /sys")
+        questions = (
+            "info",
+            "network inspect",
+            "link show",
+            "get clusters",
+            "config view",
+            "create token",
+            "cat /sys",
+        )
         return [
             " ".join(word for word in call.split() if not word.startswith(("--kubeconfig", ".bigtcp")))[:30]
             for call in self.calls
@@ -101,7 +129,9 @@ def test_everything_is_done_in_order_and_deleted_again(demo):
         "kind delete cluster --name big",
     ]
     # The outer veths are named by their index, in the host's network, with a script on standard input.
-    (raised,) = [call for call in demo.calls if call.startswith("docker run")]
+    looked, raised = [call for call in demo.calls if call.startswith("docker run")]
+    assert looked == f"docker run --rm --network none --entrypoint ip {load_plan('quick').image} -d link show lo"
+    assert demo.calls.index(looked) < demo.calls.index(next(call for call in demo.calls if "kind create" in call))
     assert "--network host --cap-add NET_ADMIN" in raised
     assert raised.endswith(f"{load_plan('quick').image} -s -- 41 43")
     assert (demo.tools / "stdin").read_text() == (KIND / "raise-veths.sh").read_text()
@@ -138,12 +168,107 @@ def test_a_kept_cluster_can_be_used_by_the_benchmarks_own_account_only(demo):
     [("kind create", "kind create"), ("helm", "helm"), ("bigtcp-bench demo", "bigtcp-bench demo")],
 )
 def test_whatever_fails_the_cluster_is_deleted_and_the_status_says_so(demo, failing, last):
-    done = demo.run(answers={failing: (3, "")})
+    done = demo.run(answers={failing: (3, ""), "kind version": (0, "kind v0.33.0")})
     assert done.returncode == 3
     assert "it ended with status 3" in done.stderr
-    *before, _diagnosis, deletion = demo.steps
+    assert "with KEEP=1 the cluster is kept" in done.stderr
+    assert "this is kind v0.33.0; include/kind/cluster.yaml names the node image of kind v0.30.0" in done.stderr
+    *before, pods, events, _logs, version, deletion = demo.steps
     assert before[-1].startswith(last)
+    assert (pods, events[:18], version) == ("kubectl --namespace kube-syste", "kubectl get events", "kind version")
+    assert any("logs --selector k8s-app=cilium --container cilium-agent" in call for call in demo.calls)
     assert deletion.startswith("kind delete cluster")
+
+
+def test_a_kept_cluster_is_not_recommended_to_be_kept(demo):
+    done = demo.run(answers={"bigtcp-bench demo": (3, "")}, KEEP="1")
+    assert done.returncode == 3
+    assert "the cluster is kept: export" in done.stderr
+    assert "with KEEP=1" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (
+            {"link show lo": (0, "gso_max_size 65536"), "KernelVersion": (0, "5.15.0-91-generic")},
+            "kernel (5.15.0-91-generic) has no BIG TCP for IPv4; Linux 6.3 or newer is needed",
+        ),
+        (
+            {"network inspect kind": (0, "false")},
+            "network kind is there already and has no IPv6; docker network rm",
+        ),
+    ],
+)
+def test_a_host_that_cannot_is_said_before_there_is_a_cluster(demo, answers, words):
+    done = demo.run(answers=answers)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert demo.steps == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_interrupted_benchmark_ends_before_its_cluster(demo, number):
+    # As `bigtcp-bench demo` does: it puts back what it changed, and then ends.
+    (demo.tools / "bigtcp-bench").write_text(
+        """#!/bin/sh
+calls=$(dirname "$0")/calls
+trap 'sleep 0.3; echo "benchmark ended" >>"$calls"; exit 130' INT
+echo "benchmark started" >>"$calls"
+for _ in $(seq 200); do sleep 0.05; done
+"""
+    )
+    process = demo.start()
+    eventually(lambda: "benchmark started" in demo.called)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert demo.called.index("benchmark ended") < demo.called.index(DELETION)
+
+
+def test_a_step_that_runs_ends_before_its_cluster(demo):
+    (demo.tools / "helm").write_text(
+        """#!/bin/sh
+calls=$(dirname "$0")/calls
+echo "helm started" >>"$calls"
+sleep 0.5
+echo "helm ended" >>"$calls"
+"""
+    )
+    process = demo.start()
+    eventually(lambda: "helm started" in demo.called)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert demo.called.index("helm ended") < demo.called.index(DELETION)
+
+
+def test_a_deletion_is_not_interrupted(demo):
+    (demo.tools / "kind").write_text(
+        """#!/bin/sh
+calls=$(dirname "$0")/calls
+case "$*" in delete*) echo "deletion started" >>"$calls"; sleep 0.5; echo "deletion ended" >>"$calls" ;; esac
+"""
+    )
+    process = demo.start()
+    eventually(lambda: "deletion started" in demo.called)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, demo.called[-1]) == (0, "deletion ended"), err
+    assert not (demo.root / ".bigtcp" / "kind").exists()
+
+
+def test_no_proxy_stands_between_us_and_the_cluster(demo):
+    (demo.tools / "bigtcp-bench").write_text('#!/bin/sh\nenv >"$(dirname "$0")/environment"\n')
+    ours = "127.0.0.1,localhost"
+    for settings, wanted in (
+        ({}, ours),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "a.example"}, f"a.example,{ours}"),
+        ({"NO_PROXY": "a.example", "no_proxy": "b.example"}, f"a.example,b.example,{ours}"),
+    ):
+        assert demo.run(**settings).returncode == 0
+        environment = (demo.tools / "environment").read_text().splitlines()
+        assert {f"NO_PROXY={wanted}", f"no_proxy={wanted}"} <= set(environment)
 
 
 def test_a_cluster_of_somebody_else_is_left_alone(demo):
@@ -159,7 +284,7 @@ def test_what_is_missing_is_said_at_once(demo):
     done = demo.run()
     assert done.returncode == 1
     said = [line.split(":")[0].strip() for line in done.stderr.splitlines()[1:]]
-    assert said == ["kind (v0.30.0 or newer)", "helm (v3.17 or newer)"]
+    assert said == ["kind (v0.30.0)", "helm (v3.17 or newer)"]
     assert demo.calls == []
 
 
@@ -181,14 +306,52 @@ def test_printing_runs_nothing(demo):
     assert not (demo.root / ".bigtcp").exists()
 
 
+# What it installs
+
+
+def test_nothing_but_python_is_wanted_on_the_host(tmp_path):
+    """With everything of the host hidden but what the script itself calls, and .venv as it wants it."""
+    checkout, tools = tmp_path / "checkout", tmp_path / "tools"
+    (checkout / "scripts").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml", "scripts/install"):
+        shutil.copy(ROOT / name, checkout / name)
+    wanted = b"".join((checkout / name).read_bytes() for name in ("requirements.lock", "pyproject.toml"))
+    stamp = hashlib.sha256(wanted + (checkout / "scripts" / "install").read_bytes()).hexdigest()
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "installed").write_text(f"{stamp}\n")
+    tools.mkdir()
+    for name in ("bash", "dirname", "id", "cat", "sha256sum", "cut"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+
+    def install(purpose: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(tools / "bash"), "scripts/install", purpose],
+            cwd=checkout,
+            env={"PATH": str(tools), "PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+        )
+
+    assert "apt-get install -y iperf3" in install("run").stdout
+    done = install("kind")
+    assert (done.returncode, done.stdout) == (0, ""), done
+    recipe = (ROOT / "Makefile").read_text().partition("\nkind-demo:")[2].partition("\n\n")[0].splitlines()
+    assert recipe[0].strip().startswith("##"), "it depends on no other target"
+    assert recipe[1:] == ["\t@scripts/install kind", "\t@scripts/kind-demo"]
+
+
 # The veths
 
 
 @pytest.fixture
 def raise_veths(tmp_path: Path):
-    """Run the script with an `ip` that takes every size but those in `refused`."""
+    """Run the script with an `ip` that takes every size but those in `refused`, and a file among the devices."""
     calls = tmp_path / "calls"
     ip = tmp_path / "ip"
+    devices = tmp_path / "net"
+    (devices / "lo").mkdir(parents=True)
+    (devices / "lo" / "ifindex").write_text("1\n")
+    (devices / "bonding_masters").write_text("\n")
 
     def run(*indices: str, refused: str = "nothing") -> tuple[subprocess.CompletedProcess[str], list[str]]:
         ip.write_text(
@@ -199,7 +362,7 @@ def raise_veths(tmp_path: Path):
         calls.write_text("")
         done = subprocess.run(
             ["sh", "-s", "--", *indices],
-            input=(KIND / "raise-veths.sh").read_text(),
+            input=(KIND / "raise-veths.sh").read_text().replace("/sys/class/net", str(devices)),
             env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,
@@ -209,12 +372,9 @@ def raise_veths(tmp_path: Path):
     return run
 
 
-LOOPBACK = Path("/sys/class/net/lo/ifindex").read_text().strip()
-
-
 def test_a_device_is_found_by_its_index_and_raised_for_both_families(raise_veths):
-    done, calls = raise_veths(LOOPBACK)
-    assert (done.returncode, done.stdout) == (0, "lo takes packets of 196608 bytes\n"), done.stderr
+    done, calls = raise_veths("1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "lo takes packets of 196608 bytes\n", "")
     assert calls == [
         "link set dev veth gso_max_size 196608 gro_max_size 196608",
         "link set dev veth gso_ipv4_max_size 196608 gro_ipv4_max_size 196608",
@@ -222,7 +382,7 @@ def test_a_device_is_found_by_its_index_and_raised_for_both_families(raise_veths
 
 
 def test_a_device_that_does_not_take_the_size_is_named(raise_veths):
-    done, _ = raise_veths(LOOPBACK, refused="ipv4")
+    done, _ = raise_veths("1", refused="ipv4")
     assert done.returncode == 1
     assert done.stderr == "lo did not take gso_ipv4_max_size 196608\n"
 

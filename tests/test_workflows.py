@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from bigtcp_bench.local import LocalAirflow
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -78,6 +80,11 @@ def test_the_demo_runs_on_the_oldest_the_recorded_and_the_newest_cilium():
     assert [version.rpartition(".")[0] for version in versions] == ["1.16", "1.18", "1.20"]
     (demo,) = [step for step in job["steps"] if step.get("run") == "make kind-demo"]
     assert demo["env"] == {"CILIUM_VERSION": "${{ matrix.cilium }}"}
+    # What Airflow said is what a failure is understood by.
+    (upload,) = [step for step in job["steps"] if step.get("if") == "failure()"]
+    airflow = LocalAirflow(Path(".bigtcp/demo"), Path("kubeconfig"), Path("warehouse.db"))
+    assert upload["with"]["path"] == f"{airflow.home}/demo.log"
+    assert upload["with"]["include-hidden-files"] is True
     script = (ROOT / "scripts" / "kind-demo").read_text(encoding="utf-8")
     assert "CILIUM_VERSION=${CILIUM_VERSION:-1.18.3}" in script
     assert "1.18.3" in versions

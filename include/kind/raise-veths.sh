@@ -12,9 +12,10 @@ size=196608
 
 for index in "$@"; do
   device=
-  for folder in /sys/class/net/*; do
+  # Folders only: with bonding there is a file, too.
+  for folder in /sys/class/net/*/; do
     if [ "$(cat "$folder/ifindex")" = "$index" ]; then
-      device=${folder##*/}
+      device=$(basename "$folder")
     fi
   done
   if [ -z "$device" ]; then

@@ -102,6 +102,16 @@ def test_what_the_api_refuses_is_one_sentence(
     assert len(server.seen) == 1, "a refusal is not asked for again"
 
 
+def test_what_admission_refuses_is_not_a_missing_right(server: Server, api: ClusterApi) -> None:
+    said = 'pods "bigtcp-client-x" is forbidden: exceeded quota: q, requested: cpu=100m, used: cpu=2'
+    server.answers = [(403, {"kind": "Status", "message": said})]
+    with pytest.raises(
+        Forbidden, match=r"exceeded quota: q.*; that is no missing right but an admission"
+    ) as caught:
+        api.create(POD, {}, "bigtcp-bench")
+    assert "rbac.yaml" not in str(caught.value)
+
+
 def test_an_api_that_comes_back_is_waited_for_and_the_fence_is_asked_each_time(
     server: Server, api: ClusterApi
 ) -> None:

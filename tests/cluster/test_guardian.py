@@ -23,7 +23,7 @@ from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import FenceLost, PreconditionFailed
-from bigtcp_bench.lab.api.discovery import SERVICEACCOUNTS
+from bigtcp_bench.lab.api.discovery import PODS, SERVICEACCOUNTS
 from bigtcp_bench.lab.api.selectors import matches_label_selector
 from bigtcp_bench.pods import guardian as script
 from bigtcp_bench.resources import load_manifest, load_manifests
@@ -365,6 +365,19 @@ def test_what_cannot_be_undone_restarts_no_agent(capsys: pytest.CaptureFixture[s
     assert wake(cluster, account) == 1
     assert "NOT RESTORED, the saved state stays: the label bigtcp-bench/window could" in capsys.readouterr().out
     assert started(cluster) == restarts
+
+
+def test_why_a_probe_failed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    abandon(cluster, "on")
+
+    def evict(pod: Any) -> None:
+        pod["status"] = {"phase": "Failed", "reason": "Evicted", "message": "the node was low on memory"}
+        run(cluster.store.update(PODS, pod, "status"))
+
+    cluster._run_bench_pod = evict  # type: ignore[method-assign]
+    assert wake(cluster) == 1
+    assert "the probe pod is Failed after up to 180 s: Evicted: the node was low" in capsys.readouterr().out
 
 
 def test_an_api_that_is_away_is_waited_for_but_not_for_ever(capsys: pytest.CaptureFixture[str]) -> None:

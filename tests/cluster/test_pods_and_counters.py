@@ -6,12 +6,15 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from bigtcp_bench.cluster import pods
+from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.counters import CILIUM_METRICS, counters_of, deltas, node_growth
+from bigtcp_bench.pods.orders import ProbeOrders
 from bigtcp_bench.resources import include_dir, load_manifests
 
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -45,12 +48,38 @@ def test_pods_are_good_neighbours(role: pods.Role) -> None:
     assert "cpu" not in container["resources"]["limits"]
     assert container["resources"]["requests"]["cpu"] == "100m"
     assert spec.get("hostNetwork", False) is (role == "probe")
-    assert pod["metadata"]["labels"] == {
-        "app.kubernetes.io/name": "bigtcp-bench",
-        "bigtcp-bench/role": role,
-        "a": "b",
-    }
+    labels = {"app.kubernetes.io/name": "bigtcp-bench", "bigtcp-bench/role": role, "a": "b"}
+    assert labels.items() <= pod["metadata"]["labels"].items()
     assert pods.build_pod(role, image="y")["spec"]["containers"][0]["image"] == "y", "the template is not shared"
+
+
+def test_a_probe_may_live_longer_than_it_is_waited_for() -> None:
+    limits = ProbeOrders.model_fields["sample_s"].metadata
+    longest_sample_s = next(limit.le for limit in limits if hasattr(limit, "le"))
+    deadline_s = pods.build_pod("probe", image="x")["spec"]["activeDeadlineSeconds"]
+    assert deadline_s > pods.POD_START_S + longest_sample_s
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("deadline", "failed: DeadlineExceeded: Pod was active on the node longer than the specified deadline"),
+        ("failed", "ended with Error 3: boom"),
+    ],
+)
+def test_why_a_pod_failed_is_said_as_the_cluster_says_it(name: str, words: str) -> None:
+    recorded = json.loads((RECORDED / "pods" / f"{name}.json").read_text(encoding="utf-8"))
+    api = SimpleNamespace(find=lambda *_: recorded, poll=lambda *_: iter([0.0]))
+    with pytest.raises(pods.PodFailed, match=rf"^pod bigtcp-bench/x {words}$"):
+        pods.wait_ended(cast(ClusterApi, api), "x")
+
+
+def test_pods_stay_out_of_a_service_mesh_whatever_else_they_are_given() -> None:
+    for role in pods.TRAFFIC_ROLES:
+        meta = pods.build_pod(role, image="x", labels={"a": "b"}, annotations={"c": "d"})["metadata"]
+        out = {"sidecar.istio.io/inject": "false", "istio.io/dataplane-mode": "none", "a": "b"}
+        assert out.items() <= meta["labels"].items()
+        assert meta["annotations"] == {"linkerd.io/inject": "disabled", "c": "d"}
 
 
 def test_every_manifest_is_complete_and_no_right_is_wild() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.lab import logs
 from bigtcp_bench.lab.api.runtime_protocol import LogOptions
 from bigtcp_bench.lab.api.selectors import matches_label_selector
 from bigtcp_bench.lab.cilium import big_tcp_limits, contradictions
@@ -167,6 +168,33 @@ def test_log_gives_whole_lines_tails_and_follows() -> None:
         return b"".join([chunk async for chunk in log.read(LogOptions(follow=True))])
 
     assert asyncio.run(scenario()) == [b"two\n", b"one\ntwo\nthree\nno newline", b"one\nt"]
+
+
+def test_a_log_is_read_from_its_newest_file_and_followed_across_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_BYTES", 10)
+
+    async def read(log: ContainerLog, **options: Any) -> bytes:
+        return b"".join([chunk async for chunk in log.read(LogOptions(**options))])
+
+    async def scenario() -> list[bytes]:
+        log = ContainerLog()
+        stream = asyncio.StreamReader()
+        collecting = asyncio.create_task(log.collect(stream))
+        following = asyncio.create_task(read(log, follow=True))
+        found = []
+        for text in (b"one\n", b"two\n", b"three\nfour\n", b"a line of more than that\n", b"five\n"):
+            stream.feed_data(text)
+            await asyncio.sleep(0.01)
+            found.append(await read(log))
+        found.append(await read(log, tail_lines=4))
+        stream.feed_eof()
+        await collecting
+        return [*found, await following]
+
+    everything = b"one\ntwo\nthree\nfour\na line of more than that\nfive\n"
+    long = b"a line of more than that\n"
+    newest = [b"one\n", b"one\ntwo\n", b"four\n", long, b"five\n", b"five\n"]
+    assert asyncio.run(scenario()) == [*newest, everything]
 
 
 def test_time_stamps_have_nine_digits() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kubernetes.client import ApiClient
 
+from bigtcp_bench.errors import BenchError
 from bigtcp_bench.plan import load_plan
 from bigtcp_bench.pods import operators
 from bigtcp_bench.pods.generation import Generation, client_pod, orders_of
 from bigtcp_bench.pods.operators import IperfGenerationOperator
 from bigtcp_bench.pods.results import packed
 from bigtcp_bench.warehouse.store import Warehouse
-from tests.pods.documents import orders, recorded_document, repetition_frame
+from tests.pods.documents import frame, orders, recorded_document, repetition_frame
 
 GENERATION = Generation(
     run=1,
@@ -26,6 +28,8 @@ GENERATION = Generation(
     client_node="node1",
     server_node="node2",
 )
+
+DONE = {"block": 1, "generation": 1, "repetitions": 4, "failed": 0, "elapsed_s": 30.0}
 
 
 def test_the_client_pod_keeps_everything_of_its_manifest() -> None:
@@ -103,3 +107,47 @@ def test_what_is_stored_has_both_pods_counters_and_less_than_the_nodes_did_befor
         "ipv4-stream-1: the sender's node used hardly more CPU time than before the block, when 2.00 of its CPUs "
         "were busy"
     ]
+
+
+@pytest.mark.parametrize("log", ["the newest file", "nothing"])
+def test_lines_that_were_followed_count_when_the_log_has_lost_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str
+) -> None:
+    monkeypatch.setattr(operators, "say", lambda text: None)
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
+    frames = [repetition_frame(recorded_document("on"), repetition=number) for number in (1, 2, 3)]
+
+    def logs(*_: Any) -> str:
+        if log == "nothing":
+            raise BenchError("the pod is gone")
+        # A kubelet gives back what was written since it last began a new file.
+        return "\n".join([frames[2], frame("done", run_key="dag/run", **DONE)])
+
+    operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"))
+    api: Any = SimpleNamespace(logs=logs)
+    operator._stored = operators._Stored(api, warehouse, GENERATION, orders(repetitions=4))
+    for line in ("not marked", frames[0], frames[1], frames[1], frames[2]):
+        operator._readable("base", line)
+    pod: Any = SimpleNamespace(metadata=SimpleNamespace(name="client", namespace="bigtcp-bench"))
+    operator._keep(pod)
+    assert operator._stored.summary() == {"measured": 3, "failed": 1}
+    (why,) = operator._stored._reasons
+    # An agent that was done has measured all; who reads the log came too late.
+    lost = "its line had gone from the pod's log" if log != "nothing" else "the pod ended before it was measured"
+    assert why == f"ipv4-stream-1 repetition 4 (block 1 (on), generation 1): {lost}"
+
+
+def test_without_log_and_followed_lines_nothing_is_stored(tmp_path: Path) -> None:
+    def logs(*_: Any) -> str:
+        raise BenchError("the pod is gone")
+
+    operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"))
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    api: Any = SimpleNamespace(logs=logs)
+    operator._stored = operators._Stored(api, warehouse, GENERATION, orders())
+    operator._keep(SimpleNamespace(metadata=SimpleNamespace(name="client", namespace="bigtcp-bench")))  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match="nothing usable was measured: the pod's log could not be read"):
+        operator._stored.summary()

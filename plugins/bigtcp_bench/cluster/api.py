@@ -88,7 +88,7 @@ class Conflict(ApiProblem):
 
 
 class Forbidden(ApiProblem):
-    """The credentials in use lack a right (403)."""
+    """The credentials in use lack a right, or an admission rule of the cluster says no (403)."""
 
 
 class ApiUnreachable(ApiProblem):
@@ -423,9 +423,12 @@ def _problem(status: int, method: str, path: str, body: bytes | str | None) -> A
     if status == 401:
         return ApiProblem(f"the Kubernetes API does not accept the credentials in use for {where}: {message}", 401)
     if status == 403:
-        return Forbidden(
-            f"not allowed: {message}; the rights that are needed are in include/manifests/rbac.yaml", 403
-        )
+        # As RBAC words it; admission says no with the same status.
+        if '" cannot ' in message:
+            why = "the rights that are needed are in include/manifests/rbac.yaml"
+        else:
+            why = "that is no missing right but an admission rule of the cluster, such as a quota or Pod Security"
+        return Forbidden(f"not allowed: {message}; {why}", 403)
     if status == 404:
         return NotFound(f"the Kubernetes API has no {path}: {message}", 404)
     if status == 409:

@@ -87,7 +87,7 @@ def build_pod(
         spec["activeDeadlineSeconds"] = deadline_s
     meta["labels"] = {**meta["labels"], **(labels or {})}
     if annotations:
-        meta["annotations"] = dict(annotations)
+        meta["annotations"] = {**meta.get("annotations", {}), **annotations}
     secrets = [{"name": name} for name in pull_secrets]
     if secrets:
         spec["imagePullSecrets"] = secrets
@@ -211,13 +211,16 @@ def pod_addresses(pod: Mapping[str, Any]) -> dict[str, str]:
 
 def _end(pod: Mapping[str, Any]) -> str:
     status = pod.get("status") or {}
+    said = " ".join((status.get("message") or "").split())
+    reason = f"failed: {status.get('reason', 'no reason given')}{': ' + said if said else ''}"
+    if status.get("reason"):
+        return reason  # of the cluster, which killed the container: how that ended tells nothing
     for item in status.get("containerStatuses") or []:
         ended = (item.get("state") or {}).get("terminated")
         if ended:
             said = " ".join((ended.get("message") or "").split())[-300:]
             return f"ended with {ended.get('reason', 'exit')} {ended.get('exitCode')}{': ' + said if said else ''}"
-    said = status.get("message") or ""
-    return f"failed: {status.get('reason', 'no reason given')}{': ' + said if said else ''}"
+    return reason
 
 
 def delete_pods(

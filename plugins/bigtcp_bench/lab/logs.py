@@ -1,6 +1,7 @@
 """The log of one run of a container: whole lines with the time each was written, for readers now and later.
 
-Kept in memory and limited as a kubelet limits it; readers may follow until the container has ended.
+Kept in memory and cut into files as a kubelet does it. Readers are given the newest file, and may follow from
+there until the container has ended.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from datetime import UTC, datetime
 
 from bigtcp_bench.lab.api.runtime_protocol import LogOptions
 
-MAX_BYTES = 50 * 1024 * 1024
-"""The oldest lines go beyond this: a kubelet keeps 5 files of 10 MiB."""
+MAX_BYTES = 10 * 1024 * 1024
+"""A new file is begun beyond this (a kubelet's containerLogMaxSize); older files are not read."""
 FALLBACK_LINES = 80
 FALLBACK_BYTES = 2048
 """What ``FallbackToLogsOnError`` takes from the end of a log (types.go of the Kubernetes API)."""
@@ -33,6 +34,7 @@ class ContainerLog:
         self._lines: deque[tuple[int, bytes]] = deque()
         self._bytes = 0
         self._dropped = 0
+        self._newest = 0
         self._changed = asyncio.Event()
         self.ended = False
 
@@ -56,11 +58,15 @@ class ContainerLog:
             self._add(partial)
 
     def _add(self, line: bytes) -> None:
+        if self._bytes and self._bytes + len(line) > MAX_BYTES:
+            # Whoever follows may not have read the last file to its end yet: only those before it go.
+            for _ in range(self._newest - self._dropped):
+                self._lines.popleft()
+            self._dropped = self._newest
+            self._newest += len(self._lines)
+            self._bytes = 0
         self._lines.append((time.time_ns(), line))
         self._bytes += len(line)
-        while self._bytes > MAX_BYTES and len(self._lines) > 1:
-            self._bytes -= len(self._lines.popleft()[1])
-            self._dropped += 1
 
     def _wake(self) -> None:
         self._changed.set()
@@ -73,9 +79,9 @@ class ContainerLog:
 
     async def read(self, options: LogOptions) -> AsyncIterator[bytes]:
         """Yield the log, as far as it is wanted, in chunks of whole lines."""
-        position = self._dropped
+        position = self._newest
         if options.tail_lines is not None:
-            position += max(0, len(self._lines) - options.tail_lines)
+            position = max(position, self._dropped + len(self._lines) - options.tail_lines)
         if options.since_seconds is not None:
             earliest = time.time_ns() - options.since_seconds * 1_000_000_000
             position = max(position, self._dropped + sum(stamp < earliest for stamp, _ in self._lines))

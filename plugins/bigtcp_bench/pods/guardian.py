@@ -840,16 +840,19 @@ class Guardian:
         pod["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"] = [here]
         path = f"{self._pods}/{self.api.request('POST', self._pods, pod)['metadata']['name']}"
         try:
+            status: Json = {}
             phase = "Pending"
             for _ in self._waiting(self.orders.pod_start_s):
                 found = self.api.get(path)
                 if found is None:
                     raise _NotRestored("the probe pod was deleted while it was waited for")
-                phase = (found.get("status") or {}).get("phase", "Pending")
+                status = found.get("status") or {}
+                phase = status.get("phase", "Pending")
                 if phase in ("Succeeded", "Failed"):
                     break
             if phase != "Succeeded":
-                raise _NotRestored(f"the probe pod is {phase} after up to {self.orders.pod_start_s:g} s")
+                why = "".join(f": {status[name]}" for name in ("reason", "message") if status.get(name))
+                raise _NotRestored(f"the probe pod is {phase} after up to {self.orders.pod_start_s:g} s{why}")
             return self._devices_in(self.api.request("GET", f"{path}/log", text=True))
         finally:
             self.api.delete(path, gracePeriodSeconds=1)

@@ -60,6 +60,8 @@ class IperfGenerationOperator(KubernetesPodOperator):
         self.generation = generation
         self.log_formatter = self._readable
         self._shown: set[str] = set()
+        # Every line with a frame: a kubelet gives back the newest 10 MiB of a log, and those may not be all.
+        self._followed: list[str] = []
         self._stored: _Stored | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -132,10 +134,12 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 str(pod.metadata.namespace), pod.metadata.name, str(self.base_container_name)
             )
         except BenchError as error:
-            # The pod or its node is gone: its measurements with it, but this must not hide why the task ended.
+            # The pod or its node is gone, but this must not hide why the task ended.
             self.log.warning("the log of pod %s could not be read: %s", pod.metadata.name, _first_line(error))
-            return
-        self._stored.take(log)
+            if not self._followed:
+                return
+            log = ""
+        self._stored.take("\n".join([*self._followed, log]))
 
     def _readable(self, container: str, message: str) -> str:
         """Return what the task log shows of one line of the pod: a frame's key figures instead of its document."""
@@ -144,6 +148,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
 
         if MARKER not in message:
             return message
+        self._followed.append(message)
         lines = []
         for repetition in parse_log(message).repetitions:
             found = {one.metric: one.value for one in measurements(repetition)} if not repetition.error else {}
@@ -235,8 +240,13 @@ class _Stored:
             )
         for line in _gap_lines(generation, gaps):
             say(line)
+        gone = (
+            "the pod ended before it was measured"
+            if parsed.done is None
+            else "its line had gone from the pod's log"
+        )
         for scenario, number in parsed.missing(self._orders):
-            reason = f"{scenario} repetition {number} ({generation}): the pod ended before it was measured"
+            reason = f"{scenario} repetition {number} ({generation}): {gone}"
             reasons.append(reason)
             failures.append(
                 {**key, "arm": generation.arm, "scenario": scenario, "repetition": number, "reason": reason}
