@@ -154,13 +154,13 @@ def judge(
         Check("Kubernetes API", "", "pass", seen.server),
         *seen.hold,
         *seen.rights,
-        *cilium_checks.version_checks(cilium, seen.daemonset, plan),
+        *cilium_checks.version_checks(cilium, seen.daemonset),
         *cilium_checks.change_checks(cilium, seen.daemonset, plan),
         *cilium_checks.manager_checks(seen.daemonset, seen.config, plan),
         *cilium_checks.config_checks(cilium, seen.config, plan),
         node_checks.chosen_check(pair, plan, usable),
     ]
-    labels = {node["metadata"]["name"]: node["metadata"].get("labels") or {} for node in seen.nodes}
+    metas = {node["metadata"]["name"]: node["metadata"] for node in seen.nodes}
     for node in pair.nodes:
         probed, agent = probes.get(node.name), seen.agents[node.name]
         checks.append(node_checks.node_check(node))
@@ -168,7 +168,8 @@ def judge(
             checks += node_checks.kernel_checks(node.name, probed, plan)
             checks.append(node_checks.memory_check(node.name, probed))
             checks.append(node_checks.load_check(node.name, probed, plan))
-        checks += cilium_checks.override_checks(node.name, labels.get(node.name, {}), seen.node_configs)
+        meta = metas.get(node.name, {})
+        checks += cilium_checks.override_checks(node.name, meta, seen.node_configs, seen.daemonset)
         if agent.status is None or agent.merged is None:
             checks.append(Check("Cilium agent", node.name, "fail", agent.problem, agent.advice))
             continue
