@@ -23,6 +23,7 @@ from bigtcp_bench.cluster.cilium import (
     Merged,
     Progress,
     await_rollout,
+    config_values,
     find_cilium,
     judge_limits,
     judge_status,
@@ -36,6 +37,7 @@ from bigtcp_bench.cluster.guard import Fence
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.errors import FenceLost, SwitchFailed
 from bigtcp_bench.plan import SCENARIOS, Arm, Family, Plan
+from bigtcp_bench.pods.guardian import selects
 from bigtcp_bench.resources import load_manifest
 
 
@@ -200,12 +202,29 @@ def verify(
             if value != (arm == "on"):
                 problems.append(
                     f"node {node.name}: the agent was told {KEYS[family]}={str(value).lower()}, wanted "
-                    f"{str(arm == 'on').lower()}; another CiliumNodeConfig or a restriction of the init container "
-                    "'config' overrules the benchmark's"
+                    f"{str(arm == 'on').lower()}; {_overruled(api, cilium, arm, node.name, report.scope)}"
                 )
         problems += judge_status(node.name, arm, status, families)
         problems += judge_limits(node.name, arm, limits, families)
     return problems
+
+
+def _overruled(api: ClusterApi, cilium: Cilium, arm: Arm, node: str, scope: str) -> str:
+    """Return why an agent was told otherwise than the benchmark has written, as far as its objects tell it."""
+    if scope == "cluster":
+        data = config_values(api, cilium)
+        if any(data.get(key) != value for key, value in settings(arm).items()):
+            return f"somebody else, such as Argo CD or Flux, has put {CONFIGMAP_NAME} back"
+        return "a CiliumNodeConfig or another source of the init container 'config' overrules " + CONFIGMAP_NAME
+    found = api.find(cilium.node_config_kind, guard.NODE_CONFIG_NAME, cilium.namespace)
+    if found is None or found["spec"].get("defaults") != settings(arm):
+        return f"somebody else has removed or changed CiliumNodeConfig {guard.NODE_CONFIG_NAME}"
+    if not selects(found["spec"].get("nodeSelector"), api.get(NODE, node)["metadata"].get("labels") or {}):
+        return f"somebody else has removed the label {guard.WINDOW} from the node"
+    return (
+        "another CiliumNodeConfig or a restriction of the init container 'config' overrules the benchmark's "
+        f"{guard.NODE_CONFIG_NAME}"
+    )
 
 
 def _merged_now(api: ClusterApi, cilium: Cilium, node: str) -> Merged:
