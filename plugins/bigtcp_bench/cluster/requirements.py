@@ -15,6 +15,7 @@ from bigtcp_bench.cluster.cilium import (
     AgentStatus,
     Cilium,
     Merged,
+    Progress,
     agent_pod,
     find_cilium,
     is_ready,
@@ -118,6 +119,18 @@ def refuse_held(api: ClusterApi, holder: str) -> None:
     lease = guard.read_lease(api)
     if lease is not None and lease.live(api.now()) and lease.owner != holder:
         raise PreconditionFailed(guard.busy_sentence(api, lease))
+
+
+def put_back_abandoned(api: ClusterApi, holder: str, *, progress: Progress) -> None:
+    """Put back what a run has left behind that nobody holds the cluster for any more.
+
+    Before the checks, which would else refuse for what only the restore can mend, such as an agent that does not
+    start with what it was told. Raises RestoreFailed, and PreconditionFailed if a run takes the cluster meanwhile.
+    """
+    lease = guard.read_lease(api)
+    held = lease is not None and lease.live(api.now())
+    if not held and guard.leftovers(api):
+        guard.restore(api, f"left behind when {holder} started", progress=progress)
 
 
 def look(api: ClusterApi, plan: Plan, pair: NodePair, hold: list[Check], abandoned: bool) -> Seen:
