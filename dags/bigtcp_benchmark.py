@@ -43,7 +43,8 @@ ONE_BY_ONE = {"max_active_tis_per_dagrun": 1, "execution_timeout": timedelta(hou
 def bigtcp_benchmark():
     """Wire the run: check, save, then per block switch and measure, then judge; put the cluster back."""
 
-    @task
+    # It may have to put back what a run with scope "cluster" has left, which restarts all agents.
+    @task(execution_timeout=timedelta(hours=3))
     def check_kernel() -> dict:
         return DagRunStep.current().check_kernel()
 

@@ -10,10 +10,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from bigtcp_bench import connections, steps
-from bigtcp_bench.cluster import bigtcp_switch, load, pods
+from bigtcp_bench.cluster import bigtcp_switch, guard, load, nodes, pods
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
+from bigtcp_bench.lab.api.discovery import NODES
 from bigtcp_bench.monitoring import collect
+from bigtcp_bench.params import dag_params
 from bigtcp_bench.plan import CONTROL, Block, validate_plan
 from bigtcp_bench.pods import capture, control
 from bigtcp_bench.pods.results import Captured, Measurement
@@ -21,6 +23,7 @@ from bigtcp_bench.report.view import RunView
 from bigtcp_bench.steps import DagRunStep
 from bigtcp_bench.warehouse import migrate
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.cluster.simulated import Cluster, run
 from tests.support.nights import add_night
 
 BLOCK = Block(number=2, arm="on", slot=2, generations=2, arm_offset=0)
@@ -186,6 +189,48 @@ def test_a_run_on_tables_of_another_version_ends_before_the_cluster_is_looked_at
     step.__dict__.update(warehouse=warehouse, api=None)
     with pytest.raises(AirflowFailException, match=sentence):
         step.check_kernel()
+
+
+class Excluding(Cluster):
+    """A cluster whose agents do not start with BIG TCP, so that their nodes are tainted."""
+
+    def reconcile(self) -> None:
+        super().reconcile()
+        for name, node in self.nodes.items():
+            on = "true" in node.merged.values()
+            found = run(self.store.get(NODES, name))
+            found["spec"]["taints"] = [{"key": "node.cilium.io/agent-not-ready", "effect": "NoSchedule"}] * on
+            run(self.store.update(NODES, found))
+
+
+def test_what_a_dead_run_has_left_is_put_back_before_nodes_are_chosen(tmp_path, said, monkeypatch):
+    cluster = Excluding()
+    before = cluster.state()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    pair = nodes.choose_pair(api, plan)
+    dead = guard.open_window(api, "bigtcp_benchmark/night 0", plan, pair)
+    bigtcp_switch.switch(api, dead.fence, "on", pair, plan)
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    monkeypatch.setattr(connections, "cluster_name", lambda conn_id: "lab")
+    params = {**{name: param.value for name, param in dag_params().items()}, "scenarios": ["ipv4-rr"]}
+
+    def check(night: str) -> dict[str, object]:
+        step = DagRunStep("bigtcp_benchmark", night, "check_kernel", "manual", params, dict)
+        step.__dict__.update(warehouse=warehouse, api=cluster.client())
+        return step.check_kernel()
+
+    monkeypatch.setattr(DagRunStep, "_tell_slack", lambda *_, **__: [])
+    with pytest.raises(AirflowFailException, match="the cluster is held by bigtcp_benchmark/night 0"):
+        check("night 1")
+    assert guard.leftovers(api) != [], "a living run is left alone"
+    cluster.time += guard.LEASE_S + 1
+    found = check("night 2")
+    assert (found["client_node"], found["server_node"]) == ("node1", "node2")
+    assert guard.leftovers(api) == []
+    assert cluster.state() == before
+    assert any("restored what bigtcp_benchmark/night 0 had changed" in line for line in said)
 
 
 def test_what_a_switch_found_that_is_not_proven_is_kept_for_the_diagnosis(step, said, monkeypatch):

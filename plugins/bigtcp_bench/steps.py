@@ -189,6 +189,8 @@ class DagRunStep:
     def check_kernel(self) -> Result:
         """Validate the plan, choose the nodes, look at them, and refuse what cannot be measured.
 
+        What a run that died has left in the cluster is put back before.
+
         A dry run ends here: with what it would do in the log, no run in the warehouse, all other tasks skipped.
         """
         if self.params.get("dry_run"):
@@ -224,6 +226,7 @@ class DagRunStep:
         )
         requirements.refuse_held(self.api, self.run_key)
         self._close_abandoned()
+        requirements.put_back_abandoned(self.api, self.run_key, progress=say)
         pair = nodes.choose_pair(self.api, plan)
         say(f"checking {pair.client.name} (sends) and {pair.server.name} (receives)")
         found = requirements.preflight(self.api, plan, pair, holder=self.run_key)

@@ -10,15 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigtcp_bench.cluster.api import POD, CommandFailed
 from bigtcp_bench.cluster.cilium import (
+    AGENT_READY_MAX_S,
+    AGENT_READY_S,
+    STATUS_S,
     Cilium,
+    await_rollout,
+    find_cilium,
     judge_limits,
     judge_status,
     parse_status,
+    read_merged,
+    ready_agent,
     version_of_image,
     waiting_reason,
 )
+from bigtcp_bench.errors import SwitchFailed
+from bigtcp_bench.lab.api.discovery import DAEMONSETS, PODS
 from bigtcp_bench.pods.guardian import selects
+
+from .simulated import Client, Cluster, run
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -116,3 +128,127 @@ def test_selectors_as_cilium_reads_them() -> None:
         assert (
             selects({"matchExpressions": [{"key": "a", "operator": operator, "values": ["1"]}]}, labels) is matched
         )
+
+
+def with_startup_probe(cluster: Cluster, probe: dict[str, int] | None) -> None:
+    """Give the agents of a cluster this startup probe."""
+    found = run(cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
+    for item in found["spec"]["template"]["spec"]["containers"]:
+        if item["name"] == "cilium-agent" and probe is not None:
+            item["startupProbe"] = probe
+    run(cluster.store.update(DAEMONSETS, found))
+
+
+@pytest.mark.parametrize(
+    ("probe", "allowed_s"),
+    [
+        (None, AGENT_READY_S),
+        ({"failureThreshold": 105, "periodSeconds": 2}, 240),
+        ({"failureThreshold": 300, "periodSeconds": 2, "initialDelaySeconds": 5}, 635),
+        ({}, AGENT_READY_S),
+        ({"failureThreshold": 3000, "periodSeconds": 2}, AGENT_READY_MAX_S),
+    ],
+)
+def test_an_agent_may_take_as_long_as_its_startup_probe_allows(
+    probe: dict[str, int] | None, allowed_s: float
+) -> None:
+    cluster = Cluster()
+    with_startup_probe(cluster, probe)
+    api = cluster.client()
+    cilium = find_cilium(api)
+    assert cilium.agent_ready_s == allowed_s
+    cluster.faults.add("never-ready")
+    api.delete(POD, agent_of(cluster, "node1")["metadata"]["name"], "kube-system")
+    began = cluster.time
+    with pytest.raises(SwitchFailed, match=f"not Ready within {allowed_s:g} s"):
+        ready_agent(api, cilium, "node1")
+    assert allowed_s <= cluster.time - began < allowed_s + 30
+
+
+def agent_of(cluster: Cluster, node: str) -> dict[str, Any]:
+    (pod,) = run(cluster.store.list(PODS, "kube-system", None, f"spec.nodeName={node}"))
+    return dict(pod)
+
+
+def rolled(cluster: Cluster, updated: int) -> None:
+    """Let a rollout be so far."""
+    found = run(cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
+    found["status"].update(updatedNumberScheduled=updated, numberAvailable=1)
+    run(cluster.store.update(DAEMONSETS, found, "status"))
+
+
+def test_a_rollout_that_stops_names_the_agent_that_crashes() -> None:
+    cluster = Cluster()
+    found = run(cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
+    found["status"]["desiredNumberScheduled"] = 100
+    run(cluster.store.update(DAEMONSETS, found, "status"))
+    rolled(cluster, 1)
+    pod = agent_of(cluster, "node2")
+    state = {"waiting": {"reason": "CrashLoopBackOff"}}
+    last = {"terminated": {"message": "BIG TCP is not supported in tunneling mode"}}
+    pod["status"] = {
+        "phase": "Running",
+        "conditions": [{"type": "Ready", "status": "False"}],
+        "containerStatuses": [{"name": "cilium-agent", "state": state, "lastState": last, "restartCount": 4}],
+    }
+    run(cluster.store.update(PODS, pod, "status"))
+    api = cluster.client()
+    began = cluster.time
+    with pytest.raises(SwitchFailed) as failure:
+        await_rollout(api, find_cilium(api))
+    assert cluster.time - began < AGENT_READY_S + 10
+    for words in ("1 of 100", pod["metadata"]["name"], "node2", "not supported in tunneling mode"):
+        assert words in str(failure.value)
+
+
+def test_a_rollout_that_goes_on_is_waited_for() -> None:
+    cluster = Cluster()
+    rolled(cluster, 0)
+    api = cluster.client()
+    began = cluster.time
+    moments = [(AGENT_READY_S * 0.9, lambda: rolled(cluster, 1)), (AGENT_READY_S * 1.8, cluster.reconcile)]
+    sleep = api.sleep
+
+    def passing(seconds: float) -> None:
+        sleep(seconds)
+        if moments and cluster.time - began >= moments[0][0]:
+            moments.pop(0)[1]()
+
+    api.sleep = passing  # type: ignore[method-assign]
+    await_rollout(api, find_cilium(api))
+    assert cluster.time - began > AGENT_READY_S * 1.7
+
+
+class Answering(Client):
+    """A client whose commands in agents end like this, one after the other; then they succeed."""
+
+    def __init__(self, cluster: Cluster, *failures: str) -> None:
+        super().__init__(cluster)
+        self.failures = list(failures)
+
+    def exec(self, namespace: str, pod: str, container: str, argv: Any) -> str:
+        if self.failures:
+            raise CommandFailed(self.failures.pop(0))
+        return super().exec(namespace, pod, container, argv)
+
+
+HUNG = "cat /tmp/cilium/config-map/enable-ipv4-big-tcp in pod kube-system/cilium-x did not end within 30 s"
+ABSENT = "cat x failed: cat: /tmp/cilium/config-map/enable-ipv4-big-tcp: No such file or directory"
+
+
+def test_only_a_key_without_a_file_is_not_set() -> None:
+    cluster = Cluster(enable_ipv4_big_tcp="true", enable_ipv6_big_tcp="true")
+    cilium = find_cilium(cluster.client())
+    pod = agent_of(cluster, "node1")["metadata"]["name"]
+    assert read_merged(Answering(cluster, ABSENT), cilium, pod) == {"ipv4": False, "ipv6": True}
+    assert read_merged(Answering(cluster, HUNG), cilium, pod) == {"ipv4": True, "ipv6": True}
+
+
+def test_an_agent_that_does_not_answer_is_not_one_that_says_false() -> None:
+    cluster = Cluster(enable_ipv4_big_tcp="true", enable_ipv6_big_tcp="true")
+    pod = agent_of(cluster, "node1")["metadata"]["name"]
+    api = Answering(cluster, *[HUNG] * 100)
+    began = cluster.time
+    with pytest.raises(SwitchFailed, match=f"agent {pod} does not say what it was told: cat .* did not end"):
+        read_merged(api, find_cilium(api), pod)
+    assert cluster.time - began < 2 * STATUS_S

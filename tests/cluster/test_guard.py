@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -14,10 +17,12 @@ from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, SwitchFailed
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, NODES
 from bigtcp_bench.plan import Plan, validate_plan
 
-from .simulated import BIG, SMALL, Cluster, Killed
+from .simulated import BIG, SMALL, Cluster, Killed, run
 
+BIG_TCP_OFF = {"enable-ipv4-big-tcp": "false", "enable-ipv6-big-tcp": "false"}
 RUN = "bigtcp_benchmark/manual__2026-11-23"
 
 
@@ -291,6 +296,59 @@ def test_a_setting_that_is_ignored_is_named_with_device_and_value() -> None:
     with pytest.raises(
         SwitchFailed, match=r"node node1: Cilium reports maxGSO 65536 for ipv4 .* wanted more than 65536"
     ):
+        open_and_switch(cluster, "on")
+
+
+@pytest.mark.parametrize(
+    ("scope", "resource", "undo", "words"),
+    [
+        (
+            "nodes",
+            NODES,
+            lambda item: item["metadata"]["labels"].pop(guard.WINDOW, None),
+            "somebody else has removed the label bigtcp-bench/window from the node",
+        ),
+        (
+            "nodes",
+            CILIUMNODECONFIGS,
+            lambda item: item["spec"].update(defaults={"enable-ipv6-big-tcp": "false"}),
+            "somebody else has removed or changed CiliumNodeConfig zz-bigtcp-bench",
+        ),
+        (
+            "cluster",
+            CONFIGMAPS,
+            lambda item: item["metadata"]["name"] == "cilium-config" and item["data"].update(BIG_TCP_OFF),
+            "somebody else, such as Argo CD or Flux, has put cilium-config back",
+        ),
+    ],
+)
+def test_whoever_undoes_the_benchmarks_settings_is_told_from_who_overrules_them(
+    scope: str, resource: Any, undo: Callable[[Any], object], words: str
+) -> None:
+    class Corrected(Cluster):
+        """A cluster with somebody who puts objects back as soon as they are changed."""
+
+        def reconcile(self) -> None:
+            for item in run(self.store.list(resource)):
+                before = copy.deepcopy(item)
+                undo(item)
+                if item != before:
+                    run(self.store.update(resource, item))
+            super().reconcile()
+
+    with pytest.raises(SwitchFailed, match=f"enable-ipv4-big-tcp=false, wanted true; {words}"):
+        open_and_switch(Corrected(**{key.replace("-", "_"): "false" for key in BIG_TCP_OFF}), "on", scope=scope)
+
+
+def test_another_node_config_that_overrules_ours_is_said_to() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    other = {
+        "metadata": {"name": "zzz", "namespace": "kube-system"},
+        "spec": {"nodeSelector": {}, "defaults": BIG_TCP_OFF},
+    }
+    api.create(find_cilium(api).node_config_kind, other, "kube-system")
+    with pytest.raises(SwitchFailed, match=r"wanted true; another CiliumNodeConfig .* overrules the benchmark's"):
         open_and_switch(cluster, "on")
 
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from bigtcp_bench.cluster import guard, guardian, pods, requirements
 from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ApiProblem
 from bigtcp_bench.cluster.bigtcp_switch import switch
-from bigtcp_bench.cluster.cilium import find_cilium
+from bigtcp_bench.cluster.cilium import AGENT_READY_MAX_S, find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import FenceLost, PreconditionFailed
-from bigtcp_bench.lab.api.discovery import PODS, SERVICEACCOUNTS
+from bigtcp_bench.lab.api.discovery import CONFIGMAPS, DAEMONSETS, PODS, SERVICEACCOUNTS
 from bigtcp_bench.lab.api.selectors import matches_label_selector
 from bigtcp_bench.pods import guardian as script
 from bigtcp_bench.resources import load_manifest, load_manifests
@@ -250,6 +250,23 @@ def test_limits_left_by_a_broken_agent_are_mended_by_a_restart() -> None:
     assert wake(cluster) == 0
     assert started(cluster) == [1, 2]
     assert cluster.state() == before
+
+
+def test_it_waits_for_agents_as_long_as_cilium_does() -> None:
+    cluster = Cluster()
+    found = run(cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
+    for item in found["spec"]["template"]["spec"]["containers"]:
+        item["startupProbe"] = {"failureThreshold": 300, "periodSeconds": 2, "initialDelaySeconds": 5}
+    run(cluster.store.update(DAEMONSETS, found))
+    open_and_switch(cluster)
+    (told,) = cluster.find(CONFIGMAPS, guardian.protocol.GUARDIAN_NAME)
+    assert json.loads(told["data"][guardian.ORDERS_FILE])["agent_ready_s"] == 635
+
+
+def test_the_guardian_has_time_for_slow_agents() -> None:
+    """Two of them, one after the other, as slow as they may be, and 20 minutes for all else that it does."""
+    job = load_manifest("guardian.yaml")["spec"]["jobTemplate"]["spec"]
+    assert job["activeDeadlineSeconds"] >= 2 * AGENT_READY_MAX_S + 1200
 
 
 def test_an_agent_that_stays_unready_keeps_the_state(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,14 +137,7 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         ),
         *("tunnel devices", "fail", "with Cilium 1.19.3", "upgrade"),
     ),
-    "1.12": (
-        lambda w: w.cilium("v1.12.19"),
-        "Cilium version",
-        "fail",
-        "1.12.19",
-        "1.13 for IPv6 and 1.14 for IPv4",
-    ),
-    "1.13 and IPv4": (lambda w: w.cilium("v1.13.9"), "Cilium version", "fail", "1.13.9", "or measure IPv6 only"),
+    "1.13": (lambda w: w.cilium("v1.13.9"), "Cilium version", "fail", "1.13.9", "from 1.14 on; upgrade"),
     "an image without a version": (
         lambda w: w.cilium("@sha256:0123"),
         *("Cilium version", "warn", "not told by image", "1.14 or newer"),
@@ -177,6 +170,10 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         lambda w: (w.cilium("v1.15.3"), w.status(datapath_mode="netkit")),
         *("datapath mode", "fail", "netkit", "any mode but veth"),
     ),
+    "netkit on an image without a version": (
+        lambda w: (w.cilium("@sha256:0123"), w.status(cilium={"msg": ""}, datapath_mode="netkit")),
+        *("datapath mode", "warn", "netkit", "known to work with veth and netkit"),
+    ),
     "an unknown datapath": (
         lambda w: w.status(datapath_mode="ipvlan"),
         *("datapath mode", "warn", "ipvlan", "known to work with veth and netkit"),
@@ -195,6 +192,10 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     ),
     "DSR by Geneve on 1.19.1": (
         lambda w: w.cilium("v1.19.1", bpf_lb_mode="hybrid", bpf_lb_dsr_dispatch="geneve"),
+        *("DSR dispatch", "fail", "geneve", "use opt"),
+    ),
+    "a dispatch by Geneve on 1.19.2, without DSR": (
+        lambda w: w.cilium("v1.19.2", bpf_lb_mode="snat", bpf_lb_dsr_dispatch="geneve"),
         *("DSR dispatch", "fail", "geneve", "use opt"),
     ),
     "DSR by Geneve on 1.18": (
@@ -221,6 +222,34 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     "no node configuration among the sources": (
         lambda w: w.config_container(args=["--source=config-map:cilium-config"]),
         *("config overrides", "fail", "the sources are config-map:cilium-config", "daemon.configSources"),
+    ),
+    "node configurations of another namespace only": (
+        lambda w: w.config_container(args=["--source=config-map:cilium-config,cilium-node-config:site"]),
+        *("config overrides", "fail", "cilium-node-config:site", "daemon.configSources"),
+    ),
+    "one node configuration by its name": (
+        lambda w: w.config_container(
+            args=["--source=config-map:cilium-config,cilium-node-config:kube-system/site"]
+        ),
+        *("config overrides", "fail", "cilium-node-config:kube-system/site", "daemon.configSources"),
+    ),
+    "another source after the node configurations": (
+        lambda w: w.config_container(
+            args=["--source=config-map:cilium-config,cilium-node-config,config-map:site"]
+        ),
+        *(
+            "config overrides",
+            "warn",
+            "source config-map:site is applied after",
+            "sets neither enable-ipv4-big-tcp",
+        ),
+    ),
+    "an annotation of the node that wins": (
+        lambda w: (
+            w.config_container(args=["--source=config-map:cilium-config,cilium-node-config:kube-system,node:"]),
+            w.nodes[0]["metadata"]["annotations"].update({"config.cilium.io/enable-ipv6-big-tcp": "false"}),
+        ),
+        *("node config", "fail", "annotation config.cilium.io/enable-ipv6-big-tcp of the node", "remove it"),
     ),
     "a packaging without the init container": (
         lambda w: w.config_container(name="mount-cgroup"),
@@ -371,6 +400,42 @@ def test_no_other_line_fails(what: str) -> None:
     others = {check.name for check in world.judged() if check.status == "fail"} - {name}
     # Where the kernel knows no BIG TCP at all, it says so for either family.
     assert others <= ({"kernel, ipv4"} if what == "a kernel without any BIG TCP" else set())
+
+
+OURS = "config-map:cilium-config,cilium-node-config"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "marked"),
+    [
+        (["--source=config-map:cilium-config,cilium-node-config:"], False),
+        # The sources are merged in their order.
+        ([f"--source=node,{OURS}"], True),
+        ([f"--source={OURS},node"], False),
+        ([f"--source={OURS}"], True),
+        # With a list of what is allowed, that of what is denied does not count.
+        (
+            [
+                "--deny-config-keys=enable-ipv4-big-tcp",
+                "--allow-config-keys=enable-ipv4-big-tcp,enable-ipv6-big-tcp",
+            ],
+            False,
+        ),
+        ([f"--source={OURS}", "--deny-config-keys=debug"], False),
+    ],
+)
+def test_what_cilium_lets_a_node_configuration_override(arguments: list[str], marked: bool) -> None:
+    world = World()
+    world.config_container(args=arguments)
+    if marked:
+        world.nodes[0]["metadata"]["labels"]["config.cilium.io/enable-ipv4-big-tcp"] = "false"
+    assert [str(check) for check in world.judged() if check.status != "pass"] == []
+
+
+def test_a_dispatch_that_is_not_used_is_worth_no_warning() -> None:
+    world = World()
+    world.cilium("v1.18.3", bpf_lb_mode="snat", bpf_lb_dsr_dispatch="geneve")
+    assert "DSR dispatch" not in {check.name for check in world.judged()}
 
 
 @pytest.mark.parametrize(

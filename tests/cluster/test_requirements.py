@@ -48,7 +48,8 @@ def test_a_good_cluster_passes_and_nothing_is_changed() -> None:
         (["--allow-config-keys", "enable-ipv4-big-tcp"], "fail", "enable-ipv6-big-tcp is not among"),
         (["--allow-config-keys=enable-ipv4-big-tcp,enable-ipv6-big-tcp"], "pass", "both keys"),
         (["--source=config-map:cilium-config"], "fail", "the sources are config-map:cilium-config"),
-        (["--source", "config-map:a,cilium-node-config:kube-system/x"], "pass", "both keys"),
+        (["--source", "config-map:a,cilium-node-config:kube-system"], "pass", "both keys"),
+        (["--source", "config-map:a,cilium-node-config:other"], "fail", "the sources are config-map:a"),
     ],
 )
 def test_restrictions_of_the_init_container(arguments: list[str], status: str, words: str) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bigtcp_bench.cluster import guard, pods, probe
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
-    AGENT_READY_S,
     CONFIGMAP_NAME,
     KEYS,
     AgentStatus,
@@ -24,6 +23,7 @@ from bigtcp_bench.cluster.cilium import (
     Merged,
     Progress,
     await_rollout,
+    config_values,
     find_cilium,
     judge_limits,
     judge_status,
@@ -37,6 +37,7 @@ from bigtcp_bench.cluster.guard import Fence
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.errors import FenceLost, SwitchFailed
 from bigtcp_bench.plan import SCENARIOS, Arm, Family, Plan
+from bigtcp_bench.pods.guardian import selects
 from bigtcp_bench.resources import load_manifest
 
 
@@ -97,15 +98,16 @@ def switch(
     plan: Plan,
     *,
     force_restart: bool = False,
-    agent_ready_s: float = AGENT_READY_S,
+    agent_ready_s: float | None = None,
     progress: Progress = lambda text: None,
 ) -> SwitchReport:
     """Put ``arm`` in force on the nodes of ``pair`` and return the proof.
 
     Agents are restarted one node at a time, and not at all where the arm is in force and proven already
     (``force_restart`` restarts them nevertheless: in an A/A run a restart is part of what is measured). Benchmark
-    pods are deleted first, since they would keep the limits they were created with. Raises SwitchFailed, naming
-    node, device, value and what was wanted; FenceLost if the cluster is not this run's (any more).
+    pods are deleted first, since they would keep the limits they were created with. An agent may take as long as
+    Cilium itself allows it, or ``agent_ready_s``. Raises SwitchFailed, naming node, device, value and what was
+    wanted; FenceLost if the cluster is not this run's (any more).
     """
     started = api.monotonic()
     state = guard.open_state(api, fence)
@@ -113,10 +115,12 @@ def switch(
     if gone:
         progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")
     cilium = find_cilium(api)
+    if agent_ready_s is not None:
+        cilium = replace(cilium, agent_ready_s=agent_ready_s)
     families = families_of(plan)
     report = SwitchReport(arm, state.scope)
     if state.scope == "cluster":
-        rolled = _apply_to_cluster(api, fence, cilium, arm, report, agent_ready_s, force_restart, progress)
+        rolled = _apply_to_cluster(api, fence, cilium, arm, report, force_restart, progress)
     else:
         rolled = False
         try:
@@ -129,7 +133,7 @@ def switch(
     if force_restart and not rolled:
         stale = list(pair.names)
     else:
-        stale = [name for name in pair.names if _merged_now(api, cilium, name, agent_ready_s) != wanted]
+        stale = [name for name in pair.names if _merged_now(api, cilium, name) != wanted]
         if not stale and not rolled:
             problems = verify(api, cilium, arm, pair, plan, families, report)
             if not problems:
@@ -142,7 +146,7 @@ def switch(
         begun = api.monotonic()
         progress(f"restarting the Cilium agent on {name}")
         with fence.mutating(f"restart the Cilium agent on node {name}"):
-            restart_agent(api, cilium, name, before=fence.check, timeout_s=agent_ready_s)
+            restart_agent(api, cilium, name, before=fence.check)
         seconds[name] = api.monotonic() - begun
         progress(f"the Cilium agent on {name} is ready after {seconds[name]:.1f} s")
     problems = verify(api, cilium, arm, pair, plan, families, report)
@@ -198,16 +202,33 @@ def verify(
             if value != (arm == "on"):
                 problems.append(
                     f"node {node.name}: the agent was told {KEYS[family]}={str(value).lower()}, wanted "
-                    f"{str(arm == 'on').lower()}; another CiliumNodeConfig or a restriction of the init container "
-                    "'config' overrules the benchmark's"
+                    f"{str(arm == 'on').lower()}; {_overruled(api, cilium, arm, node.name, report.scope)}"
                 )
         problems += judge_status(node.name, arm, status, families)
         problems += judge_limits(node.name, arm, limits, families)
     return problems
 
 
-def _merged_now(api: ClusterApi, cilium: Cilium, node: str, agent_ready_s: float) -> Merged:
-    agent = ready_agent(api, cilium, node, agent_ready_s)
+def _overruled(api: ClusterApi, cilium: Cilium, arm: Arm, node: str, scope: str) -> str:
+    """Return why an agent was told otherwise than the benchmark has written, as far as its objects tell it."""
+    if scope == "cluster":
+        data = config_values(api, cilium)
+        if any(data.get(key) != value for key, value in settings(arm).items()):
+            return f"somebody else, such as Argo CD or Flux, has put {CONFIGMAP_NAME} back"
+        return "a CiliumNodeConfig or another source of the init container 'config' overrules " + CONFIGMAP_NAME
+    found = api.find(cilium.node_config_kind, guard.NODE_CONFIG_NAME, cilium.namespace)
+    if found is None or found["spec"].get("defaults") != settings(arm):
+        return f"somebody else has removed or changed CiliumNodeConfig {guard.NODE_CONFIG_NAME}"
+    if not selects(found["spec"].get("nodeSelector"), api.get(NODE, node)["metadata"].get("labels") or {}):
+        return f"somebody else has removed the label {guard.WINDOW} from the node"
+    return (
+        "another CiliumNodeConfig or a restriction of the init container 'config' overrules the benchmark's "
+        f"{guard.NODE_CONFIG_NAME}"
+    )
+
+
+def _merged_now(api: ClusterApi, cilium: Cilium, node: str) -> Merged:
+    agent = ready_agent(api, cilium, node)
     return read_merged(api, cilium, agent["metadata"]["name"])
 
 
@@ -309,7 +330,6 @@ def _apply_to_cluster(
     cilium: Cilium,
     arm: Arm,
     report: SwitchReport,
-    agent_ready_s: float,
     force_restart: bool,
     progress: Progress,
 ) -> bool:
@@ -328,7 +348,7 @@ def _apply_to_cluster(
         except Conflict:
             continue
     report.changed.append(f"DaemonSet {cilium.namespace}/{cilium.daemonset}")
-    await_rollout(api, cilium, agent_ready_s)
+    await_rollout(api, cilium)
     return True
 
 

@@ -39,8 +39,12 @@ AGENT_CONTAINER = "cilium-agent"
 MERGED_DIR = "/tmp/cilium/config-map"
 #: Devices that encapsulate, named by the agent; from 1.19 on it sets limits on them too.
 TUNNEL_DEVICES = ("cilium_vxlan", "cilium_geneve")
-#: A new agent pod is usually Ready after 10 to 30 s; image pulls and slow nodes take longer.
+#: A new agent pod is usually Ready after 10 to 30 s; image pulls and slow nodes take longer. Where the agent's
+#: startup probe allows more (605 s in the chart of 1.18), it gets that and ``PROBE_MARGIN_S``, but no more than
+#: the time limits of tasks and of the guardian's Job have room for, with two agents one after the other.
 AGENT_READY_S = 180.0
+AGENT_READY_MAX_S = 900.0
+PROBE_MARGIN_S = 30.0
 #: After Ready, the agent's own API may still take this long to answer in full.
 STATUS_S = 30.0
 #: An agent that ended this often since it was created (about a minute) will not start.
@@ -58,7 +62,7 @@ class Cilium:
     """Where Cilium runs and in which version.
 
     ``version`` is None if neither the image tag nor the digest-only reference tells it; ``node_config`` is None if
-    the cluster serves no CiliumNodeConfig.
+    the cluster serves no CiliumNodeConfig. ``agent_ready_s`` is how long an agent may take until it is Ready.
     """
 
     namespace: str
@@ -66,6 +70,7 @@ class Cilium:
     image: str
     version: Version | None
     node_config: Kind | None
+    agent_ready_s: float = AGENT_READY_S
 
     @property
     def version_text(self) -> str:
@@ -98,14 +103,27 @@ def find_cilium(api: ClusterApi) -> Cilium:
         )
     chosen = min(sets, key=lambda item: (item["metadata"]["namespace"] != "kube-system", item["metadata"]["name"]))
     containers = chosen["spec"]["template"]["spec"]["containers"]
-    image = next((item["image"] for item in containers if item["name"] == AGENT_CONTAINER), containers[0]["image"])
+    agent = next((item for item in containers if item["name"] == AGENT_CONTAINER), containers[0])
+    image = agent["image"]
     return Cilium(
         namespace=chosen["metadata"]["namespace"],
         daemonset=chosen["metadata"]["name"],
         image=image,
         version=version_of_image(image),
         node_config=_served_node_config(api),
+        agent_ready_s=_allowed_s(agent),
     )
+
+
+def _allowed_s(agent: JsonObject) -> float:
+    """Return how long the kubelet lets a new agent start before it ends it, within our own bounds."""
+    probe = agent.get("startupProbe")
+    if probe is None:
+        return AGENT_READY_S
+    # The defaults are those of Kubernetes.
+    tries_s = probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10)
+    allowed_s = probe.get("initialDelaySeconds", 0) + tries_s + PROBE_MARGIN_S
+    return float(min(max(AGENT_READY_S, allowed_s), AGENT_READY_MAX_S))
 
 
 def _served_node_config(api: ClusterApi) -> Kind | None:
@@ -136,19 +154,12 @@ def agent_pod(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject | None:
     return max(alive, key=lambda pod: pod["metadata"]["creationTimestamp"]) if alive else None
 
 
-def ready_agent(api: ClusterApi, cilium: Cilium, node: str, timeout_s: float = AGENT_READY_S) -> JsonObject:
-    """Return the agent pod of a node once it is Ready. Raises SwitchFailed after ``timeout_s``."""
-    return _await_agent(api, cilium, node, other_than=None, timeout_s=timeout_s)
+def ready_agent(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject:
+    """Return the agent pod of a node once it is Ready. Raises SwitchFailed after ``cilium.agent_ready_s``."""
+    return _await_agent(api, cilium, node, other_than=None)
 
 
-def restart_agent(
-    api: ClusterApi,
-    cilium: Cilium,
-    node: str,
-    *,
-    before: Before,
-    timeout_s: float = AGENT_READY_S,
-) -> JsonObject:
+def restart_agent(api: ClusterApi, cilium: Cilium, node: str, *, before: Before) -> JsonObject:
     """Delete the agent pod of a node and return the next one once it is Ready.
 
     A new *pod*, because only its init container merges the configuration anew. ``before`` guards the deletion.
@@ -156,9 +167,9 @@ def restart_agent(
     """
     old = ready_or_any_agent(api, cilium, node)
     if old is None:
-        return _await_agent(api, cilium, node, other_than=None, timeout_s=timeout_s)
+        return _await_agent(api, cilium, node, other_than=None)
     api.delete(POD, old["metadata"]["name"], cilium.namespace, uid=old["metadata"]["uid"], before=before)
-    return _await_agent(api, cilium, node, other_than=old["metadata"]["uid"], timeout_s=timeout_s)
+    return _await_agent(api, cilium, node, other_than=old["metadata"]["uid"])
 
 
 def ready_or_any_agent(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject | None:
@@ -170,10 +181,8 @@ def ready_or_any_agent(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject
     return None
 
 
-def _await_agent(
-    api: ClusterApi, cilium: Cilium, node: str, *, other_than: str | None, timeout_s: float
-) -> JsonObject:
-    state = "there is none"
+def _await_agent(api: ClusterApi, cilium: Cilium, node: str, *, other_than: str | None) -> JsonObject:
+    state, timeout_s = "there is none", cilium.agent_ready_s
     for _ in api.poll(timeout_s, POLL_S):
         pod = agent_pod(api, cilium, node)
         if pod is None or pod["metadata"]["uid"] == other_than:
@@ -241,29 +250,26 @@ def _crashes(pod: Mapping[str, Any]) -> bool:
 
 
 def read_merged(api: ClusterApi, cilium: Cilium, pod: str) -> Merged:
-    """Return the two settings as this very agent has been told them; a key that is not set counts as false."""
+    """Return the two settings as this very agent has been told them; a key that is not set counts as false.
+
+    Raises SwitchFailed if that cannot be read within STATUS_S.
+    """
     return {family: _merged_value(api, cilium, pod, KEYS[family]) for family in FAMILIES}
 
 
 def _merged_value(api: ClusterApi, cilium: Cilium, pod: str, key: str) -> bool:
-    try:
-        return _is_true(api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["cat", f"{MERGED_DIR}/{key}"]))
-    except CommandFailed:
-        # No such file: the key is not set at all, or this build keeps the configuration elsewhere.
-        pass
-    answer = None
-    for binary in cilium.binaries:
+    problem = ""
+    for _ in api.poll(STATUS_S, 1.0):
         try:
-            answer = api.exec(cilium.namespace, pod, AGENT_CONTAINER, [binary, "config", "get", key])
-            break
-        except CommandFailed:
-            continue
-    return _is_true(answer) if answer is not None else False
-
-
-def _is_true(text: str) -> bool:
-    words = text.split()
-    return bool(words) and words[-1].strip("\"'").lower() == "true"
+            text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["cat", f"{MERGED_DIR}/{key}"])
+        except CommandFailed as error:
+            # Only this says that the key is not set; a command that hangs says nothing about it.
+            if "No such file or directory" in str(error):
+                return False
+            problem = str(error)
+        else:
+            return text.strip().strip("\"'").lower() == "true"
+    raise SwitchFailed(f"the Cilium agent {pod} does not say what it was told: {problem}")
 
 
 @dataclass(frozen=True)
@@ -399,25 +405,35 @@ def rollout(
     api.patch(DAEMONSET, cilium.daemonset, body, cilium.namespace, before=before)
 
 
-def await_rollout(api: ClusterApi, cilium: Cilium, agent_ready_s: float = AGENT_READY_S) -> None:
+def await_rollout(api: ClusterApi, cilium: Cilium) -> None:
     """Wait until every agent runs the present pod template and is available. Raises SwitchFailed.
 
-    Allows ``agent_ready_s`` for each round of agents that the DaemonSet restarts at once.
+    However long that takes, as long as it goes on: its numbers may stay the same for ``cilium.agent_ready_s``.
     """
-    state = ""
-    rounds = 1
-    for passed in api.poll(float("inf"), POLL_S):
-        found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
-        rounds = max(rounds, rollout_rounds(found))
-        state = rollout_state(found)
+    seen, since_s = "", 0.0
+    for passed_s in api.poll(float("inf"), POLL_S):
+        state = rollout_state(api.get(DAEMONSET, cilium.daemonset, cilium.namespace))
         if not state:
             return
-        if passed >= rounds * agent_ready_s:
+        if state != seen:
+            seen, since_s = state, passed_s
+        elif passed_s - since_s >= cilium.agent_ready_s:
             break
     raise SwitchFailed(
-        f"the rolling restart of DaemonSet {cilium.namespace}/{cilium.daemonset} did not end within "
-        f"{rounds * agent_ready_s:g} s: {state}"
+        f"the rolling restart of DaemonSet {cilium.namespace}/{cilium.daemonset} has stopped for "
+        f"{cilium.agent_ready_s:g} s: {seen}{_hindrance(api, cilium)}"
     )
+
+
+def _hindrance(api: ClusterApi, cilium: Cilium) -> str:
+    """Return what an agent that is not Ready waits for, one that crashes before others; empty if all are Ready."""
+    pods = api.select(POD, cilium.namespace, labels=AGENT_LABELS)
+    unready = sorted((pod for pod in pods if not is_ready(pod)), key=_crashes, reverse=True)
+    if not unready:
+        return ""
+    pod = unready[0]
+    node = (pod.get("spec") or {}).get("nodeName", "no node")
+    return f"; pod {pod['metadata']['name']} on {node} {waiting_reason(pod)}"
 
 
 def rollout_state(daemonset: JsonObject) -> str:

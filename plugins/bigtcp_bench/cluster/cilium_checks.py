@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from bigtcp_bench.cluster import protocol
 from bigtcp_bench.cluster.api import JsonObject
@@ -23,6 +23,8 @@ from bigtcp_bench.pods.guardian import selects
 
 #: The sources an agent's configuration is merged from when the init container names none.
 DEFAULT_SOURCES = f"config-map:{CONFIGMAP_NAME},cilium-node-config"
+#: With the source ``node``, a label or annotation ``config.cilium.io/KEY`` of the node sets a key.
+NODE_PREFIX = "config.cilium.io/"
 #: Set on the pod template by the chart when ``rollOutCiliumPods`` is true.
 CHECKSUM = "cilium.io/cilium-configmap-checksum"
 #: What the tools leave on objects that they keep as they are in Git.
@@ -36,12 +38,12 @@ GITOPS_MARKS = {
 BROKEN_TUNNELS: tuple[Version, Version] = ((1, 19, 0), (1, 19, 5))
 
 
-def version_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator[Check]:
+def version_checks(cilium: Cilium, daemonset: JsonObject) -> Iterator[Check]:
     """Judge Cilium's version, and whether a rollout is under way."""
     if cilium.version is None:
         yield Check("Cilium version", "", "warn", f"not told by image {cilium.image}", "1.14 or newer is needed")
-    elif cilium.version < (1, 13, 0) or ("ipv4" in families_of(plan) and cilium.version < (1, 14, 0)):
-        advice = "BIG TCP needs Cilium 1.13 for IPv6 and 1.14 for IPv4; upgrade, or measure IPv6 only"
+    elif cilium.version < (1, 14, 0):
+        advice = "agents report the sizes by which BIG TCP is proven from 1.14 on; upgrade"
         yield Check("Cilium version", "", "fail", cilium.version_text, advice)
     else:
         yield Check("Cilium version", "", "pass", cilium.version_text)
@@ -90,17 +92,15 @@ def change_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator
 def _overrides(daemonset: JsonObject) -> Check:
     """Judge the init container that merges the configuration: may our two keys be overridden at all?"""
     name = "config overrides"
-    containers = daemonset["spec"]["template"]["spec"].get("initContainers") or []
-    found = next((item for item in containers if item["name"] == "config"), None)
-    if found is None:
+    words = _config_words(daemonset)
+    if words is None:
         advice = "this packaging of Cilium ignores CiliumNodeConfig; use scope cluster"
         return Check(
             name, "", "fail", f"DaemonSet {daemonset['metadata']['name']} has no init container config", advice
         )
-    words = (found.get("command") or []) + (found.get("args") or [])
-    denied = [key for key in KEYS.values() if key in _flag(words, "deny-config-keys")]
     allowed = _flag(words, "allow-config-keys")
-    sources = _flag(words, "source") or DEFAULT_SOURCES.split(",")
+    # Cilium ignores the one list where there is the other.
+    denied = [key for key in KEYS.values() if not allowed and key in _flag(words, "deny-config-keys")]
     if denied:
         advice = "remove it from Helm's daemon.blockedConfigOverrides, or use scope cluster"
         return Check(name, "", "fail", f"{denied[0]} may not be overridden (--deny-config-keys)", advice)
@@ -108,10 +108,43 @@ def _overrides(daemonset: JsonObject) -> Check:
     if missing:
         advice = "add it to Helm's daemon.allowedConfigOverrides, or use scope cluster"
         return Check(name, "", "fail", f"{missing[0]} is not among --allow-config-keys", advice)
-    if not any(source.partition(":")[0] == "cilium-node-config" for source in sources):
+    sources, later = _sources(words), _later_sources(daemonset)
+    if later is None:
         advice = "add cilium-node-config to Helm's daemon.configSources, or use scope cluster"
         return Check(name, "", "fail", f"the sources are {','.join(sources)}", advice)
+    others = [source for source in later if _kind(source) != "node"]
+    if others:
+        advice = f"make sure that it sets neither {' nor '.join(KEYS.values())}, or use scope cluster"
+        return Check(name, "", "warn", f"source {others[0]} is applied after CiliumNodeConfigs", advice)
     return Check(name, "", "pass", f"both keys may be overridden; sources {','.join(sources)}")
+
+
+def _config_words(daemonset: JsonObject) -> list[str] | None:
+    """Return command and arguments of the init container that merges the configuration, None if there is none."""
+    containers = daemonset["spec"]["template"]["spec"].get("initContainers") or []
+    found = next((item for item in containers if item["name"] == "config"), None)
+    return None if found is None else (found.get("command") or []) + (found.get("args") or [])
+
+
+def _sources(words: Sequence[str]) -> list[str]:
+    return _flag(words, "source") or DEFAULT_SOURCES.split(",")
+
+
+def _later_sources(daemonset: JsonObject) -> list[str] | None:
+    """Return the sources that are applied after the one with our object; None if none has it.
+
+    A source that names one object is none of ours: it reads no other, and it does not ask whom that selects.
+    """
+    sources = _sources(_config_words(daemonset) or [])
+    ours = ("cilium-node-config", "", daemonset["metadata"]["namespace"])
+    for position, source in enumerate(sources):
+        if _kind(source) == ours[0] and source.partition(":")[2] in ours[1:]:
+            return sources[position + 1 :]
+    return None
+
+
+def _kind(source: str) -> str:
+    return source.partition(":")[0]
 
 
 def _flag(words: Sequence[str], name: str) -> list[str]:
@@ -162,23 +195,36 @@ def config_checks(cilium: Cilium, config: JsonObject, plan: Plan) -> Iterator[Ch
         yield Check("IP families", "", "pass", f"{' and '.join(families_of(plan))} as the plan needs")
     dispatch = data.get("bpf-lb-dsr-dispatch", "")
     version = cilium.version or (0, 0, 0)
-    if data.get("bpf-lb-mode") not in ("dsr", "hybrid") or dispatch not in ("ipip", "geneve"):
+    if dispatch not in ("ipip", "geneve"):
         return
     found = f"loadBalancer.dsrDispatch is {dispatch}"
     flagged = data.get("enable-tunnel-big-tcp") == "true"
     if version >= (1, 19, 0) and (dispatch == "ipip" or (version < (1, 19, 3) and not flagged)):
         advice = f"Cilium {cilium.version_text} does not start with BIG TCP and this dispatch; use opt"
+        # Whatever bpf-lb-mode is: the agent does not look at that when it refuses to start.
         yield Check("DSR dispatch", "", "fail", found, advice)
-    else:
+    elif data.get("bpf-lb-mode") in ("dsr", "hybrid"):
         advice = (
             "service traffic through a tunnel has no BIG TCP on most kernels; pod to pod, which is measured, has"
         )
         yield Check("DSR dispatch", "", "warn", found, advice)
 
 
-def override_checks(node: str, labels: Mapping[str, str], node_configs: Sequence[JsonObject]) -> Iterator[Check]:
-    """Find CiliumNodeConfigs that select the node, set one of our keys and are applied after ours."""
+def override_checks(
+    node: str, meta: JsonObject, node_configs: Sequence[JsonObject], daemonset: JsonObject
+) -> Iterator[Check]:
+    """Find what sets one of our keys for the node and is applied after our CiliumNodeConfig.
+
+    ``meta`` is the node's metadata.
+    """
     ours = protocol.NODE_CONFIG_NAME
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
+    if any(_kind(source) == "node" for source in _later_sources(daemonset) or []):
+        for mark in [NODE_PREFIX + key for key in KEYS.values()]:
+            if mark in labels or mark in annotations:
+                where = "annotation" if mark in annotations else "label"
+                found = f"{where} {mark} of the node is applied after {ours}"
+                yield Check("node config", node, "fail", found, "remove it, or measure on another node")
     for item in node_configs:
         name, spec = item["metadata"]["name"], item.get("spec") or {}
         keys = [key for key in KEYS.values() if key in (spec.get("defaults") or {})]
@@ -226,7 +272,7 @@ def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObj
 def _datapath(node: str, mode: str, version: Version) -> Check:
     if mode == "veth" or (mode.startswith("netkit") and version >= (1, 18, 0)):
         return Check("datapath mode", node, "pass", mode)
-    if version and version < (1, 16, 0):
+    if (0, 0, 0) < version < (1, 16, 0):
         advice = "Cilium before 1.16 does not start with BIG TCP in any mode but veth"
         return Check("datapath mode", node, "fail", mode or "unknown", advice)
     return Check("datapath mode", node, "warn", mode or "unknown", "BIG TCP is known to work with veth and netkit")

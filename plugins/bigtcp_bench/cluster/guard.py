@@ -24,7 +24,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,7 +46,6 @@ from bigtcp_bench.cluster.api import (
     NotFound,
 )
 from bigtcp_bench.cluster.cilium import (
-    AGENT_READY_S,
     CONFIGMAP_NAME,
     KEYS,
     Cilium,
@@ -606,7 +605,7 @@ def restore(
     holder: str | None = None,
     force: bool = False,
     progress: Progress = _silent,
-    agent_ready_s: float = AGENT_READY_S,
+    agent_ready_s: float | None = None,
     settle_s: float = SETTLE_S,
 ) -> RestoreReport:
     """Put the cluster back as it was before the open or abandoned window, and verify it by reading back.
@@ -712,7 +711,7 @@ class _Restorer:
         state: SavedState | None,
         report: RestoreReport,
         progress: Progress,
-        agent_ready_s: float,
+        agent_ready_s: float | None,
     ) -> None:
         self.api = api
         self.fence = fence
@@ -725,6 +724,8 @@ class _Restorer:
     def run(self) -> None:
         """Do it. Raises RestoreFailed if anything is not as it was."""
         cilium = find_cilium(self.api)
+        if self.agent_ready_s is not None:
+            cilium = replace(cilium, agent_ready_s=self.agent_ready_s)
         if self.api.find(NAMESPACE, pods.BENCH_NAMESPACE) is not None:
             self._delete_pods()
         labelled = {node["metadata"]["name"]: node for node in self.api.select(NODE, labels=WINDOW)}
@@ -866,7 +867,7 @@ class _Restorer:
             except Conflict:
                 continue
         try:
-            await_rollout(self.api, cilium, self.agent_ready_s)
+            await_rollout(self.api, cilium)
         except BenchError as error:
             self.problems.append(str(error))
 
@@ -882,7 +883,7 @@ class _Restorer:
             wanted = {**saved.merged, **changed}
             if changed:
                 self.report.notes.append(f"somebody else changed the configuration of node {name}: {changed}")
-        agent = ready_agent(self.api, cilium, name, self.agent_ready_s)
+        agent = ready_agent(self.api, cilium, name)
         merged = read_merged(self.api, cilium, agent["metadata"]["name"])
         restarted = merged != wanted
         if restarted:
@@ -902,7 +903,7 @@ class _Restorer:
 
     def _restart(self, cilium: Cilium, name: str) -> JsonObject:
         with self.fence.mutating(f"restart the Cilium agent on node {name}"):
-            agent = restart_agent(self.api, cilium, name, before=self.fence.check, timeout_s=self.agent_ready_s)
+            agent = restart_agent(self.api, cilium, name, before=self.fence.check)
         self._did(f"restarted the Cilium agent on node {name}")
         return agent
 

@@ -24,7 +24,7 @@ from bigtcp_bench.cluster.api import (
     JsonObject,
     Kind,
 )
-from bigtcp_bench.cluster.cilium import AGENT_LABELS, AGENT_READY_S, CONFIGMAP_NAME, KEYS
+from bigtcp_bench.cluster.cilium import AGENT_LABELS, AGENT_READY_S, CONFIGMAP_NAME, KEYS, find_cilium
 from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES
@@ -51,7 +51,9 @@ REMEDY = "an administrator can change that: kubectl apply -f include/manifests/r
 Jobs = Literal["Background", "Orphan"]
 
 
-def orders(image: str, state_version: int, pull_secrets: Iterable[str] = ()) -> script.Orders:
+def orders(
+    image: str, state_version: int, pull_secrets: Iterable[str] = (), agent_ready_s: float = AGENT_READY_S
+) -> script.Orders:
     """Return what the guardian is told: our names, our times, and the pod that looks at a node."""
     probe = pods.build_pod("probe", image=image, orders=ProbeOrders().to_argument(), pull_secrets=pull_secrets)
     return script.Orders(
@@ -81,7 +83,7 @@ def orders(image: str, state_version: int, pull_secrets: Iterable[str] = ()) -> 
         lease_s=protocol.RESTORE_LEASE_S,
         renew_s=protocol.RENEW_S,
         settle_s=protocol.SETTLE_S,
-        agent_ready_s=AGENT_READY_S,
+        agent_ready_s=agent_ready_s,
         pod_start_s=pods.POD_START_S,
         away_s=AWAY_S,
         restart_again_s=RESTART_AGAIN_S,
@@ -100,9 +102,11 @@ def cronjob(image: str, now: float, pull_secrets: Iterable[str] = ()) -> JsonObj
     return body
 
 
-def config_map(image: str, state_version: int, pull_secrets: Iterable[str] = ()) -> JsonObject:
+def config_map(
+    image: str, state_version: int, pull_secrets: Iterable[str] = (), agent_ready_s: float = AGENT_READY_S
+) -> JsonObject:
     """Return the ConfigMap with the guardian's script and what it is told."""
-    told = dataclasses.asdict(orders(image, state_version, pull_secrets))
+    told = dataclasses.asdict(orders(image, state_version, pull_secrets, agent_ready_s))
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -147,7 +151,7 @@ def install(
         if reason:
             return f"{reason}; {REMEDY}"
         remove(api, jobs="Orphan", before=before)
-        _create(api, CONFIGMAP, config_map(image, state_version, secrets), before)
+        _create(api, CONFIGMAP, config_map(image, state_version, secrets, find_cilium(api).agent_ready_s), before)
         _create(api, CRONJOB, cronjob(image, api.now(), secrets), before)
     except ApiUnreachable:
         raise

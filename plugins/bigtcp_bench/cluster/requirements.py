@@ -15,6 +15,7 @@ from bigtcp_bench.cluster.cilium import (
     AgentStatus,
     Cilium,
     Merged,
+    Progress,
     agent_pod,
     find_cilium,
     is_ready,
@@ -120,6 +121,18 @@ def refuse_held(api: ClusterApi, holder: str) -> None:
         raise PreconditionFailed(guard.busy_sentence(api, lease))
 
 
+def put_back_abandoned(api: ClusterApi, holder: str, *, progress: Progress) -> None:
+    """Put back what a run has left behind that nobody holds the cluster for any more.
+
+    Before the checks, which would else refuse for what only the restore can mend, such as an agent that does not
+    start with what it was told. Raises RestoreFailed, and PreconditionFailed if a run takes the cluster meanwhile.
+    """
+    lease = guard.read_lease(api)
+    held = lease is not None and lease.live(api.now())
+    if not held and guard.leftovers(api):
+        guard.restore(api, f"left behind when {holder} started", progress=progress)
+
+
 def look(api: ClusterApi, plan: Plan, pair: NodePair, hold: list[Check], abandoned: bool) -> Seen:
     """Return what API and agents tell. Raises only if the API cannot be used or there is no Cilium at all."""
     cilium = find_cilium(api)
@@ -154,13 +167,13 @@ def judge(
         Check("Kubernetes API", "", "pass", seen.server),
         *seen.hold,
         *seen.rights,
-        *cilium_checks.version_checks(cilium, seen.daemonset, plan),
+        *cilium_checks.version_checks(cilium, seen.daemonset),
         *cilium_checks.change_checks(cilium, seen.daemonset, plan),
         *cilium_checks.manager_checks(seen.daemonset, seen.config, plan),
         *cilium_checks.config_checks(cilium, seen.config, plan),
         node_checks.chosen_check(pair, plan, usable),
     ]
-    labels = {node["metadata"]["name"]: node["metadata"].get("labels") or {} for node in seen.nodes}
+    metas = {node["metadata"]["name"]: node["metadata"] for node in seen.nodes}
     for node in pair.nodes:
         probed, agent = probes.get(node.name), seen.agents[node.name]
         checks.append(node_checks.node_check(node))
@@ -168,7 +181,8 @@ def judge(
             checks += node_checks.kernel_checks(node.name, probed, plan)
             checks.append(node_checks.memory_check(node.name, probed))
             checks.append(node_checks.load_check(node.name, probed, plan))
-        checks += cilium_checks.override_checks(node.name, labels.get(node.name, {}), seen.node_configs)
+        meta = metas.get(node.name, {})
+        checks += cilium_checks.override_checks(node.name, meta, seen.node_configs, seen.daemonset)
         if agent.status is None or agent.merged is None:
             checks.append(Check("Cilium agent", node.name, "fail", agent.problem, agent.advice))
             continue
