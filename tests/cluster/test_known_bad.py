@@ -238,6 +238,21 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         lambda w: w.config["metadata"].setdefault("labels", {}).update({"helm.toolkit.fluxcd.io/name": "cilium"}),
         *("managed by", "warn", "Flux keeps", "does not prune foreign"),
     ),
+    "Argo CD, by its label alone": (
+        lambda w: (
+            w.daemonset["metadata"]["labels"].update({"app.kubernetes.io/instance": "cilium"}),
+            w.daemonset["metadata"]["annotations"].pop("meta.helm.sh/release-name"),
+        ),
+        *("managed by", "warn", "Argo CD (label tracking) or a similar tool keeps", "does not prune foreign"),
+    ),
+    "the addon manager of a managed cluster": (
+        lambda w: w.daemonset["metadata"]["labels"].update({"addonmanager.kubernetes.io/mode": "Reconcile"}),
+        *("managed by", "warn", "the addon manager keeps Cilium's objects as they are at their source", "foreign"),
+    ),
+    "kops": (
+        lambda w: w.daemonset["metadata"]["labels"].update({"app.kubernetes.io/managed-by": "kops"}),
+        *("managed by", "warn", "kops (app.kubernetes.io/managed-by)", "puts changed objects of Cilium back"),
+    ),
     "another node configuration that wins": (
         lambda w: w.node_configs.append(
             {
@@ -381,6 +396,16 @@ def test_no_other_line_fails(what: str) -> None:
             lambda w: w.daemonset["metadata"]["labels"].update({"argocd.argoproj.io/instance": "cilium"}),
             "managed by",
             "Argo CD",
+        ),
+        (
+            lambda w: w.config["metadata"].update(labels={"app.kubernetes.io/instance": "cilium"}, annotations={}),
+            "managed by",
+            "label tracking",
+        ),
+        (
+            lambda w: w.daemonset["metadata"]["labels"].update({"addonmanager.kubernetes.io/mode": "Reconcile"}),
+            "managed by",
+            "the addon manager",
         ),
     ],
 )

@@ -32,6 +32,12 @@ GITOPS_MARKS = {
     "kustomize.toolkit.fluxcd.io/name": "Flux",
     "helm.toolkit.fluxcd.io/name": "Flux",
 }
+#: Argo CD's own mark until 3.0, which many charts set as well; Helm leaves its annotation beside it.
+INSTANCE = "app.kubernetes.io/instance"
+HELM_RELEASE = "meta.helm.sh/release-name"
+#: ``Reconcile``: the addon manager of GKE, AKS and others puts the object back; ``EnsureExists``: it does not.
+ADDON_MODE = "addonmanager.kubernetes.io/mode"
+MANAGED_BY = "app.kubernetes.io/managed-by"
 #: Releases that do not bring a node up with BIG TCP and a tunnel device (cilium/cilium#44198, #46337, #46710).
 BROKEN_TUNNELS: tuple[Version, Version] = ((1, 19, 0), (1, 19, 5))
 
@@ -127,25 +133,32 @@ def _flag(words: Sequence[str], name: str) -> list[str]:
 
 def manager_checks(daemonset: JsonObject, config: JsonObject, plan: Plan) -> Iterator[Check]:
     """Judge who else looks after Cilium's objects, and what they would do about our changes."""
-    marks: dict[str, str] = {}
+    correcting: set[str] = set()
+    managers: set[str] = set()
     for item in (daemonset, config):
         meta = item["metadata"]
         present = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
-        marks.update({mark: tool for mark, tool in GITOPS_MARKS.items() if mark in present})
-        if present.get("app.kubernetes.io/managed-by") == "Helm":
-            marks["app.kubernetes.io/managed-by"] = "Helm"
-    tools = sorted(set(marks.values()))
-    correcting = [tool for tool in tools if tool != "Helm"]
+        correcting |= {tool for mark, tool in GITOPS_MARKS.items() if mark in present}
+        if present.get(ADDON_MODE) == "Reconcile":
+            correcting.add("the addon manager")
+        elif INSTANCE in present and HELM_RELEASE not in present and not GITOPS_MARKS.keys() & present.keys():
+            correcting.add("Argo CD (label tracking) or a similar tool")
+        managers |= {present[MANAGED_BY]} if MANAGED_BY in present else set()
+    others = sorted(managers - {"Helm"})
     if correcting:
-        found = f"{' and '.join(correcting)} keeps Cilium's objects as they are in Git"
+        source = "in Git" if correcting <= {*GITOPS_MARKS.values()} else "at their source"
+        found = f"{' and '.join(sorted(correcting))} keeps Cilium's objects as they are {source}"
         if plan.scope == "cluster":
             advice = f"it may undo a change of {CONFIGMAP_NAME} in the middle of a run; use scope nodes"
             yield Check("managed by", "", "fail", found, advice)
         else:
             advice = "make sure that it does not prune foreign CiliumNodeConfigs in Cilium's namespace"
             yield Check("managed by", "", "warn", found, advice)
+    elif others:
+        advice = "see that it neither puts changed objects of Cilium back nor removes foreign CiliumNodeConfigs"
+        yield Check("managed by", "", "warn", f"{' and '.join(others)} ({MANAGED_BY})", advice)
     else:
-        yield Check("managed by", "", "pass", ", ".join(tools) or "nobody that says so")
+        yield Check("managed by", "", "pass", ", ".join(managers) or "nobody that says so")
     annotations = daemonset["spec"]["template"]["metadata"].get("annotations") or {}
     rolls = "yes: a Helm upgrade that changes the configuration restarts all agents by itself"
     yield Check("rollOutCiliumPods", "", "pass", rolls if CHECKSUM in annotations else "no")
