@@ -114,6 +114,30 @@ def test_the_recorded_cluster_itself_passes() -> None:
     assert [str(check) for check in World().judged() if check.status != "pass"] == []
 
 
+@pytest.mark.parametrize("kind", ["vxlan", "geneve"])
+def test_a_tunnel_device_that_native_routing_does_not_use_is_only_mentioned(kind: str) -> None:
+    world = World()
+    for node in world.probes:
+        world.device(f"cilium_{kind}", node=node, kind=kind, tso_max_size=65536)
+    lines = [check for check in world.judged() if check.status != "pass"]
+    assert {(line.name, line.status) for line in lines} == {("tunnel devices", "warn")}
+
+
+def test_every_device_below_is_looked_at_and_a_circle_ends() -> None:
+    world = World()
+    world.device("bond0", kind="bond", index=90)
+    world.device("bond0.50", kind="vlan", peer_index=90)
+    world.device("eth0", master="bond0")
+    world.device("eth1", driver="mlx5_core", master="bond0")
+    world.device("a", kind="vlan", index=101, peer_index=102)
+    world.device("b", kind="vlan", index=102, peer_index=101)
+    probed = NodeProbe("node1", Probe.model_validate(world.probes["node1"]))
+    assert probed.carriers("bond0.50") == ["bond0", "eth0", "eth1"]
+    assert probed.cards("bond0.50") == ["eth0", "eth1"]
+    assert probed.cards("eth0") == ["eth0"]
+    assert probed.carriers("a") == ["b"]
+
+
 Spoil = Callable[[World], object]
 BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     # What it is: how it comes about, the line, how it is judged, words of the finding, words of the advice.
@@ -136,6 +160,14 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
             w.device("cilium_vxlan", kind="vxlan", tso_max_size=524280),
         ),
         *("tunnel devices", "fail", "with Cilium 1.19.3", "upgrade"),
+    ),
+    "tunnel routing on 1.20 with a weak tunnel device": (
+        lambda w: (
+            w.cilium("v1.20.0"),
+            w.status(routing={"inter-host-routing-mode": "Tunnel"}),
+            w.device("cilium_vxlan", kind="vxlan", tso_max_size=65536),
+        ),
+        *("device", "fail", "cilium_vxlan: vxlan", "native routing is needed"),
     ),
     "1.12": (
         lambda w: w.cilium("v1.12.19"),
@@ -309,6 +341,16 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         ),
         *("device", "fail", "eth1 (carries bond0): tg3", "cannot take packets above 65536"),
     ),
+    "a VLAN on a bond with one weak port": (
+        lambda w: (
+            w.device("bond0", kind="bond", tso_max_size=524280, index=90),
+            w.device("bond0.50", kind="vlan", tso_max_size=524280, peer_index=90),
+            w.device("eth0", master="bond0"),
+            w.device("eth1", driver="tg3", tso_max_size=65536, master="bond0"),
+            w.status(kube_proxy_replacement={"devices": ["bond0.50"], "deviceList": []}),
+        ),
+        *("device", "fail", "eth1 (carries bond0.50): tg3", "cannot take packets above 65536"),
+    ),
     "a VLAN on a weak card": (
         lambda w: (
             w.device("eth1", driver="ena", tso_max_size=65536, index=91),
@@ -345,6 +387,18 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     "nodes that differ": (
         lambda w: w.device("eth0", node="node2", driver="bnxt_en", mtu=9000),
         *("nodes alike", "warn", "NIC driver mlx5_core and bnxt_en; MTU 1500 and 9000", "which of them sends"),
+    ),
+    "bonds that differ in their ports": (
+        lambda w: [
+            (
+                w.device("bond0", node=node, kind="bond", index=90, tso_max_size=524280),
+                w.device("eth0", node=node, master="bond0"),
+                w.device("eth1", node=node, driver=driver, tso_max_size=524280, master="bond0"),
+                w.status(kube_proxy_replacement={"devices": ["bond0"], "deviceList": []}),
+            )
+            for node, driver in (("node1", "ice"), ("node2", "mlx5_core"))
+        ],
+        *("nodes alike", "warn", "NIC driver mlx5_core + ice and mlx5_core + mlx5_core", "which of them sends"),
     ),
     "pods that do not reach each other": (
         lambda w: w.unreachable.update(ipv6="cannot reach fd44::9 port 5203 over ipv6: timed out"),

@@ -37,7 +37,8 @@ AGENT_LABELS = "k8s-app=cilium"
 AGENT_CONTAINER = "cilium-agent"
 #: Where the init container ``config`` leaves the merged configuration for the agent (one file per key).
 MERGED_DIR = "/tmp/cilium/config-map"
-#: Devices that encapsulate, named by the agent; from 1.19 on it sets limits on them too.
+#: Devices that encapsulate, named by the agent. Features of native routing make them too (egress gateway, DSR by
+#: Geneve), and then pod traffic does not take them. From 1.19 on the agent sets limits on them.
 TUNNEL_DEVICES = ("cilium_vxlan", "cilium_geneve")
 #: A new agent pod is usually Ready after 10 to 30 s; image pulls and slow nodes take longer.
 AGENT_READY_S = 180.0
