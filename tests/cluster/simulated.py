@@ -49,6 +49,17 @@ MEMINFO = "MemTotal: 8000000 kB\nMemAvailable: 7000000 kB\n"
 ALL_LIMITS = [name for names in LIMIT_NAMES.values() for name in names]
 
 
+def status_before_1_16(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded status as an agent of Cilium 1.13 to 1.15 would have given it.
+
+    By Cilium's source (api/v1/models/status_response.go): until ``routing`` came in 1.16 there was
+    ``host-routing`` with ``mode`` BPF or Legacy, and neither the routing between hosts nor the datapath was told.
+    """
+    later = ("routing", "datapath-mode", "configured-datapath-mode", "attach-mode")
+    older = {key: value for key, value in document.items() if key not in later}
+    return {**older, "host-routing": {"mode": document["routing"]["intra-host-routing-mode"]}}
+
+
 class Killed(BaseException):
     """The process of a task ends here, without a chance to clean up."""
 

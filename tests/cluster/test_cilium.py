@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bigtcp_bench.cluster.cilium import (
     Cilium,
+    configured_routing,
     judge_limits,
     judge_status,
     parse_status,
@@ -19,6 +20,8 @@ from bigtcp_bench.cluster.cilium import (
     waiting_reason,
 )
 from bigtcp_bench.pods.guardian import selects
+
+from .simulated import status_before_1_16
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -35,6 +38,28 @@ def test_a_disabled_agent_omits_what_is_false() -> None:
     assert (status.kube_proxy_replacement, status.masquerading, status.encryption) == ("True", "BPF", "Disabled")
     assert status.devices == ("eth0",)
     assert judge_status("n", "off", status, ("ipv4", "ipv6")) == []
+
+
+def test_an_agent_before_1_16_tells_less() -> None:
+    status = parse_status(status_before_1_16(recorded("cilium-status-off.json")))
+    assert (status.routing, status.host_routing, status.datapath_mode) == ("", "BPF", "")
+    legacy = parse_status({"host-routing": {"mode": "Legacy"}})
+    assert legacy.host_routing == "Legacy"
+
+
+@pytest.mark.parametrize(
+    ("config", "mode"),
+    [
+        ({"routing-mode": "native"}, "Native"),
+        ({"routing-mode": "tunnel"}, "Tunnel"),
+        ({"tunnel": "disabled"}, "Native"),
+        ({"tunnel": "geneve"}, "Tunnel"),
+        ({"routing-mode": "tunnel", "tunnel": "disabled"}, "Tunnel"),
+        ({}, "Tunnel"),
+    ],
+)
+def test_the_routing_mode_that_is_configured(config: dict[str, str], mode: str) -> None:
+    assert configured_routing(config) == mode
 
 
 def test_enabled_alone_is_no_proof() -> None:

@@ -20,6 +20,8 @@ from bigtcp_bench.cluster.requirements import AgentSeen, Seen, judge
 from bigtcp_bench.plan import validate_plan
 from bigtcp_bench.pods.results import Probe
 
+from .simulated import status_before_1_16
+
 RECORDED = Path(__file__).parents[1] / "recorded"
 
 
@@ -71,6 +73,7 @@ class World:
 
     def cilium(self, tag: str, **config: str) -> None:
         self.image = f"quay.io/cilium/cilium:{tag}"
+        self.status(cilium={"msg": f"{tag.removeprefix('v')} ({tag}-abc)" if tag.startswith("v") else ""})
         self.config["data"].update({key.replace("_", "-"): value for key, value in config.items()})
 
     def status(self, **sections: Any) -> None:
@@ -79,6 +82,11 @@ class World:
                 key = name.replace("_", "-")
                 merged = isinstance(document.get(key), dict) and isinstance(value, dict)
                 document[key] = {**document[key], **value} if merged else value
+
+    def before_1_16(self, tag: str, **config: str) -> None:
+        """Let an old Cilium run, whose agents tell neither routing nor datapath mode."""
+        self.cilium(tag, **config)
+        self.statuses = {name: status_before_1_16(document) for name, document in self.statuses.items()}
 
     def device(self, name: str, node: str = "node1", **fields: Any) -> None:
         for part in ("snapshot", "earlier"):
@@ -112,6 +120,22 @@ class World:
 
 def test_the_recorded_cluster_itself_passes() -> None:
     assert [str(check) for check in World().judged() if check.status != "pass"] == []
+
+
+@pytest.mark.parametrize("tag", ["v1.14.19", "v1.15.19"])
+def test_releases_whose_agents_tell_less_pass(tag: str) -> None:
+    world = World()
+    world.before_1_16(tag)
+    assert [str(check) for check in world.judged() if check.status != "pass"] == []
+
+
+def test_1_13_passes_where_only_ipv6_is_measured() -> None:
+    world = World()
+    world.before_1_16("v1.13.18", tunnel="disabled")
+    del world.config["data"]["routing-mode"]
+    for document in world.statuses.values():
+        del document["ipv4-big-tcp"]
+    assert [str(check) for check in world.judged(scenarios="ipv6-rr") if check.status != "pass"] == []
 
 
 @pytest.mark.parametrize("kind", ["vxlan", "geneve"])
@@ -193,6 +217,10 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         lambda w: (w.cilium("v1.20.0"), w.status(routing={"inter-host-routing-mode": "Tunnel"})),
         *("routing mode", "warn", "Tunnel", "needs a kernel whose tunnel devices can do it"),
     ),
+    "tunnel routing on 1.15, whose agents do not tell it": (
+        lambda w: w.before_1_16("v1.15.19", routing_mode="tunnel"),
+        *("routing mode", "fail", "Tunnel", "does not start with BIG TCP and tunneling"),
+    ),
     "no BPF host routing": (
         lambda w: w.status(routing={"intra-host-routing-mode": "Legacy"}),
         *("host routing", "fail", "Legacy", "kubeProxyReplacement and bpf.masquerade"),
@@ -208,6 +236,10 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     "netkit before 1.16": (
         lambda w: (w.cilium("v1.15.3"), w.status(datapath_mode="netkit")),
         *("datapath mode", "fail", "netkit", "any mode but veth"),
+    ),
+    "another datapath on 1.15, whose agents do not tell it": (
+        lambda w: w.before_1_16("v1.15.19", datapath_mode="lb-only"),
+        *("datapath mode", "fail", "lb-only", "any mode but veth"),
     ),
     "an unknown datapath": (
         lambda w: w.status(datapath_mode="ipvlan"),

@@ -272,7 +272,8 @@ class AgentStatus:
     """What one agent says about itself (``cilium-dbg status -o json``).
 
     ``max_gso`` and ``max_gro`` are bytes per family, None if the answer lacks them. ``enabled`` only echoes the
-    request and proves nothing. The raw document is kept.
+    request and proves nothing. ``routing`` and ``datapath_mode`` are empty before 1.16, whose agents do not tell
+    them. The raw document is kept.
     """
 
     version: str
@@ -311,6 +312,8 @@ def parse_status(document: JsonObject) -> AgentStatus:
     """Return the status in an agent's JSON. Every field may be missing: the agent omits what is false or zero."""
     big_tcp = {family: document.get(f"{family}-big-tcp") or {} for family in FAMILIES}
     routing = document.get("routing") or {}
+    # Until 1.15 there is no "routing", and this section in its place.
+    host_routing = document.get("host-routing") or {}
     masquerading = document.get("masquerading") or {}
     replacement = document.get("kube-proxy-replacement") or {}
     return AgentStatus(
@@ -319,7 +322,7 @@ def parse_status(document: JsonObject) -> AgentStatus:
         max_gso={family: big_tcp[family].get("maxGSO") for family in FAMILIES},
         max_gro={family: big_tcp[family].get("maxGRO") for family in FAMILIES},
         routing=str(routing.get("inter-host-routing-mode", "")),
-        host_routing=str(routing.get("intra-host-routing-mode", "")),
+        host_routing=str(routing.get("intra-host-routing-mode") or host_routing.get("mode") or ""),
         datapath_mode=str(document.get("datapath-mode") or document.get("configured-datapath-mode") or ""),
         kube_proxy_replacement=str(replacement.get("mode", "")),
         masquerading=str(masquerading.get("mode", "")) if masquerading.get("enabled") else "Disabled",
@@ -440,6 +443,15 @@ def rollout_rounds(daemonset: JsonObject) -> int:
     if isinstance(at_once, str):
         at_once = desired * int(at_once.rstrip("%")) // 100
     return -(-desired // max(1, at_once))
+
+
+def configured_routing(config: Mapping[str, str]) -> str:
+    """Return the routing mode that ``cilium-config`` asks for, in the words of an agent's status.
+
+    Before 1.14 the key is ``tunnel``; 1.14 still reads it where ``routing-mode`` is not set.
+    """
+    native = config.get("routing-mode", "native" if config.get("tunnel") == "disabled" else "tunnel") == "native"
+    return "Native" if native else "Tunnel"
 
 
 def config_values(api: ClusterApi, cilium: Cilium) -> dict[str, str]:

@@ -15,6 +15,7 @@ from bigtcp_bench.cluster.cilium import (
     AgentStatus,
     Cilium,
     Version,
+    configured_routing,
     parse_version,
 )
 from bigtcp_bench.cluster.probe import NodeProbe
@@ -204,21 +205,26 @@ def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObj
     """Judge how an agent says that it forwards packets."""
     data = config.get("data") or {}
     version = _version(cilium, status)
-    if status.routing == "Native":
-        yield Check("routing mode", node, "pass", status.routing)
+    routing = status.routing or configured_routing(data)
+    if routing == "Native":
+        yield Check("routing mode", node, "pass", routing)
     elif version >= (1, 19, 0):
         advice = "BIG TCP needs a kernel whose tunnel devices can do it; on others the agent may not start"
         flagged = version >= (1, 19, 3) or data.get("enable-tunnel-big-tcp") == "true"
-        yield Check("routing mode", node, "warn" if flagged else "fail", status.routing or "unknown", advice)
+        yield Check("routing mode", node, "warn" if flagged else "fail", routing, advice)
     else:
         advice = "Cilium before 1.19 does not start with BIG TCP and tunneling; native routing is needed"
-        yield Check("routing mode", node, "fail", status.routing or "unknown", advice)
+        yield Check("routing mode", node, "fail", routing, advice)
     if status.host_routing == "BPF":
         yield Check("host routing", node, "pass", "BPF")
     else:
         advice = "BIG TCP needs BPF host routing: kubeProxyReplacement and bpf.masquerade, no legacy routing"
         yield Check("host routing", node, "fail", status.host_routing or "unknown", advice)
-    yield _datapath(node, status.datapath_mode, version)
+    mode = status.datapath_mode
+    if not mode and (0, 0, 0) < version < (1, 16, 0):
+        # Another mode than veth had to be configured, and agents did not tell theirs.
+        mode = data.get("datapath-mode", "veth")
+    yield _datapath(node, mode, version)
     if status.encryption == "Disabled":
         yield Check("encryption", node, "pass", "Disabled")
     else:
@@ -239,7 +245,7 @@ def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObj
 def _datapath(node: str, mode: str, version: Version) -> Check:
     if mode == "veth" or (mode.startswith("netkit") and version >= (1, 18, 0)):
         return Check("datapath mode", node, "pass", mode)
-    if version and version < (1, 16, 0):
+    if (0, 0, 0) < version < (1, 16, 0):
         advice = "Cilium before 1.16 does not start with BIG TCP in any mode but veth"
         return Check("datapath mode", node, "fail", mode or "unknown", advice)
     return Check("datapath mode", node, "warn", mode or "unknown", "BIG TCP is known to work with veth and netkit")
