@@ -19,7 +19,13 @@ from typing import Any
 from kubernetes import client as k8s
 
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
-from bigtcp_bench.cluster.cilium import KEYS, LIMIT_NAMES, MERGED_DIR
+from bigtcp_bench.cluster.cilium import (
+    KEYS,
+    LIMIT_NAMES,
+    MERGED_DIR,
+    POD_TEMPLATE_GENERATION,
+    TEMPLATE_GENERATION,
+)
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.lab.api import paths
 from bigtcp_bench.lab.api.discovery import (
@@ -199,7 +205,10 @@ class Cluster:
             "metadata": {
                 "generateName": "cilium-",
                 "namespace": "kube-system",
-                "labels": {"k8s-app": "cilium"},
+                "labels": {
+                    "k8s-app": "cilium",
+                    POD_TEMPLATE_GENERATION: daemonset["metadata"]["annotations"][TEMPLATE_GENERATION],
+                },
                 "annotations": {"template": self._template(daemonset)},
             },
             "spec": {"nodeName": name, "containers": [{"name": "cilium-agent", "image": "cilium"}]},

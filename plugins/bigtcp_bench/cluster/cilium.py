@@ -34,6 +34,9 @@ LIMIT_NAMES: dict[Family, tuple[str, str]] = {
 }
 CONFIGMAP_NAME = "cilium-config"
 AGENT_LABELS = "k8s-app=cilium"
+#: How a DaemonSet numbers its pod templates (an annotation), and how a pod tells which it was made from (a label).
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
+POD_TEMPLATE_GENERATION = "pod-template-generation"
 AGENT_CONTAINER = "cilium-agent"
 #: Where the init container ``config`` leaves the merged configuration for the agent (one file per key).
 MERGED_DIR = "/tmp/cilium/config-map"
@@ -429,10 +432,23 @@ def rollout_state(daemonset: JsonObject) -> str:
     status = daemonset.get("status") or {}
     desired = status.get("desiredNumberScheduled", 0)
     updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
-    current = status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"]
-    if current and desired and updated == desired == available:
+    if is_observed(daemonset) and desired and updated == desired == available:
         return ""
     return f"{updated} of {desired} agents are updated, {available} available"
+
+
+def is_observed(daemonset: JsonObject) -> bool:
+    """Return whether a DaemonSet's status is about its present spec."""
+    status = daemonset.get("status") or {}
+    return bool(status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"])
+
+
+def is_of_template(pod: JsonObject, daemonset: JsonObject) -> bool:
+    """Return whether a DaemonSet's pod was made from its present template; its metadata are enough."""
+    made_from = (pod["metadata"].get("labels") or {}).get(POD_TEMPLATE_GENERATION)
+    return made_from is not None and made_from == daemonset["metadata"].get("annotations", {}).get(
+        TEMPLATE_GENERATION
+    )
 
 
 def rollout_rounds(daemonset: JsonObject) -> int:
