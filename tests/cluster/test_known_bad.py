@@ -12,7 +12,7 @@ import pytest
 
 from bigtcp_bench.cluster.api import Kind
 from bigtcp_bench.cluster.checks import Check
-from bigtcp_bench.cluster.cilium import Cilium, parse_status, version_of_image
+from bigtcp_bench.cluster.cilium import Cilium, Merged, parse_status, version_of_image
 from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import NodePair, node_info
 from bigtcp_bench.cluster.probe import NodeProbe
@@ -42,6 +42,7 @@ class World:
         self.served: Kind | None = Kind("cilium.io", "v2", "ciliumnodeconfigs")
         self.probes = {name: self._probe(name) for name in ("node1", "node2")}
         self.unreachable: dict[Any, str] = {}
+        self.behind: set[str] = set()
         for node in self.nodes:
             node["metadata"]["labels"]["topology.kubernetes.io/zone"] = "a"
 
@@ -100,7 +101,7 @@ class World:
     def judged(self, **plan: Any) -> list[Check]:
         the_plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", **plan})
         pair = NodePair(*(node_info(node) for node in self.nodes[:2]))
-        off = {"ipv4": False, "ipv6": False}
+        off: Merged = {"ipv4": False, "ipv6": False}
         seen = Seen(
             server="v1.36.2 at https://recorded",
             cilium=Cilium("kube-system", "cilium", self.image, version_of_image(self.image), self.served),
@@ -109,7 +110,7 @@ class World:
             node_configs=self.node_configs,
             nodes=self.nodes,
             agents={
-                name: AgentSeen("cilium-x", parse_status(document), off)  # type: ignore[arg-type]
+                name: AgentSeen("cilium-x", parse_status(document), off, current=name not in self.behind)
                 for name, document in self.statuses.items()
             },
             hold=[],
@@ -145,6 +146,34 @@ def test_a_tunnel_device_that_native_routing_does_not_use_is_only_mentioned(kind
         world.device(f"cilium_{kind}", node=node, kind=kind, tso_max_size=65536)
     lines = [check for check in world.judged() if check.status != "pass"]
     assert {(line.name, line.status) for line in lines} == {("tunnel devices", "warn")}
+
+
+def test_an_agents_own_version_counts_more_than_the_tag_of_its_image() -> None:
+    world = World()
+    world.image = "registry/cilium:2026.07.1"
+    assert [str(check) for check in world.judged() if check.status != "pass"] == []
+    world.status(cilium={"msg": "1.12.4 (v1.12.4-abc)"})
+    lines = {check.name: check for check in world.judged() if check.status == "fail"}
+    assert lines["Cilium version"].found == "1.12.4"
+    world.image = "registry/cilium@sha256:0123"
+    assert {check.name: check.found for check in world.judged()}["Cilium version"] == "1.12.4"
+
+
+def test_an_agent_that_a_dead_node_keeps_from_following_stops_no_run_on_two_others() -> None:
+    def line(**plan: Any) -> Check:
+        return next(check for check in world.judged(**plan) if check.name == "Cilium rollout")
+
+    world = World()
+    world.daemonset["status"].update(desiredNumberScheduled=1000, updatedNumberScheduled=999, numberReady=999)
+    assert (line().status, line(scope="cluster").status) == ("warn", "fail")
+    world.behind = {"node2"}
+    assert (line().status, "an older one on node2" in line().found) == ("fail", True)
+    world.daemonset["spec"]["updateStrategy"]["type"] = "OnDelete"
+    assert "delete the pods" in line().advice
+    world.behind = set()
+    assert line().status == "warn"
+    world.daemonset["metadata"]["generation"] += 1
+    assert line().status == "fail"
 
 
 def test_every_device_below_is_looked_at_and_a_circle_ends() -> None:
@@ -261,6 +290,13 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         lambda w: w.cilium("v1.19.1", bpf_lb_mode="hybrid", bpf_lb_dsr_dispatch="geneve"),
         *("DSR dispatch", "fail", "geneve", "use opt"),
     ),
+    "DSR by Geneve on 1.19.1, told by its agents only": (
+        lambda w: (
+            w.cilium("@sha256:0123", bpf_lb_mode="dsr", bpf_lb_dsr_dispatch="geneve"),
+            w.status(cilium={"msg": "1.19.1 (v1.19.1-abc)"}),
+        ),
+        *("DSR dispatch", "fail", "geneve", "Cilium 1.19.1 does not start"),
+    ),
     "DSR by Geneve on 1.18": (
         lambda w: w.cilium("v1.18.3", bpf_lb_mode="dsr", bpf_lb_dsr_dispatch="geneve"),
         *("DSR dispatch", "warn", "geneve", "pod to pod, which is measured, has"),
@@ -330,8 +366,12 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         *("node config", "fail", "zzz sets enable-ipv6-big-tcp", "rename it"),
     ),
     "a rollout under way": (
+        lambda w: (w.daemonset["status"].update(updatedNumberScheduled=1), w.behind.add("node1")),
+        *("Cilium rollout", "fail", "1 of the present template, an older one on node1", "wait for its end"),
+    ),
+    "a rollout that some other node does not follow": (
         lambda w: w.daemonset["status"].update(updatedNumberScheduled=1),
-        *("Cilium rollout", "fail", "1 of the present template", "wait for its end"),
+        *("Cilium rollout", "warn", "1 of the present template", "both nodes of the pair are through it"),
     ),
     "a kernel from 6.7 without the IPv4 fix": (
         lambda w: w.probes["node1"].update(kernel_release="6.8.0-90-generic"),
@@ -442,6 +482,15 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
             w.nodes.append(_renamed(w.nodes[1], "node3")),
         ),
         *("choice of nodes", "warn", "the first two of 3 by name", "label two nodes bigtcp-bench=true"),
+    ),
+    "more labelled nodes than two": (
+        lambda w: w.nodes.append(_renamed(w.nodes[1], "node3")),
+        *(
+            "choice of nodes",
+            "warn",
+            "first usable two of 3 labelled bigtcp-bench=true",
+            "take the label off the others",
+        ),
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from bigtcp_bench.cluster import protocol
 from bigtcp_bench.cluster.api import JsonObject
@@ -16,6 +16,7 @@ from bigtcp_bench.cluster.cilium import (
     Cilium,
     Version,
     configured_routing,
+    is_observed,
     parse_version,
 )
 from bigtcp_bench.cluster.probe import NodeProbe
@@ -43,32 +44,44 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 BROKEN_TUNNELS: tuple[Version, Version] = ((1, 19, 0), (1, 19, 5))
 
 
-def version_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator[Check]:
-    """Judge Cilium's version, and whether a rollout is under way."""
-    if cilium.version is None:
-        yield Check("Cilium version", "", "warn", f"not told by image {cilium.image}", "1.14 or newer is needed")
-    elif cilium.version < (1, 13, 0) or ("ipv4" in families_of(plan) and cilium.version < (1, 14, 0)):
+def version_check(cilium: Cilium, statuses: Collection[AgentStatus], plan: Plan) -> Check:
+    """Judge Cilium's version: the oldest that an agent tells, or the image's where no agent answers."""
+    oldest = min((_version(cilium, status) for status in statuses), default=cilium.version or (0, 0, 0))
+    if oldest == (0, 0, 0):
+        found = f"not told by image {cilium.image} or an agent"
+        return Check("Cilium version", "", "warn", found, "1.14 or newer is needed")
+    if oldest < (1, 13, 0) or ("ipv4" in families_of(plan) and oldest < (1, 14, 0)):
         advice = "BIG TCP needs Cilium 1.13 for IPv6 and 1.14 for IPv4; upgrade, or measure IPv6 only"
-        yield Check("Cilium version", "", "fail", cilium.version_text, advice)
-    else:
-        yield Check("Cilium version", "", "pass", cilium.version_text)
+        return Check("Cilium version", "", "fail", _dotted(oldest), advice)
+    return Check("Cilium version", "", "pass", _dotted(oldest))
+
+
+def rollout_check(daemonset: JsonObject, behind: Sequence[str], plan: Plan) -> Check:
+    """Judge whether a rollout is under way; ``behind``: nodes of the pair whose agent has not been through it.
+
+    With scope nodes the others may be: one dead node keeps a rollout from ending for as long as it is dead.
+    """
+    name = "Cilium rollout"
     status = daemonset.get("status") or {}
     desired, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
     updated = status.get("updatedNumberScheduled", 0)
-    current = status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"]
+    current = is_observed(daemonset)
     found = f"{ready} of {desired} agents ready, {updated} of the present template"
-    if not current or updated < desired:
-        yield Check("Cilium rollout", "", "fail", found, "a rollout is under way; wait for its end")
-    elif ready < desired:
-        yield Check(
-            "Cilium rollout",
-            "",
-            "warn",
-            found,
-            "an agent is not ready; kubectl get pods -l k8s-app=cilium tells which",
+    if current and updated >= desired:
+        if ready >= desired:
+            return Check(name, "", "pass", found)
+        advice = "an agent is not ready; kubectl get pods -l k8s-app=cilium tells which"
+        return Check(name, "", "warn", found, advice)
+    if current and plan.scope == "nodes" and not behind:
+        return Check(
+            name, "", "warn", found, "a rollout is under way elsewhere; both nodes of the pair are through it"
         )
-    else:
-        yield Check("Cilium rollout", "", "pass", found)
+    advice = "a rollout is under way; wait for its end"
+    if (daemonset["spec"].get("updateStrategy") or {}).get("type") == "OnDelete":
+        advice = "the update strategy is OnDelete: delete the pods of the older agents"
+    if current and behind:
+        found += f", an older one on {' and '.join(behind)}"
+    return Check(name, "", "fail", found, advice)
 
 
 def change_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator[Check]:
@@ -165,8 +178,8 @@ def manager_checks(daemonset: JsonObject, config: JsonObject, plan: Plan) -> Ite
     yield Check("rollOutCiliumPods", "", "pass", rolls if CHECKSUM in annotations else "no")
 
 
-def config_checks(cilium: Cilium, config: JsonObject, plan: Plan) -> Iterator[Check]:
-    """Judge settings of ``cilium-config`` with which there is nothing to measure, or an agent would not start."""
+def config_checks(config: JsonObject, plan: Plan) -> Iterator[Check]:
+    """Judge settings of ``cilium-config`` with which there is nothing to measure."""
     data = config.get("data") or {}
     lacking = [family for family in families_of(plan) if data.get(f"enable-{family}") == "false"]
     if lacking:
@@ -174,20 +187,23 @@ def config_checks(cilium: Cilium, config: JsonObject, plan: Plan) -> Iterator[Ch
         yield Check("IP families", "", "fail", found, f"leave the {lacking[0]} scenarios out of the plan")
     else:
         yield Check("IP families", "", "pass", f"{' and '.join(families_of(plan))} as the plan needs")
+
+
+def _dispatch(node: str, data: Mapping[str, str], version: Version) -> Iterator[Check]:
+    """Judge a way of service traffic with which some agents do not start when BIG TCP is on."""
     dispatch = data.get("bpf-lb-dsr-dispatch", "")
-    version = cilium.version or (0, 0, 0)
     if data.get("bpf-lb-mode") not in ("dsr", "hybrid") or dispatch not in ("ipip", "geneve"):
         return
     found = f"loadBalancer.dsrDispatch is {dispatch}"
     flagged = data.get("enable-tunnel-big-tcp") == "true"
     if version >= (1, 19, 0) and (dispatch == "ipip" or (version < (1, 19, 3) and not flagged)):
-        advice = f"Cilium {cilium.version_text} does not start with BIG TCP and this dispatch; use opt"
-        yield Check("DSR dispatch", "", "fail", found, advice)
+        advice = f"Cilium {_dotted(version)} does not start with BIG TCP and this dispatch; use opt"
+        yield Check("DSR dispatch", node, "fail", found, advice)
     else:
         advice = (
             "service traffic through a tunnel has no BIG TCP on most kernels; pod to pod, which is measured, has"
         )
-        yield Check("DSR dispatch", "", "warn", found, advice)
+        yield Check("DSR dispatch", node, "warn", found, advice)
 
 
 def override_checks(node: str, labels: Mapping[str, str], node_configs: Sequence[JsonObject]) -> Iterator[Check]:
@@ -240,6 +256,7 @@ def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObj
     else:
         advice = "Cilium documents BIG TCP with bpf.masquerade=true only"
         yield Check("masquerading", node, "warn", status.masquerading or "unknown", advice)
+    yield from _dispatch(node, data, version)
 
 
 def _datapath(node: str, mode: str, version: Version) -> Check:
@@ -263,9 +280,14 @@ def tunnel_check(node: str, cilium: Cilium, status: AgentStatus, probed: NodePro
             "Cilium 1.19.0 to 1.19.5 does not bring the node up with BIG TCP and a tunnel device (from egress "
             "gateway, DSR with Geneve and others); upgrade to a later release first"
         )
-        return Check("tunnel devices", node, "fail", f"{found} with Cilium {'.'.join(map(str, version))}", advice)
+        return Check("tunnel devices", node, "fail", f"{found} with Cilium {_dotted(version)}", advice)
     return Check("tunnel devices", node, "warn", found, "traffic through them has no BIG TCP on most kernels")
 
 
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
 def _version(cilium: Cilium, status: AgentStatus) -> Version:
-    return cilium.version or parse_version(status.version) or (0, 0, 0)
+    # A mirror's tag may mean something else, or nothing.
+    return parse_version(status.version) or cilium.version or (0, 0, 0)

@@ -33,12 +33,19 @@ def node_check(node: NodeInfo) -> Check:
     return Check("node", node.name, "pass", found)
 
 
-def chosen_check(pair: NodePair, plan: Plan, usable: int) -> Check:
-    """Judge how the pair came about; ``usable`` is how many nodes of the cluster could run benchmark pods."""
+def chosen_check(pair: NodePair, plan: Plan, usable: int, labelled: int) -> Check:
+    """Judge how the pair came about.
+
+    ``usable`` is how many nodes of the cluster could run benchmark pods, ``labelled`` how many have the label.
+    """
     tainted = [node.name for node in pair.nodes if node.tainted]
     taint = f"tainted {TAINT_KEY}" if len(tainted) == 2 else f"not tainted {TAINT_KEY}, so other pods may come"
     if plan.client_node is not None:
         return Check("choice of nodes", "", "pass", f"named by the plan; {taint}")
+    if labelled > 2:
+        advice = "take the label off the others: when one of the pair is down, the next one would stand in for it"
+        found = f"the first usable two of {labelled} labelled {PAIR_LABEL}=true; {taint}"
+        return Check("choice of nodes", "", "warn", found, advice)
     if all(node.labelled for node in pair.nodes):
         return Check("choice of nodes", "", "pass", f"labelled {PAIR_LABEL}=true; {taint}")
     if usable == 2:
