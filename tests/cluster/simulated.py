@@ -19,7 +19,13 @@ from typing import Any
 from kubernetes import client as k8s
 
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
-from bigtcp_bench.cluster.cilium import KEYS, LIMIT_NAMES, MERGED_DIR
+from bigtcp_bench.cluster.cilium import (
+    KEYS,
+    LIMIT_NAMES,
+    MERGED_DIR,
+    POD_TEMPLATE_GENERATION,
+    TEMPLATE_GENERATION,
+)
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.lab.api import paths
 from bigtcp_bench.lab.api.discovery import (
@@ -47,6 +53,17 @@ BIG = 196608
 SMALL = 65536
 MEMINFO = "MemTotal: 8000000 kB\nMemAvailable: 7000000 kB\n"
 ALL_LIMITS = [name for names in LIMIT_NAMES.values() for name in names]
+
+
+def status_before_1_16(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded status as an agent of Cilium 1.14 or 1.15 would have given it.
+
+    By Cilium's source (api/v1/models/status_response.go): until ``routing`` came in 1.16 there was
+    ``host-routing`` with ``mode`` BPF or Legacy, and neither the routing between hosts nor the datapath was told.
+    """
+    later = ("routing", "datapath-mode", "configured-datapath-mode", "attach-mode")
+    older = {key: value for key, value in document.items() if key not in later}
+    return {**older, "host-routing": {"mode": document["routing"]["intra-host-routing-mode"]}}
 
 
 class Killed(BaseException):
@@ -188,7 +205,10 @@ class Cluster:
             "metadata": {
                 "generateName": "cilium-",
                 "namespace": "kube-system",
-                "labels": {"k8s-app": "cilium"},
+                "labels": {
+                    "k8s-app": "cilium",
+                    POD_TEMPLATE_GENERATION: daemonset["metadata"]["annotations"][TEMPLATE_GENERATION],
+                },
                 "annotations": {"template": self._template(daemonset)},
             },
             "spec": {"nodeName": name, "containers": [{"name": "cilium-agent", "image": "cilium"}]},

@@ -17,6 +17,7 @@ from bigtcp_bench.cluster.cilium import (
     STATUS_S,
     Cilium,
     await_rollout,
+    configured_routing,
     find_cilium,
     judge_limits,
     judge_status,
@@ -30,7 +31,7 @@ from bigtcp_bench.errors import SwitchFailed
 from bigtcp_bench.lab.api.discovery import DAEMONSETS, PODS
 from bigtcp_bench.pods.guardian import selects
 
-from .simulated import Client, Cluster, run
+from .simulated import Client, Cluster, run, status_before_1_16
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -47,6 +48,28 @@ def test_a_disabled_agent_omits_what_is_false() -> None:
     assert (status.kube_proxy_replacement, status.masquerading, status.encryption) == ("True", "BPF", "Disabled")
     assert status.devices == ("eth0",)
     assert judge_status("n", "off", status, ("ipv4", "ipv6")) == []
+
+
+def test_an_agent_before_1_16_tells_less() -> None:
+    status = parse_status(status_before_1_16(recorded("cilium-status-off.json")))
+    assert (status.routing, status.host_routing, status.datapath_mode) == ("", "BPF", "")
+    legacy = parse_status({"host-routing": {"mode": "Legacy"}})
+    assert legacy.host_routing == "Legacy"
+
+
+@pytest.mark.parametrize(
+    ("config", "mode"),
+    [
+        ({"routing-mode": "native"}, "Native"),
+        ({"routing-mode": "tunnel"}, "Tunnel"),
+        ({"tunnel": "disabled"}, "Native"),
+        ({"tunnel": "geneve"}, "Tunnel"),
+        ({"routing-mode": "tunnel", "tunnel": "disabled"}, "Tunnel"),
+        ({}, "Tunnel"),
+    ],
+)
+def test_the_routing_mode_that_is_configured(config: dict[str, str], mode: str) -> None:
+    assert configured_routing(config) == mode
 
 
 def test_enabled_alone_is_no_proof() -> None:

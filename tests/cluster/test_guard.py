@@ -20,7 +20,7 @@ from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, Sw
 from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, NODES
 from bigtcp_bench.plan import Plan, validate_plan
 
-from .simulated import BIG, SMALL, Cluster, Killed, run
+from .simulated import ALL_LIMITS, BIG, SMALL, Cluster, Killed, run
 
 BIG_TCP_OFF = {"enable-ipv4-big-tcp": "false", "enable-ipv6-big-tcp": "false"}
 RUN = "bigtcp_benchmark/manual__2026-11-23"
@@ -56,6 +56,30 @@ def test_a_run_switches_and_everything_comes_back() -> None:
     assert cluster.state() == before
     assert cluster.lease()["holderIdentity"] == ""
     assert guard.restore(cluster.client(), "again", holder=RUN).outcome == "nothing"
+
+
+def test_a_tunnel_device_beside_native_routing_needs_no_big_tcp_but_is_saved() -> None:
+    """Egress gateway and DSR by Geneve make one; Cilium before 1.19 sets no limits on it."""
+    cluster = Cluster()
+    tunnel = {**dict.fromkeys(ALL_LIMITS, SMALL), "tso_max_size": SMALL}
+    cluster.extra_devices = {"cilium_vxlan": {"index": 7, "kind": "vxlan", "mtu": 1450, **tunnel}}
+    fence = open_and_switch(cluster)
+    api = cluster.client()
+    report = switch(api, fence, "on", choose_pair(api, plan()), plan())
+    assert list(report.nodes["node1"].limits) == ["eth0"]
+    assert guard.open_state(api, fence).nodes["node1"].limits["cilium_vxlan"]["tso_max_size"] == SMALL
+    assert guard.restore(cluster.client(), "test", holder=RUN).outcome == "restored"
+
+
+def test_a_tunnel_device_that_carries_the_traffic_needs_it() -> None:
+    cluster = Cluster()
+    tunnel = {**dict.fromkeys(ALL_LIMITS, SMALL), "tso_max_size": SMALL}
+    cluster.extra_devices = {"cilium_vxlan": {"index": 7, "kind": "vxlan", "mtu": 1450, **tunnel}}
+    cluster.extra_status = {"routing": {"inter-host-routing-mode": "Tunnel", "intra-host-routing-mode": "BPF"}}
+    with pytest.raises(
+        SwitchFailed, match="device cilium_vxlan has gso_ipv4_max_size 65536 with BIG TCP switched on"
+    ):
+        open_and_switch(cluster, "on")
 
 
 def test_a_state_in_force_and_proven_restarts_nothing_unless_told_to() -> None:

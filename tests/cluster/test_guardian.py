@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import re
 import sys
 from email.utils import formatdate
 from functools import partial
@@ -79,7 +80,9 @@ def test_a_living_run_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     before = cluster.state(), cluster.lease()
     assert wake(cluster) == 0
     assert (cluster.state(), cluster.lease()) == before
-    assert f"{RUN} holds the cluster and renewed its hold 591 s ago; nothing to do" in capsys.readouterr().out
+    assert re.search(
+        rf"{RUN} holds the cluster and renewed its hold 59\d s ago; nothing to do", capsys.readouterr().out
+    )
     fence.check()
 
 

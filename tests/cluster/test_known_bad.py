@@ -12,13 +12,15 @@ import pytest
 
 from bigtcp_bench.cluster.api import Kind
 from bigtcp_bench.cluster.checks import Check
-from bigtcp_bench.cluster.cilium import Cilium, parse_status, version_of_image
+from bigtcp_bench.cluster.cilium import Cilium, Merged, parse_status, version_of_image
 from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import NodePair, node_info
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.cluster.requirements import AgentSeen, Seen, judge
 from bigtcp_bench.plan import validate_plan
 from bigtcp_bench.pods.results import Probe
+
+from .simulated import status_before_1_16
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -40,6 +42,7 @@ class World:
         self.served: Kind | None = Kind("cilium.io", "v2", "ciliumnodeconfigs")
         self.probes = {name: self._probe(name) for name in ("node1", "node2")}
         self.unreachable: dict[Any, str] = {}
+        self.behind: set[str] = set()
         for node in self.nodes:
             node["metadata"]["labels"]["topology.kubernetes.io/zone"] = "a"
 
@@ -71,6 +74,7 @@ class World:
 
     def cilium(self, tag: str, **config: str) -> None:
         self.image = f"quay.io/cilium/cilium:{tag}"
+        self.status(cilium={"msg": f"{tag.removeprefix('v')} ({tag}-abc)" if tag.startswith("v") else ""})
         self.config["data"].update({key.replace("_", "-"): value for key, value in config.items()})
 
     def status(self, **sections: Any) -> None:
@@ -79,6 +83,11 @@ class World:
                 key = name.replace("_", "-")
                 merged = isinstance(document.get(key), dict) and isinstance(value, dict)
                 document[key] = {**document[key], **value} if merged else value
+
+    def before_1_16(self, tag: str, **config: str) -> None:
+        """Let an old Cilium run, whose agents tell neither routing nor datapath mode."""
+        self.cilium(tag, **config)
+        self.statuses = {name: status_before_1_16(document) for name, document in self.statuses.items()}
 
     def device(self, name: str, node: str = "node1", **fields: Any) -> None:
         for part in ("snapshot", "earlier"):
@@ -92,7 +101,7 @@ class World:
     def judged(self, **plan: Any) -> list[Check]:
         the_plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", **plan})
         pair = NodePair(*(node_info(node) for node in self.nodes[:2]))
-        off = {"ipv4": False, "ipv6": False}
+        off: Merged = {"ipv4": False, "ipv6": False}
         seen = Seen(
             server="v1.36.2 at https://recorded",
             cilium=Cilium("kube-system", "cilium", self.image, version_of_image(self.image), self.served),
@@ -101,7 +110,7 @@ class World:
             node_configs=self.node_configs,
             nodes=self.nodes,
             agents={
-                name: AgentSeen("cilium-x", parse_status(document), off)  # type: ignore[arg-type]
+                name: AgentSeen("cilium-x", parse_status(document), off, current=name not in self.behind)
                 for name, document in self.statuses.items()
             },
             hold=[],
@@ -112,6 +121,72 @@ class World:
 
 def test_the_recorded_cluster_itself_passes() -> None:
     assert [str(check) for check in World().judged() if check.status != "pass"] == []
+
+
+@pytest.mark.parametrize("tag", ["v1.14.19", "v1.15.19"])
+def test_releases_whose_agents_tell_less_pass(tag: str) -> None:
+    world = World()
+    world.before_1_16(tag)
+    assert [str(check) for check in world.judged() if check.status != "pass"] == []
+
+
+def test_native_routing_in_the_way_of_older_charts_passes() -> None:
+    world = World()
+    world.before_1_16("v1.14.2", tunnel="disabled")
+    del world.config["data"]["routing-mode"]
+    assert [str(check) for check in world.judged() if check.status != "pass"] == []
+
+
+@pytest.mark.parametrize("kind", ["vxlan", "geneve"])
+def test_a_tunnel_device_that_native_routing_does_not_use_is_only_mentioned(kind: str) -> None:
+    world = World()
+    for node in world.probes:
+        world.device(f"cilium_{kind}", node=node, kind=kind, tso_max_size=65536)
+    lines = [check for check in world.judged() if check.status != "pass"]
+    assert {(line.name, line.status) for line in lines} == {("tunnel devices", "warn")}
+
+
+def test_an_agents_own_version_counts_more_than_the_tag_of_its_image() -> None:
+    world = World()
+    world.image = "registry/cilium:2026.07.1"
+    assert [str(check) for check in world.judged() if check.status != "pass"] == []
+    world.status(cilium={"msg": "1.12.4 (v1.12.4-abc)"})
+    lines = {check.name: check for check in world.judged() if check.status == "fail"}
+    assert lines["Cilium version"].found == "1.12.4"
+    world.image = "registry/cilium@sha256:0123"
+    assert {check.name: check.found for check in world.judged()}["Cilium version"] == "1.12.4"
+
+
+def test_an_agent_that_a_dead_node_keeps_from_following_stops_no_run_on_two_others() -> None:
+    def line(**plan: Any) -> Check:
+        return next(check for check in world.judged(**plan) if check.name == "Cilium rollout")
+
+    world = World()
+    world.daemonset["status"].update(desiredNumberScheduled=1000, updatedNumberScheduled=999, numberReady=999)
+    assert (line().status, line(scope="cluster").status) == ("warn", "fail")
+    world.behind = {"node2"}
+    assert (line().status, "an older one on node2" in line().found) == ("fail", True)
+    world.daemonset["spec"]["updateStrategy"]["type"] = "OnDelete"
+    assert "delete the pods" in line().advice
+    world.behind = set()
+    assert line().status == "warn"
+    world.daemonset["metadata"]["generation"] += 1
+    assert line().status == "fail"
+
+
+def test_every_device_below_is_looked_at_and_a_circle_ends() -> None:
+    world = World()
+    world.device("bond0", kind="bond", index=90)
+    world.device("bond0.50", kind="vlan", peer_index=90)
+    world.device("eth0", master="bond0")
+    world.device("eth1", driver="mlx5_core", master="bond0")
+    world.device("a", kind="vlan", index=101, peer_index=102)
+    world.device("b", kind="vlan", index=102, peer_index=101)
+    probed = NodeProbe("node1", Probe.model_validate(world.probes["node1"]))
+    assert probed.carriers("bond0.50") == ["bond0", "eth0", "eth1"]
+    assert probed.cards("bond0.50") == ["eth0", "eth1"]
+    assert probed.cards("eth0") == ["eth0"]
+    assert probed.carriers("a") == ["b"]
 
 
 Spoil = Callable[[World], object]
@@ -137,6 +212,14 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         ),
         *("tunnel devices", "fail", "with Cilium 1.19.3", "upgrade"),
     ),
+    "tunnel routing on 1.20 with a weak tunnel device": (
+        lambda w: (
+            w.cilium("v1.20.0"),
+            w.status(routing={"inter-host-routing-mode": "Tunnel"}),
+            w.device("cilium_vxlan", kind="vxlan", tso_max_size=65536),
+        ),
+        *("device", "fail", "cilium_vxlan: vxlan", "native routing is needed"),
+    ),
     "1.13": (lambda w: w.cilium("v1.13.9"), "Cilium version", "fail", "1.13.9", "from 1.14 on; upgrade"),
     "an image without a version": (
         lambda w: w.cilium("@sha256:0123"),
@@ -153,6 +236,10 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     "tunnel routing on 1.20": (
         lambda w: (w.cilium("v1.20.0"), w.status(routing={"inter-host-routing-mode": "Tunnel"})),
         *("routing mode", "warn", "Tunnel", "needs a kernel whose tunnel devices can do it"),
+    ),
+    "tunnel routing on 1.15, whose agents do not tell it": (
+        lambda w: w.before_1_16("v1.15.19", routing_mode="tunnel"),
+        *("routing mode", "fail", "Tunnel", "does not start with BIG TCP and tunneling"),
     ),
     "no BPF host routing": (
         lambda w: w.status(routing={"intra-host-routing-mode": "Legacy"}),
@@ -173,6 +260,10 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     "netkit on an image without a version": (
         lambda w: (w.cilium("@sha256:0123"), w.status(cilium={"msg": ""}, datapath_mode="netkit")),
         *("datapath mode", "warn", "netkit", "known to work with veth and netkit"),
+    ),
+    "another datapath on 1.15, whose agents do not tell it": (
+        lambda w: w.before_1_16("v1.15.19", datapath_mode="lb-only"),
+        *("datapath mode", "fail", "lb-only", "any mode but veth"),
     ),
     "an unknown datapath": (
         lambda w: w.status(datapath_mode="ipvlan"),
@@ -197,6 +288,13 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     "a dispatch by Geneve on 1.19.2, without DSR": (
         lambda w: w.cilium("v1.19.2", bpf_lb_mode="snat", bpf_lb_dsr_dispatch="geneve"),
         *("DSR dispatch", "fail", "geneve", "use opt"),
+    ),
+    "DSR by Geneve on 1.19.1, told by its agents only": (
+        lambda w: (
+            w.cilium("@sha256:0123", bpf_lb_mode="dsr", bpf_lb_dsr_dispatch="geneve"),
+            w.status(cilium={"msg": "1.19.1 (v1.19.1-abc)"}),
+        ),
+        *("DSR dispatch", "fail", "geneve", "Cilium 1.19.1 does not start"),
     ),
     "DSR by Geneve on 1.18": (
         lambda w: w.cilium("v1.18.3", bpf_lb_mode="dsr", bpf_lb_dsr_dispatch="geneve"),
@@ -267,6 +365,21 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         lambda w: w.config["metadata"].setdefault("labels", {}).update({"helm.toolkit.fluxcd.io/name": "cilium"}),
         *("managed by", "warn", "Flux keeps", "does not prune foreign"),
     ),
+    "Argo CD, by its label alone": (
+        lambda w: (
+            w.daemonset["metadata"]["labels"].update({"app.kubernetes.io/instance": "cilium"}),
+            w.daemonset["metadata"]["annotations"].pop("meta.helm.sh/release-name"),
+        ),
+        *("managed by", "warn", "Argo CD (label tracking) or a similar tool keeps", "does not prune foreign"),
+    ),
+    "the addon manager of a managed cluster": (
+        lambda w: w.daemonset["metadata"]["labels"].update({"addonmanager.kubernetes.io/mode": "Reconcile"}),
+        *("managed by", "warn", "the addon manager keeps Cilium's objects as they are at their source", "foreign"),
+    ),
+    "kops": (
+        lambda w: w.daemonset["metadata"]["labels"].update({"app.kubernetes.io/managed-by": "kops"}),
+        *("managed by", "warn", "kops (app.kubernetes.io/managed-by)", "puts changed objects of Cilium back"),
+    ),
     "another node configuration that wins": (
         lambda w: w.node_configs.append(
             {
@@ -280,8 +393,12 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         *("node config", "fail", "zzz sets enable-ipv6-big-tcp", "rename it"),
     ),
     "a rollout under way": (
+        lambda w: (w.daemonset["status"].update(updatedNumberScheduled=1), w.behind.add("node1")),
+        *("Cilium rollout", "fail", "1 of the present template, an older one on node1", "wait for its end"),
+    ),
+    "a rollout that some other node does not follow": (
         lambda w: w.daemonset["status"].update(updatedNumberScheduled=1),
-        *("Cilium rollout", "fail", "1 of the present template", "wait for its end"),
+        *("Cilium rollout", "warn", "1 of the present template", "both nodes of the pair are through it"),
     ),
     "a kernel from 6.7 without the IPv4 fix": (
         lambda w: w.probes["node1"].update(kernel_release="6.8.0-90-generic"),
@@ -323,6 +440,16 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         ),
         *("device", "fail", "eth1 (carries bond0): tg3", "cannot take packets above 65536"),
     ),
+    "a VLAN on a bond with one weak port": (
+        lambda w: (
+            w.device("bond0", kind="bond", tso_max_size=524280, index=90),
+            w.device("bond0.50", kind="vlan", tso_max_size=524280, peer_index=90),
+            w.device("eth0", master="bond0"),
+            w.device("eth1", driver="tg3", tso_max_size=65536, master="bond0"),
+            w.status(kube_proxy_replacement={"devices": ["bond0.50"], "deviceList": []}),
+        ),
+        *("device", "fail", "eth1 (carries bond0.50): tg3", "cannot take packets above 65536"),
+    ),
     "a VLAN on a weak card": (
         lambda w: (
             w.device("eth1", driver="ena", tso_max_size=65536, index=91),
@@ -360,6 +487,18 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         lambda w: w.device("eth0", node="node2", driver="bnxt_en", mtu=9000),
         *("nodes alike", "warn", "NIC driver mlx5_core and bnxt_en; MTU 1500 and 9000", "which of them sends"),
     ),
+    "bonds that differ in their ports": (
+        lambda w: [
+            (
+                w.device("bond0", node=node, kind="bond", index=90, tso_max_size=524280),
+                w.device("eth0", node=node, master="bond0"),
+                w.device("eth1", node=node, driver=driver, tso_max_size=524280, master="bond0"),
+                w.status(kube_proxy_replacement={"devices": ["bond0"], "deviceList": []}),
+            )
+            for node, driver in (("node1", "ice"), ("node2", "mlx5_core"))
+        ],
+        *("nodes alike", "warn", "NIC driver mlx5_core + ice and mlx5_core + mlx5_core", "which of them sends"),
+    ),
     "pods that do not reach each other": (
         lambda w: w.unreachable.update(ipv6="cannot reach fd44::9 port 5203 over ipv6: timed out"),
         *("pod to pod, ipv6", "fail", "cannot reach fd44::9", "routes and network policies"),
@@ -370,6 +509,15 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
             w.nodes.append(_renamed(w.nodes[1], "node3")),
         ),
         *("choice of nodes", "warn", "the first two of 3 by name", "label two nodes bigtcp-bench=true"),
+    ),
+    "more labelled nodes than two": (
+        lambda w: w.nodes.append(_renamed(w.nodes[1], "node3")),
+        *(
+            "choice of nodes",
+            "warn",
+            "first usable two of 3 labelled bigtcp-bench=true",
+            "take the label off the others",
+        ),
     ),
 }
 
@@ -446,6 +594,16 @@ def test_a_dispatch_that_is_not_used_is_worth_no_warning() -> None:
             lambda w: w.daemonset["metadata"]["labels"].update({"argocd.argoproj.io/instance": "cilium"}),
             "managed by",
             "Argo CD",
+        ),
+        (
+            lambda w: w.config["metadata"].update(labels={"app.kubernetes.io/instance": "cilium"}, annotations={}),
+            "managed by",
+            "label tracking",
+        ),
+        (
+            lambda w: w.daemonset["metadata"]["labels"].update({"addonmanager.kubernetes.io/mode": "Reconcile"}),
+            "managed by",
+            "the addon manager",
         ),
     ],
 )

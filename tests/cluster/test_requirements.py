@@ -82,6 +82,7 @@ def test_known_bad_releases(tag: str, tunnel: bool, name: str, status: str) -> N
             container["image"] = f"quay.io/cilium/cilium:{tag}"
 
     change(cluster, DAEMONSETS, "cilium", "kube-system", edit)
+    cluster.extra_status = {"cilium": {"msg": f"{tag.removeprefix('v')} ({tag}-abc)"}}
     api = cluster.client()
     if tunnel:
         devices = cluster.extra_devices
@@ -254,7 +255,7 @@ def test_what_is_optional_does_not_stop_a_run() -> None:
     assert (found["rights", ""].status, found["guardian", ""].status) == ("pass", "warn")
 
 
-def test_a_rollout_under_way_is_waited_for() -> None:
+def test_a_rollout_is_waited_for_until_both_nodes_are_through_it() -> None:
     cluster = Cluster()
     api = cluster.client()
     plan = validate_plan({"scenarios": "ipv4-stream-1"})
@@ -262,8 +263,40 @@ def test_a_rollout_under_way_is_waited_for() -> None:
     found = api.get(DAEMONSET, "cilium", "kube-system")
     found["status"]["updatedNumberScheduled"] = 1
     run(cluster.store.update(DAEMONSETS, found, "status"))
-    result = {item.name: item for item in requirements.preflight(api, plan, pair, with_pods=False).checks}
-    assert result["Cilium rollout"].status == "fail"
+
+    def line() -> Check:
+        result = requirements.preflight(api, plan, pair, with_pods=False).checks
+        return next(check for check in result if check.name == "Cilium rollout")
+
+    assert line().status == "warn"
+    for pod in run(cluster.store.list(PODS, "kube-system", None, "spec.nodeName=node2")):
+        pod["metadata"]["labels"]["pod-template-generation"] = "0"
+        run(cluster.store.update(PODS, pod))
+    assert (line().status, "an older one on node2" in line().found) == ("fail", True)
+
+
+def test_nodes_that_are_not_asked_for_are_not_read() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    asked = []
+    select = api.select
+
+    def noted(kind: Any, *args: Any, **options: Any) -> Any:
+        asked.append((kind.plural, options.get("labels", "")))
+        return select(kind, *args, **options)
+
+    api.select = noted  # type: ignore[method-assign]
+    named = validate_plan({"scenarios": "ipv4-rr", "client_node": "node2", "server_node": "node1"})
+    requirements.preflight(api, named, choose_pair(api, named), with_pods=False)
+    for name in ("node1", "node2"):
+        change(
+            cluster, NODES, name, None, lambda found: found["metadata"]["labels"].update({"bigtcp-bench": "true"})
+        )
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    requirements.preflight(api, plan, choose_pair(api, plan), with_pods=False)
+    nodes = [labels for plural, labels in asked if plural == "nodes"]
+    assert "bigtcp-bench=true" in nodes
+    assert "" not in nodes
 
 
 def test_nodes_are_chosen_by_name_by_label_or_as_they_come() -> None:

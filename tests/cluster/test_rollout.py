@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes.client import AppsV1Api, CoreV1Api
@@ -11,10 +12,10 @@ from bigtcp_bench.cluster import guard
 from bigtcp_bench.cluster.api import CONFIGMAP, POD, ClusterApi, Forbidden
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.rollout import config_written_at, observe
-from bigtcp_bench.lab.api.discovery import CONFIGMAPS
+from bigtcp_bench.lab.api.discovery import CONFIGMAPS, DAEMONSETS, NODES, PODS
 from bigtcp_bench.plan import load_plan
 from bigtcp_bench.resources import load_manifests
-from tests.cluster.simulated import Cluster
+from tests.cluster.simulated import Cluster, run
 from tests.lab.api_cluster import ApiCluster
 from tests.lab.helpers import eventually
 
@@ -60,6 +61,97 @@ def test_a_configuration_that_no_agent_has_read_yet_is_waited_for():
     assert observe(api).unsettled == ""
 
 
+def report(cluster: Cluster, **numbers: int) -> None:
+    """Let the DaemonSet's controller count its agents otherwise."""
+    found = run(cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
+    found["status"].update(numbers)
+    run(cluster.store.update(DAEMONSETS, found, "status"))
+
+
+def set_ready(cluster: Cluster, node: str, ready: bool) -> None:
+    found = run(cluster.store.get(NODES, node))
+    next(item for item in found["status"]["conditions"] if item["type"] == "Ready")["status"] = str(ready)
+    run(cluster.store.update(NODES, found, "status"))
+
+
+def the_agent(cluster: Cluster, node: str) -> dict[str, Any]:
+    (agent,) = run(cluster.store.list(PODS, "kube-system", None, f"spec.nodeName={node}"))
+    return agent
+
+
+def test_an_agent_on_a_dead_node_is_not_waited_for():
+    cluster = Cluster()
+    api = cluster.client()
+    agent = the_agent(cluster, "node2")
+    agent["metadata"]["labels"]["pod-template-generation"] = "0"
+    run(cluster.store.update(PODS, agent))
+    report(cluster, updatedNumberScheduled=1, numberAvailable=2)
+    assert observe(api).unsettled == "1 of 2 agents are updated, 2 available"
+    set_ready(cluster, "node2", ready=False)
+    assert observe(api).unsettled == ""
+    # Of a node that the benchmark measures on, the agent is.
+    node = run(cluster.store.get(NODES, "node2"))
+    node["metadata"]["labels"]["bigtcp-bench"] = "true"
+    run(cluster.store.update(NODES, node))
+    assert observe(api).unsettled == "1 of 2 agents are updated, 2 available"
+
+
+def test_an_agent_that_is_not_available_is_waited_for_unless_its_node_is_dead():
+    cluster = Cluster()
+    api = cluster.client()
+    agent = the_agent(cluster, "node1")
+    agent["status"]["conditions"][0]["status"] = "False"
+    run(cluster.store.update(PODS, agent, "status"))
+    report(cluster, numberAvailable=1)
+    assert observe(api).unsettled == "2 of 2 agents are updated, 1 available"
+    set_ready(cluster, "node1", ready=False)
+    assert observe(api).unsettled == ""
+
+
+def test_an_agent_that_is_not_there_yet_is_waited_for():
+    cluster = Cluster()
+    report(cluster, desiredNumberScheduled=3)
+    assert observe(cluster.client()).unsettled == "2 of 3 agents are updated, 2 available"
+
+
+def test_a_spec_that_the_controller_has_not_seen_is_waited_for():
+    cluster = Cluster()
+    set_ready(cluster, "node2", ready=False)
+    report(cluster, observedGeneration=0, updatedNumberScheduled=1)
+    assert observe(cluster.client()).unsettled == "1 of 2 agents are updated, 2 available"
+
+
+def test_an_old_agent_on_a_dead_node_does_not_hold_a_change_of_the_configuration_back():
+    cluster = Cluster()
+    api = cluster.client()
+    set_ready(cluster, "node2", ready=False)
+    cluster.time += 60
+    wrote(cluster, cluster.time - 5)
+    assert observe(api).unsettled == "2 of 2 agents were started before cilium-config was changed"
+    api.delete(POD, the_agent(cluster, "node1")["metadata"]["name"], "kube-system")
+    assert observe(api).unsettled == ""
+
+
+def test_a_rollout_on_a_large_cluster_is_told_without_a_list_of_its_agents(monkeypatch: pytest.MonkeyPatch):
+    cluster = Cluster()
+    api = cluster.client()
+    asked = []
+    select = api.select
+
+    def noted(kind, *args, **options):
+        asked.append((kind.plural, options.get("metadata_only", False)))
+        return select(kind, *args, **options)
+
+    monkeypatch.setattr(api, "select", noted)
+    report(cluster, desiredNumberScheduled=1000, updatedNumberScheduled=300, numberAvailable=998)
+    assert observe(api).unsettled == "300 of 1000 agents are updated, 998 available"
+    assert ("pods", False) not in asked
+    assert ("pods", True) not in asked
+    report(cluster, desiredNumberScheduled=2, updatedNumberScheduled=2, numberAvailable=2)
+    assert observe(api).unsettled == ""
+    assert [only for plural, only in asked if plural == "pods"] == [True]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -93,6 +185,9 @@ def test_the_rights_of_the_benchmark_are_enough_and_a_rollout_is_seen(tmp_path: 
             with pytest.raises(Forbidden):
                 api.patch(CONFIGMAP, "cilium-config", {"data": {"debug": "true"}}, "kube-system")
             assert observe(api).unsettled == ""
+            (one, _) = api.select(POD, "kube-system", labels="k8s-app=cilium", metadata_only=True)
+            assert one.keys() == {"kind", "apiVersion", "metadata"}
+            assert one["metadata"]["labels"]["pod-template-generation"] == "1"
             container = {"name": "cilium-agent", "image": "quay.io/cilium/cilium:v1.18.4"}
             spec = {"updateStrategy": {"type": "OnDelete"}, "template": {"spec": {"containers": [container]}}}
             AppsV1Api(administrator).patch_namespaced_daemon_set("cilium", "kube-system", {"spec": spec})
@@ -101,3 +196,7 @@ def test_the_rights_of_the_benchmark_are_enough_and_a_rollout_is_seen(tmp_path: 
             for pod in api.select(POD, "kube-system"):
                 api.delete(POD, pod["metadata"]["name"], "kube-system")
             eventually(lambda: observe(api).unsettled == "")
+            assert all(
+                pod["metadata"]["labels"]["pod-template-generation"] == "2"
+                for pod in api.select(POD, "kube-system")
+            )

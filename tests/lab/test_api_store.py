@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtcp_bench.lab.api import store as store_module
-from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CILIUMNODECONFIGS_ALPHA, CONFIGMAPS, NAMESPACES, PODS
+from bigtcp_bench.lab.api.discovery import (
+    CILIUMNODECONFIGS,
+    CILIUMNODECONFIGS_ALPHA,
+    CONFIGMAPS,
+    DAEMONSETS,
+    NAMESPACES,
+    PODS,
+)
 from bigtcp_bench.lab.api.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, merge_patch, strategic_merge
 from bigtcp_bench.lab.api.selectors import label_matcher
 from bigtcp_bench.lab.api.store import ApiError, Store
@@ -50,6 +57,29 @@ def test_a_stale_write_is_refused_and_a_write_that_changes_nothing_makes_no_vers
             await store.update(CONFIGMAPS, {**first, "data": {"a": "3"}})
         same = await store.update(CONFIGMAPS, second)
         assert same["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
+
+    run(test)
+
+
+def test_the_store_alone_numbers_the_pod_templates_of_a_daemonset() -> None:
+    async def test(store: Store) -> None:
+        recorded_one = recorded("daemonset-cilium.json")
+        name = "deprecated.daemonset.template.generation"
+        assert name in recorded_one["metadata"]["annotations"]
+        spec = recorded_one["spec"]
+        body = {"metadata": {"name": "d", "namespace": "default", "annotations": {name: "7"}}, "spec": spec}
+        created = await store.create(DAEMONSETS, body)
+
+        async def patched(change: dict[str, Any]) -> tuple[str, int]:
+            found = await store.patch(DAEMONSETS, "d", "default", MERGE_PATCH, change)
+            return found["metadata"]["annotations"][name], found["metadata"]["generation"]
+
+        assert created["metadata"]["annotations"][name] == "1"
+        assert await patched({"metadata": {"annotations": {name: "7"}}}) == ("1", 1)
+        assert await patched({"spec": {"minReadySeconds": 5}}) == ("1", 2)
+        template = {"metadata": {"annotations": {"restarted": "now"}}}
+        assert await patched({"spec": {"template": template}}) == ("2", 3)
+        assert await patched({"metadata": {"annotations": {name: None}}}) == ("2", 3)
 
     run(test)
 

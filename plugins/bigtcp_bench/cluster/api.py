@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_S = 10.0
 #: Answers that say "not now": throttled, or the API server or its etcd is away.
 TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
+#: Asks for a list without spec and status, in the words of the API server.
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 #: An exec that prints nothing for this long is given up.
 EXEC_TIMEOUT_S = 30.0
 
@@ -180,11 +182,21 @@ class ClusterApi:
             return None
 
     def select(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
     ) -> list[JsonObject]:
-        """Return the objects that match both selectors, in one namespace or (None) in all."""
+        """Return the objects that match both selectors, in one namespace or (None) in all.
+
+        With ``metadata_only`` they have no spec and no status: a thousand of them are a tenth of the bytes.
+        """
         query = [("labelSelector", labels)] * bool(labels) + [("fieldSelector", fields)] * bool(fields)
-        return list(self._object("GET", kind.path(namespace), query=query).get("items") or [])
+        headers = {"Accept": METADATA_LIST} if metadata_only else {}
+        return list(self._object("GET", kind.path(namespace), query=query, headers=headers).get("items") or [])
 
     def create(
         self, kind: Kind, body: Mapping[str, Any], namespace: str | None = None, *, before: Before | None = None

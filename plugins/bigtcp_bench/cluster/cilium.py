@@ -34,10 +34,14 @@ LIMIT_NAMES: dict[Family, tuple[str, str]] = {
 }
 CONFIGMAP_NAME = "cilium-config"
 AGENT_LABELS = "k8s-app=cilium"
+#: How a DaemonSet numbers its pod templates (an annotation), and how a pod tells which it was made from (a label).
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
+POD_TEMPLATE_GENERATION = "pod-template-generation"
 AGENT_CONTAINER = "cilium-agent"
 #: Where the init container ``config`` leaves the merged configuration for the agent (one file per key).
 MERGED_DIR = "/tmp/cilium/config-map"
-#: Devices that encapsulate, named by the agent; from 1.19 on it sets limits on them too.
+#: Devices that encapsulate, named by the agent. Features of native routing make them too (egress gateway, DSR by
+#: Geneve), and then pod traffic does not take them. From 1.19 on the agent sets limits on them.
 TUNNEL_DEVICES = ("cilium_vxlan", "cilium_geneve")
 #: A new agent pod is usually Ready after 10 to 30 s; image pulls and slow nodes take longer. Where the agent's
 #: startup probe allows more (605 s in the chart of 1.18), it gets that and ``PROBE_MARGIN_S``, but no more than
@@ -277,7 +281,8 @@ class AgentStatus:
     """What one agent says about itself (``cilium-dbg status -o json``).
 
     ``max_gso`` and ``max_gro`` are bytes per family, None if the answer lacks them. ``enabled`` only echoes the
-    request and proves nothing. The raw document is kept.
+    request and proves nothing. ``routing`` and ``datapath_mode`` are empty before 1.16, whose agents do not tell
+    them. The raw document is kept.
     """
 
     version: str
@@ -316,6 +321,8 @@ def parse_status(document: JsonObject) -> AgentStatus:
     """Return the status in an agent's JSON. Every field may be missing: the agent omits what is false or zero."""
     big_tcp = {family: document.get(f"{family}-big-tcp") or {} for family in FAMILIES}
     routing = document.get("routing") or {}
+    # Until 1.15 there is no "routing", and this section in its place.
+    host_routing = document.get("host-routing") or {}
     masquerading = document.get("masquerading") or {}
     replacement = document.get("kube-proxy-replacement") or {}
     return AgentStatus(
@@ -324,7 +331,7 @@ def parse_status(document: JsonObject) -> AgentStatus:
         max_gso={family: big_tcp[family].get("maxGSO") for family in FAMILIES},
         max_gro={family: big_tcp[family].get("maxGRO") for family in FAMILIES},
         routing=str(routing.get("inter-host-routing-mode", "")),
-        host_routing=str(routing.get("intra-host-routing-mode", "")),
+        host_routing=str(routing.get("intra-host-routing-mode") or host_routing.get("mode") or ""),
         datapath_mode=str(document.get("datapath-mode") or document.get("configured-datapath-mode") or ""),
         kube_proxy_replacement=str(replacement.get("mode", "")),
         masquerading=str(masquerading.get("mode", "")) if masquerading.get("enabled") else "Disabled",
@@ -441,10 +448,23 @@ def rollout_state(daemonset: JsonObject) -> str:
     status = daemonset.get("status") or {}
     desired = status.get("desiredNumberScheduled", 0)
     updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
-    current = status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"]
-    if current and desired and updated == desired == available:
+    if is_observed(daemonset) and desired and updated == desired == available:
         return ""
     return f"{updated} of {desired} agents are updated, {available} available"
+
+
+def is_observed(daemonset: JsonObject) -> bool:
+    """Return whether a DaemonSet's status is about its present spec."""
+    status = daemonset.get("status") or {}
+    return bool(status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"])
+
+
+def is_of_template(pod: JsonObject, daemonset: JsonObject) -> bool:
+    """Return whether a DaemonSet's pod was made from its present template; its metadata are enough."""
+    made_from = (pod["metadata"].get("labels") or {}).get(POD_TEMPLATE_GENERATION)
+    return made_from is not None and made_from == daemonset["metadata"].get("annotations", {}).get(
+        TEMPLATE_GENERATION
+    )
 
 
 def rollout_rounds(daemonset: JsonObject) -> int:
@@ -455,6 +475,15 @@ def rollout_rounds(daemonset: JsonObject) -> int:
     if isinstance(at_once, str):
         at_once = desired * int(at_once.rstrip("%")) // 100
     return -(-desired // max(1, at_once))
+
+
+def configured_routing(config: Mapping[str, str]) -> str:
+    """Return the routing mode that ``cilium-config`` asks for, in the words of an agent's status.
+
+    Before 1.14 the key is ``tunnel``; 1.14 still reads it where ``routing-mode`` is not set.
+    """
+    native = config.get("routing-mode", "native" if config.get("tunnel") == "disabled" else "tunnel") == "native"
+    return "Native" if native else "Tunnel"
 
 
 def config_values(api: ClusterApi, cilium: Cilium) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from bigtcp_bench.cluster import protocol
 from bigtcp_bench.cluster.api import JsonObject
@@ -15,6 +15,8 @@ from bigtcp_bench.cluster.cilium import (
     AgentStatus,
     Cilium,
     Version,
+    configured_routing,
+    is_observed,
     parse_version,
 )
 from bigtcp_bench.cluster.probe import NodeProbe
@@ -34,36 +36,54 @@ GITOPS_MARKS = {
     "kustomize.toolkit.fluxcd.io/name": "Flux",
     "helm.toolkit.fluxcd.io/name": "Flux",
 }
+#: Argo CD's own mark until 3.0, which many charts set as well; Helm leaves its annotation beside it.
+INSTANCE = "app.kubernetes.io/instance"
+HELM_RELEASE = "meta.helm.sh/release-name"
+#: ``Reconcile``: the addon manager of GKE, AKS and others puts the object back; ``EnsureExists``: it does not.
+ADDON_MODE = "addonmanager.kubernetes.io/mode"
+MANAGED_BY = "app.kubernetes.io/managed-by"
 #: Releases that do not bring a node up with BIG TCP and a tunnel device (cilium/cilium#44198, #46337, #46710).
 BROKEN_TUNNELS: tuple[Version, Version] = ((1, 19, 0), (1, 19, 5))
 
 
-def version_checks(cilium: Cilium, daemonset: JsonObject) -> Iterator[Check]:
-    """Judge Cilium's version, and whether a rollout is under way."""
-    if cilium.version is None:
-        yield Check("Cilium version", "", "warn", f"not told by image {cilium.image}", "1.14 or newer is needed")
-    elif cilium.version < (1, 14, 0):
+def version_check(cilium: Cilium, statuses: Collection[AgentStatus]) -> Check:
+    """Judge Cilium's version: the oldest that an agent tells, or the image's where no agent answers."""
+    oldest = min((_version(cilium, status) for status in statuses), default=cilium.version or (0, 0, 0))
+    if oldest == (0, 0, 0):
+        found = f"not told by image {cilium.image} or an agent"
+        return Check("Cilium version", "", "warn", found, "1.14 or newer is needed")
+    if oldest < (1, 14, 0):
         advice = "agents report the sizes by which BIG TCP is proven from 1.14 on; upgrade"
-        yield Check("Cilium version", "", "fail", cilium.version_text, advice)
-    else:
-        yield Check("Cilium version", "", "pass", cilium.version_text)
+        return Check("Cilium version", "", "fail", _dotted(oldest), advice)
+    return Check("Cilium version", "", "pass", _dotted(oldest))
+
+
+def rollout_check(daemonset: JsonObject, behind: Sequence[str], plan: Plan) -> Check:
+    """Judge whether a rollout is under way; ``behind``: nodes of the pair whose agent has not been through it.
+
+    With scope nodes the others may be: one dead node keeps a rollout from ending for as long as it is dead.
+    """
+    name = "Cilium rollout"
     status = daemonset.get("status") or {}
     desired, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
     updated = status.get("updatedNumberScheduled", 0)
-    current = status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"]
+    current = is_observed(daemonset)
     found = f"{ready} of {desired} agents ready, {updated} of the present template"
-    if not current or updated < desired:
-        yield Check("Cilium rollout", "", "fail", found, "a rollout is under way; wait for its end")
-    elif ready < desired:
-        yield Check(
-            "Cilium rollout",
-            "",
-            "warn",
-            found,
-            "an agent is not ready; kubectl get pods -l k8s-app=cilium tells which",
+    if current and updated >= desired:
+        if ready >= desired:
+            return Check(name, "", "pass", found)
+        advice = "an agent is not ready; kubectl get pods -l k8s-app=cilium tells which"
+        return Check(name, "", "warn", found, advice)
+    if current and plan.scope == "nodes" and not behind:
+        return Check(
+            name, "", "warn", found, "a rollout is under way elsewhere; both nodes of the pair are through it"
         )
-    else:
-        yield Check("Cilium rollout", "", "pass", found)
+    advice = "a rollout is under way; wait for its end"
+    if (daemonset["spec"].get("updateStrategy") or {}).get("type") == "OnDelete":
+        advice = "the update strategy is OnDelete: delete the pods of the older agents"
+    if current and behind:
+        found += f", an older one on {' and '.join(behind)}"
+    return Check(name, "", "fail", found, advice)
 
 
 def change_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator[Check]:
@@ -160,32 +180,39 @@ def _flag(words: Sequence[str], name: str) -> list[str]:
 
 def manager_checks(daemonset: JsonObject, config: JsonObject, plan: Plan) -> Iterator[Check]:
     """Judge who else looks after Cilium's objects, and what they would do about our changes."""
-    marks: dict[str, str] = {}
+    correcting: set[str] = set()
+    managers: set[str] = set()
     for item in (daemonset, config):
         meta = item["metadata"]
         present = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
-        marks.update({mark: tool for mark, tool in GITOPS_MARKS.items() if mark in present})
-        if present.get("app.kubernetes.io/managed-by") == "Helm":
-            marks["app.kubernetes.io/managed-by"] = "Helm"
-    tools = sorted(set(marks.values()))
-    correcting = [tool for tool in tools if tool != "Helm"]
+        correcting |= {tool for mark, tool in GITOPS_MARKS.items() if mark in present}
+        if present.get(ADDON_MODE) == "Reconcile":
+            correcting.add("the addon manager")
+        elif INSTANCE in present and HELM_RELEASE not in present and not GITOPS_MARKS.keys() & present.keys():
+            correcting.add("Argo CD (label tracking) or a similar tool")
+        managers |= {present[MANAGED_BY]} if MANAGED_BY in present else set()
+    others = sorted(managers - {"Helm"})
     if correcting:
-        found = f"{' and '.join(correcting)} keeps Cilium's objects as they are in Git"
+        source = "in Git" if correcting <= {*GITOPS_MARKS.values()} else "at their source"
+        found = f"{' and '.join(sorted(correcting))} keeps Cilium's objects as they are {source}"
         if plan.scope == "cluster":
             advice = f"it may undo a change of {CONFIGMAP_NAME} in the middle of a run; use scope nodes"
             yield Check("managed by", "", "fail", found, advice)
         else:
             advice = "make sure that it does not prune foreign CiliumNodeConfigs in Cilium's namespace"
             yield Check("managed by", "", "warn", found, advice)
+    elif others:
+        advice = "see that it neither puts changed objects of Cilium back nor removes foreign CiliumNodeConfigs"
+        yield Check("managed by", "", "warn", f"{' and '.join(others)} ({MANAGED_BY})", advice)
     else:
-        yield Check("managed by", "", "pass", ", ".join(tools) or "nobody that says so")
+        yield Check("managed by", "", "pass", ", ".join(managers) or "nobody that says so")
     annotations = daemonset["spec"]["template"]["metadata"].get("annotations") or {}
     rolls = "yes: a Helm upgrade that changes the configuration restarts all agents by itself"
     yield Check("rollOutCiliumPods", "", "pass", rolls if CHECKSUM in annotations else "no")
 
 
-def config_checks(cilium: Cilium, config: JsonObject, plan: Plan) -> Iterator[Check]:
-    """Judge settings of ``cilium-config`` with which there is nothing to measure, or an agent would not start."""
+def config_checks(config: JsonObject, plan: Plan) -> Iterator[Check]:
+    """Judge settings of ``cilium-config`` with which there is nothing to measure."""
     data = config.get("data") or {}
     lacking = [family for family in families_of(plan) if data.get(f"enable-{family}") == "false"]
     if lacking:
@@ -193,21 +220,24 @@ def config_checks(cilium: Cilium, config: JsonObject, plan: Plan) -> Iterator[Ch
         yield Check("IP families", "", "fail", found, f"leave the {lacking[0]} scenarios out of the plan")
     else:
         yield Check("IP families", "", "pass", f"{' and '.join(families_of(plan))} as the plan needs")
+
+
+def _dispatch(node: str, data: Mapping[str, str], version: Version) -> Iterator[Check]:
+    """Judge a way of service traffic with which some agents do not start when BIG TCP is on."""
     dispatch = data.get("bpf-lb-dsr-dispatch", "")
-    version = cilium.version or (0, 0, 0)
     if dispatch not in ("ipip", "geneve"):
         return
     found = f"loadBalancer.dsrDispatch is {dispatch}"
     flagged = data.get("enable-tunnel-big-tcp") == "true"
     if version >= (1, 19, 0) and (dispatch == "ipip" or (version < (1, 19, 3) and not flagged)):
-        advice = f"Cilium {cilium.version_text} does not start with BIG TCP and this dispatch; use opt"
+        advice = f"Cilium {_dotted(version)} does not start with BIG TCP and this dispatch; use opt"
         # Whatever bpf-lb-mode is: the agent does not look at that when it refuses to start.
-        yield Check("DSR dispatch", "", "fail", found, advice)
+        yield Check("DSR dispatch", node, "fail", found, advice)
     elif data.get("bpf-lb-mode") in ("dsr", "hybrid"):
         advice = (
             "service traffic through a tunnel has no BIG TCP on most kernels; pod to pod, which is measured, has"
         )
-        yield Check("DSR dispatch", "", "warn", found, advice)
+        yield Check("DSR dispatch", node, "warn", found, advice)
 
 
 def override_checks(
@@ -237,21 +267,26 @@ def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObj
     """Judge how an agent says that it forwards packets."""
     data = config.get("data") or {}
     version = _version(cilium, status)
-    if status.routing == "Native":
-        yield Check("routing mode", node, "pass", status.routing)
+    routing = status.routing or configured_routing(data)
+    if routing == "Native":
+        yield Check("routing mode", node, "pass", routing)
     elif version >= (1, 19, 0):
         advice = "BIG TCP needs a kernel whose tunnel devices can do it; on others the agent may not start"
         flagged = version >= (1, 19, 3) or data.get("enable-tunnel-big-tcp") == "true"
-        yield Check("routing mode", node, "warn" if flagged else "fail", status.routing or "unknown", advice)
+        yield Check("routing mode", node, "warn" if flagged else "fail", routing, advice)
     else:
         advice = "Cilium before 1.19 does not start with BIG TCP and tunneling; native routing is needed"
-        yield Check("routing mode", node, "fail", status.routing or "unknown", advice)
+        yield Check("routing mode", node, "fail", routing, advice)
     if status.host_routing == "BPF":
         yield Check("host routing", node, "pass", "BPF")
     else:
         advice = "BIG TCP needs BPF host routing: kubeProxyReplacement and bpf.masquerade, no legacy routing"
         yield Check("host routing", node, "fail", status.host_routing or "unknown", advice)
-    yield _datapath(node, status.datapath_mode, version)
+    mode = status.datapath_mode
+    if not mode and (0, 0, 0) < version < (1, 16, 0):
+        # Another mode than veth had to be configured, and agents did not tell theirs.
+        mode = data.get("datapath-mode", "veth")
+    yield _datapath(node, mode, version)
     if status.encryption == "Disabled":
         yield Check("encryption", node, "pass", "Disabled")
     else:
@@ -267,6 +302,7 @@ def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObj
     else:
         advice = "Cilium documents BIG TCP with bpf.masquerade=true only"
         yield Check("masquerading", node, "warn", status.masquerading or "unknown", advice)
+    yield from _dispatch(node, data, version)
 
 
 def _datapath(node: str, mode: str, version: Version) -> Check:
@@ -290,9 +326,14 @@ def tunnel_check(node: str, cilium: Cilium, status: AgentStatus, probed: NodePro
             "Cilium 1.19.0 to 1.19.5 does not bring the node up with BIG TCP and a tunnel device (from egress "
             "gateway, DSR with Geneve and others); upgrade to a later release first"
         )
-        return Check("tunnel devices", node, "fail", f"{found} with Cilium {'.'.join(map(str, version))}", advice)
+        return Check("tunnel devices", node, "fail", f"{found} with Cilium {_dotted(version)}", advice)
     return Check("tunnel devices", node, "warn", found, "traffic through them has no BIG TCP on most kernels")
 
 
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
 def _version(cilium: Cilium, status: AgentStatus) -> Version:
-    return cilium.version or parse_version(status.version) or (0, 0, 0)
+    # A mirror's tag may mean something else, or nothing.
+    return parse_version(status.version) or cilium.version or (0, 0, 0)

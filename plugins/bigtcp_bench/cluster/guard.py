@@ -499,7 +499,7 @@ def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Save
             agent_uid=agent["metadata"]["uid"],
             merged=read_merged(api, cilium, name),
             expected=expected_merged(api, cilium, node.name),
-            limits=seen.limits(seen.path_devices(read_status(api, cilium, name), node.internal_ips)),
+            limits=seen.limits(seen.limited_devices(read_status(api, cilium, name), node.internal_ips)),
         )
     return SavedState(
         package_version=__version__,

@@ -33,12 +33,19 @@ def node_check(node: NodeInfo) -> Check:
     return Check("node", node.name, "pass", found)
 
 
-def chosen_check(pair: NodePair, plan: Plan, usable: int) -> Check:
-    """Judge how the pair came about; ``usable`` is how many nodes of the cluster could run benchmark pods."""
+def chosen_check(pair: NodePair, plan: Plan, usable: int, labelled: int) -> Check:
+    """Judge how the pair came about.
+
+    ``usable`` is how many nodes of the cluster could run benchmark pods, ``labelled`` how many have the label.
+    """
     tainted = [node.name for node in pair.nodes if node.tainted]
     taint = f"tainted {TAINT_KEY}" if len(tainted) == 2 else f"not tainted {TAINT_KEY}, so other pods may come"
     if plan.client_node is not None:
         return Check("choice of nodes", "", "pass", f"named by the plan; {taint}")
+    if labelled > 2:
+        advice = "take the label off the others: when one of the pair is down, the next one would stand in for it"
+        found = f"the first usable two of {labelled} labelled {PAIR_LABEL}=true; {taint}"
+        return Check("choice of nodes", "", "warn", found, advice)
     if all(node.labelled for node in pair.nodes):
         return Check("choice of nodes", "", "pass", f"labelled {PAIR_LABEL}=true; {taint}")
     if usable == 2:
@@ -137,9 +144,14 @@ def _device(node: NodeInfo, name: str, device: Device, plan: Plan) -> Check:
     found = f"{name}: {kind}{speed}, MTU {device.mtu}, tso_max_size {device.tso_max_size}"
     ceiling = device.tso_max_size
     if "on" in plan.order and ceiling is not None and ceiling <= CLASSIC_MAX_PACKET_BYTES:
+        remedy = (
+            "with tunnel routing it carries the pods' traffic; native routing is needed"
+            if name in TUNNEL_DEVICES
+            else "if it does not carry pod traffic, take it out of Cilium's devices"
+        )
         advice = (
             f"this device cannot take packets above {CLASSIC_MAX_PACKET_BYTES} bytes, so BIG TCP cannot be on; "
-            "if it does not carry pod traffic, take it out of Cilium's devices"
+            f"{remedy}"
         )
         return Check("device", node.name, "fail", found, advice)
     if kind == "veth" and name not in TUNNEL_DEVICES:
@@ -187,14 +199,15 @@ def alike_check(pair: NodePair, probes: Mapping[str, NodeProbe], statuses: Mappi
 
 
 def _card(node: NodeInfo, probed: NodeProbe, status: AgentStatus) -> dict[str, object]:
-    """Return what is compared of the first device on a node's path."""
-    path = probed.path_devices(status, node.internal_ips)
-    device = probed.devices[path[0]] if path else None
+    """Return what is compared of the first device on a node's path, and of the cards that carry it."""
+    path = probed.path_devices(status, node.internal_ips)[:1]
+    devices = [probed.devices[name] for name in path]
+    cards = [probed.devices[card] for name in path for card in probed.cards(name)]
     return {
-        "NIC driver": device and device.driver,
-        "NIC speed": device and device.speed_mbps,
-        "MTU": device and device.mtu,
-        "tso_max_size": device and device.tso_max_size,
+        "NIC driver": " + ".join(str(card.driver) for card in cards),
+        "NIC speed": " + ".join(str(card.speed_mbps) for card in cards),
+        "MTU": " + ".join(str(device.mtu) for device in devices),
+        "tso_max_size": " + ".join(str(device.tso_max_size) for device in cards),
     }
 
 

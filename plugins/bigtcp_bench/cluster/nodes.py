@@ -86,35 +86,44 @@ class NodePair:
         return cls(*(_from_plain(document[role]) for role in ("client", "server")))
 
 
+def candidates(api: ClusterApi, plan: Plan) -> list[JsonObject]:
+    """Return the nodes to choose from: those named by the plan, else the labelled ones, else all.
+
+    All nodes of a large cluster are many megabytes, so they are asked for only where it must be.
+    """
+    named = [name for name in (plan.client_node, plan.server_node) if name is not None]
+    if named:
+        return [node for name in named if (node := api.find(NODE, name)) is not None]
+    return api.select(NODE, labels=f"{PAIR_LABEL}=true") or api.select(NODE)
+
+
 def choose_pair(api: ClusterApi, plan: Plan) -> NodePair:
     """Return the nodes to measure between: named by the plan, else the labelled ones, else the first two usable.
 
     Raises PreconditionFailed, in one sentence, if there is no such pair.
     """
-    nodes = sorted((node_info(node) for node in api.select(NODE)), key=lambda node: node.name)
+    nodes = sorted((node_info(node) for node in candidates(api, plan)), key=lambda node: node.name)
     by_name = {node.name: node for node in nodes}
     if plan.client_node is not None and plan.server_node is not None:
         for role, name in (("client_node", plan.client_node), ("server_node", plan.server_node)):
             if name not in by_name:
+                names = sorted(node["metadata"]["name"] for node in api.select(NODE, metadata_only=True))
                 raise PreconditionFailed(
                     f"plan {plan.name!r}: {role} {name!r} does not exist in this cluster; "
-                    f"its nodes are {_listed(nodes)}"
+                    f"its nodes are {_listed(names)}"
                 )
         pair = NodePair(by_name[plan.client_node], by_name[plan.server_node])
     else:
-        labelled = [node for node in nodes if node.labelled]
-        candidates = [node for node in labelled or nodes if node.usable]
-        if len(candidates) < 2:
-            group = f"labelled {PAIR_LABEL}=true" if labelled else "in this cluster"
-            reasons = "; ".join(
-                f"{node.name} {node.unusable_because}" for node in labelled or nodes if not node.usable
-            )
+        usable = [node for node in nodes if node.usable]
+        if len(usable) < 2:
+            group = f"labelled {PAIR_LABEL}=true" if any(node.labelled for node in nodes) else "in this cluster"
+            reasons = "; ".join(f"{node.name} {node.unusable_because}" for node in nodes if not node.usable)
             raise PreconditionFailed(
-                f"two usable nodes are needed, but of the nodes {group} ({_listed(labelled or nodes)}) "
-                f"{len(candidates)} can run benchmark pods{': ' + reasons if reasons else ''}; label two nodes "
+                f"two usable nodes are needed, but of the nodes {group} ({_listed(list(by_name))}) "
+                f"{len(usable)} can run benchmark pods{': ' + reasons if reasons else ''}; label two nodes "
                 f"with {PAIR_LABEL}=true or name client_node and server_node in the plan"
             )
-        pair = NodePair(candidates[0], candidates[1])
+        pair = NodePair(usable[0], usable[1])
     for node in pair.nodes:
         if node.unusable_because:
             raise PreconditionFailed(f"node {node.name} {node.unusable_because}; choose another one or mend it")
@@ -176,8 +185,7 @@ def quantity(text: str) -> float:
     return float(text)
 
 
-def _listed(nodes: list[NodeInfo], limit: int = 10) -> str:
-    names = [node.name for node in nodes]
+def _listed(names: list[str], limit: int = 10) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) or "none") + more
 

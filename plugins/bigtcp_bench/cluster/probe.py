@@ -46,18 +46,40 @@ class NodeProbe:
         return {name: self.devices[name].limits for name in devices if name in self.devices}
 
     def path_devices(self, status: AgentStatus | None, internal_ips: Iterable[str]) -> list[str]:
-        """Return the devices whose limits the agent sets: those it selects, and its tunnel devices.
+        """Return the devices that pod traffic takes: those the agent selects, and with tunnel routing its tunnels.
 
         An agent without kube-proxy replacement names none; then it is the one with the node's own address.
         """
+        selected = self._selected(status, internal_ips)
+        return self._with_tunnels(selected) if status and status.routing == "Tunnel" else selected
+
+    def limited_devices(self, status: AgentStatus | None, internal_ips: Iterable[str]) -> list[str]:
+        """Return the devices whose limits an agent may set: those it selects, and every tunnel device there is."""
+        return self._with_tunnels(self._selected(status, internal_ips))
+
+    def _selected(self, status: AgentStatus | None, internal_ips: Iterable[str]) -> list[str]:
         selected = [name for name in (status.devices if status else ()) if name in self.devices]
         if not selected:
             own = set(internal_ips)
             selected = [name for name, device in self.devices.items() if own & set(device.addresses)]
+        return selected
+
+    def _with_tunnels(self, selected: list[str]) -> list[str]:
         return selected + [name for name in TUNNEL_DEVICES if name in self.devices and name not in selected]
 
     def carriers(self, device: str) -> list[str]:
-        """Return the devices below ``device``: the ports of a bond, the card that a VLAN is on."""
+        """Return every device below ``device``, the nearest first: the bond of a VLAN, then the bond's ports."""
+        found = [device]
+        # The list grows while it is read; what is in it already is not looked at again, so a circle ends.
+        for name in found:
+            found += [below for below in self._directly_below(name) if below not in found]
+        return found[1:]
+
+    def cards(self, device: str) -> list[str]:
+        """Return the lowest of the devices that carry ``device``; itself if there is none below."""
+        return [name for name in (device, *self.carriers(device)) if not self._directly_below(name)]
+
+    def _directly_below(self, device: str) -> list[str]:
         above = self.devices[device]
         if above.kind in _STACKED:
             return [name for name, below in self.devices.items() if below.index == above.peer_index]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bigtcp_bench.cluster import cilium_checks, guard, guardian, node_checks, rights
-from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ApiProblem, ClusterApi, Forbidden, JsonObject
+from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, ApiProblem, ClusterApi, Forbidden, JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import (
@@ -18,13 +18,14 @@ from bigtcp_bench.cluster.cilium import (
     Progress,
     agent_pod,
     find_cilium,
+    is_of_template,
     is_ready,
     read_merged,
     read_status,
     waiting_reason,
 )
 from bigtcp_bench.cluster.counters import LOAD_SAMPLE_S
-from bigtcp_bench.cluster.nodes import NodePair, node_info
+from bigtcp_bench.cluster.nodes import NodePair, candidates, node_info
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
@@ -38,13 +39,17 @@ OPTIONAL_RESOURCES = ("cronjobs", "serviceaccounts", "events")
 
 @dataclass(frozen=True)
 class AgentSeen:
-    """The Cilium agent of one node: its pod, what it says and what it was told; ``problem`` says why not."""
+    """The Cilium agent of one node: its pod, what it says and what it was told; ``problem`` says why not.
+
+    ``current``: its pod was made from the present template.
+    """
 
     pod: str = ""
     status: AgentStatus | None = None
     merged: Merged | None = None
     problem: str = ""
     advice: str = ""
+    current: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Seen:
     daemonset: JsonObject
     config: JsonObject
     node_configs: list[JsonObject]
+    #: Those that the pair could be chosen from, as choose_pair sees them.
     nodes: list[JsonObject]
     agents: Mapping[str, AgentSeen]
     hold: list[Check]
@@ -136,14 +142,15 @@ def put_back_abandoned(api: ClusterApi, holder: str, *, progress: Progress) -> N
 def look(api: ClusterApi, plan: Plan, pair: NodePair, hold: list[Check], abandoned: bool) -> Seen:
     """Return what API and agents tell. Raises only if the API cannot be used or there is no Cilium at all."""
     cilium = find_cilium(api)
+    daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
     return Seen(
         server=f"{api.version()} at {api.host}",
         cilium=cilium,
-        daemonset=api.get(DAEMONSET, cilium.daemonset, cilium.namespace),
+        daemonset=daemonset,
         config=api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace),
         node_configs=api.select(cilium.node_config, cilium.namespace) if cilium.node_config else [],
-        nodes=api.select(NODE),
-        agents={name: _agent(api, cilium, name) for name in pair.names},
+        nodes=candidates(api, plan),
+        agents={name: _agent(api, cilium, daemonset, name) for name in pair.names},
         hold=hold,
         abandoned=abandoned,
         rights=[_rights(api, plan, cilium, pair), _guardian(api, plan)],
@@ -162,16 +169,20 @@ def judge(
     ``probes`` are of both nodes, or of none; ``unreachable`` is family → reason, None where nobody tried.
     """
     cilium, probes = seen.cilium, probes or {}
-    usable = sum(node_info(node).usable for node in seen.nodes)
+    statuses = {name: agent.status for name, agent in seen.agents.items() if agent.status is not None}
+    behind = [name for name, agent in seen.agents.items() if not agent.current]
+    nodes = [node_info(node) for node in seen.nodes]
+    usable, labelled = sum(node.usable for node in nodes), sum(node.labelled for node in nodes)
     checks = [
         Check("Kubernetes API", "", "pass", seen.server),
         *seen.hold,
         *seen.rights,
-        *cilium_checks.version_checks(cilium, seen.daemonset),
+        cilium_checks.version_check(cilium, statuses.values()),
+        cilium_checks.rollout_check(seen.daemonset, behind, plan),
         *cilium_checks.change_checks(cilium, seen.daemonset, plan),
         *cilium_checks.manager_checks(seen.daemonset, seen.config, plan),
-        *cilium_checks.config_checks(cilium, seen.config, plan),
-        node_checks.chosen_check(pair, plan, usable),
+        *cilium_checks.config_checks(seen.config, plan),
+        node_checks.chosen_check(pair, plan, usable, labelled),
     ]
     metas = {node["metadata"]["name"]: node["metadata"] for node in seen.nodes}
     for node in pair.nodes:
@@ -191,7 +202,6 @@ def judge(
         if probed is not None:
             checks.append(cilium_checks.tunnel_check(node.name, cilium, agent.status, probed))
             checks += node_checks.device_checks(node, agent.status, agent.merged, probed, plan, seen.abandoned)
-    statuses = {name: agent.status for name, agent in seen.agents.items() if agent.status is not None}
     checks.append(node_checks.alike_check(pair, probes, statuses))
     if unreachable is not None:
         checks += node_checks.reach_checks(pair, plan, unreachable)
@@ -207,16 +217,18 @@ def unknown_without_pods(plan: Plan) -> str:
     )
 
 
-def _agent(api: ClusterApi, cilium: Cilium, node: str) -> AgentSeen:
+def _agent(api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: str) -> AgentSeen:
     pod = agent_pod(api, cilium, node)
+    current = pod is not None and is_of_template(pod, daemonset)
     if pod is None or not is_ready(pod):
         problem = "there is none" if pod is None else f"pod {pod['metadata']['name']} {waiting_reason(pod)}"
-        return AgentSeen(problem=problem, advice="mend it before a benchmark restarts it")
+        return AgentSeen(problem=problem, advice="mend it before a benchmark restarts it", current=current)
     name = pod["metadata"]["name"]
     try:
-        return AgentSeen(name, read_status(api, cilium, name), read_merged(api, cilium, name))
+        return AgentSeen(name, read_status(api, cilium, name), read_merged(api, cilium, name), current=current)
     except BenchError as error:
-        return AgentSeen(problem=str(error), advice="without what it says of itself nothing can be proven")
+        advice = "without what it says of itself nothing can be proven"
+        return AgentSeen(problem=str(error), advice=advice, current=current)
 
 
 def _hold(api: ClusterApi, holder: str | None) -> tuple[list[Check], bool]:

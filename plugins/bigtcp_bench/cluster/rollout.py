@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, POD, ClusterApi, JsonObject
+from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, POD, ClusterApi, JsonObject
 from bigtcp_bench.cluster.cilium import (
     AGENT_LABELS,
     CONFIGMAP_NAME,
+    Cilium,
     find_cilium,
+    is_observed,
+    is_of_template,
+    is_ready,
     rollout_state,
 )
 from bigtcp_bench.cluster.guard import read_lease
+from bigtcp_bench.cluster.nodes import node_info
 from bigtcp_bench.upgrade import BIG_TCP_KEYS, DATAPATH_KEYS, Fingerprint, datapath_config
+
+#: Agents that cannot follow because their node is not Ready are left out of account up to this many. Each is
+#: looked up by itself, and a cluster with more dead nodes is not at rest in any case.
+MAX_EXCUSED = 100
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,8 @@ def observe(api: ClusterApi) -> Observation:
 
     It has when no benchmark holds the cluster (one that does restarts agents itself), every agent runs the present
     template and is available, and every agent was started after the configuration of the datapath was last
-    written: Helm changes ``cilium-config`` without restarting anything, unless told otherwise.
+    written: Helm changes ``cilium-config`` without restarting anything, unless told otherwise. Agents of nodes
+    that are not Ready are not waited for, unless the benchmark measures there.
     """
     cilium = find_cilium(api)
     config_map = api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
@@ -36,17 +47,45 @@ def observe(api: ClusterApi) -> Observation:
     lease = read_lease(api)
     if lease is not None and lease.live(api.now()):
         return Observation(fingerprint, f"{lease.owner} holds the cluster")
-    state = rollout_state(api.get(DAEMONSET, cilium.daemonset, cilium.namespace))
+    return Observation(fingerprint, _unsettled(api, cilium, config_written_at(config_map)))
+
+
+def _unsettled(api: ClusterApi, cilium: Cilium, config_written: str) -> str:
+    """Return what is still going on, or nothing; lists the agents only once the DaemonSet's counts allow it."""
+    daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
+    state = rollout_state(daemonset)
+    status = daemonset.get("status") or {}
+    desired = status.get("desiredNumberScheduled", 0)
+    followed = min(status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0))
+    if state and not (is_observed(daemonset) and 0 < desired <= followed + MAX_EXCUSED):
+        return state
+    agents = api.select(POD, cilium.namespace, labels=AGENT_LABELS, metadata_only=True)
     if state:
-        return Observation(fingerprint, state)
-    written = config_written_at(config_map)
-    agents = api.select(POD, cilium.namespace, labels=AGENT_LABELS)
-    older = sum(agent["metadata"]["creationTimestamp"] < written for agent in agents)
-    if older:
-        return Observation(
-            fingerprint, f"{older} of {len(agents)} agents were started before {CONFIGMAP_NAME} was changed"
-        )
-    return Observation(fingerprint)
+        behind = [agent for agent in agents if not is_of_template(agent, daemonset)]
+        if len(agents) < desired or _awaited(api, cilium, behind):
+            return state
+        whole = api.select(POD, cilium.namespace, labels=AGENT_LABELS)
+        if _awaited(api, cilium, [agent for agent in whole if not is_ready(agent)]):
+            return state
+    older = [agent for agent in agents if agent["metadata"]["creationTimestamp"] < config_written]
+    if _awaited(api, cilium, older):
+        return f"{len(older)} of {len(agents)} agents were started before {CONFIGMAP_NAME} was changed"
+    return ""
+
+
+def _awaited(api: ClusterApi, cilium: Cilium, agents: Sequence[JsonObject]) -> bool:
+    """Return whether one of ``agents`` has to be waited for: its node is Ready, or is one of the labelled pair."""
+    if len(agents) > MAX_EXCUSED:
+        return True
+    for agent in agents:
+        pod = api.find(POD, agent["metadata"]["name"], cilium.namespace)
+        node = pod and pod["spec"].get("nodeName")
+        if not node:
+            return True
+        found = api.find(NODE, node)
+        if found is not None and (node_info(found).ready or node_info(found).labelled):
+            return True
+    return False
 
 
 def config_written_at(config_map: JsonObject) -> str:

@@ -166,6 +166,8 @@ class Api:
         if table.wanted(request.headers.get("accept", "")):
             include = query.get("includeObject", "Metadata")
             return JSONResponse(table.table(resource, objects, metadata, include))
+        if table.metadata_wanted(request.headers.get("accept", "")):
+            return JSONResponse(table.metadata_list(objects, metadata))
         if not resource.custom:  # the items of a built-in list do not repeat what the list says
             objects = [{k: v for k, v in obj.items() if k not in ("kind", "apiVersion")} for obj in objects]
         kind, api_version = f"{resource.kind}List", resource.api_version

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import admission, apply, patch, status
 from .discovery import (
+    DAEMONSETS,
     EVENTS,
     NAMESPACES,
     NODES,
@@ -39,6 +40,8 @@ Object = dict[str, Any]
 HISTORY_LENGTH = 2000
 #: Seconds a pod gets between SIGTERM and SIGKILL when neither it nor the deletion says otherwise.
 DEFAULT_GRACE_S = 30
+#: The annotation with the number of a DaemonSet's pod template.
+TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 #: Kinds whose deletion answers with the object; for all others it is a Status.
 _ANSWERED_WITH_OBJECT = (PODS, SERVICES, SERVICEACCOUNTS)
 
@@ -236,6 +239,8 @@ class Store:
             obj.pop("status", None)
         if resource == PODS:
             self._set_priority(obj)
+        if resource == DAEMONSETS:
+            _count_templates(obj, None)
         admission.prepare(resource, obj)
         return self._commit(resource, "ADDED", obj, None, dry_run=dry_run)
 
@@ -417,6 +422,8 @@ class Store:
             if field in before:
                 metadata[field] = before[field]
         new["apiVersion"], new["kind"] = old["apiVersion"], old["kind"]
+        if resource == DAEMONSETS:
+            _count_templates(new, old)
         if new == old:  # nothing changed: no new version, no event, as in Kubernetes
             return self.rendered(resource, old)
         if resource.has_generation and subresource is None and _specified(new) != _specified(old):
@@ -456,6 +463,16 @@ class Store:
         for watch in self._watches[resource.key]:
             watch._offer(change)
         return self.rendered(resource, new)
+
+
+def _count_templates(new: Object, old: Object | None) -> None:
+    """Write the number of a DaemonSet's pod template, which nobody but the API server can change."""
+    number = 1
+    if old is not None:
+        number = int(old["metadata"]["annotations"][TEMPLATE_GENERATION])
+        number += new["spec"]["template"] != old["spec"]["template"]
+    metadata = new["metadata"]
+    metadata["annotations"] = {**(metadata.get("annotations") or {}), TEMPLATE_GENERATION: str(number)}
 
 
 def _specified(obj: Object) -> Object:

@@ -1,4 +1,4 @@
-"""Tables for ``kubectl get``: which columns a kind has, and an object's cells."""
+"""Other forms of a list: tables for ``kubectl get``, and objects' metadata alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,22 @@ Column = tuple[str, bool, Callable[[Object], Any]]
 def wanted(accept: str) -> bool:
     """Return whether a request's ``Accept`` asks for a table."""
     return "as=Table" in accept
+
+
+def metadata_wanted(accept: str) -> bool:
+    """Return whether a request's ``Accept`` asks for a list of objects' metadata alone."""
+    return "as=PartialObjectMetadataList" in accept
+
+
+def metadata_list(objects: list[Object], list_metadata: Object) -> Object:
+    """Return a ``meta.k8s.io/v1`` PartialObjectMetadataList."""
+    items = [_shown(obj, "Metadata") for obj in objects]
+    return {
+        "kind": "PartialObjectMetadataList",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": list_metadata,
+        "items": items,
+    }
 
 
 def table(resource: Resource, objects: list[Object], list_metadata: Object, include: str) -> Object:

@@ -11,7 +11,7 @@ from typing import Any
 from bigtcp_bench.lab.api.conditions import is_ready
 from bigtcp_bench.lab.api.discovery import DAEMONSETS, NODES, PODS
 from bigtcp_bench.lab.api.events import record_event
-from bigtcp_bench.lab.api.store import Store
+from bigtcp_bench.lab.api.store import TEMPLATE_GENERATION, Store
 
 from .owners import controlled, pod_of
 from .placement import misfit
@@ -136,7 +136,9 @@ def target_node(pod: Object) -> str:
 
 def _pod(daemonset: Object, node: Object) -> Object:
     pod = pod_of(daemonset)
-    pod["metadata"]["labels"]["controller-revision-hash"] = template_hash(daemonset)
+    labels = pod["metadata"]["labels"]
+    labels["controller-revision-hash"] = template_hash(daemonset)
+    labels["pod-template-generation"] = daemonset["metadata"]["annotations"][TEMPLATE_GENERATION]
     spec = pod["spec"]
     spec["tolerations"] = [*(spec.get("tolerations") or []), *_tolerations(spec)]
     only_here = {"key": "metadata.name", "operator": "In", "values": [node["metadata"]["name"]]}
