@@ -69,6 +69,7 @@ def orders(image: str, state_version: int, pull_secrets: Iterable[str] = ()) -> 
         restored=protocol.RESTORED,
         undone=protocol.UNDONE,
         arm=protocol.ARM,
+        prior=protocol.PRIOR,
         restarted=protocol.RESTARTED,
         revoked=protocol.REVOKED,
         keys={str(family): key for family, key in KEYS.items()},
