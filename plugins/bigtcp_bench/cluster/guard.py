@@ -525,7 +525,7 @@ def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Save
         merged, expected = read_merged(api, cilium, name), expected_merged(api, cilium, node.name)
         if merged != expected:
             # No restart could bring back what is in force now.
-            raise PreconditionFailed(drift_sentence(node.name, merged, expected))
+            raise PreconditionFailed(f"node {node.name}: {drift_text(merged, expected)}; {DRIFT_ADVICE}")
         nodes[node.name] = SavedNode(
             role=role,
             agent_pod=name,
@@ -552,12 +552,9 @@ def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Save
     )
 
 
-def drift_sentence(node: str, merged: Merged, expected: Merged) -> str:
-    """Return what is wrong where an agent has other settings than a new one would have, and what to do."""
-    return (
-        f"node {node}: the Cilium agent runs with BIG TCP {_words(merged)}, but its configuration now says "
-        f"{_words(expected)}; {DRIFT_ADVICE}"
-    )
+def drift_text(merged: Merged, expected: Merged) -> str:
+    """Return what is wrong where an agent has other settings than a new one would have; DRIFT_ADVICE helps."""
+    return f"the agent runs with BIG TCP {_words(merged)}, but its configuration now says {_words(expected)}"
 
 
 def _words(merged: Merged) -> str:
