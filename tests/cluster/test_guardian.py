@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import dataclasses
 import json
 import sys
+from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -22,9 +24,9 @@ from bigtcp_bench.cluster import guard, guardian, pods, requirements
 from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ApiProblem
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import find_cilium
-from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.nodes import NodePair, choose_pair
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, SwitchFailed
-from bigtcp_bench.lab.api.discovery import SERVICEACCOUNTS
+from bigtcp_bench.lab.api.discovery import CRONJOBS, SERVICEACCOUNTS
 from bigtcp_bench.lab.api.selectors import matches_label_selector
 from bigtcp_bench.pods import guardian as script
 from bigtcp_bench.resources import load_manifest, load_manifests
@@ -541,6 +543,27 @@ class TestInstalling:
         )
         switch(api, window.fence, "on", pair, plan())
 
+    @pytest.mark.parametrize("looked", [False, True])
+    def test_a_switch_says_so_where_the_guardian_never_looked(self, looked: bool) -> None:
+        cluster = Cluster()
+        fence = open_and_switch(cluster)
+        api = cluster.client()
+        name = guardian.protocol.GUARDIAN_NAME
+        stored = cluster.store._find(CRONJOBS, name, pods.BENCH_NAMESPACE)
+        # The store's clock is the real one.
+        stored["metadata"]["creationTimestamp"] = f"{datetime.fromtimestamp(int(cluster.time), UTC):%FT%TZ}"
+        if looked:
+            stored["status"] = {"lastSuccessfulTime": "2027-01-15T08:05:00Z"}
+        said: list[str] = []
+        switch(api, fence, "off", choose_pair(api, plan()), plan(), progress=said.append)
+        assert "guardian" not in " ".join(said), "it has its first look before it"
+        said.clear()
+        cluster.time += 500
+        switch(api, fence, "off", choose_pair(api, plan()), plan(), progress=said.append)
+        assert [text[:76] for text in said] == [
+            "the guardian bigtcp-bench/bigtcp-bench-guardian has not looked in 8 minutes,"
+        ] * (not looked)
+
     def test_the_next_window_has_a_guardian_of_its_own(self) -> None:
         """A guardian that looks at the very moment a run begins must not take the new run's CronJob with it."""
         cluster = Cluster()
@@ -611,10 +634,16 @@ def test_selectors_mean_what_they_mean_in_the_api(selector: Any, labels: dict[st
 
 def test_manifest_and_rights_fit_the_names() -> None:
     """The CronJob, its account and every rule by name speak of the objects that script and guard speak of."""
-    body = guardian.cronjob("registry.example.org/tools:1", 1_800_000_000 + 7 * 60, ["secret"])
+    pair = choose_pair(Cluster().client(), plan())
+    body = guardian.cronjob("registry.example.org/tools:1", 1_800_000_000 + 7 * 60, pair, ["secret"])
     pod = body["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert body["spec"]["schedule"] == "2-59/5 * * * *"
     assert pod["containers"][0]["image"] == "registry.example.org/tools:1"
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", "kubernetes.io/arch": pair.client.architecture}
+    mixed = NodePair(pair.client, dataclasses.replace(pair.server, architecture="other"))
+    body_of_mixed = guardian.cronjob("registry.example.org/tools:1", 0, mixed)
+    selector = body_of_mixed["spec"]["jobTemplate"]["spec"]["template"]["spec"]["nodeSelector"]
+    assert selector == {"kubernetes.io/os": "linux"}
     orders = guardian.orders("registry.example.org/tools:1", guard.STATE_VERSION, ["secret"])
     assert pod["imagePullSecrets"] == orders.probe_pod["spec"]["imagePullSecrets"] == [{"name": "secret"}]
     name = guardian.protocol.GUARDIAN_NAME

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bigtcp_bench.cluster import guard, pods, probe
+from bigtcp_bench.cluster import guard, guardian, pods, probe
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
     AGENT_READY_S,
@@ -110,6 +110,9 @@ def switch(
     """
     started = api.monotonic()
     state = guard.open_state(api, fence)
+    silence = guardian.silence(api)
+    if silence:
+        progress(silence)
     gone = pods.delete_pods(api, before=fence.check)
     if gone:
         progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")

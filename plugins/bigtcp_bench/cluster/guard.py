@@ -470,7 +470,7 @@ def open_window(
     try:
         state = _describe(api, fence, plan, pair)
         if plan.guardian:
-            _install_guardian(api, fence, plan, lease_s, progress)
+            _install_guardian(api, fence, plan, pair, lease_s, progress)
         _save(api, fence, state)
     except BaseException:
         with contextlib.suppress(BenchError):
@@ -481,9 +481,11 @@ def open_window(
     return Window(fence, state, restored)
 
 
-def _install_guardian(api: ClusterApi, fence: Fence, plan: Plan, lease_s: float, progress: Progress) -> None:
+def _install_guardian(
+    api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair, lease_s: float, progress: Progress
+) -> None:
     reason = guardian.install(
-        api, plan.image, STATE_VERSION, pull_secrets=plan.image_pull_secrets, before=fence.check
+        api, plan.image, STATE_VERSION, pair, pull_secrets=plan.image_pull_secrets, before=fence.check
     )
     if reason:
         progress(f"no guardian in the cluster, so it stays as it is if Airflow never comes back: {reason}")
