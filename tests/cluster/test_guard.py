@@ -441,6 +441,10 @@ def test_a_changed_cilium_config_is_put_back_without_a_saved_state_or_said_not_t
     with pytest.raises(RestoreFailed, match="nothing tells"):
         guard.open_window(api, "next/run", plan(), choose_pair(api, plan()))
     assert guard.read_state(api) is None, "what the run had set must not become what is put back"
+    by_hand = {"metadata": {"annotations": {guard.ARM: None}}, "data": dict.fromkeys(KEYS.values(), "false")}
+    api.patch(CONFIGMAP, "cilium-config", by_hand, "kube-system")
+    assert guard.restore(api, "test").actions[0] == "restarted all agents of DaemonSet cilium"
+    assert cluster.state()["limits"] == before["limits"]
 
 
 def test_a_restart_of_all_agents_is_undone_without_a_saved_state() -> None:

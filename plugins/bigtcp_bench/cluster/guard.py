@@ -794,8 +794,9 @@ class _Restorer:
             self._undo_config_map(cilium)
         if not self.problems:
             self._note_undone(changed=len(self.report.actions) > done)
-        if self.state is None or self.state.scope == "cluster":
-            self._undo_rollout(cilium)
+            # Agents that are all restarted before that would come back as they are, and nothing would tell it.
+            if self.state is None or self.state.scope == "cluster":
+                self._undo_rollout(cilium)
         if self.in_flight and not self.problems:
             # It was waited for, and fits nothing any more.
             self.fence.clear_mark()
