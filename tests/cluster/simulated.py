@@ -20,12 +20,14 @@ from kubernetes import client as k8s
 
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
 from bigtcp_bench.cluster.cilium import (
+    CRASHES,
     KEYS,
     LIMIT_NAMES,
     MERGED_DIR,
     POD_TEMPLATE_GENERATION,
     TEMPLATE_GENERATION,
 )
+from bigtcp_bench.cluster.pods import node_of
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.lab.api import paths
 from bigtcp_bench.lab.api.discovery import (
@@ -118,8 +120,10 @@ class Cluster:
         self.store = copy.deepcopy(_seeded())
         self.time = 1_800_000_000.0
         self.nodes = {"node1": Node(), "node2": Node()}
-        #: What goes wrong: ``never-ready``, ``setting-ignored``.
+        #: What goes wrong: ``never-ready``, ``setting-ignored``, ``crashes-when-on`` (an agent that is told true).
         self.faults: set[str] = set()
+        #: Nodes on which no pod of the benchmark is started.
+        self.full: set[str] = set()
         #: Resources that nobody may write, as access reviews tell.
         self.forbidden: set[str] = set()
         #: More devices of every node, and other answers of every agent.
@@ -194,7 +198,8 @@ class Cluster:
         node = self.nodes[name]
         node.agents_started += 1
         node.merged = self._merge(name)
-        if "setting-ignored" not in self.faults:
+        crashes = "crashes-when-on" in self.faults and "true" in node.merged.values()
+        if "setting-ignored" not in self.faults and not crashes:
             for family, key in KEYS.items():
                 for limit in LIMIT_NAMES[family]:
                     if node.merged[key] == "true":
@@ -217,12 +222,18 @@ class Cluster:
         # The store's clock is the real one.
         stored = self.store._find(PODS, created["metadata"]["name"], "kube-system")
         stored["metadata"]["creationTimestamp"] = f"{datetime.fromtimestamp(int(self.time), UTC):%FT%TZ}"
-        ready = "never-ready" not in self.faults
+        ready = "never-ready" not in self.faults and not crashes
+        waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
         created["status"] = {
             "phase": "Running",
             "conditions": [{"type": "Ready", "status": str(ready)}],
             "containerStatuses": [
-                {"name": "cilium-agent", "ready": ready, "state": {"running": {}}, "restartCount": 0}
+                {
+                    "name": "cilium-agent",
+                    "ready": ready,
+                    "state": waiting if crashes else {"running": {}},
+                    "restartCount": CRASHES if crashes else 0,
+                }
             ],
         }
         run(self.store.update(PODS, created, "status"))
@@ -239,7 +250,7 @@ class Cluster:
         return merged
 
     def _run_bench_pod(self, pod: dict[str, Any]) -> None:
-        if pod.get("status", {}).get("phase") in ("Succeeded", "Running"):
+        if pod.get("status", {}).get("phase") in ("Succeeded", "Running") or node_of(pod) in self.full:
             return
         ends = _orders(pod)["do"] in ("probe", "reach")
         pod["status"] = {
@@ -253,8 +264,7 @@ class Cluster:
         found = run(self.store.get(PODS, pod, "bigtcp-bench"))
         if _orders(found)["do"] == "reach":
             return f"{MARKER}{json.dumps({'v': 1, 'kind': 'reach', 'unreachable': self.unreachable})}\n"
-        terms = found["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-        name = terms["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]
+        name = node_of(found)
         device = {"index": 2, "kind": "veth", "driver": "veth", "mtu": 1500, **self.nodes[name].limits}
         document = {
             "hostname": name,

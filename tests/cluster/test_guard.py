@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
-from bigtcp_bench.cluster import guard, pods
-from bigtcp_bench.cluster.api import CONFIGMAP, NODE, ApiUnreachable
+from bigtcp_bench.cluster import bigtcp_switch, guard, pods
+from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ApiUnreachable, Conflict
 from bigtcp_bench.cluster.bigtcp_switch import node_config, switch
-from bigtcp_bench.cluster.cilium import find_cilium
+from bigtcp_bench.cluster.cilium import KEYS, find_cilium, rollout
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, SwitchFailed
@@ -160,20 +161,26 @@ def test_a_restore_killed_at_every_request_is_finished_by_the_next() -> None:
             return
 
 
-def test_a_stale_task_that_wakes_up_after_the_restore_changes_nothing() -> None:
-    """A task is stopped just before its n-th request; the run is restored; then the task goes on."""
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(("scope", "prior"), [("nodes", False), ("nodes", True), ("cluster", False)])
+def test_a_stale_task_that_wakes_up_after_the_restore_changes_nothing(scope: str, prior: bool, dies: bool) -> None:
+    """A task is stopped just before its n-th request; the run is restored; the task goes on, or dies after it."""
 
     def restore_meanwhile(cluster: Cluster, number: int, seen: list[int], when: str, change: int) -> None:
         if (when, change) == ("before", number):
             seen.append(change)
             guard.restore(cluster.client(), "the run was ended", holder=RUN)
+        if dies and (when, change) == ("after", number):
+            raise Killed
 
     number = 0
     while True:
         number += 1
         cluster = Cluster()
+        if prior:
+            put_node_config_of_our_name(cluster, "false")
         before = cluster.state()
-        fence = open_and_switch(cluster, "off")
+        fence = open_and_switch(cluster, *[] if prior else ["off"], scope=scope)
         started = [node.agents_started for node in cluster.nodes.values()]
         stale = cluster.client()
         seen: list[int] = []
@@ -181,19 +188,64 @@ def test_a_stale_task_that_wakes_up_after_the_restore_changes_nothing() -> None:
         stale.interrupt = partial(restore_meanwhile, cluster, number, seen)
         old_fence = guard.Fence(stale, RUN, window=fence.window)
         # The restore also deletes the probe that the task may be waiting for.
-        with contextlib.suppress(FenceLost, PodFailed):
+        with contextlib.suppress(FenceLost, PodFailed, Killed):
             switch(stale, old_fence, "on", choose_pair(stale, plan()), plan())
         if not seen:
             assert number > 10
             return
         after = cluster.state()
         after["pods"] = [name for name in after["pods"] if "probe" not in name]
+        if dies and scope == "nodes":
+            # A label and an object that select nothing, which whoever comes next removes; never another's object.
+            after["labels"] = before["labels"]
+            after["node configs"] = after["node configs"] if prior else before["node configs"]
         assert after == before, f"stopped before change {number}"
         assert all(
             node.agents_started <= count + 2 for node, count in zip(cluster.nodes.values(), started, strict=True)
         )
+        stale.killed = False
+        stale.interrupt = lambda moment, number: None
         with pytest.raises(FenceLost, match="hold"):
             switch(stale, old_fence, "on", choose_pair(stale, plan()), plan())
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+def test_a_late_write_that_no_version_stopped_is_taken_back(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task itself does so, with what its own window had saved, when it learns that it was too late."""
+    monkeypatch.setattr(guard._Restorer, "_age", lambda *_: None)
+    cluster = Cluster()
+    put_node_config_of_our_name(cluster, "false")
+    before = cluster.state()
+    fence = open_and_switch(cluster, scope=scope)
+    stale = cluster.client()
+    late = []
+
+    def restore_before_the_first_write(when: str, change: int) -> None:
+        lease = guard.read_lease(cluster.client())
+        if when == "before" and lease and f"write {'C' if scope == 'nodes' else 'c'}ilium" in lease.in_flight:
+            late.append(change)
+            guard.restore(cluster.client(), "the run was ended", holder=RUN)
+
+    stale.interrupt = restore_before_the_first_write
+    with pytest.raises(FenceLost):
+        switch(stale, guard.Fence(stale, RUN, window=fence.window), "on", choose_pair(stale, plan()), plan())
+    assert late
+    assert cluster.state() == before
+
+
+def put_node_config_of_our_name(cluster: Cluster, value: str) -> None:
+    """Do as an administrator who happens to choose our name; the agents have been told."""
+    api = cluster.client()
+    config = {
+        "kind": "CiliumNodeConfig",
+        "metadata": {"name": "zz-bigtcp-bench", "namespace": "kube-system", "labels": {"by": "hand"}},
+        "spec": {
+            "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node1"}},
+            "defaults": dict.fromkeys(KEYS.values(), value),
+        },
+    }
+    api.create(find_cilium(api).node_config_kind, config, "kube-system")
+    api.delete(guard.pods.POD, _agent(api, "node1"), "kube-system")
 
 
 def test_a_node_config_created_too_late_selects_no_node() -> None:
@@ -266,6 +318,85 @@ def test_a_change_in_flight_is_waited_for_and_an_unknown_outcome_counts_as_in_fl
     assert guard.restore(cluster.client(), "test", holder=RUN).waited_s == guard.SETTLE_S
 
 
+@pytest.mark.parametrize(
+    ("error", "stays"), [(ValueError, False), (SwitchFailed, False), (ApiUnreachable, True), (Killed, True)]
+)
+def test_only_a_request_with_an_answer_is_no_longer_in_flight(error: type[BaseException], stays: bool) -> None:
+    """A task's time-out strikes in the middle of a request, and is no Exception."""
+    cluster = Cluster()
+    fence = open_and_switch(cluster)
+    with pytest.raises(error), fence.mutating("something"):
+        raise error("no answer", 0)
+    lease = guard.read_lease(cluster.client())
+    assert lease is not None
+    assert bool(lease.in_flight) is stays
+
+
+def test_a_restore_that_dies_while_it_waits_leaves_the_waiting_to_the_next() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "off")
+    fence.update(lambda body: guard._annotate(body, {guard.IN_FLIGHT: "something"}))
+    api = cluster.client()
+
+    def die(seconds: float) -> None:
+        if seconds == guard.SETTLE_S:
+            raise Killed
+        cluster.time += seconds
+
+    api.sleep = die
+    with pytest.raises(Killed):
+        guard.restore(api, "first", holder=RUN)
+    assert guard.restore(cluster.client(), "second", holder=RUN).waited_s == guard.SETTLE_S
+
+
+def test_settings_that_no_restart_would_bring_back_are_not_saved() -> None:
+    """As after a ``helm upgrade`` that restarted no agent."""
+    cluster = Cluster()
+    api = cluster.client()
+    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
+    api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
+    sentence = "runs with BIG TCP off for ipv4 and off for ipv6, but its configuration now says on for ipv4 and"
+    with pytest.raises(PreconditionFailed, match=f"node node1: .*{sentence}.*restart Cilium's agents first"):
+        open_and_switch(cluster)
+    assert guard.read_state(api) is None
+    assert cluster.lease()["holderIdentity"] == ""
+
+
+def drift_before_the_run(cluster: Cluster) -> None:
+    """Make an open window one that was opened after a ``helm upgrade`` that restarted no agent."""
+    api = cluster.client()
+    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
+    api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
+    found = api.get(CONFIGMAP, guard.STATE_NAME, pods.BENCH_NAMESPACE)
+    state = json.loads(found["data"][guard.STATE_KEY])
+    for node in state["nodes"].values():
+        node["expected"] = {"ipv4": True, "ipv6": True}
+    state["config_map"] = values
+    found["data"][guard.STATE_KEY] = json.dumps(state)
+    del found["immutable"]
+    api.delete(CONFIGMAP, guard.STATE_NAME, pods.BENCH_NAMESPACE)
+    body = {key: found["metadata"][key] for key in ("name", "labels", "annotations")}
+    api.create(CONFIGMAP, {**found, "metadata": body}, pods.BENCH_NAMESPACE)
+
+
+@pytest.mark.parametrize("arms", [(), ("on",), ("on", "off")])
+def test_a_restarted_agent_follows_a_configuration_that_had_changed_before_the_run(arms: tuple[str, ...]) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster)
+    drift_before_the_run(cluster)
+    api = cluster.client()
+    for arm in arms:
+        switch(api, fence, arm, choose_pair(api, plan()), plan(), force_restart=True)  # type: ignore[arg-type]
+    counts = [node.agents_started for node in cluster.nodes.values()]
+    report = guard.restore(api, "test", holder=RUN)
+    if not arms:
+        assert [node.agents_started for node in cluster.nodes.values()] == counts, "nothing to restart for"
+        assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {SMALL}
+        return
+    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG}
+    assert any("before the run, but its configuration said on for ipv4" in note for note in report.notes)
+
+
 def test_what_somebody_else_changed_meanwhile_stays() -> None:
     cluster = Cluster()
     open_and_switch(cluster, "off")
@@ -280,16 +411,7 @@ def test_what_somebody_else_changed_meanwhile_stays() -> None:
 def test_a_node_config_of_our_name_that_was_there_before_is_put_back() -> None:
     cluster = Cluster()
     api = cluster.client()
-    prior = {
-        "kind": "CiliumNodeConfig",
-        "metadata": {"name": "zz-bigtcp-bench", "namespace": "kube-system", "labels": {"by": "hand"}},
-        "spec": {
-            "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node1"}},
-            "defaults": {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"},
-        },
-    }
-    api.create(find_cilium(api).node_config_kind, prior, "kube-system")
-    api.delete(guard.pods.POD, _agent(api, "node1"), "kube-system")
+    put_node_config_of_our_name(cluster, "true")
     before = cluster.state()
     assert before["limits"]["node1"]["gso_max_size"] == BIG
     open_and_switch(cluster, "off", "on")
@@ -307,11 +429,93 @@ def test_an_agent_that_stays_unready_fails_the_restore_and_keeps_the_state() -> 
     ):
         guard.restore(cluster.client(), "test", holder=RUN, agent_ready_s=40)
     assert guard.read_state(cluster.client()) is not None
+    counts = [node.agents_started for node in cluster.nodes.values()]
+    with pytest.raises(RestoreFailed, match="not Ready within 40 s"):
+        guard.restore(cluster.client(), "again", holder=RUN, agent_ready_s=40)
+    assert [node.agents_started for node in cluster.nodes.values()] == counts, "each had its chance"
     cluster.faults.clear()
     for name in cluster.nodes:
         cluster.client().delete(guard.pods.POD, _agent(cluster.client(), name), "kube-system")
     guard.restore(cluster.client(), "again", holder=RUN)
     assert cluster.state() == before
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings_in_a_new_pod(scope: str) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    cluster.faults.add("crashes-when-on")
+    with pytest.raises(SwitchFailed, match=r"node node1 does not start: .* CrashLoopBackOff"):
+        open_and_switch(cluster, "on", scope=scope)
+    assert guard.restore(cluster.client(), "test", holder=RUN).outcome == "restored"
+    assert cluster.state() == before
+
+
+@pytest.mark.parametrize("lost", ["state", "state and record"])
+def test_a_changed_cilium_config_is_put_back_without_a_saved_state_or_said_not_to_be(lost: str) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    fence = open_and_switch(cluster, "on", "off", "on", scope="cluster")
+    fence.release()
+    api = cluster.client()
+    api.delete(CONFIGMAP, guard.STATE_NAME, pods.BENCH_NAMESPACE)
+    if lost == "state":
+        assert guard.restore(api, "test").outcome == "restored"
+        assert cluster.state() == before
+        return
+    api.patch(CONFIGMAP, "cilium-config", {"metadata": {"annotations": {guard.PRIOR: None}}}, "kube-system")
+    with pytest.raises(RestoreFailed, match="nothing tells what it said before; give enable-ipv4-big-tcp and"):
+        guard.restore(api, "test")
+    with pytest.raises(RestoreFailed, match="nothing tells"):
+        guard.open_window(api, "next/run", plan(), choose_pair(api, plan()))
+    assert guard.read_state(api) is None, "what the run had set must not become what is put back"
+    by_hand = {"metadata": {"annotations": {guard.ARM: None}}, "data": dict.fromkeys(KEYS.values(), "false")}
+    api.patch(CONFIGMAP, "cilium-config", by_hand, "kube-system")
+    assert guard.restore(api, "test").actions[0] == "restarted all agents of DaemonSet cilium"
+    assert cluster.state()["limits"] == before["limits"]
+
+
+def test_a_restart_of_all_agents_is_undone_without_a_saved_state() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    api = cluster.client()
+    cilium = find_cilium(api)
+    rollout(api, cilium, api.get(DAEMONSET, "cilium", "kube-system"), guard.RESTARTED, "w-on-1")
+    assert guard.leftovers(api) == ["annotation bigtcp-bench/restarted on DaemonSet kube-system/cilium"]
+    assert guard.restore(api, "orphan").outcome == "restored"
+    assert cluster.state()["template"] == before["template"]
+
+
+def test_no_window_is_opened_on_what_the_restore_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on")
+    fence.release()
+    monkeypatch.setattr(guard, "restore", lambda *_, **__: guard.RestoreReport("nothing", RUN, "test"))
+    api = cluster.client()
+    with pytest.raises(PreconditionFailed, match="the restore has not removed it: label bigtcp-bench/window on"):
+        guard.open_window(api, "next/run", plan(), choose_pair(api, plan()))
+
+
+def test_a_retried_task_leaves_the_window_alone_that_another_run_opened_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    cluster.time += guard.LEASE_S + 1
+    leftovers, other = guard.leftovers, []
+
+    def slow(api: guard.ClusterApi) -> list[str]:
+        found = leftovers(api)
+        if not other:
+            other.append(None)
+            other[0] = open_and_switch(cluster, "on", holder="other/run")
+        return found
+
+    monkeypatch.setattr(guard, "leftovers", slow)
+    api = cluster.client()
+    with pytest.raises(PreconditionFailed, match="held by other/run"):
+        guard.open_window(api, RUN, plan(), choose_pair(api, plan()))
+    assert guard.open_state(other[0].api, other[0]).holder == "other/run"
 
 
 def test_a_setting_that_is_ignored_is_named_with_device_and_value() -> None:
@@ -374,6 +578,86 @@ def test_another_node_config_that_overrules_ours_is_said_to() -> None:
     api.create(find_cilium(api).node_config_kind, other, "kube-system")
     with pytest.raises(SwitchFailed, match=r"wanted true; another CiliumNodeConfig .* overrules the benchmark's"):
         open_and_switch(cluster, "on")
+
+
+def test_a_node_that_starts_no_pod_does_not_hide_what_the_other_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The thread that renews knows nothing of simulated time.
+    monkeypatch.setattr(guard, "RESTORE_LEASE_S", guard.LEASE_S)
+    cluster = Cluster()
+    open_and_switch(cluster, "off")
+    cluster.full.add("node1")
+    cluster.nodes["node2"].limits["gro_max_size"] = BIG
+    with pytest.raises(RestoreFailed, match="the devices of node node1 could not be read back: pod ") as failed:
+        guard.restore(cluster.client(), "test", holder=RUN)
+    assert "node2" not in str(failed.value)
+    assert cluster.nodes["node2"].limits["gro_max_size"] == SMALL, "it was restarted once more"
+
+
+def test_a_restore_that_was_overtaken_deletes_no_pod_of_the_next_run() -> None:
+    """It is stopped before its n-th request, the cluster is restored and taken, the restore goes on."""
+
+    def take_over(cluster: Cluster, number: int, seen: list[Any], when: str, change: int) -> None:
+        if (when, change) == ("before", number) and not seen:
+            guard.restore(cluster.client(), "by hand", force=True)
+            open_and_switch(cluster, "on", holder="next/run")
+            seen.append(pods.create_pod(cluster.client(), pods.build_pod("server", image="x", node="node1")))
+
+    number = 0
+    while True:
+        number += 1
+        cluster = Cluster()
+        open_and_switch(cluster, "on")
+        pods.create_pod(cluster.client(), pods.build_pod("client", image="x", node="node1"))
+        api = cluster.client()
+        seen: list[Any] = []
+        api.interrupt = partial(take_over, cluster, number, seen)
+        with contextlib.suppress(FenceLost, RestoreFailed, Conflict):
+            guard.restore(api, "test", holder=RUN)
+        if not seen:
+            assert number > 10
+            return
+        assert seen[0]["metadata"]["name"] in cluster.state()["pods"], f"stopped before change {number}"
+        assert cluster.lease()["holderIdentity"] == "next/run"
+
+
+def test_a_switch_of_all_nodes_that_was_killed_before_the_restart_is_finished_by_the_next_try() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on", scope="cluster")
+    api = cluster.client()
+    pair = choose_pair(api, plan())
+
+    def kill(when: str, change: int) -> None:
+        if when == "after" and cluster.state()["cilium-config"]["enable-ipv4-big-tcp"] == "false":
+            raise Killed
+
+    api.interrupt = kill
+    with pytest.raises(Killed):
+        switch(api, guard.Fence(api, RUN, window=fence.window), "off", pair, plan())
+    counts = [node.agents_started for node in cluster.nodes.values()]
+    report = switch(cluster.client(), fence, "off", pair, plan())
+    assert report.changed == ["DaemonSet kube-system/cilium"]
+    assert cluster.state()["template"]["metadata"]["annotations"][guard.RESTARTED].startswith(
+        f"{fence.window}-off-"
+    )
+    # Another try finds that done as well.
+    assert switch(cluster.client(), fence, "off", pair, plan()).changed == []
+    assert [node.agents_started for node in cluster.nodes.values()] == [count + 1 for count in counts]
+
+
+def test_a_daemonset_that_is_always_changed_by_somebody_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def conflict(*_: object, **__: object) -> None:
+        raise Conflict("met another change", 409)
+
+    cluster = Cluster()
+    with monkeypatch.context() as patched:
+        patched.setattr(bigtcp_switch, "rollout", conflict)
+        with pytest.raises(SwitchFailed, match="DaemonSet cilium is being changed by somebody else all the time"):
+            open_and_switch(cluster, "on", scope="cluster")
+    api = cluster.client()
+    switch(api, guard.Fence(api, RUN), "on", choose_pair(api, plan()), plan())
+    monkeypatch.setattr(guard, "rollout", conflict)
+    with pytest.raises(RestoreFailed, match="DaemonSet cilium is being changed by somebody else all the time"):
+        guard.restore(cluster.client(), "test", holder=RUN)
 
 
 def test_limits_left_by_a_broken_agent_are_mended_by_another_restart() -> None:

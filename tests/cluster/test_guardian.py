@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
+import dataclasses
 import json
 import re
 import sys
+from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -22,15 +25,15 @@ from bigtcp_bench.cluster import guard, guardian, pods, requirements
 from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ApiProblem
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import AGENT_READY_MAX_S, find_cilium
-from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.errors import FenceLost, PreconditionFailed
-from bigtcp_bench.lab.api.discovery import CONFIGMAPS, DAEMONSETS, PODS, SERVICEACCOUNTS
+from bigtcp_bench.cluster.nodes import NodePair, choose_pair
+from bigtcp_bench.errors import FenceLost, PreconditionFailed, SwitchFailed
+from bigtcp_bench.lab.api.discovery import CONFIGMAPS, CRONJOBS, DAEMONSETS, PODS, SERVICEACCOUNTS
 from bigtcp_bench.lab.api.selectors import matches_label_selector
 from bigtcp_bench.pods import guardian as script
 from bigtcp_bench.resources import load_manifest, load_manifests
 
 from .simulated import BIG, SMALL, Client, Cluster, Killed, run
-from .test_guard import RUN, open_and_switch, plan
+from .test_guard import RUN, drift_before_the_run, open_and_switch, plan, put_node_config_of_our_name
 
 
 class Account(script.Api):
@@ -191,10 +194,12 @@ def test_one_that_is_overtaken_stops() -> None:
         if (when, change) == ("before", number) and not seen:
             guard.restore(cluster.client(), "by hand", force=True)
             open_and_switch(cluster, "on", holder="next/run")
-            seen.append(cluster.state())
+            pod = pods.create_pod(cluster.client(), pods.build_pod("server", image="x", node="node1"))
+            seen.append({**cluster.state(), "pod": pod["metadata"]["name"]})
 
     abandoned = Cluster()
     abandon(abandoned, "on")
+    pods.create_pod(abandoned.client(), pods.build_pod("client", image="x", node="node1"))
     number = 0
     while True:
         number += 1
@@ -207,15 +212,120 @@ def test_one_that_is_overtaken_stops() -> None:
             assert number > 15
             return
         after = cluster.state()
-        assert all("probe" in name for name in after["pods"]), "the one thing that no fence keeps from being late"
+        ours = seen[0].pop("pod")
+        others = [name for name in after["pods"] if name != ours]
+        assert len(others) < len(after["pods"]), f"stopped before change {number}, it deleted the next run's pod"
+        assert all("probe" in name for name in others), "the one thing that no fence keeps from being late"
         assert {**after, "pods": []} == {**seen[0], "pods": []}, f"stopped before change {number}"
         assert cluster.lease()["holderIdentity"] == "next/run"
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(("scope", "prior"), [("nodes", True), ("cluster", False)])
+def test_a_first_write_that_was_on_its_way_when_it_began_changes_nothing(
+    scope: str, prior: bool, dies: bool
+) -> None:
+    """The task is stopped just before its n-th request and wakes up after the guardian, or dies after that one."""
+
+    def restore_meanwhile(cluster: Cluster, number: int, seen: list[int], when: str, change: int) -> None:
+        if (when, change) == ("before", number):
+            seen.append(change)
+            cluster.time += guard.LEASE_S + 1
+            assert wake(cluster) == 0
+        if dies and (when, change) == ("after", number):
+            raise Killed
+
+    number = 0
+    while True:
+        number += 1
+        cluster = Cluster()
+        if prior:
+            put_node_config_of_our_name(cluster, "false")
+        before = cluster.state()
+        fence = open_and_switch(cluster, scope=scope)
+        stale = cluster.client()
+        seen: list[int] = []
+        stale.interrupt = partial(restore_meanwhile, cluster, number, seen)
+        pair = choose_pair(stale, plan())
+        with contextlib.suppress(FenceLost, pods.PodFailed, Killed):
+            switch(stale, guard.Fence(stale, RUN, window=fence.window), "on", pair, plan())
+        if not seen:
+            assert number > 10
+            return
+        after = cluster.state()
+        # A label that no object selects is found by whoever comes next.
+        after = {**after, "pods": [], "labels": before["labels"] if dies else after["labels"]}
+        assert after == before, f"stopped before change {number}"
+
+
+def test_a_guardian_that_dies_while_it_waits_leaves_the_waiting_to_the_next() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "off")
+    fence.update(lambda body: guard._annotate(body, {guard.IN_FLIGHT: "label node node1"}))
+    cluster.time += guard.LEASE_S + 1
+    account = Account(cluster, guardian.AWAY_S)
+
+    def die(seconds: float) -> None:
+        raise Killed
+
+    account.sleep = die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        wake(cluster, account)
+    assert guard.restore(cluster.client(), "next", force=True).waited_s == guard.SETTLE_S
+
+
+@pytest.mark.parametrize("arms", [(), ("on",), ("on", "off")])
+def test_a_restarted_agent_follows_a_configuration_that_had_changed_before_the_run(
+    arms: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster)
+    drift_before_the_run(cluster)
+    api = cluster.client()
+    for arm in arms:
+        switch(api, fence, arm, choose_pair(api, plan()), plan(), force_restart=True)  # type: ignore[arg-type]
+    cluster.time += guard.LEASE_S + 1
+    before = started(cluster)
+    assert wake(cluster) == 0
+    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG if arms else SMALL}
+    assert started(cluster) == [count + bool(arms) for count in before]
+    assert ("before the run, unlike its configuration" in capsys.readouterr().out) is bool(arms)
+
+
+def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    cluster.faults.add("crashes-when-on")
+    with pytest.raises(SwitchFailed):
+        abandon(cluster, "on")
+    cluster.time += guard.LEASE_S + 1
+    assert wake(cluster) == 0
+    assert cluster.state() == before
+
+
+def test_what_a_restore_has_restarted_the_guardian_does_not_restart_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    abandon(cluster, "on")
+    api = cluster.client()
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(guard._Restorer, "_verify_limits", die)
+    with pytest.raises(Killed):
+        guard.restore(api, "by hand")
+    counts = started(cluster)
+    cluster.time += guard.RESTORE_LEASE_S + 1
+    assert wake(cluster) == 0
+    assert started(cluster) == counts
+    assert cluster.state() == before
 
 
 def test_a_change_in_flight_is_waited_for() -> None:
     cluster = Cluster()
     fence = open_and_switch(cluster, "on")
-    fence._update(lambda body: guard._annotate(body, {guard.IN_FLIGHT: "label node node1"}))
+    fence.update(lambda body: guard._annotate(body, {guard.IN_FLIGHT: "label node node1"}))
     cluster.time += guard.LEASE_S + 1
     begun = cluster.time
     assert wake(cluster) == 0
@@ -466,6 +576,27 @@ class TestInstalling:
         )
         switch(api, window.fence, "on", pair, plan())
 
+    @pytest.mark.parametrize("looked", [False, True])
+    def test_a_switch_says_so_where_the_guardian_never_looked(self, looked: bool) -> None:
+        cluster = Cluster()
+        fence = open_and_switch(cluster)
+        api = cluster.client()
+        name = guardian.protocol.GUARDIAN_NAME
+        stored = cluster.store._find(CRONJOBS, name, pods.BENCH_NAMESPACE)
+        # The store's clock is the real one.
+        stored["metadata"]["creationTimestamp"] = f"{datetime.fromtimestamp(int(cluster.time), UTC):%FT%TZ}"
+        if looked:
+            stored["status"] = {"lastSuccessfulTime": "2027-01-15T08:05:00Z"}
+        said: list[str] = []
+        switch(api, fence, "off", choose_pair(api, plan()), plan(), progress=said.append)
+        assert "guardian" not in " ".join(said), "it has its first look before it"
+        said.clear()
+        cluster.time += 500
+        switch(api, fence, "off", choose_pair(api, plan()), plan(), progress=said.append)
+        assert [text[:76] for text in said] == [
+            "the guardian bigtcp-bench/bigtcp-bench-guardian has not looked in 8 minutes,"
+        ] * (not looked)
+
     def test_the_next_window_has_a_guardian_of_its_own(self) -> None:
         """A guardian that looks at the very moment a run begins must not take the new run's CronJob with it."""
         cluster = Cluster()
@@ -536,10 +667,16 @@ def test_selectors_mean_what_they_mean_in_the_api(selector: Any, labels: dict[st
 
 def test_manifest_and_rights_fit_the_names() -> None:
     """The CronJob, its account and every rule by name speak of the objects that script and guard speak of."""
-    body = guardian.cronjob("registry.example.org/tools:1", 1_800_000_000 + 7 * 60, ["secret"])
+    pair = choose_pair(Cluster().client(), plan())
+    body = guardian.cronjob("registry.example.org/tools:1", 1_800_000_000 + 7 * 60, pair, ["secret"])
     pod = body["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert body["spec"]["schedule"] == "2-59/5 * * * *"
     assert pod["containers"][0]["image"] == "registry.example.org/tools:1"
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", "kubernetes.io/arch": pair.client.architecture}
+    mixed = NodePair(pair.client, dataclasses.replace(pair.server, architecture="other"))
+    body_of_mixed = guardian.cronjob("registry.example.org/tools:1", 0, mixed)
+    selector = body_of_mixed["spec"]["jobTemplate"]["spec"]["template"]["spec"]["nodeSelector"]
+    assert selector == {"kubernetes.io/os": "linux"}
     orders = guardian.orders("registry.example.org/tools:1", guard.STATE_VERSION, ["secret"])
     assert pod["imagePullSecrets"] == orders.probe_pod["spec"]["imagePullSecrets"] == [{"name": "secret"}]
     name = guardian.protocol.GUARDIAN_NAME

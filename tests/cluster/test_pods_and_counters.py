@@ -40,13 +40,14 @@ def test_pods_are_good_neighbours(role: pods.Role) -> None:
     assert spec["restartPolicy"] == "Never"
     assert spec["automountServiceAccountToken"] is False
     assert spec["priorityClassName"] == "bigtcp-bench"
-    assert spec["tolerations"] == [{"key": "bigtcp-bench", "operator": "Exists"}]
+    anything_new = [{"operator": "Exists", "effect": "NoSchedule"}] if role == "probe" else []
+    assert spec["tolerations"] == [{"key": "bigtcp-bench", "operator": "Exists"}, *anything_new]
     assert spec["imagePullSecrets"] == [{"name": "s"}]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert "cpu" not in container["resources"]["limits"]
-    assert container["resources"]["requests"]["cpu"] == "100m"
+    assert container["resources"]["requests"]["cpu"] == ("10m" if role == "probe" else "100m")
     assert spec.get("hostNetwork", False) is (role == "probe")
     labels = {"app.kubernetes.io/name": "bigtcp-bench", "bigtcp-bench/role": role, "a": "b"}
     assert labels.items() <= pod["metadata"]["labels"].items()

@@ -41,6 +41,22 @@ def test_a_good_cluster_passes_and_nothing_is_changed() -> None:
     assert cluster.state() == before
 
 
+def test_agents_that_have_not_followed_their_configuration_are_named_unless_a_restore_comes_first() -> None:
+    cluster = Cluster()
+    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "false"}
+    change(cluster, CONFIGMAPS, "cilium-config", "kube-system", lambda found: found["data"].update(values))
+    line = checks(cluster)["settings", "node2"]
+    assert line.status == "fail"
+    assert line.found == (
+        "the agent runs with BIG TCP off for ipv4 and off for ipv6, but its configuration now says on for ipv4 "
+        "and off for ipv6"
+    )
+    assert line.advice.startswith("restart Cilium's agents first")
+    label = {guard.WINDOW: "w"}
+    change(cluster, NODES, "node1", None, lambda found: found["metadata"]["labels"].update(label))
+    assert ("settings", "node2") not in checks(cluster)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

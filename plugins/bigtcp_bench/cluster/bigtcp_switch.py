@@ -8,11 +8,12 @@ and, later, the packets themselves.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bigtcp_bench.cluster import guard, pods, probe
+from bigtcp_bench.cluster import guard, guardian, pods, probe
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
     CONFIGMAP_NAME,
@@ -33,7 +34,7 @@ from bigtcp_bench.cluster.cilium import (
     restart_agent,
     rollout,
 )
-from bigtcp_bench.cluster.guard import Fence
+from bigtcp_bench.cluster.guard import Fence, SavedState
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.errors import FenceLost, SwitchFailed
 from bigtcp_bench.plan import SCENARIOS, Arm, Family, Plan
@@ -111,7 +112,10 @@ def switch(
     """
     started = api.monotonic()
     state = guard.open_state(api, fence)
-    gone = pods.delete_pods(api)
+    silence = guardian.silence(api)
+    if silence:
+        progress(silence)
+    gone = pods.delete_pods(api, before=fence.check)
     if gone:
         progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")
     cilium = find_cilium(api)
@@ -119,15 +123,15 @@ def switch(
         cilium = replace(cilium, agent_ready_s=agent_ready_s)
     families = families_of(plan)
     report = SwitchReport(arm, state.scope)
-    if state.scope == "cluster":
-        rolled = _apply_to_cluster(api, fence, cilium, arm, report, force_restart, progress)
-    else:
-        rolled = False
-        try:
+    rolled = False
+    try:
+        if state.scope == "cluster":
+            rolled = _apply_to_cluster(api, fence, cilium, arm, state, report, force_restart, progress)
+        else:
             _apply_to_nodes(api, fence, cilium, arm, pair, report, progress)
-        except FenceLost:
-            _withdraw(api, cilium, fence.window, pair)
-            raise
+    except FenceLost:
+        _withdraw(api, cilium, fence.window, state)
+        raise
 
     wanted: Merged = dict.fromkeys(KEYS, arm == "on")
     if force_restart and not rolled:
@@ -281,22 +285,35 @@ def node_config(cilium: Cilium, holder: str, window: str, arm: Arm) -> JsonObjec
     return body
 
 
-def _withdraw(api: ClusterApi, cilium: Cilium, window: str, pair: NodePair) -> None:
+def _withdraw(api: ClusterApi, cilium: Cilium, window: str, state: SavedState) -> None:
     """Take back what was written after the right to write it was gone: only what carries this very window.
 
-    The object selects nothing and the label is selected by nothing, but neither must stay.
+    A restore that ended before the write has not seen it, and may have deleted the saved state.
     """
-    kind = cilium.node_config_kind
+    if state.scope == "cluster":
+        with contextlib.suppress(Conflict):
+            found = api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
+            if _carries(found, window):
+                guard.put_back_config_map(api, cilium, found, state.config_map)
+        with contextlib.suppress(Conflict):
+            found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
+            if (guard.restarted_by(found) or "").startswith(f"{window}-"):
+                rollout(api, cilium, found, guard.RESTARTED, None)
+        return
     with contextlib.suppress(Conflict):
-        found = api.find(kind, guard.NODE_CONFIG_NAME, cilium.namespace)
-        if found is not None and (found["metadata"].get("annotations") or {}).get(guard.WINDOW) == window:
-            api.delete(kind, guard.NODE_CONFIG_NAME, cilium.namespace, uid=found["metadata"]["uid"])
-    for name in pair.names:
+        config = api.find(cilium.node_config_kind, guard.NODE_CONFIG_NAME, cilium.namespace)
+        if config is not None and _carries(config, window):
+            guard.put_back_node_config(api, cilium, config, state.node_config)
+    for name in state.nodes:
         with contextlib.suppress(Conflict, NotFound):
             meta = api.get(NODE, name)["metadata"]
             if (meta.get("labels") or {}).get(guard.WINDOW) == window:
                 labels = {"resourceVersion": meta["resourceVersion"], "labels": {guard.WINDOW: None}}
                 api.patch(NODE, name, {"metadata": labels})
+
+
+def _carries(found: JsonObject, window: str) -> bool:
+    return (found["metadata"].get("annotations") or {}).get(guard.WINDOW) == window
 
 
 def settings(arm: Arm) -> dict[str, str]:
@@ -329,36 +346,54 @@ def _apply_to_cluster(
     fence: Fence,
     cilium: Cilium,
     arm: Arm,
+    state: SavedState,
     report: SwitchReport,
     force_restart: bool,
     progress: Progress,
 ) -> bool:
     """Write the arm into ``cilium-config`` and restart all agents if need be; return whether they were."""
-    changed = _write_config_map(api, fence, cilium, arm, report)
-    if not changed and not force_restart:
+    if not _write_config_map(api, fence, cilium, arm, state, report) and not force_restart:
         return False
-    progress(f"{CONFIGMAP_NAME} says {arm}; restarting all agents of DaemonSet {cilium.daemonset} in turn")
+    rolled = False
     for _ in api.poll(30, 0.2):
         found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
+        # An attempt that ended early may have come so far; then its restart goes on by itself.
+        if (guard.restarted_by(found) or "").startswith(f"{fence.window}-{arm}-") and not force_restart:
+            break
+        progress(f"{CONFIGMAP_NAME} says {arm}; restarting all agents of DaemonSet {cilium.daemonset} in turn")
         try:
             with fence.mutating(f"restart the agents of DaemonSet {cilium.daemonset}"):
-                value = f"{fence.window}-{int(api.now() * 1000)}"
+                value = f"{fence.window}-{arm}-{int(api.now() * 1000)}"
                 rollout(api, cilium, found, guard.RESTARTED, value, before=fence.check)
-            break
         except Conflict:
             continue
-    report.changed.append(f"DaemonSet {cilium.namespace}/{cilium.daemonset}")
+        report.changed.append(f"DaemonSet {cilium.namespace}/{cilium.daemonset}")
+        rolled = True
+        break
+    else:
+        raise SwitchFailed(
+            f"DaemonSet {cilium.daemonset} is being changed by somebody else all the time; its agents could not "
+            "be restarted"
+        )
     await_rollout(api, cilium)
-    return True
+    return rolled
 
 
-def _write_config_map(api: ClusterApi, fence: Fence, cilium: Cilium, arm: Arm, report: SwitchReport) -> bool:
+def _write_config_map(
+    api: ClusterApi, fence: Fence, cilium: Cilium, arm: Arm, state: SavedState, report: SwitchReport
+) -> bool:
+    """Make ``cilium-config`` say ``arm``; return False if it did so before this window."""
     for _ in api.poll(30, 0.2):
         found = api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
         data = found.get("data") or {}
         if all(data.get(key) == value for key, value in settings(arm).items()):
-            return False
-        annotations = {guard.ARM: arm, guard.WINDOW: fence.window, guard.HOLDER: fence.holder}
+            return _carries(found, fence.window)
+        annotations = {
+            guard.ARM: arm,
+            guard.WINDOW: fence.window,
+            guard.HOLDER: fence.holder,
+            guard.PRIOR: json.dumps(state.config_map),
+        }
         body = {
             "metadata": {"resourceVersion": found["metadata"]["resourceVersion"], "annotations": annotations},
             "data": settings(arm),

@@ -399,7 +399,13 @@ def judge_limits(node: str, arm: Arm, limits: Limits, families: Iterable[Family]
 
 
 def rollout(
-    api: ClusterApi, cilium: Cilium, found: JsonObject, annotation: str, value: str | None, *, before: Before
+    api: ClusterApi,
+    cilium: Cilium,
+    found: JsonObject,
+    annotation: str,
+    value: str | None,
+    *,
+    before: Before | None = None,
 ) -> None:
     """Set (or, with None, remove) an annotation of the agents' pod template, which restarts them all in turn.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from bigtcp_bench.cluster import protocol
+from bigtcp_bench.cluster import guard, protocol
 from bigtcp_bench.cluster.api import JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
@@ -14,6 +14,7 @@ from bigtcp_bench.cluster.cilium import (
     TUNNEL_DEVICES,
     AgentStatus,
     Cilium,
+    Merged,
     Version,
     configured_routing,
     is_observed,
@@ -21,7 +22,7 @@ from bigtcp_bench.cluster.cilium import (
 )
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.plan import Plan
-from bigtcp_bench.pods.guardian import selects
+from bigtcp_bench.pods.guardian import merged_settings, selects
 
 #: The sources an agent's configuration is merged from when the init container names none.
 DEFAULT_SOURCES = f"config-map:{CONFIGMAP_NAME},cilium-node-config"
@@ -261,6 +262,15 @@ def override_checks(
         if name > ours and keys and selects(spec.get("nodeSelector"), labels):
             found = f"CiliumNodeConfig {name} sets {keys[0]} and is applied after {ours}"
             yield Check("node config", node, "fail", found, "rename it, or take the node out of its selector")
+
+
+def drift_checks(
+    node: str, labels: Mapping[str, str], merged: Merged, config: JsonObject, node_configs: Sequence[JsonObject]
+) -> Iterator[Check]:
+    """Find an agent that has other settings than it would have after a restart, which is all that a run can do."""
+    expected = merged_settings(KEYS, config.get("data") or {}, list(node_configs), labels)
+    if merged != expected:
+        yield Check("settings", node, "fail", guard.drift_text(merged, expected), guard.DRIFT_ADVICE)
 
 
 def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObject) -> Iterator[Check]:

@@ -23,7 +23,7 @@ import json
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -39,10 +39,12 @@ from bigtcp_bench.cluster.api import (
     NAMESPACE,
     NODE,
     ApiUnreachable,
+    Before,
     ClusterApi,
     Conflict,
     Forbidden,
     JsonObject,
+    Kind,
     NotFound,
 )
 from bigtcp_bench.cluster.cilium import (
@@ -52,10 +54,12 @@ from bigtcp_bench.cluster.cilium import (
     Limits,
     Merged,
     Progress,
+    agent_pod,
     await_rollout,
     config_values,
     expected_merged,
     find_cilium,
+    is_ready,
     read_merged,
     read_status,
     ready_agent,
@@ -72,6 +76,7 @@ from bigtcp_bench.cluster.protocol import (
     LEASE_S,
     NODE_CONFIG_NAME,
     OTHER_RESTORE_S,
+    PRIOR,
     RENEW_S,
     RESTARTED,
     RESTORE_LEASE_S,
@@ -93,6 +98,10 @@ log = logging.getLogger(__name__)
 STATE_VERSION = 1
 
 
+#: What helps where an agent has other settings than its configuration says.
+DRIFT_ADVICE = "restart Cilium's agents first, or take out the CiliumNodeConfig that they do not follow"
+
+
 def _silent(_text: str) -> None:
     """Report nothing."""
 
@@ -108,6 +117,7 @@ class LeaseState:
     window: str
     in_flight: str
     restored: str
+    undone: str
     duration_s: float
     renewed_at: float
     raw: JsonObject
@@ -139,6 +149,7 @@ def read_lease(api: ClusterApi) -> LeaseState | None:
         window=annotations.get(WINDOW, ""),
         in_flight=annotations.get(IN_FLIGHT, ""),
         restored=annotations.get(RESTORED, ""),
+        undone=annotations.get(UNDONE, ""),
         duration_s=float(spec.get("leaseDurationSeconds") or 0),
         renewed_at=_epoch(spec.get("renewTime")),
         raw=raw,
@@ -158,10 +169,10 @@ def _acquire(api: ClusterApi, seen: LeaseState | None, holder: str, duration_s: 
         renewTime=now,
         leaseTransitions=int(spec.get("leaseTransitions") or 0) + 1,
     )
-    _annotate(body, {WINDOW: window, IN_FLIGHT: None})
+    _annotate(body, {WINDOW: window})
     if not holder.startswith(REVOKED):
-        # What the guardian noted concerns the windows before this one.
-        _annotate(body, {RESTORED: None, UNDONE: None})
+        # All of these concern the windows before this one. A restore still has to wait for what is in flight.
+        _annotate(body, {IN_FLIGHT: None, RESTORED: None, UNDONE: None})
     try:
         if seen is None:
             api.create(LEASE, body, pods.BENCH_NAMESPACE)
@@ -230,7 +241,7 @@ class Fence:
 
     def renew(self) -> None:
         """Hold the cluster for another lease duration. Raises FenceLost."""
-        self._update(lambda body: None)
+        self.update(lambda body: None)
 
     @contextlib.contextmanager
     def renewing(self, interval_s: float = RENEW_S) -> Iterator[Fence]:
@@ -263,32 +274,34 @@ class Fence:
     def mutating(self, what: str) -> Iterator[None]:
         """Mark the Lease with ``what`` for as long as one change of the cluster is under way. Raises FenceLost.
 
-        The mark stays if the process dies, or if nobody knows whether the request took effect.
+        The mark stays if the process dies, or if nobody knows whether the request took effect: after a time-out of
+        the task, which is no Exception, it may be still on its way.
         """
-        self._update(lambda body: _annotate(body, {IN_FLIGHT: f"{what} since {_micro_time(self.api.now())}"}))
+        self.update(lambda body: _annotate(body, {IN_FLIGHT: f"{what} since {_micro_time(self.api.now())}"}))
         try:
             yield
         except ApiUnreachable:
             raise
-        except BaseException:
+        except Exception:
             with contextlib.suppress(BenchError):
-                self._clear_mark()
+                self.clear_mark()
             raise
         # If the right was lost meanwhile, the caller must learn it: what it just did is about to be undone.
-        self._clear_mark()
+        self.clear_mark()
 
-    def _clear_mark(self) -> None:
-        self._update(lambda body: _annotate(body, {IN_FLIGHT: None}))
+    def clear_mark(self) -> None:
+        """Take the mark of a change off the Lease. Raises FenceLost."""
+        self.update(lambda body: _annotate(body, {IN_FLIGHT: None}))
 
     def release(self) -> None:
         """Give the Lease back; nothing happens if it is not ours any more."""
 
         def give_back(body: JsonObject) -> None:
             body["spec"]["holderIdentity"] = ""
-            _annotate(body, {WINDOW: None, IN_FLIGHT: None})
+            _annotate(body, {WINDOW: None, IN_FLIGHT: None, UNDONE: None})
 
         with contextlib.suppress(FenceLost):
-            self._update(give_back)
+            self.update(give_back)
 
     def expire(self) -> None:
         """Let the hold end at once but stay on record, so that the next one knows whose work to finish."""
@@ -297,9 +310,9 @@ class Fence:
             body["spec"]["leaseDurationSeconds"] = 1
 
         with contextlib.suppress(FenceLost):
-            self._update(end)
+            self.update(end)
 
-    def _update(self, change: Callable[[JsonObject], None]) -> None:
+    def update(self, change: Callable[[JsonObject], None]) -> None:
         """Write the Lease with a new renewal time and ``change``, compare-and-set, while it is ours."""
         with self._lock:
             for _ in self.api.poll(30, 0.1):
@@ -421,7 +434,8 @@ def open_window(
     """Take the Lease for ``holder`` and save the state of the cluster; change nothing else.
 
     What an earlier run has left behind, also an earlier attempt of this one, is put back first. Raises
-    PreconditionFailed if another run holds the cluster or its state cannot be read.
+    PreconditionFailed if another run holds the cluster, if its state cannot be read, or if it is not the one that
+    a restarted agent would have.
     """
     pods.ensure_namespace(api)
     lease = read_lease(api)
@@ -429,19 +443,33 @@ def open_window(
         raise PreconditionFailed(busy_sentence(api, lease))
     restored = None
     if leftovers(api):
-        # Our own earlier attempt may still be alive; restoring takes its right away.
+        # Our own earlier attempt may still be alive; restoring takes its right away. Only its: by now the cluster
+        # may be another run's.
         own = lease is not None and lease.holder == holder
-        restored = restore(api, f"left behind when {holder} started", force=own, progress=progress)
+        restored = restore(
+            api,
+            f"left behind when {holder} started",
+            holder=holder if own else None,
+            force=own,
+            progress=progress,
+        )
         lease = read_lease(api)
     if lease is not None and lease.live(api.now()) and lease.owner != holder:
         raise PreconditionFailed(busy_sentence(api, lease))
+    still = _changes(api) if restored is not None else []
+    if still:
+        # Saved now, it would be put back for ever after.
+        raise PreconditionFailed(
+            f"an earlier run has left this behind, and the restore has not removed it: {', '.join(still)}; "
+            "bigtcp-bench restore tells more"
+        )
     fence = _acquire(api, lease, holder, lease_s)
     if fence is None:
         raise PreconditionFailed("another run took the cluster at the same moment; this one may try again later")
     try:
         state = _describe(api, fence, plan, pair)
         if plan.guardian:
-            _install_guardian(api, fence, plan, lease_s, progress)
+            _install_guardian(api, fence, plan, pair, lease_s, progress)
         _save(api, fence, state)
     except BaseException:
         with contextlib.suppress(BenchError):
@@ -452,9 +480,11 @@ def open_window(
     return Window(fence, state, restored)
 
 
-def _install_guardian(api: ClusterApi, fence: Fence, plan: Plan, lease_s: float, progress: Progress) -> None:
+def _install_guardian(
+    api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair, lease_s: float, progress: Progress
+) -> None:
     reason = guardian.install(
-        api, plan.image, STATE_VERSION, pull_secrets=plan.image_pull_secrets, before=fence.check
+        api, plan.image, STATE_VERSION, pair, pull_secrets=plan.image_pull_secrets, before=fence.check
     )
     if reason:
         progress(f"no guardian in the cluster, so it stays as it is if Airflow never comes back: {reason}")
@@ -493,12 +523,16 @@ def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Save
         agent = ready_agent(api, cilium, node.name)
         name = agent["metadata"]["name"]
         seen = probes[node.name]
+        merged, expected = read_merged(api, cilium, name), expected_merged(api, cilium, node.name)
+        if merged != expected:
+            # No restart could bring back what is in force now.
+            raise PreconditionFailed(f"node {node.name}: {drift_text(merged, expected)}; {DRIFT_ADVICE}")
         nodes[node.name] = SavedNode(
             role=role,
             agent_pod=name,
             agent_uid=agent["metadata"]["uid"],
-            merged=read_merged(api, cilium, name),
-            expected=expected_merged(api, cilium, node.name),
+            merged=merged,
+            expected=expected,
             limits=seen.limits(seen.limited_devices(read_status(api, cilium, name), node.internal_ips)),
         )
     return SavedState(
@@ -517,6 +551,15 @@ def _describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Save
         config_map={key: data.get(key) for key in KEYS.values()},
         nodes=nodes,
     )
+
+
+def drift_text(merged: Merged, expected: Merged) -> str:
+    """Return what is wrong where an agent has other settings than a new one would have; DRIFT_ADVICE helps."""
+    return f"the agent runs with BIG TCP {_words(merged)}, but its configuration now says {_words(expected)}"
+
+
+def _words(merged: Merged) -> str:
+    return " and ".join(f"{'on' if value else 'off'} for {family}" for family, value in merged.items())
 
 
 def _save(api: ClusterApi, fence: Fence, state: SavedState) -> None:
@@ -580,10 +623,17 @@ def leftovers(api: ClusterApi) -> list[str]:
 
     A run in progress has these things too: ask the Lease whether it is alive.
     """
-    found = []
+    found = _changes(api)
     if api.find(CONFIGMAP, STATE_NAME, pods.BENCH_NAMESPACE) is not None:
-        found.append(f"saved state {pods.BENCH_NAMESPACE}/{STATE_NAME}")
-    found += [f"label {WINDOW} on node {node['metadata']['name']}" for node in api.select(NODE, labels=WINDOW)]
+        found.insert(0, f"saved state {pods.BENCH_NAMESPACE}/{STATE_NAME}")
+    if guardian.is_there(api):
+        found.append(f"guardian {pods.BENCH_NAMESPACE}/{GUARDIAN_NAME}")
+    return found
+
+
+def _changes(api: ClusterApi) -> list[str]:
+    """Return what runs change in Cilium and on nodes and is changed now, in words."""
+    found = [f"label {WINDOW} on node {node['metadata']['name']}" for node in api.select(NODE, labels=WINDOW)]
     with contextlib.suppress(PreconditionFailed):
         cilium = find_cilium(api)
         if cilium.node_config is not None:
@@ -593,8 +643,8 @@ def leftovers(api: ClusterApi) -> list[str]:
         config = api.find(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
         if config is not None and ARM in (config["metadata"].get("annotations") or {}):
             found.append(f"changed {cilium.namespace}/{CONFIGMAP_NAME}")
-    if guardian.is_there(api):
-        found.append(f"guardian {pods.BENCH_NAMESPACE}/{GUARDIAN_NAME}")
+        if restarted_by(api.find(DAEMONSET, cilium.daemonset, cilium.namespace) or {}) is not None:
+            found.append(f"annotation {RESTARTED} on DaemonSet {cilium.namespace}/{cilium.daemonset}")
     return found
 
 
@@ -657,7 +707,8 @@ def restore(
                 progress(f"a change was in flight ({lease.in_flight}); waiting {settle_s:g} s for its end")
                 api.sleep(settle_s)
                 report.waited_s = settle_s
-            _Restorer(api, fence, state, report, progress, agent_ready_s).run()
+            in_flight = lease is not None and bool(lease.in_flight)
+            _Restorer(api, fence, state, report, progress, agent_ready_s, in_flight).run()
             _delete_state(api, fence)
             _remove_guardian(api, fence, report)
             fence.release()
@@ -696,7 +747,7 @@ def _forget(api: ClusterApi, lease: LeaseState) -> None:
             return
     body = lease.raw
     body["spec"]["holderIdentity"] = ""
-    _annotate(body, {WINDOW: None, IN_FLIGHT: None})
+    _annotate(body, {WINDOW: None, IN_FLIGHT: None, UNDONE: None})
     with contextlib.suppress(Conflict):
         api.replace(LEASE, body, pods.BENCH_NAMESPACE)
 
@@ -712,6 +763,7 @@ class _Restorer:
         report: RestoreReport,
         progress: Progress,
         agent_ready_s: float | None,
+        in_flight: bool,
     ) -> None:
         self.api = api
         self.fence = fence
@@ -719,6 +771,10 @@ class _Restorer:
         self.report = report
         self.progress = progress
         self.agent_ready_s = agent_ready_s
+        #: Whether a request of the run may be still on its way, even after the time that it was waited for.
+        self.in_flight = in_flight
+        #: When the settings had been undone; a restarted agent has the old ones from then on.
+        self.undone_at = 0.0
         self.problems: list[str] = []
 
     def run(self) -> None:
@@ -730,12 +786,21 @@ class _Restorer:
             self._delete_pods()
         labelled = {node["metadata"]["name"]: node for node in self.api.select(NODE, labels=WINDOW)}
         saved = self.state.nodes if self.state is not None else {}
+        done = len(self.report.actions)
         for name in dict.fromkeys([*saved, *labelled]):
             self._remove_label(name)
         self._undo_node_config(cilium)
-        if self.state is not None and self.state.scope == "cluster":
+        # Without a saved state the scope is unknown, but what was changed tells itself.
+        if self.state is None or self.state.scope == "cluster":
             self._undo_config_map(cilium)
-            self._undo_rollout(cilium)
+        if not self.problems:
+            self._note_undone(changed=len(self.report.actions) > done)
+            # Agents that are all restarted before that would come back as they are, and nothing would tell it.
+            if self.state is None or self.state.scope == "cluster":
+                self._undo_rollout(cilium)
+        if self.in_flight and not self.problems:
+            # It was waited for, and fits nothing any more.
+            self.fence.clear_mark()
         for name in dict.fromkeys([*saved, *labelled]):
             try:
                 self._bring_back(cilium, name, saved.get(name))
@@ -760,7 +825,7 @@ class _Restorer:
 
     def _delete_pods(self, roles: Iterable[str] = pods.TRAFFIC_ROLES) -> None:
         try:
-            names = pods.delete_pods(self.api, roles)
+            names = pods.delete_pods(self.api, roles, before=self.fence.check)
         except pods.PodFailed as error:
             # Pods on a node that is away stop nobody from putting the configuration back.
             self.report.notes.append(str(error))
@@ -793,79 +858,94 @@ class _Restorer:
         for _ in self.api.poll(30, 0.2):
             found = self.api.find(kind, NODE_CONFIG_NAME, cilium.namespace)
             # Without a saved state only what this package wrote is ours to delete.
-            now = _as_saved(found) if found is not None else None
-            if now == prior or (self.state is None and found is not None and not _is_ours(found)):
+            if self.state is None and found is not None and not _is_ours(found):
                 return
             try:
-                self._write_prior(cilium, found, prior)
+                if (_as_saved(found) if found is not None else None) != prior:
+                    written = put_back_node_config(self.api, cilium, found, prior, before=self.fence.check)
+                    self._did(f"{'deleted' if prior is None else 'put back'} CiliumNodeConfig {NODE_CONFIG_NAME}")
+                    if written is not None and _as_saved(written) != prior:
+                        self.problems.append(f"the CiliumNodeConfig {NODE_CONFIG_NAME} differs from the one saved")
+                elif found is not None and self.in_flight:
+                    self._age(kind, found)
                 return
             except Conflict:
                 continue
         self.problems.append(f"the CiliumNodeConfig {NODE_CONFIG_NAME} could not be put back")
 
-    def _write_prior(self, cilium: Cilium, found: JsonObject | None, prior: SavedNodeConfig | None) -> None:
-        """Make the CiliumNodeConfig what it was, and read it back. Raises Conflict if it changed meanwhile."""
-        kind = cilium.node_config_kind
-        if prior is None:
-            assert found is not None
-            uid = found["metadata"]["uid"]
-            self.api.delete(kind, NODE_CONFIG_NAME, cilium.namespace, uid=uid, before=self.fence.check)
-            self._did(f"deleted CiliumNodeConfig {NODE_CONFIG_NAME}")
-            return
-        body = found or load_manifest("ciliumnodeconfig.yaml")
-        body["apiVersion"] = kind.api_version
-        body["metadata"].update(
-            namespace=cilium.namespace, labels=dict(prior.labels), annotations=dict(prior.annotations)
-        )
-        body["spec"] = prior.spec
-        write = self.api.create if found is None else self.api.replace
-        written = write(kind, body, cilium.namespace, before=self.fence.check)
-        self._did(f"put back CiliumNodeConfig {NODE_CONFIG_NAME}")
-        if _as_saved(written) != prior:
-            self.problems.append(f"the CiliumNodeConfig {NODE_CONFIG_NAME} differs from the one saved")
+    def _age(self, kind: Kind, found: JsonObject) -> None:
+        """Give an object that is as it was another version, so that a late write of the run does not fit it."""
+        name, namespace = found["metadata"]["name"], found["metadata"]["namespace"]
+        for value in (self.fence.window, None):
+            if kind in (CONFIGMAP, DAEMONSET):
+                version = found["metadata"]["resourceVersion"]
+                body: JsonObject = {"metadata": {"resourceVersion": version, "annotations": {WINDOW: value}}}
+                found = self.api.patch(kind, name, body, namespace, before=self.fence.check)
+            else:
+                _annotate(found, {WINDOW: value})
+                found = self.api.replace(kind, found, namespace, before=self.fence.check)
 
     def _undo_config_map(self, cilium: Cilium) -> None:
-        assert self.state is not None
         for _ in self.api.poll(30, 0.2):
             found = self.api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
-            arm = (found["metadata"].get("annotations") or {}).get(ARM)
-            if arm is None:
-                return
-            data = found.get("data") or {}
-            ours = all(data.get(key) == ("true" if arm == "on" else "false") for key in KEYS.values())
-            if not ours:
-                self.report.notes.append(
-                    f"somebody else changed {CONFIGMAP_NAME} during the run; their values of "
-                    f"{' and '.join(KEYS.values())} stay"
-                )
-            body: JsonObject = {
-                "metadata": {
-                    "resourceVersion": found["metadata"]["resourceVersion"],
-                    "annotations": {ARM: None, WINDOW: None, HOLDER: None},
-                }
-            }
-            if ours:
-                body["data"] = dict(self.state.config_map)
+            annotations = found["metadata"].get("annotations") or {}
+            arm = annotations.get(ARM)
             try:
-                self.api.patch(CONFIGMAP, CONFIGMAP_NAME, body, cilium.namespace, before=self.fence.check)
+                if arm is None:
+                    if self.in_flight and self.state is not None:
+                        self._age(CONFIGMAP, found)
+                    return
+                data = found.get("data") or {}
+                ours = all(data.get(key) == ("true" if arm == "on" else "false") for key in KEYS.values())
+                prior = self.state.config_map if self.state is not None else _prior(annotations)
+                if ours and prior is None:
+                    self.problems.append(
+                        f"{CONFIGMAP_NAME} was changed by a run and nothing tells what it said before; give "
+                        f"{' and '.join(KEYS.values())} their values by hand and remove the annotation {ARM}"
+                    )
+                    return
+                if not ours:
+                    self.report.notes.append(
+                        f"somebody else changed {CONFIGMAP_NAME} during the run; their values of "
+                        f"{' and '.join(KEYS.values())} stay"
+                    )
+                put_back_config_map(self.api, cilium, found, prior if ours else None, before=self.fence.check)
                 self._did(f"put back {' and '.join(KEYS.values())} in {CONFIGMAP_NAME}")
                 return
             except Conflict:
                 continue
         self.problems.append(f"{CONFIGMAP_NAME} could not be put back")
 
+    def _note_undone(self, *, changed: bool) -> None:
+        """Note on the Lease when the settings were undone: in this restore, or in one that got no further."""
+        window, _, at = self.fence.check().undone.partition(" ")
+        known = self.state is not None and window == self.state.window and not changed
+        self.undone_at = _epoch(at) if known else self.api.now()
+        if self.state is not None and not known:
+            note = f"{self.state.window} {_micro_time(self.undone_at)}"
+            self.fence.update(lambda body: _annotate(body, {UNDONE: note}))
+
     def _undo_rollout(self, cilium: Cilium) -> None:
         """Remove our annotation from the pod template, which makes all agents restart with the old settings."""
         for _ in self.api.poll(30, 0.2):
             found = self.api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
-            if RESTARTED not in (found["spec"]["template"]["metadata"].get("annotations") or {}):
-                break
             try:
-                rollout(self.api, cilium, found, RESTARTED, None, before=self.fence.check)
-                self._did(f"restarted all agents of DaemonSet {cilium.daemonset}")
+                if restarted_by(found) is not None:
+                    rollout(self.api, cilium, found, RESTARTED, None, before=self.fence.check)
+                    self._did(f"restarted all agents of DaemonSet {cilium.daemonset}")
+                elif self.state is None:
+                    return
+                elif self.in_flight:
+                    self._age(DAEMONSET, found)
                 break
             except Conflict:
                 continue
+        else:
+            self.problems.append(
+                f"DaemonSet {cilium.daemonset} is being changed by somebody else all the time; its agents could "
+                "not be restarted with the old settings"
+            )
+            return
         try:
             await_rollout(self.api, cilium)
         except BenchError as error:
@@ -876,17 +956,29 @@ class _Restorer:
         if self.api.find(NODE, name) is None:
             return
         expected = expected_merged(self.api, cilium, name)
-        wanted = expected
-        if saved is not None:
-            # What Cilium's rules say has changed since, somebody else has changed: that stays.
-            changed = {family: value for family, value in expected.items() if value != saved.expected[family]}
-            wanted = {**saved.merged, **changed}
-            if changed:
-                self.report.notes.append(f"somebody else changed the configuration of node {name}: {changed}")
+        agent = agent_pod(self.api, cilium, name)
+        restarted = agent is not None and self._never_started(agent, saved)
+        if restarted:
+            self._restart(cilium, name)
         agent = ready_agent(self.api, cilium, name)
         merged = read_merged(self.api, cilium, agent["metadata"]["name"])
-        restarted = merged != wanted
-        if restarted:
+        wanted = expected
+        if saved is not None:
+            changed = {family: value for family, value in expected.items() if value != saved.expected[family]}
+            if changed:
+                # What Cilium's rules say has changed since, somebody else has changed: that stays.
+                self.report.notes.append(f"somebody else changed the configuration of node {name}: {changed}")
+            if agent["metadata"]["uid"] == saved.agent_uid:
+                wanted = {**saved.merged, **changed}
+            elif saved.merged != saved.expected:
+                self.report.notes.append(
+                    f"node {name} had BIG TCP {_words(saved.merged)} before the run, but its configuration said "
+                    f"{_words(saved.expected)} already; its agent was restarted and follows that"
+                )
+        if merged != wanted and not restarted:
+            restarted = True
+            # A new agent has what the configuration says, whatever the one before it had.
+            wanted = expected
             agent = self._restart(cilium, name)
             merged = read_merged(self.api, cilium, agent["metadata"]["name"])
         self.report.nodes[name] = {
@@ -901,7 +993,19 @@ class _Restorer:
                 f"the Cilium agent on node {name} still has BIG TCP {merged} after its restart, wanted {wanted}"
             )
 
+    def _never_started(self, agent: JsonObject, saved: SavedNode | None) -> bool:
+        """Return whether an agent that is not ready is one of the run's, with the run's settings.
+
+        It may be unable to start with them, and only a new pod gets the old ones.
+        """
+        meta = agent["metadata"]
+        if is_ready(agent) or (saved is not None and meta["uid"] == saved.agent_uid):
+            return False
+        return _epoch(meta["creationTimestamp"]) <= self.undone_at
+
     def _restart(self, cilium: Cilium, name: str) -> JsonObject:
+        # Times of creation are whole seconds: the next agent must have a later one than the undoing.
+        self.api.sleep(max(0.0, self.undone_at + 1.5 - self.api.now()))
         with self.fence.mutating(f"restart the Cilium agent on node {name}"):
             agent = restart_agent(self.api, cilium, name, before=self.fence.check)
         self._did(f"restarted the Cilium agent on node {name}")
@@ -930,15 +1034,18 @@ class _Restorer:
 
     def _differing(self, names: list[str], state: SavedState) -> dict[str, list[str]]:
         """Return node → what its devices' limits differ in, for those nodes where they do."""
-        if not names:
-            return {}
-        try:
-            probes = probe.probe_nodes(self.api, names, state.image, pull_secrets=state.image_pull_secrets)
-        except BenchError as error:
-            self.problems.append(f"the devices could not be read back: {error}")
-            return {}
         result = {}
-        for name, seen in probes.items():
+        for name in names:
+            # Each by itself: a node that starts no pod must not hide what the other one's devices say.
+            try:
+                (seen,) = probe.probe_nodes(
+                    self.api, [name], state.image, pull_secrets=state.image_pull_secrets
+                ).values()
+            except FenceLost:
+                raise
+            except BenchError as error:
+                self.problems.append(f"the devices of node {name} could not be read back: {error}")
+                continue
             saved = state.nodes[name].limits
             self.report.nodes[name]["limits"] = seen.limits(saved)
             texts = []
@@ -960,6 +1067,69 @@ class _Restorer:
             if texts:
                 result[name] = texts
         return result
+
+
+def put_back_node_config(
+    api: ClusterApi,
+    cilium: Cilium,
+    found: JsonObject | None,
+    prior: SavedNodeConfig | None,
+    *,
+    before: Before | None = None,
+) -> JsonObject | None:
+    """Make the CiliumNodeConfig ``found`` what it was before a run; return it as stored, None if it was deleted.
+
+    Raises Conflict if it has changed since it was read.
+    """
+    kind = cilium.node_config_kind
+    if prior is None:
+        if found is not None:
+            uid = found["metadata"]["uid"]
+            api.delete(kind, NODE_CONFIG_NAME, cilium.namespace, uid=uid, before=before)
+        return None
+    body = found or load_manifest("ciliumnodeconfig.yaml")
+    body["apiVersion"] = kind.api_version
+    body["metadata"].update(
+        namespace=cilium.namespace, labels=dict(prior.labels), annotations=dict(prior.annotations)
+    )
+    body["spec"] = prior.spec
+    write = api.create if found is None else api.replace
+    return write(kind, body, cilium.namespace, before=before)
+
+
+def put_back_config_map(
+    api: ClusterApi,
+    cilium: Cilium,
+    found: JsonObject,
+    prior: Mapping[str, str | None] | None,
+    *,
+    before: Before | None = None,
+) -> None:
+    """Take a run's annotations off ``cilium-config`` and, unless ``prior`` is None, give the keys these values.
+
+    Raises Conflict if it has changed since it was read.
+    """
+    version = found["metadata"]["resourceVersion"]
+    annotations = dict.fromkeys((ARM, PRIOR, WINDOW, HOLDER))
+    body: JsonObject = {"metadata": {"resourceVersion": version, "annotations": annotations}}
+    if prior is not None:
+        body["data"] = dict(prior)
+    api.patch(CONFIGMAP, CONFIGMAP_NAME, body, cilium.namespace, before=before)
+
+
+def _prior(annotations: Mapping[str, str]) -> dict[str, str | None] | None:
+    """Return what ``cilium-config`` said before a run, as it noted beside its change; None if it did not."""
+    try:
+        values = json.loads(annotations.get(PRIOR, ""))
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) and set(values) == set(KEYS.values()) else None
+
+
+def restarted_by(daemonset: JsonObject) -> str | None:
+    """Return what a run has written into the pod template to restart the agents, or None."""
+    template = (daemonset.get("spec") or {}).get("template") or {}
+    return ((template.get("metadata") or {}).get("annotations") or {}).get(RESTARTED)
 
 
 def _is_ours(found: JsonObject) -> bool:

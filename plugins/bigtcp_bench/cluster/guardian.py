@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from bigtcp_bench.cluster.api import (
     Kind,
 )
 from bigtcp_bench.cluster.cilium import AGENT_LABELS, AGENT_READY_S, CONFIGMAP_NAME, KEYS, find_cilium
+from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES
@@ -40,6 +42,8 @@ SCRIPT_FILE = "guardian.py"
 ORDERS_FILE = "orders.json"
 #: How often it looks, in minutes: a dead run's changes stay for the time of the Lease, and up to so much more.
 EVERY_MIN = 5
+#: What its first look may take beyond that, with an image that has to be pulled.
+FIRST_LOOK_S = 180.0
 #: Beyond this the CronJob's next look is the better retry.
 AWAY_S = 60.0
 #: Where the limits of a new agent's devices stay wrong, more restarts hardly help; this many are not a nuisance.
@@ -71,6 +75,7 @@ def orders(
         restored=protocol.RESTORED,
         undone=protocol.UNDONE,
         arm=protocol.ARM,
+        prior=protocol.PRIOR,
         restarted=protocol.RESTARTED,
         revoked=protocol.REVOKED,
         keys={str(family): key for family, key in KEYS.items()},
@@ -90,12 +95,18 @@ def orders(
     )
 
 
-def cronjob(image: str, now: float, pull_secrets: Iterable[str] = ()) -> JsonObject:
-    """Return the CronJob, whose first look is ``EVERY_MIN`` minutes after ``now`` (seconds since the epoch)."""
+def cronjob(image: str, now: float, pair: NodePair, pull_secrets: Iterable[str] = ()) -> JsonObject:
+    """Return the CronJob, whose first look is ``EVERY_MIN`` minutes after ``now`` (seconds since the epoch).
+
+    It runs on nodes of the architecture of ``pair``, which is known to be one that the image is made for.
+    """
     body = load_manifest("guardian.yaml")
     body["spec"]["schedule"] = f"{int(now // 60) % EVERY_MIN}-59/{EVERY_MIN} * * * *"
     pod = body["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     pod["containers"][0]["image"] = image
+    architectures = {node.architecture for node in pair.nodes if node.architecture}
+    if len(architectures) == 1:
+        pod["nodeSelector"]["kubernetes.io/arch"] = architectures.pop()
     secrets = [{"name": name} for name in pull_secrets]
     if secrets:
         pod["imagePullSecrets"] = secrets
@@ -139,7 +150,13 @@ def obstacle(api: ClusterApi) -> str:
 
 
 def install(
-    api: ClusterApi, image: str, state_version: int, *, pull_secrets: Iterable[str] = (), before: Before
+    api: ClusterApi,
+    image: str,
+    state_version: int,
+    pair: NodePair,
+    *,
+    pull_secrets: Iterable[str] = (),
+    before: Before,
 ) -> str:
     """Write script and CronJob, in place of what there may be; return why that cannot be, or an empty string.
 
@@ -152,7 +169,7 @@ def install(
             return f"{reason}; {REMEDY}"
         remove(api, jobs="Orphan", before=before)
         _create(api, CONFIGMAP, config_map(image, state_version, secrets, find_cilium(api).agent_ready_s), before)
-        _create(api, CRONJOB, cronjob(image, api.now(), secrets), before)
+        _create(api, CRONJOB, cronjob(image, api.now(), pair, secrets), before)
     except ApiUnreachable:
         raise
     except (ApiProblem, PreconditionFailed) as error:
@@ -184,6 +201,27 @@ def is_there(api: ClusterApi) -> bool:
         found = [api.find(CRONJOB, name, namespace), api.find(CONFIGMAP, name, namespace)]
         return any(item is not None and not item["metadata"].get("deletionTimestamp") for item in found)
     return False
+
+
+def silence(api: ClusterApi) -> str:
+    """Return what is wrong if the guardian should have looked by now and never has; empty if nothing is.
+
+    Its image may not be there for it, or no node may want it; a run would learn of neither before it needs it.
+    """
+    name, namespace = protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE
+    with contextlib.suppress(Forbidden):
+        found = api.find(CRONJOB, name, namespace) or {}
+        created = (found.get("metadata") or {}).get("creationTimestamp")
+        if not created or (found.get("status") or {}).get("lastSuccessfulTime"):
+            return ""
+        age_s = api.now() - datetime.fromisoformat(created).timestamp()
+        if age_s > EVERY_MIN * 60 + FIRST_LOOK_S:
+            return (
+                f"the guardian {namespace}/{name} has not looked in {age_s / 60:.0f} minutes, so the cluster may "
+                f"stay as it is if Airflow never comes back; kubectl -n {namespace} get jobs,pods -l "
+                f"{pods.ROLE_LABEL}=guardian tells why"
+            )
+    return ""
 
 
 def remove(api: ClusterApi, *, jobs: Jobs, before: Before) -> bool:

@@ -175,7 +175,7 @@ class _Sketch:
             note = "puts the cluster back if Airflow never comes back; deleted at the end"
             script = guardian.config_map(self.plan.image, guard.STATE_VERSION, secrets)
             yield Act(task, "create", _name(script), "the guardian's script; deleted at the end", (script,))
-            job = guardian.cronjob(self.plan.image, self.api.now(), secrets)
+            job = guardian.cronjob(self.plan.image, self.api.now(), self.pair, secrets)
             yield Act(task, "create", _name(job), note, (job,))
         state = f"ConfigMap {pods.BENCH_NAMESPACE}/{guard.STATE_NAME}"
         yield Act(task, "create", state, "the state before the first change, immutable; deleted at the end")

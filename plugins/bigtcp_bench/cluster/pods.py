@@ -14,6 +14,7 @@ from bigtcp_bench.cluster.api import (
     NAMESPACE,
     POD,
     PRIORITYCLASS,
+    Before,
     ClusterApi,
     Conflict,
     Forbidden,
@@ -229,10 +230,12 @@ def delete_pods(
     *,
     run_key: str | None = None,
     timeout_s: float = 60.0,
+    before: Before | None = None,
 ) -> list[str]:
     """Delete the benchmark pods of ``roles`` (of one run, or all) and wait until they are gone.
 
-    Returns their names. Raises PodFailed if one is still there after ``timeout_s``, as on a node that is away.
+    Returns their names. ``before`` is the fence of whoever deletes the pods of all runs. Raises PodFailed if one
+    is still there after ``timeout_s``, as on a node that is away.
     """
     labels = selector(roles)
     if run_key is not None:
@@ -246,6 +249,7 @@ def delete_pods(
         for pod in left:
             names[pod["metadata"]["name"]] = None
             if not pod["metadata"].get("deletionTimestamp"):
-                api.delete(POD, pod["metadata"]["name"], BENCH_NAMESPACE, uid=pod["metadata"]["uid"], grace_s=1)
+                name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+                api.delete(POD, name, BENCH_NAMESPACE, uid=uid, grace_s=1, before=before)
     where = ", ".join(f"{pod['metadata']['name']} on node {node_of(pod)}" for pod in left)
     raise PodFailed(f"benchmark pods are still there {timeout_s:g} s after they were deleted: {where}")

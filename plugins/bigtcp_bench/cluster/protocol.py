@@ -16,12 +16,15 @@ HOLDER = "bigtcp-bench/holder"
 IN_FLIGHT = "bigtcp-bench/in-flight"
 #: On the Lease: whose window the guardian has put back, until the next one is opened.
 RESTORED = "bigtcp-bench/restored"
-#: On the Lease: the window whose settings the guardian has undone, and when. An agent created later has the old
-#: settings, so a second attempt of the guardian need not restart it again.
+#: On the Lease: the window whose settings a restore has undone, and when. An agent created later has the old
+#: settings, so a second attempt need not restart it again.
 UNDONE = "bigtcp-bench/undone"
 #: On ``cilium-config`` (scope cluster): the arm that this package wrote.
 ARM = "bigtcp-bench/arm"
-#: On the DaemonSet's pod template (scope cluster): changing it restarts all agents; removing it, again.
+#: Beside it: what ``cilium-config`` said before, as JSON, for a restore that has no saved state any more.
+PRIOR = "bigtcp-bench/prior"
+#: On the DaemonSet's pod template (scope cluster): window, arm and time of the last restart of all agents.
+#: Changing it restarts them; removing it, again.
 RESTARTED = "bigtcp-bench/restarted"
 REVOKED = "revoked:"
 

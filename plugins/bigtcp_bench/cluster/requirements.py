@@ -198,6 +198,11 @@ def judge(
             checks.append(Check("Cilium agent", node.name, "fail", agent.problem, agent.advice))
             continue
         checks.append(Check("Cilium agent", node.name, "pass", f"{agent.pod}, {agent.status.version}"))
+        if not seen.abandoned:
+            # Else the restore, which comes first, restarts what has to be.
+            checks += cilium_checks.drift_checks(
+                node.name, meta.get("labels") or {}, agent.merged, seen.config, seen.node_configs
+            )
         checks += cilium_checks.agent_checks(node.name, cilium, agent.status, seen.config)
         if probed is not None:
             checks.append(cilium_checks.tunnel_check(node.name, cilium, agent.status, probed))

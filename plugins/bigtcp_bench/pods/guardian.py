@@ -69,6 +69,7 @@ class Orders:
     restored: str
     undone: str
     arm: str
+    prior: str
     restarted: str
     revoked: str
     keys: dict[str, str]
@@ -309,6 +310,8 @@ class Guardian:
         self._renewed = 0.0
         self._restarted: set[str] = set()
         self._changed = False
+        #: Whether a request of the run may be still on its way, even after the time that it was waited for.
+        self._in_flight = False
         self._problems: list[str] = []
 
     def run(self) -> int:
@@ -400,7 +403,8 @@ class Guardian:
             renewTime=now,
             leaseTransitions=int(body["spec"].get("leaseTransitions") or 0) + 1,
         )
-        _annotate(body, {names.window: self._window, names.in_flight: None})
+        # What is in flight stays on record: whoever follows on this guardian has to wait for it, too.
+        _annotate(body, {names.window: self._window})
         self._renewed = self.api.monotonic()
         try:
             if seen is None:
@@ -511,6 +515,7 @@ class Guardian:
     def _settle(self, lease: Json | None) -> None:
         in_flight = _annotations(lease).get(self.orders.in_flight)
         if in_flight:
+            self._in_flight = True
             say(f"a change was in flight ({in_flight}); waiting {self.orders.settle_s:g} s for its end")
             self.api.sleep(self.orders.settle_s)
 
@@ -530,6 +535,9 @@ class Guardian:
         undone_at = self._note_undone(state)
         if state["scope"] == "cluster":
             self._undo_rollout(state)
+        if self._in_flight:
+            # It was waited for, and fits nothing any more.
+            self._mark(None)
         nodes = [node for node in state["nodes"] if self._bring_back(node, state, node_configs, undone_at)]
         self._verify_limits(nodes, state)
         self._delete_pods(self.orders.all_pods)
@@ -550,7 +558,8 @@ class Guardian:
                 meta = pod["metadata"]
                 names[meta["name"]] = None
                 if not meta.get("deletionTimestamp"):
-                    self.api.delete(f"{self._pods}/{meta['name']}", uid=meta["uid"], gracePeriodSeconds=1)
+                    path = f"{self._pods}/{meta['name']}"
+                    self.api.delete(path, uid=meta["uid"], before=self._check, gracePeriodSeconds=1)
         else:
             # Pods on a node that is away stop nobody from putting the configuration back.
             say(f"benchmark pods are still there 60 s after they were deleted: {', '.join(names)}")
@@ -602,6 +611,8 @@ class Guardian:
         def attempt() -> None:
             found = self.api.get(f"{path}/{name}")
             if (found and _as_saved(found)) == prior:
+                if found is not None and self._in_flight:
+                    self._age(f"{path}/{name}", found, patch=False)
                 return
             if prior is None:
                 assert found is not None
@@ -622,6 +633,18 @@ class Guardian:
 
         self._until_written(attempt, f"the CiliumNodeConfig {name} could not be put back")
 
+    def _age(self, path: str, found: Json, *, patch: bool) -> None:
+        """Give an object that is as it was another version, so that a late write of the run does not fit it."""
+        for value in (self._window, None):
+            body = found
+            if patch:
+                annotations = {self.orders.window: value}
+                version = found["metadata"]["resourceVersion"]
+                body = {"metadata": {"resourceVersion": version, "annotations": annotations}}
+            else:
+                _annotate(body, {self.orders.window: value})
+            found = self.api.request("PATCH" if patch else "PUT", path, body, patch=patch, before=self._check)
+
     def _undo_config_map(self, state: Json) -> None:
         names = self.orders
         path = f"/api/v1/namespaces/{state['cilium_namespace']}/configmaps/{names.config_map_name}"
@@ -630,13 +653,15 @@ class Guardian:
             found = self.api.request("GET", path)
             arm = _annotations(found).get(names.arm)
             if arm is None:
+                if self._in_flight:
+                    self._age(path, found, patch=True)
                 return
             data = found.get("data") or {}
             ours = all(data.get(key) == ("true" if arm == "on" else "false") for key in names.keys.values())
             body: Json = {
                 "metadata": {
                     "resourceVersion": found["metadata"]["resourceVersion"],
-                    "annotations": dict.fromkeys((names.arm, names.window, names.holder)),
+                    "annotations": dict.fromkeys((names.arm, names.prior, names.window, names.holder)),
                 }
             }
             if ours:
@@ -663,6 +688,8 @@ class Guardian:
                 }
                 self.api.request("PATCH", path, body, patch=True, before=self._check)
                 self._did(f"restarted all agents of DaemonSet {name}")
+            elif self._in_flight:
+                self._age(path, found, patch=True)
 
         before = len(self._problems)
         self._until_written(attempt, f"the agents of DaemonSet {name} could not be restarted")
@@ -716,17 +743,20 @@ class Guardian:
         try:
             expected = self._expected(found, state, node_configs)
             changed = {family: on for family, on in expected.items() if on != saved["expected"][family]}
-            wanted = {**saved["merged"], **changed}
             if changed:
                 say(f"somebody else changed the configuration of node {node}: {changed}")
+            kept = {**saved["merged"], **changed}
+            # A new agent has what the configuration says, whatever the one before it had.
+            wanted = expected
             agent = self._agent(node, state)
             if agent is not None:
-                if agent["metadata"]["uid"] == saved["agent_uid"]:
-                    stale = wanted != saved["merged"]
-                else:
-                    stale = _epoch(agent["metadata"]["creationTimestamp"]) <= undone_at
-                if stale:
+                untouched = agent["metadata"]["uid"] == saved["agent_uid"]
+                if untouched and kept == saved["merged"]:
+                    wanted = kept
+                elif untouched or _epoch(agent["metadata"]["creationTimestamp"]) <= undone_at:
                     self._restart(node, agent, state)
+            if wanted != kept:
+                say(f"node {node} had BIG TCP {saved['merged']} before the run, unlike its configuration")
             self._await_agent(node, state)
         except (Refused, _NotRestored) as error:
             self._problems.append(str(error))
