@@ -165,7 +165,9 @@ def test_whatever_ends_the_setup_for_good_closes_the_run(failure, warehouse, mon
         opening(step_on(None, "snapshot_config", last_try=True), failure)
     row = warehouse.run(1)
     assert (row["status"], row["restore_result"]) == ("failed", None)
-    assert row["reasons"]
+    (reason,) = row["reasons"]
+    assert "snapshot_config" in reason
+    assert str(failure) in reason
     assert len(told.views) == 1
 
 

@@ -407,7 +407,8 @@ class DagRunStep:
             number = self._stored_number()
             if number is None:
                 return
-            reasons = self.warehouse.run(number)["reasons"] or [str(failure) or type(failure).__name__]
+            # A time-out has written none.
+            reasons = self.warehouse.run(number)["reasons"] or [f"task {self.task_id}: {_first_line(failure)}"]
             if isinstance(cause, RestoreFailed):
                 result = {"state": "not_verified", "detail": str(cause)}
                 self.warehouse.update_run(number, restore_result=result)
