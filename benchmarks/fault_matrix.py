@@ -67,8 +67,9 @@ STEPS = (
 INTO_STEP_S = 1.5
 #: The API is away, and a node is away, for this long.
 API_AWAY_S, NODE_AWAY_S = 120.0, 60.0
-#: A run that is still not over after this long is called stuck.
-RUN_LIMIT_S = 420.0
+#: A run that is still not over after this long is called stuck. A killed restore alone is waited for until its
+#: hold on the Lease (240 s) ends.
+RUN_LIMIT_S = 600.0
 #: A killed task was seen to go on for up to 6 s.
 ORPHANS_S = 8.0
 

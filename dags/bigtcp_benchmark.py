@@ -38,6 +38,8 @@ GO_ON = {"trigger_rule": "none_failed"}
 # These must be given to partial(): what an operator sets by itself, the scheduler does not know of a mapped task.
 # Two generations at once would measure each other. A generation's pods have their own, shorter, deadline.
 ONE_BY_ONE = {"max_active_tis_per_dagrun": 1, "execution_timeout": timedelta(hours=6)}
+# With scope "cluster" all agents restart, some at a time. Every wait in these tasks has its own, shorter, limit.
+ALL_AGENTS = {"execution_timeout": timedelta(hours=3)}
 
 
 def bigtcp_benchmark():
@@ -49,11 +51,11 @@ def bigtcp_benchmark():
         return DagRunStep.current().check_kernel()
 
     @setup
-    @task
+    @task(**ALL_AGENTS)
     def snapshot_config() -> dict:
         return DagRunStep.current().snapshot_config()
 
-    @task
+    @task(**ALL_AGENTS)
     def switch(slot: int) -> list[dict]:
         return DagRunStep.current().switch(slot)
 
@@ -65,7 +67,7 @@ def bigtcp_benchmark():
     def compare() -> dict:
         return DagRunStep.current().compare()
 
-    @task
+    @task(**ALL_AGENTS)
     def rerun_switch(slot: int) -> list[dict]:
         return DagRunStep.current().rerun_switch(slot)
 
@@ -78,7 +80,8 @@ def bigtcp_benchmark():
     def notify() -> dict:
         return DagRunStep.current().notify()
 
-    @task(retries=5)
+    # Half a minute, then twice as long each time: an API server or a node may be away for a quarter of an hour.
+    @task(retries=5, retry_delay=timedelta(seconds=30), retry_exponential_backoff=2.0, **ALL_AGENTS)
     def restore_config() -> dict:
         return DagRunStep.current().restore_config()
 

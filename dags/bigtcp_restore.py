@@ -34,7 +34,8 @@ from bigtcp_bench.steps import restore_by_hand
         "owner": "bigtcp-bench",
         "retries": 2,
         "retry_delay": timedelta(seconds=30),
-        "execution_timeout": timedelta(minutes=20),
+        # With scope "cluster" all agents restart, some at a time.
+        "execution_timeout": timedelta(hours=3),
     },
     doc_md=__doc__,
 )

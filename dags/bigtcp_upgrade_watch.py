@@ -2,7 +2,8 @@
 
 Every 15 minutes the cluster is compared with what the newest valid run has measured. Where they differ, the
 triggerer waits until the rollout has come to rest; then `bigtcp_benchmark` is started with the plan `upgrade` and
-the reason as its note, and its report compares with the last valid run before the change.
+the reason as its note, and its report compares with the last valid run before the change. A run that fails before
+it has measured anything is followed by another one, three at most.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ for conn_id in clusters.configured():
             trigger_dag_id=benchmark,
             trigger_run_id=watched.output["run_id"],
             conf=watched.output["conf"],
-            # A change is measured once, whatever becomes of that run: the same change has the same run id.
+            # A change is measured once: the same change has the same run id, until that run ends without a figure.
             skip_when_already_exists=True,
             reset_dag_run=False,
             logical_date=None,

@@ -60,3 +60,20 @@ def test_a_wrong_plan_is_one_sentence(
 def test_a_kubeconfig_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--kubeconfig", "/nowhere/kubeconfig"]) == 2
     assert "kubeconfig /nowhere/kubeconfig cannot be used" in capsys.readouterr().err
+
+
+def test_a_check_that_fails_itself_is_not_mistaken_for_one_with_warnings(
+    kubeconfig: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("spec")
+
+    monkeypatch.setattr("bigtcp_bench.cluster.nodes.choose_pair", broken)
+    assert main(["check", "--kubeconfig", kubeconfig, "--json"]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {
+        "status": "fail",
+        "problem": "the check itself failed: KeyError: 'spec'",
+        "checks": [],
+    }
+    assert "Traceback" in said.err

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 
@@ -244,3 +245,21 @@ def test_every_task_has_the_link_to_the_page_of_its_run(dag):
     assert set(stored.task_ids) == set(dag.task_ids)
     for task in stored.tasks:
         assert task.extra_links == [RunPageLink.name], task.task_id
+
+
+def test_what_may_restart_every_agent_has_time_for_it(dags):
+    tasks = [task for one in dags.values() for task in one.tasks]
+    slow = [
+        task
+        for task in tasks
+        if task.task_id in ("snapshot_config", "restore_config") or "able_big_tcp" in task.task_id
+    ]
+    # The six switches of a run, three of its re-run, both ends of the window, and the restore by hand.
+    assert len(slow) == 12
+    assert {task.execution_timeout for task in slow} == {timedelta(hours=3)}
+
+
+def test_a_restore_outlasts_an_api_server_that_is_away(dag):
+    restore = dag.get_task("restore_config")
+    pauses = [restore.retry_delay * restore.retry_exponential_backoff**n for n in range(restore.retries)]
+    assert sum(pauses, timedelta()) >= timedelta(minutes=15)

@@ -164,6 +164,18 @@ def test_the_rights_reach_the_accounts_that_pods_run_as(values, bindings):
     assert bound[triggerer] == {role for role in own if role[0].endswith("Role")}
 
 
+def test_a_worker_may_have_what_scope_cluster_needs(values):
+    (body,) = yaml.safe_load_all((HELM / "rbac-scope-cluster.yaml").read_text(encoding="utf-8"))
+    role, binding = load_manifests("rbac-scope-cluster.yaml")
+    assert body["roleRef"] == binding["roleRef"]
+    assert body["metadata"]["namespace"] == role["metadata"]["namespace"]
+    assert body["metadata"]["name"] != binding["metadata"]["name"], (
+        "it would take the place of the other accounts'"
+    )
+    worker = values["workers"]["kubernetes"]["serviceAccount"]["name"]
+    assert body["subjects"] == [{"kind": "ServiceAccount", "name": worker, "namespace": "airflow"}]
+
+
 def test_no_pod_of_airflows_runs_on_a_node_that_is_measured(values):
     (term,) = values["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
         "nodeSelectorTerms"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.params import dag_params, plan_of_params
 from bigtcp_bench.plan import (
     SLOT_ARMS,
     blocks,
@@ -168,3 +169,17 @@ def test_both_arms_share_one_sequence_of_shuffles():
     assert all(set(shuffle) == set(plan.scenarios) for shuffle in shuffles)
     again = [tuple(scenario.name for scenario in scenario_order(plan, 7, number)) for number in range(12)]
     assert shuffles == again
+
+
+def test_a_cluster_may_have_its_own_file_of_a_plan(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGTCP_BENCH_PLANS", str(tmp_path))
+    (tmp_path / "nightly.edge.yaml").write_text("scenarios: [ipv4-rr]\n")
+    (tmp_path / "weekly.yaml").write_text("scenarios: [ipv6-rr]\n")
+    params = {name: param.value for name, param in dag_params().items()}
+    own = plan_of_params({**params, "kubernetes_conn_id": "edge"})
+    # It is the same plan to whoever compares nights or clusters.
+    assert (own.name, own.scenarios) == ("nightly", ("ipv4-rr",))
+    assert plan_of_params({**params, "kubernetes_conn_id": "prod"}) == load_plan("nightly")
+    assert plan_of_params({**params, "kubernetes_conn_id": "edge", "plan": "weekly"}).scenarios == ("ipv6-rr",)
+    assert load_plan("nightly.edge").scenarios == ("ipv4-rr",)
+    assert plan_names() == ["nightly", "quick", "upgrade", "weekly"]

@@ -78,8 +78,24 @@ def test_however_often_it_looks_it_is_one_run(warehouse):
     night(warehouse, 1, NEW, status="failed")
     night(warehouse, 2, OLD, status="invalid")
     assert looked(warehouse, NEW) == first
-    night(warehouse, 3, NEW, status="failed", run_id=first, dag_id=DAG_ID)
-    with pytest.raises(AirflowSkipException, match="has been started already"):
+    run = night(warehouse, 3, NEW, status="running", run_id=first, dag_id=DAG_ID)
+    with pytest.raises(AirflowSkipException, match=r"has been started already and is running$"):
+        looked(warehouse, NEW)
+    warehouse.store_block(run, {"block": 1, "arm": "off"})
+    warehouse.finish_run(run, "failed", ["block 1: nothing was measured"])
+    with pytest.raises(AirflowSkipException, match="already and is failed: block 1: nothing was measured"):
+        looked(warehouse, NEW)
+
+
+def test_a_run_that_failed_before_it_measured_anything_is_made_again_twice(warehouse):
+    night(warehouse, 0, OLD)
+    names = []
+    for number in (1, 2, 3):
+        names.append(looked(warehouse, NEW))
+        run = night(warehouse, number, NEW, run_id=names[-1], dag_id=DAG_ID)
+        warehouse.finish_run(run, "failed", ["node node1 is 90% busy with other work"])
+    assert names == [names[0], f"{names[0]}__2", f"{names[0]}__3"]
+    with pytest.raises(AirflowSkipException, match=f"run {names[2]} .* is failed: node node1 is 90% busy"):
         looked(warehouse, NEW)
 
 

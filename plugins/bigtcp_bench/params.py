@@ -117,7 +117,8 @@ def plan_of_params(params: Mapping[str, Any]) -> Plan:
     plan = params.get("plan")
     if not isinstance(plan, str):
         raise InvalidInput(f"param plan = {plan!r}: must be the name of a plan, one of {', '.join(plan_names())}")
-    return load_plan(plan, {**overrides, "scenarios": overrides.get("scenarios") or None})
+    overrides["scenarios"] = overrides.get("scenarios") or None
+    return load_plan(plan, overrides, str(params.get("kubernetes_conn_id") or ""))
 
 
 def _integer(name: str, title: str, section: str | None = None) -> Param:

@@ -387,31 +387,37 @@ def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]
 
 
 def plan_names() -> list[str]:
-    """Return the names of all plans, sorted."""
-    return sorted({path.stem for folder in _plan_folders() for path in folder.glob("*.yaml")})
+    """Return the names of all plans, sorted; a file with a dot in its name is one cluster's (see plan_path)."""
+    names = {path.stem for folder in _plan_folders() for path in folder.glob("*.yaml")}
+    return sorted(name for name in names if "." not in name)
 
 
 def _plan_folders() -> list[Path]:
     return [folder for folder in (PLANS.value(), include_dir() / "plans") if folder]
 
 
-def plan_path(name: str) -> Path | None:
-    """Return the file of the plan of that name, or the file of that path; None when there is none."""
+def plan_path(name: str, conn_id: str = "") -> Path | None:
+    """Return the file of the plan of that name, or the file of that path; None when there is none.
+
+    ``NAME.CONNECTION.yaml`` in the folder of one's own plans takes the place of a plan for one cluster.
+    """
     if "/" in name or name.endswith((".yaml", ".yml")):
         candidates = [Path(name)]
     else:
         candidates = [folder / f"{name}.yaml" for folder in _plan_folders()]
+        if (own := PLANS.value()) and conn_id:
+            candidates.insert(0, own / f"{name}.{conn_id}.yaml")
     return next((path for path in candidates if path.is_file()), None)
 
 
-def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Return the plan of that name, or of a YAML file, with ``overrides`` on top.
+def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None, conn_id: str = "") -> Plan:
+    """Return the plan of that name for the cluster of ``conn_id``, or of a YAML file, with ``overrides`` on top.
 
     An override of ``None`` means "as the plan says". Raises InvalidInput, in one sentence, for anything wrong.
     """
     import yaml
 
-    path = plan_path(name_or_path)
+    path = plan_path(name_or_path, conn_id)
     if path is None:
         known = ", ".join(plan_names())
         raise InvalidInput(
@@ -423,7 +429,7 @@ def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> 
         raise InvalidInput(f"plan {name_or_path!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise InvalidInput(f"plan {name_or_path!r} must be a mapping of fields, not {type(document).__name__}")
-    document.setdefault("name", path.stem)
+    document.setdefault("name", path.stem.removesuffix(f".{conn_id}"))
     document.update({key: value for key, value in (overrides or {}).items() if value is not None})
     return validate_plan(document, f"plan {name_or_path!r}")
 

@@ -141,7 +141,8 @@ PLANS = Variable(
     "BIGTCP_BENCH_PLANS",
     "",
     "all Airflow components, the command",
-    "a folder with plans of your own; one of the same name takes the place of a plan of the package",
+    "a folder with plans of your own; one of the same name takes the place of a plan of the package, "
+    "`NAME.CONNECTION.yaml` on one cluster only",
     _folder,
 )
 WAREHOUSE = Variable(

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
     AirflowSkipException,
+    AirflowTaskTimeout,
     DownstreamTasksSkipped,
 )
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from bigtcp_bench.analysis.verdicts import RunVerdict
     from bigtcp_bench.cluster.api import ClusterApi
-    from bigtcp_bench.cluster.guard import Fence
+    from bigtcp_bench.cluster.guard import Fence, RestoreReport
     from bigtcp_bench.cluster.nodes import NodePair
     from bigtcp_bench.nightly import Night, Nightly, Rerun
     from bigtcp_bench.plan import Block, Plan
@@ -39,6 +40,10 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 #: States of tasks after which the run cannot count. Skipped ones are slots that the order of blocks does not use.
 _BAD_STATES = {"failed", "upstream_failed"}
+
+#: How long the outcome of a restore waits for a warehouse that is away, and how often it is tried.
+STORE_S = 600.0
+STORE_EVERY_S = 15.0
 
 
 def _reported(step: Step) -> Step:
@@ -68,20 +73,17 @@ def _reported(step: Step) -> Step:
 
 
 def _opening(step: Step) -> Step:
-    """Close the run when a step fails that comes before, or is, the setup: then Airflow runs no teardown."""
+    """Close the run when a step up to the setup fails for good: then Airflow runs no teardown."""
 
     @functools.wraps(step)
     def wrapper(self: DagRunStep, *args: Any, **kwargs: Any) -> Any:
         try:
             return step(self, *args, **kwargs)
-        except AirflowFailException as failure:
-            number = None if isinstance(failure.__cause__, WrongVersion) else self._stored_number()
-            if number is not None:
-                self.warehouse.finish_run(number, "failed", self.warehouse.run(number)["reasons"])
-                self._diagnose()
-                view = self._view()
-                self._print(view)
-                self._tell_slack(view, budget_s=60)
+        except (AirflowSkipException, DownstreamTasksSkipped):
+            raise
+        except (Exception, AirflowTaskTimeout) as failure:
+            if self.last_try or isinstance(failure, AirflowFailException):
+                self._close_unopened(failure)
             raise
 
     return wrapper  # type: ignore[return-value]
@@ -100,6 +102,8 @@ class DagRunStep:
     task_states: Callable[[], Mapping[str, str]]
     #: Of all tasks of the DAG.
     task_ids: Sequence[str] = ()
+    #: Whether Airflow does not try this task again, whatever becomes of it.
+    last_try: bool = True
 
     @classmethod
     def current(cls) -> DagRunStep:
@@ -121,6 +125,7 @@ class DagRunStep:
             params=context["params"],
             task_states=task_states,
             task_ids=sorted(context["dag"].task_ids),
+            last_try=instance.try_number > instance.max_tries,
         )
 
     # What every step works with
@@ -172,12 +177,18 @@ class DagRunStep:
         return Fence(self.api, self.run_key)
 
     def add_reason(self, reason: str) -> None:
-        """Add ``reason`` to those in the run's row; only the log has it without a row, and of a re-run."""
-        number = self._stored_number()
-        if number is not None and not self.task_id.startswith(RERUN_PREFIX):
-            reasons = list(self.warehouse.run(number)["reasons"])
-            if reason not in reasons:
-                self.warehouse.update_run(number, reasons=[*reasons, reason])
+        """Add ``reason`` to those in the run's row; only the log has it without a row, and of a re-run.
+
+        A warehouse that is away is only said: the failure itself is what the task ends with.
+        """
+        try:
+            number = self._stored_number()
+            if number is not None and not self.task_id.startswith(RERUN_PREFIX):
+                reasons = list(self.warehouse.run(number)["reasons"])
+                if reason not in reasons:
+                    self.warehouse.update_run(number, reasons=[*reasons, reason])
+        except Exception as error:
+            say(f"why this task fails could not be stored: {_first_line(error)}")
 
     def _stored_number(self) -> int | None:
         return self.warehouse.find_run(self._cluster, self.dag_id, self.run_id)
@@ -334,22 +345,30 @@ class DagRunStep:
 
     @_reported
     def restore_config(self) -> Result:
-        """Put the cluster back as it was saved, and prove it. Needs nothing from the tasks before."""
-        from bigtcp_bench.cluster import guard
+        """Put the cluster back as it was saved, and prove it. Needs nothing from the tasks before.
 
-        number = self._stored_number()
+        Nor does it need the warehouse, which is told afterwards. Whatever keeps the cluster from being put back is
+        worth another attempt.
+        """
         try:
-            report = guard.restore(self.api, "the run ended", holder=self.run_key, progress=say)
-        except RestoreFailed as error:
-            if number is not None:
-                result = {"state": "not_verified", "detail": str(error)}
-                self.warehouse.update_run(number, restore_result=result)
+            report = self._restored()
+        except RestoreFailed as failure:
+            try:
+                self._store_restore({"state": "not_verified", "detail": str(failure)})
+            except Exception as error:
+                say(f"the outcome of the restore could not be stored: {_first_line(error)}")
             raise
         state = "not_needed" if report.outcome == "nothing" else "verified"
         result = {"state": state, "detail": str(report), **report.to_dict()}
-        if number is not None:
-            self.warehouse.update_run(number, restore_result=result)
         say(str(report))
+        try:
+            self._store_restore(result, wait_s=STORE_S)
+        except Exception as error:
+            # Another attempt would find nothing to restore, and say that the run had changed nothing.
+            why = _first_line(error)
+            raise AirflowFailException(
+                f"the cluster is as it was before the run, but the warehouse does not know it: {why}"
+            ) from error
         return result
 
     @_reported
@@ -381,6 +400,52 @@ class DagRunStep:
         return {"status": status}
 
     # Parts of steps
+
+    def _close_unopened(self, failure: BaseException) -> None:
+        """Close the run that ended by ``failure`` before its teardowns could run, and tell it."""
+        cause = failure.__cause__
+        if isinstance(cause, WrongVersion):
+            return
+        try:
+            number = self._stored_number()
+            if number is None:
+                return
+            # A time-out has written none.
+            reasons = self.warehouse.run(number)["reasons"] or [f"task {self.task_id}: {_first_line(failure)}"]
+            if isinstance(cause, RestoreFailed):
+                result = {"state": "not_verified", "detail": str(cause)}
+                self.warehouse.update_run(number, restore_result=result)
+            self.warehouse.finish_run(number, "failed", reasons)
+            self._diagnose()
+            view = self._view()
+            self._print(view)
+            self._tell_slack(view, budget_s=60)
+        except Exception as error:
+            say(f"the run could not be closed: {_first_line(error)}")
+
+    def _restored(self) -> RestoreReport:
+        """Put the cluster back. Raises RestoreFailed, whatever the reason."""
+        from bigtcp_bench.cluster import guard
+
+        try:
+            return guard.restore(self.api, "the run ended", holder=self.run_key, progress=say)
+        except RestoreFailed:
+            raise
+        except Exception as error:
+            raise RestoreFailed(f"the cluster could not be put back: {_first_line(error)}") from error
+
+    def _store_restore(self, result: Result, *, wait_s: float = 0) -> None:
+        """Store what became of the cluster, if the run is stored; a warehouse that is away is waited for."""
+        import tenacity
+
+        def store() -> None:
+            number = self._stored_number()
+            if number is not None:
+                self.warehouse.update_run(number, restore_result=result)
+
+        tenacity.Retrying(
+            stop=tenacity.stop_after_delay(wait_s), wait=tenacity.wait_fixed(STORE_EVERY_S), reraise=True
+        )(store)
 
     def _add_note(self, text: str) -> None:
         """Put ``text`` into the run's note where there is a connection to do it with; the run goes on without."""

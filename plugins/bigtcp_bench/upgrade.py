@@ -58,6 +58,9 @@ DATAPATH_KEYS = (
     "tunnel-protocol",
 )
 
+#: Runs of one change, if those before have measured nothing: nodes were busy, an image could not be pulled.
+ATTEMPTS = 3
+
 #: Airflow's form takes a note of at most this length.
 NOTE_LENGTH = 500
 
@@ -123,6 +126,11 @@ def run_id(cluster: str, reference: str, live: Fingerprint) -> str:
     text = json.dumps([reference, live.image, config], sort_keys=True)
     name = re.sub(r"[^A-Za-z0-9_.~+-]", "-", cluster)
     return f"upgrade__{name}__{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def attempts(name: str) -> list[str]:
+    """Return the ids of the runs that may measure the change of ``name``, in order."""
+    return [name, *(f"{name}__{number}" for number in range(2, ATTEMPTS + 1))]
 
 
 def note(before: int, changes: list[Difference]) -> str:

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from bigtcp_bench import clusters, connections
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.progress import say
-from bigtcp_bench.upgrade import UPGRADE_PLAN, Fingerprint, note, run_id
+from bigtcp_bench.upgrade import UPGRADE_PLAN, Fingerprint, attempts, note, run_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -31,7 +31,8 @@ class UpgradeWatchOperator(BaseOperator):
     """Ends with the run to trigger (``run_id`` and ``conf``), or skipped where there is nothing to measure.
 
     Nothing is remembered between two watches: the cluster is compared with the newest valid run in the warehouse,
-    and the id of the run follows from both. However often a change is seen, it is the same run.
+    and the id of the run follows from both. However often a change is seen, it is the same run, unless that failed
+    before it had measured anything: then there is another one, three at most.
 
     :param kubernetes_conn_id: the Airflow connection of the cluster to watch.
     :param settle_s: seconds that Cilium must have been at rest.
@@ -134,7 +135,13 @@ def run_to_trigger(
     before = newest(warehouse, cluster, lambda run: bool(run.fingerprint.differences(live)))
     if before is None:
         raise AirflowSkipException(f"no valid run of {cluster} that a change could be measured against")
-    name = run_id(cluster, before.key, live)
-    if warehouse.find_run(cluster, dag_id, name) is not None:
-        raise AirflowSkipException(f"run {name} has been started already")
-    return name, note(before.number, before.fingerprint.differences(live))
+    ended = ""
+    for name in attempts(run_id(cluster, before.key, live)):
+        number = warehouse.find_run(cluster, dag_id, name)
+        if number is None:
+            return name, note(before.number, before.fingerprint.differences(live))
+        row = warehouse.run(number)
+        ended = f"run {name} has been started already and is {row['status']}: {'; '.join(row['reasons'])}"
+        if row["status"] != "failed" or not warehouse.blocks_frame(number).empty:
+            break
+    raise AirflowSkipException(ended.removesuffix(": "))

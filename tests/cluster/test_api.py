@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if status == 0:
             return
-        data = json.dumps(body).encode()
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response_only(status)
         self.send_header("Date", self.date)
         self.send_header("Content-Length", str(len(data)))
@@ -141,6 +141,14 @@ def test_an_api_that_stays_away_is_one_sentence(server: Server, api: ClusterApi)
     server.answers = [(0, None)]
     with pytest.raises(ApiUnreachable, match=r"no usable answer to GET /api/v1/pods for 0.3 s \(last: "):
         api.select(POD)
+
+
+def test_a_login_page_in_place_of_an_answer_is_one_sentence(server: Server, api: ClusterApi) -> None:
+    server.answers = [(200, b"<html>\n<title>Sign in</title>")]
+    words = r"no usable answer to PUT .* \(last: an answer that is not JSON: <html> <title>Sign in</title>\)"
+    # Nobody knows whether a change took effect, so this must not be the error of one that was refused.
+    with pytest.raises(ApiUnreachable, match=words):
+        api.replace(LEASE, {"metadata": {"name": "x"}}, "n")
 
 
 def test_times_are_those_of_the_api_server(server: Server, api: ClusterApi) -> None:

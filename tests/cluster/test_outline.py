@@ -182,7 +182,7 @@ def test_rights_that_are_lacking_are_named() -> None:
     cluster = Cluster()
     cluster.forbidden = {"ciliumnodeconfigs"}
     text = " ".join(outline_text(outlined(cluster, validate_plan({"scenarios": "ipv4-rr"}))).split())
-    assert "The account in use lacks: get ciliumnodeconfigs in namespace kube-system, list" in text
+    assert "The account in use lacks: list ciliumnodeconfigs in namespace kube-system, create" in text
 
 
 def test_an_estimate_is_the_traffic_and_what_comes_on_top() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import kubernetes.client
 import pytest
 
 from bigtcp_bench.cluster import pods
@@ -92,6 +93,31 @@ def test_every_manifest_is_complete_and_no_right_is_wild() -> None:
             for rule in body.get("rules", []):
                 assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
                 assert "secrets" not in rule["resources"]
+
+
+def test_the_admission_policy_has_only_fields_that_kubernetes_knows() -> None:
+    """An unknown field would be dropped, and with it perhaps the check that it was meant to be."""
+    policy, binding = load_manifests("admission-policy.yaml")
+    for body in (policy, binding):
+        _refuse_unknown(body, f"V1{body['kind']}")
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    selected = binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"]
+    assert selected == {"kubernetes.io/metadata.name": pods.BENCH_NAMESPACE}
+    misspelt = {"spec": {"matchConstraints": {"resourcerules": []}}}
+    with pytest.raises(AssertionError, match="resourcerules"):
+        _refuse_unknown(misspelt, "V1ValidatingAdmissionPolicy")
+
+
+def _refuse_unknown(value: Any, kind: str) -> None:
+    if kind.startswith("list["):
+        for item in value:
+            _refuse_unknown(item, kind[5:-1])
+    elif kind.startswith("V1"):
+        model = getattr(kubernetes.client, kind)
+        known = {wire: model.openapi_types[name] for name, wire in model.attribute_map.items()}
+        for name, item in value.items():
+            assert name in known, f"{kind} has no {name}"
+            _refuse_unknown(item, known[name])
 
 
 def _document(moment: str) -> dict[str, Any]:

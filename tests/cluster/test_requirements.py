@@ -251,7 +251,7 @@ def test_a_namespace_that_nobody_may_create_is_one_line(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("scope", "resource", "sentence"),
     [
-        ("nodes", "ciliumnodeconfigs", "may not get ciliumnodeconfigs in namespace kube-system (and 4 more)"),
+        ("nodes", "ciliumnodeconfigs", "may not list ciliumnodeconfigs in namespace kube-system (and 4 more)"),
         ("cluster", "daemonsets", "may not get daemonsets cilium in namespace kube-system (and 2 more)"),
         ("nodes", "nodes", "may not get nodes node1 (and 4 more)"),
     ],

@@ -7,15 +7,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.exceptions import AirflowFailException
 from kubernetes.client import ApiClient
 
+from bigtcp_bench import connections
+from bigtcp_bench.cluster import pods
+from bigtcp_bench.cluster.guard import LEASE_S
 from bigtcp_bench.errors import BenchError
+from bigtcp_bench.lab.api.discovery import PODS
 from bigtcp_bench.plan import load_plan
 from bigtcp_bench.pods import operators
 from bigtcp_bench.pods.generation import Generation, client_pod, orders_of
 from bigtcp_bench.pods.operators import IperfGenerationOperator
 from bigtcp_bench.pods.results import packed
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.cluster.simulated import Cluster, run
+from tests.cluster.test_guard import RUN, open_and_switch
 from tests.pods.documents import frame, orders, recorded_document, repetition_frame
 
 GENERATION = Generation(
@@ -151,3 +159,48 @@ def test_without_log_and_followed_lines_nothing_is_stored(tmp_path: Path) -> Non
     operator._keep(SimpleNamespace(metadata=SimpleNamespace(name="client", namespace="bigtcp-bench")))  # type: ignore[arg-type]
     with pytest.raises(BenchError, match="nothing usable was measured: the pod's log could not be read"):
         operator._stored.summary()
+
+
+@pytest.mark.parametrize("moment", ["before the server", "while the server starts"])
+def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    plan = load_plan("quick").model_dump(mode="json")
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+    created: list[str] = []
+
+    def lose(name: str, wanted: str) -> None:
+        created.append(name)
+        if moment == wanted:
+            cluster.time += LEASE_S + 1
+
+    delete, start = pods.delete_pods, pods.wait_ready
+
+    def deleted(api: object, **options: object) -> list[str]:
+        if not options:
+            lose("deleted", "before the server")
+        return delete(api, **options)  # type: ignore[arg-type]
+
+    def ready(api: object, name: str) -> dict:
+        lose("server", "while the server starts")
+        return start(api, name)  # type: ignore[arg-type]
+
+    def never(*_: object) -> None:
+        raise AssertionError("the client pod was started")
+
+    monkeypatch.setattr(pods, "delete_pods", deleted)
+    monkeypatch.setattr(pods, "wait_ready", ready)
+    monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: cluster.client())
+    monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(KubernetesPodOperator, "execute", never)
+    generation = GENERATION.model_copy(update={"run": number, "run_key": RUN}).model_dump(mode="json")
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation)
+    monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
+    with pytest.raises(AirflowFailException, match="has not renewed its hold on the cluster"):
+        operator.execute({})
+    assert created == (["deleted"] if moment == "before the server" else ["deleted", "server"])
+    assert run(cluster.store.list(PODS, "bigtcp-bench", f"{pods.ROLE_LABEL}=server")) == []

@@ -382,7 +382,13 @@ class ClusterApi:
                 raise _Transient(_shorten(str(error))) from error
             self._learn_time(response.urllib3_response.headers.get("Date"))
             text = response.data.decode("utf-8", "replace")
-            return text if answer == "text" else json.loads(text or "{}")
+            if answer == "text":
+                return text
+            try:
+                return json.loads(text or "{}")
+            except ValueError as error:
+                # Somebody in between has answered, such as a login page; or the answer was cut off.
+                raise _Transient(f"an answer that is not JSON: {_shorten(text, 80)}") from error
 
         return self._retried(attempt, f"{method} {path}")
 

@@ -160,9 +160,9 @@ def ensure_agent_configmap(api: ClusterApi) -> None:
     raise PreconditionFailed(f"ConfigMap {BENCH_NAMESPACE}/{AGENT_CONFIGMAP} is being changed by somebody else")
 
 
-def create_pod(api: ClusterApi, pod: Mapping[str, Any]) -> JsonObject:
-    """Create a benchmark pod and return it as stored."""
-    return api.create(POD, pod, BENCH_NAMESPACE)
+def create_pod(api: ClusterApi, pod: Mapping[str, Any], *, before: Before | None = None) -> JsonObject:
+    """Create a benchmark pod and return it as stored; ``before`` is that of ClusterApi.create."""
+    return api.create(POD, pod, BENCH_NAMESPACE, before=before)
 
 
 def wait_ready(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> JsonObject:

@@ -32,8 +32,9 @@ REVOKED = "revoked:"
 #: than a busy scheduler takes from one task to the next, and than the API server is away in an upgrade.
 LEASE_S = 600.0
 RENEW_S = 20.0
-#: A restore has no such gaps, and whoever takes over from a killed one should not wait long.
-RESTORE_LEASE_S = 120.0
+#: A restore has no such gaps, and whoever takes over from a killed one should not wait long. But it must be longer
+#: than a request of its is repeated while the API server is away (180 s), after the last renewal before that.
+RESTORE_LEASE_S = 240.0
 #: A killed Airflow task was seen to go on for up to 6 s; a request of its may be on its way for 10 s.
 SETTLE_S = 12.0
 #: How long a restore waits for another one that is under way.

@@ -273,7 +273,9 @@ def _rights(api: ClusterApi, plan: Plan, cilium: Cilium, pair: NodePair) -> Chec
         return Check("rights", "", "pass", f"all {len(wanted)} that a run needs")
     more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
     files = "include/manifests/rbac.yaml" + " and rbac-scope-cluster.yaml" * (plan.scope == "cluster")
-    advice = f"an administrator can grant it: kubectl apply -f {files}"
+    advice = (
+        f"an administrator can grant it: kubectl apply -f {files}; for Airflow's chart also those in include/helm"
+    )
     return Check("rights", "", "fail", f"the account in use may not {lacking[0]}{more}", advice)
 
 

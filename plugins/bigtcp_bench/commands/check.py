@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from typing import Any
 
 from bigtcp_bench.commands.common import add_cluster, add_command, add_plan, api_of, plan_of
@@ -33,21 +34,32 @@ def add(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    try:
+        return _checked(options)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        problem = str(error)
+        if not isinstance(error, BenchError):
+            # Python's own status would be that of warnings.
+            traceback.print_exc()
+            problem = f"the check itself failed: {traceback.format_exception_only(error)[-1].strip()}"
+        if options.json:
+            print(json.dumps({"status": "fail", "problem": problem, "checks": []}))
+        print(f"bigtcp-bench: {problem}", file=sys.stderr)
+        return FAILED
+
+
+def _checked(options: argparse.Namespace) -> int:
     from bigtcp_bench.cluster import requirements
     from bigtcp_bench.cluster.checks import worst
     from bigtcp_bench.cluster.nodes import choose_pair
     from bigtcp_bench.report.checks import print_checks
 
-    try:
-        # Somebody is waiting for the answer.
-        plan, api = plan_of(options), api_of(options, away_s=AWAY_S)
-        pair = choose_pair(api, plan)
-        checks = requirements.preflight(api, plan, pair, with_pods=not options.no_pods).checks
-    except BenchError as error:
-        if options.json:
-            print(json.dumps({"status": "fail", "problem": str(error), "checks": []}))
-        print(f"bigtcp-bench: {error}", file=sys.stderr)
-        return FAILED
+    # Somebody is waiting for the answer.
+    plan, api = plan_of(options), api_of(options, away_s=AWAY_S)
+    pair = choose_pair(api, plan)
+    checks = requirements.preflight(api, plan, pair, with_pods=not options.no_pods).checks
     status = worst(checks)
     if options.json:
         nodes = {"client_node": pair.client.name, "server_node": pair.server.name}

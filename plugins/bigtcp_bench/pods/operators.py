@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kubernetes.client import V1Pod
 
     from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.cluster.guard import Fence
     from bigtcp_bench.plan import Plan
     from bigtcp_bench.pods.orders import MeasureOrders
     from bigtcp_bench.pods.results import End, IdleLoads
@@ -83,12 +84,14 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 server = self._running_server(api, generation) if self._client_runs(context) else None
                 if server is None:
                     pods.delete_pods(api)
-                    server = self._new_server(api, generation, plan)
+                    server = self._new_server(api, fence, generation, plan)
                 orders = orders_of(generation, plan, pods.pod_addresses(server))
                 self.pod_template_dict = client_pod(generation, plan, orders)
                 self._stored = _Stored(api, store, generation, orders)
                 say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
                 try:
+                    # The server may have taken minutes to start, and another run may be measuring by now.
+                    fence.check()
                     super().execute(context)
                 finally:
                     pods.delete_pods(api, run_key=generation.run_key)
@@ -175,10 +178,10 @@ class IperfGenerationOperator(KubernetesPodOperator):
         return running[0] if running else None
 
     @staticmethod
-    def _new_server(api: ClusterApi, generation: Generation, plan: Plan) -> dict[str, Any]:
+    def _new_server(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> dict[str, Any]:
         from bigtcp_bench.cluster import pods
 
-        created = pods.create_pod(api, server_pod(generation, plan))
+        created = pods.create_pod(api, server_pod(generation, plan), before=fence.check)
         return pods.wait_ready(api, created["metadata"]["name"])
 
 
