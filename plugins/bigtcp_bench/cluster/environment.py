@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigtcp_bench.cluster.api import NODE, ClusterApi
+from bigtcp_bench.cluster.api import NODE, ClusterApi, CommandFailed
 from bigtcp_bench.cluster.checks import Check
-from bigtcp_bench.cluster.cilium import Cilium, config_values, find_cilium, read_status, ready_agent
+from bigtcp_bench.cluster.cilium import (
+    AGENT_CONTAINER,
+    MERGED_DIR,
+    Cilium,
+    config_values,
+    find_cilium,
+    read_status,
+    ready_agent,
+)
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
-from bigtcp_bench.upgrade import datapath_config
+from bigtcp_bench.upgrade import BIG_TCP_KEYS, DATAPATH_KEYS, datapath_config
 
 #: What the lab's nodes name as their container runtime; reports say that they are emulated.
 LAB_RUNTIME = "bigtcp-bench-lab://"
@@ -55,6 +63,20 @@ def describe(
         },
         "checks": [check.to_dict() for check in checks],
     }
+
+
+def told_config(api: ClusterApi, cilium: Cilium, pod: str) -> dict[str, str] | None:
+    """Return the keys of the datapath as this very agent was told them when it started, without those of BIG TCP.
+
+    Only keys that are set; None if the agent's pod does not say (a build that keeps its configuration elsewhere).
+    """
+    try:
+        text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["grep", "-r", "", MERGED_DIR])
+    except CommandFailed:
+        return None
+    lines = (line.removeprefix(f"{MERGED_DIR}/").partition(":") for line in text.splitlines())
+    found = {name: value.strip() for name, _, value in lines}
+    return {key: found[key] for key in DATAPATH_KEYS if key in found and key not in BIG_TCP_KEYS}
 
 
 def _ceilings(

@@ -1,0 +1,54 @@
+"""What is recorded of the environment beside BIG TCP: of the agents as they run, and of what they will be told."""
+
+from __future__ import annotations
+
+from bigtcp_bench.analysis.verdicts import environment_problems
+from bigtcp_bench.cluster import guard
+from bigtcp_bench.cluster.bigtcp_switch import switch
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.evidence import facts_of
+from bigtcp_bench.lab.api.discovery import CONFIGMAPS
+from bigtcp_bench.plan import blocks, validate_plan
+
+from .simulated import Cluster, run
+
+PLAN = validate_plan({"scenarios": "ipv4-rr"})
+
+
+def set_config(cluster: Cluster, key: str, value: str) -> None:
+    """Do what Helm does without rollOutCiliumPods: write the configuration and restart nothing."""
+    config = run(cluster.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
+    config["data"][key] = value
+    run(cluster.store.update(CONFIGMAPS, config))
+
+
+def measured(cluster: Cluster, helm_before_block: int) -> list[str]:
+    """Return what was not the same in every block of a run in which Helm writes before one of them."""
+    api = cluster.client()
+    pair = choose_pair(api, PLAN)
+    window = guard.open_window(api, "bigtcp_benchmark/night", PLAN, pair)
+    reports = {}
+    for block in blocks(PLAN):
+        if block.number == helm_before_block:
+            set_config(cluster, "enable-bandwidth-manager", "true")
+        reports[block.number] = switch(api, window.fence, block.arm, pair, PLAN).to_dict()
+    guard.restore(api, "test", holder="bigtcp_benchmark/night")
+    return environment_problems(facts_of([], reports).environments)
+
+
+def test_a_setting_that_only_restarted_agents_have_read_makes_the_run_invalid() -> None:
+    # off, on, off: the agents are restarted before the second and the third block only.
+    found = [
+        f"Cilium's enable-bandwidth-manager on node{number} changed during the run: "
+        "'not set' in block 1, 'true' in block 2"
+        for number in (1, 2)
+    ]
+    assert measured(Cluster(), 2) == found
+    assert measured(Cluster(), 1) == found, "written before the run, and not yet read by the agents"
+
+
+def test_big_tcp_itself_and_an_agent_that_does_not_say_change_nothing() -> None:
+    assert measured(Cluster(), 9) == []
+    report = {"nodes": {"n1": {"cilium": "1.18.3", "limits": {}, "config": {"mtu": "9000"}}}}
+    silent = {"nodes": {"n1": {"cilium": "1.18.3", "limits": {}, "config": None}}}
+    assert environment_problems(facts_of([], {1: report, 2: silent, 3: report}).environments) == []
