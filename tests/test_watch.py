@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
+from bigtcp_bench import watch
+from bigtcp_bench.cluster.rollout import observe
 from bigtcp_bench.clusters import DAG_ID
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS
 from bigtcp_bench.params import dag_params, plan_of_params
 from bigtcp_bench.upgrade import UPGRADE_PLAN, Fingerprint, datapath_config
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.watch import UpgradeWatchOperator, changed_since, run_to_trigger
+from tests.cluster.simulated import Cluster, run
 from tests.support.nights import CLUSTER, add_night
 
 
@@ -124,6 +129,26 @@ def test_a_cluster_is_measured_by_its_own_dag(monkeypatch):
         for name in ("prod", "stage-2")
     ]
     assert made == ["bigtcp_benchmark", "bigtcp_benchmark_stage-2"]
+
+
+def test_a_node_configuration_for_the_nodes_of_the_last_run_is_a_change(warehouse, monkeypatch):
+    cluster = Cluster()
+    night(warehouse, 0, observe(cluster.client()).fingerprint)
+    monkeypatch.setattr(watch.connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(watch.connections, "cluster_name", lambda _: CLUSTER)
+    monkeypatch.setattr(watch.connections, "cluster_api", lambda _: cluster.client())
+    operator = UpgradeWatchOperator(task_id="watch_cilium", kubernetes_conn_id="k8s")
+    context = {"ti": SimpleNamespace(get_dag=lambda _: SimpleNamespace(is_paused=False))}
+    with pytest.raises(AirflowSkipException, match="is what run 1 measured"):
+        operator.execute(context)
+    body = {
+        "metadata": {"name": "site", "namespace": "kube-system"},
+        "spec": {"nodeSelector": {}, "defaults": {"mtu": "9000"}},
+    }
+    run(cluster.store.create(CILIUMNODECONFIGS, body))
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    assert deferred.value.trigger.nodes == ["node1", "node2"]
 
 
 def test_clusters_are_kept_apart(warehouse):

@@ -57,12 +57,16 @@ class UpgradeWatchOperator(BaseOperator):
         """Compare the cluster with the newest valid run; wait in the triggerer if they differ."""
         from bigtcp_bench.cluster.rollout import observe
         from bigtcp_bench.triggers import POLL_S, CiliumRolloutTrigger
+        from bigtcp_bench.warehouse.cilium_runs import newest
 
         try:
             warehouse = connections.warehouse()
+            cluster = connections.cluster_name(self.kubernetes_conn_id)
+            last = newest(warehouse, cluster)
+            nodes = last.nodes if last is not None else ()
             with contextlib.closing(connections.cluster_api(self.kubernetes_conn_id)) as api:
-                live = observe(api).fingerprint
-            noticed = changed_since(warehouse, connections.cluster_name(self.kubernetes_conn_id), live)
+                live = observe(api, nodes).fingerprint
+            noticed = changed_since(warehouse, cluster, live)
         except BenchError as error:
             raise AirflowFailException(str(error)) from error
         if context["ti"].get_dag(self.benchmark).is_paused:
@@ -75,6 +79,7 @@ class UpgradeWatchOperator(BaseOperator):
                 settle_s=settle_s,
                 deadline=time.time() + self.patience_s,
                 poll_s=min(POLL_S, settle_s / 4),
+                nodes=nodes,
             ),
             method_name="settled",
         )

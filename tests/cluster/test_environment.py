@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from bigtcp_bench.analysis.verdicts import environment_problems
-from bigtcp_bench.cluster import guard
+from bigtcp_bench.cluster import guard, protocol, requirements
 from bigtcp_bench.cluster.bigtcp_switch import switch
+from bigtcp_bench.cluster.environment import describe, merged_config
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.evidence import facts_of
-from bigtcp_bench.lab.api.discovery import CONFIGMAPS
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS
 from bigtcp_bench.plan import blocks, validate_plan
 
 from .simulated import Cluster, run
 
+OURS = protocol.NODE_CONFIG_NAME
+NODE2 = {"kubernetes.io/hostname": "node2"}
 PLAN = validate_plan({"scenarios": "ipv4-rr"})
 
 
@@ -52,3 +59,42 @@ def test_big_tcp_itself_and_an_agent_that_does_not_say_change_nothing() -> None:
     report = {"nodes": {"n1": {"cilium": "1.18.3", "limits": {}, "config": {"mtu": "9000"}}}}
     silent = {"nodes": {"n1": {"cilium": "1.18.3", "limits": {}, "config": None}}}
     assert environment_problems(facts_of([], {1: report, 2: silent, 3: report}).environments) == []
+
+
+def node_config(name: str, labels: dict[str, str], **settings: str) -> dict[str, Any]:
+    defaults = {key.replace("_", "-"): value for key, value in settings.items()}
+    return {
+        "metadata": {"name": name, "namespace": "kube-system"},
+        "spec": {"nodeSelector": {"matchLabels": labels}, "defaults": defaults},
+    }
+
+
+@pytest.mark.parametrize(
+    ("configs", "mtu", "bbr"),
+    [
+        ([], None, None),
+        ([node_config("a", {}, mtu="9000", enable_ipv4_big_tcp="true")], "9000", None),
+        ([node_config("b", {}, mtu="1400"), node_config("a", {}, mtu="9000", enable_bbr="true")], "1400", "true"),
+        ([node_config("a", {"rack": "7"}, mtu="9000")], None, None),
+        ([node_config("a", NODE2, mtu="9000")], "not set on node1, 9000 on node2", None),
+        # Another's object of our name, which a run replaces while it is under way.
+        ([node_config(OURS, {}, mtu="9000")], None, None),
+    ],
+)
+def test_what_node_configurations_set_is_recorded_too(
+    configs: list[dict[str, Any]], mtu: str | None, bbr: str | None
+) -> None:
+    cluster = Cluster()
+    for body in configs:
+        run(cluster.store.create(CILIUMNODECONFIGS, body))
+    api = cluster.client()
+    pair = choose_pair(api, PLAN)
+    row = describe(api, pair, requirements.preflight(api, PLAN, pair).probes, [])
+    assert (row["cilium_config"]["mtu"], row["cilium_config"]["enable-bbr"]) == (mtu, bbr)
+    assert row["cilium_config"]["routing-mode"] == "native"
+
+
+def test_a_setting_that_a_node_takes_away_is_another_value() -> None:
+    configs = [node_config("a", {}, devices="eth1"), node_config("b", {}, devices="")]
+    assert merged_config({"devices": "eth0"}, {"n1": configs, "n2": configs})["devices"] == ""
+    assert merged_config({"devices": "eth0"}, {})["devices"] == "eth0"

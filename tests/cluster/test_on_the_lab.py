@@ -265,7 +265,13 @@ class TestRights:
             )
             wanted = rights.needed("nodes", find_cilium(api), ["node1", "node2"])
             assert rights.missing(worker, wanted) == []
-            assert observe(triggerer) == observe(api)
+            kind, nodes = find_cilium(api).node_config_kind, ["node1", "node2"]
+            site = {**_named("CiliumNodeConfig", "site"), "apiVersion": kind.api_version}
+            site["spec"] = {"nodeSelector": {}, "defaults": {"mtu": "9000"}}
+            api.create(kind, site, "kube-system")
+            assert observe(triggerer, nodes).fingerprint.config["mtu"] == "9000"
+            api.delete(kind, "site", "kube-system")
+            assert observe(triggerer, nodes) == observe(api)
             allowed = set(wanted) - set(rights.missing(triggerer, wanted))
             assert {right.verb for right in allowed} == {"get", "list"}
             assert not any(right.resource == "pods/exec" for right in allowed)

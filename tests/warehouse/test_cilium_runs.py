@@ -28,6 +28,7 @@ def test_the_newest_valid_run_is_found(warehouse):
     found = newest(warehouse, CLUSTER)
     assert (found.number, found.fingerprint) == (second, Fingerprint(NEW, {"mtu": None}))
     assert (found.key, found.plan["name"]) == ("bigtcp_benchmark/night 1", "nightly")
+    assert found.nodes == ("node1", "node2")
     assert newest(warehouse, CLUSTER, before=second).number == first
     assert newest(warehouse, CLUSTER, before=first) is None
     assert newest(warehouse, "nowhere") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigtcp_bench.cluster.api import NODE, ClusterApi, CommandFailed
+from bigtcp_bench.cluster.api import NODE, ClusterApi, CommandFailed, JsonObject
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import (
     AGENT_CONTAINER,
@@ -18,6 +18,8 @@ from bigtcp_bench.cluster.cilium import (
 )
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
+from bigtcp_bench.cluster.protocol import NODE_CONFIG_NAME
+from bigtcp_bench.pods.guardian import selects
 from bigtcp_bench.upgrade import BIG_TCP_KEYS, DATAPATH_KEYS, datapath_config
 
 #: What the lab's nodes name as their container runtime; reports say that they are emulated.
@@ -46,7 +48,7 @@ def describe(
         "mtu": nic.mtu if nic else None,
         # Without the commit that the agent adds in brackets, so that one version is one word in every query.
         "cilium_version": status.version.partition(" ")[0],
-        "cilium_config": datapath_config(config),
+        "cilium_config": merged_config(config, overriding(api, cilium, pair.names)),
         "images": {
             "cilium": cilium.image,
             "cilium_ids": [item.get("imageID") for item in agent["status"].get("containerStatuses") or []],
@@ -63,6 +65,52 @@ def describe(
         },
         "checks": [check.to_dict() for check in checks],
     }
+
+
+def overriding(api: ClusterApi, cilium: Cilium, nodes: Sequence[str]) -> dict[str, list[JsonObject]]:
+    """Return node → the CiliumNodeConfigs that select it, in the order in which Cilium applies them.
+
+    The benchmark's own is not among them: it is there during a run only, and sets BIG TCP alone. A node that is
+    gone is left out; empty where there is no CiliumNodeConfig of anybody else.
+    """
+    found = api.select(cilium.node_config, cilium.namespace) if cilium.node_config and nodes else []
+    others = [item for item in found if item["metadata"]["name"] != NODE_CONFIG_NAME]
+    others.sort(key=lambda item: str(item["metadata"]["name"]))
+    there = {name: api.find(NODE, name) for name in nodes} if others else {}
+    return {
+        name: [
+            item
+            for item in others
+            if selects((item.get("spec") or {}).get("nodeSelector"), node["metadata"].get("labels") or {})
+        ]
+        for name, node in there.items()
+        if node is not None
+    }
+
+
+def merged_config(
+    data: Mapping[str, str], overriding: Mapping[str, Sequence[JsonObject]]
+) -> dict[str, str | None]:
+    """Return the datapath's configuration as new agents would be told it; None for a key that is not set.
+
+    ``data`` is that of ``cilium-config``, ``overriding`` says what each node has over it. Where nodes would be
+    told different values, all of them are given, each with its node.
+    """
+    told = {}
+    for name, configs in overriding.items():
+        merged = dict(data)
+        for item in configs:
+            merged.update((item.get("spec") or {}).get("defaults") or {})
+        told[name] = datapath_config(merged)
+    result = datapath_config(data)
+    for key in result:
+        values = {name: config[key] for name, config in told.items()}
+        if len(set(values.values())) > 1:
+            shown = {name: "not set" if value is None else value for name, value in values.items()}
+            result[key] = ", ".join(f"{value} on {name}" for name, value in shown.items())
+        elif values:
+            result[key] = next(iter(values.values()))
+    return result
 
 
 def told_config(api: ClusterApi, cilium: Cilium, pod: str) -> dict[str, str] | None:

@@ -15,11 +15,15 @@ from bigtcp_bench.warehouse.store import Warehouse
 
 #: Rows fetched at a time: the run that is looked for is nearly always among the first.
 _PAGE = 50
+_COLUMNS = (
+    *("id", "dag_id", "run_id", "started_at", "images", "cilium_config", "plan"),
+    *("client_node", "server_node"),
+)
 
 
 @dataclass(frozen=True)
 class CiliumRun:
-    """A valid run that compared both arms, with the Cilium and the plan that it measured."""
+    """A valid run that compared both arms, with the Cilium, the nodes and the plan that it measured."""
 
     number: int
     dag_id: str
@@ -27,6 +31,7 @@ class CiliumRun:
     started_at: datetime
     fingerprint: Fingerprint
     plan: Mapping[str, Any]
+    nodes: tuple[str, ...]
 
     @property
     def key(self) -> str:
@@ -47,9 +52,7 @@ def newest(
     run are looked at.
     """
     statement = (
-        sa.select(
-            run.c.id, run.c.dag_id, run.c.run_id, run.c.started_at, run.c.images, run.c.cilium_config, run.c.plan
-        )
+        sa.select(*(run.c[name] for name in _COLUMNS))
         .where(run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa)
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .execution_options(yield_per=_PAGE)
@@ -69,4 +72,6 @@ def _cilium_run(row: sa.RowMapping) -> CiliumRun | None:
     fingerprint = Fingerprint.of_row(dict(row))
     if fingerprint is None:
         return None
-    return CiliumRun(row["id"], row["dag_id"], row["run_id"], row["started_at"], fingerprint, row["plan"] or {})
+    nodes = tuple(name for name in (row["client_node"], row["server_node"]) if name)
+    plan = row["plan"] or {}
+    return CiliumRun(row["id"], row["dag_id"], row["run_id"], row["started_at"], fingerprint, plan, nodes)
