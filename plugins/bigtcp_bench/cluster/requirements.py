@@ -130,7 +130,7 @@ def look(api: ClusterApi, plan: Plan, pair: NodePair, hold: list[Check], abandon
         config=api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace),
         node_configs=api.select(cilium.node_config, cilium.namespace) if cilium.node_config else [],
         nodes=api.select(NODE),
-        agents={name: _agent(api, cilium, name) for name in pair.names},
+        agents={name: look_at_agent(api, cilium, name) for name in pair.names},
         hold=hold,
         abandoned=abandoned,
         rights=[_rights(api, plan, cilium, pair), _guardian(api, plan)],
@@ -193,7 +193,8 @@ def unknown_without_pods(plan: Plan) -> str:
     )
 
 
-def _agent(api: ClusterApi, cilium: Cilium, node: str) -> AgentSeen:
+def look_at_agent(api: ClusterApi, cilium: Cilium, node: str) -> AgentSeen:
+    """Return what the agent of a node says and was told, or why it does not answer."""
     pod = agent_pod(api, cilium, node)
     if pod is None or not is_ready(pod):
         problem = "there is none" if pod is None else f"pod {pod['metadata']['name']} {waiting_reason(pod)}"
