@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.analysis.verdicts import environment_problems
-from bigtcp_bench.cluster import guard, protocol, requirements
+from bigtcp_bench.cluster import guard, protocol, requirements, rights
+from bigtcp_bench.cluster.api import NAMESPACE, Forbidden, JsonObject, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
-from bigtcp_bench.cluster.environment import describe, merged_config
+from bigtcp_bench.cluster.cilium import find_cilium
+from bigtcp_bench.cluster.environment import cluster_uid, describe, merged_config
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.evidence import facts_of
 from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS
 from bigtcp_bench.plan import blocks, validate_plan
 
-from .simulated import Cluster, run
+from .simulated import Client, Cluster, run
 
 OURS = protocol.NODE_CONFIG_NAME
 NODE2 = {"kubernetes.io/hostname": "node2"}
@@ -98,3 +100,24 @@ def test_a_setting_that_a_node_takes_away_is_another_value() -> None:
     configs = [node_config("a", {}, devices="eth1"), node_config("b", {}, devices="")]
     assert merged_config({"devices": "eth0"}, {"n1": configs, "n2": configs})["devices"] == ""
     assert merged_config({"devices": "eth0"}, {})["devices"] == "eth0"
+
+
+def test_a_run_goes_on_without_the_right_to_read_what_tells_clusters_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Narrow(Client):
+        def get(self, kind: Kind, name: str, namespace: str | None = None) -> JsonObject:
+            if (kind, name) == (NAMESPACE, "kube-system"):
+                raise Forbidden("not allowed: get namespaces kube-system", 403)
+            return super().get(kind, name, namespace)
+
+    api = Narrow(Cluster())
+    assert cluster_uid(api.cluster.client())
+    assert cluster_uid(api) is None
+    asked = rights.needed("nodes", find_cilium(api), ["node1", "node2"])
+    assert "get namespaces kube-system" in map(str, asked)
+    monkeypatch.setattr(rights, "missing", lambda _, wanted: [one for one in wanted if one.name == "kube-system"])
+    (check,) = [
+        one for one in requirements.preflight(api, PLAN, choose_pair(api, PLAN)).checks if one.name == "rights"
+    ]
+    assert check.status == "pass"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigtcp_bench.cluster.api import NODE, ClusterApi, CommandFailed, JsonObject
+from bigtcp_bench.cluster.api import NAMESPACE, NODE, ClusterApi, CommandFailed, Forbidden, JsonObject
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import (
     AGENT_CONTAINER,
@@ -24,6 +24,8 @@ from bigtcp_bench.upgrade import BIG_TCP_KEYS, DATAPATH_KEYS, datapath_config
 
 #: What the lab's nodes name as their container runtime; reports say that they are emulated.
 LAB_RUNTIME = "bigtcp-bench-lab://"
+#: Every cluster has this namespace from its beginning to its end; its uid stands for the cluster.
+FIRST_NAMESPACE = "kube-system"
 
 
 def describe(
@@ -38,6 +40,7 @@ def describe(
     nic = client.devices[path[0]] if path else None
     config = config_values(api, cilium)
     tools = client.document.get("tools") or {}
+    emulated = _runtime(api, pair.client.name).startswith(LAB_RUNTIME)
     return {
         "client_node": pair.client.name,
         "server_node": pair.server.name,
@@ -57,7 +60,9 @@ def describe(
         "iperf3_version": _iperf3_version(tools.get("iperf3")),
         "environment": {
             "pair": pair.to_dict(),
-            "emulated": _runtime(api, pair.client.name).startswith(LAB_RUNTIME),
+            "emulated": emulated,
+            # Every lab is made anew.
+            "cluster_uid": None if emulated else cluster_uid(api),
             "kubernetes_version": api.version(),
             "path_devices": path,
             "tso_max_size": _ceilings(api, cilium, pair, probes),
@@ -65,6 +70,14 @@ def describe(
         },
         "checks": [check.to_dict() for check in checks],
     }
+
+
+def cluster_uid(api: ClusterApi) -> str | None:
+    """Return what tells this cluster from every other one, or None if the account in use may not read it."""
+    try:
+        return str(api.get(NAMESPACE, FIRST_NAMESPACE)["metadata"]["uid"])
+    except Forbidden:
+        return None
 
 
 def overriding(api: ClusterApi, cilium: Cilium, nodes: Sequence[str]) -> dict[str, list[JsonObject]]:

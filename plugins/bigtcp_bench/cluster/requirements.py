@@ -23,6 +23,7 @@ from bigtcp_bench.cluster.cilium import (
     waiting_reason,
 )
 from bigtcp_bench.cluster.counters import LOAD_SAMPLE_S
+from bigtcp_bench.cluster.environment import FIRST_NAMESPACE
 from bigtcp_bench.cluster.nodes import NodePair, node_info
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
@@ -31,8 +32,10 @@ from bigtcp_bench.cluster.reach import unreachable_families
 from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.plan import Family, Plan
 
-#: A run goes on without these: the guardian has a line of its own, events only say more about a pod that fails.
+#: A run goes on without these: the guardian has a line of its own, and so has the cluster's uid; events only say
+#: more about a pod that fails.
 OPTIONAL_RESOURCES = ("cronjobs", "serviceaccounts", "events")
+OPTIONAL_NAMES = (GUARDIAN_NAME, FIRST_NAMESPACE)
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ def _rights(api: ClusterApi, plan: Plan, cilium: Cilium, pair: NodePair) -> Chec
     wanted = [
         right
         for right in rights.needed(plan.scope, cilium, pair.names)
-        if right.resource not in OPTIONAL_RESOURCES and right.name != GUARDIAN_NAME
+        if right.resource not in OPTIONAL_RESOURCES and right.name not in OPTIONAL_NAMES
     ]
     try:
         lacking = rights.missing(api, wanted)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from bigtcp_bench.upgrade import Fingerprint
 from bigtcp_bench.warehouse.schema import run
+from bigtcp_bench.warehouse.sightings import UID
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: Rows fetched at a time: the run that is looked for is nearly always among the first.
@@ -32,6 +33,7 @@ class CiliumRun:
     fingerprint: Fingerprint
     plan: Mapping[str, Any]
     nodes: tuple[str, ...]
+    cluster_uid: str | None
 
     @property
     def key(self) -> str:
@@ -52,7 +54,7 @@ def newest(
     run are looked at.
     """
     statement = (
-        sa.select(*(run.c[name] for name in _COLUMNS))
+        sa.select(*(run.c[name] for name in _COLUMNS), UID.label("uid"))
         .where(run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa)
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .execution_options(yield_per=_PAGE)
@@ -73,5 +75,13 @@ def _cilium_run(row: sa.RowMapping) -> CiliumRun | None:
     if fingerprint is None:
         return None
     nodes = tuple(name for name in (row["client_node"], row["server_node"]) if name)
-    plan = row["plan"] or {}
-    return CiliumRun(row["id"], row["dag_id"], row["run_id"], row["started_at"], fingerprint, plan, nodes)
+    return CiliumRun(
+        number=row["id"],
+        dag_id=row["dag_id"],
+        run_id=row["run_id"],
+        started_at=row["started_at"],
+        fingerprint=fingerprint,
+        plan=row["plan"] or {},
+        nodes=nodes,
+        cluster_uid=row["uid"],
+    )
