@@ -10,10 +10,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from bigtcp_bench import connections, steps
-from bigtcp_bench.cluster import bigtcp_switch, guard, load, nodes, pods
+from bigtcp_bench.cluster import bigtcp_switch, environment, guard, load, nodes, pods
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
-from bigtcp_bench.lab.api.discovery import NODES
+from bigtcp_bench.lab.api.discovery import NAMESPACES, NODES
 from bigtcp_bench.monitoring import collect
 from bigtcp_bench.params import dag_params
 from bigtcp_bench.plan import CONTROL, Block, validate_plan
@@ -23,7 +23,7 @@ from bigtcp_bench.report.view import RunView
 from bigtcp_bench.steps import DagRunStep
 from bigtcp_bench.warehouse import migrate
 from bigtcp_bench.warehouse.store import Warehouse
-from tests.cluster.simulated import Cluster, run
+from tests.cluster.simulated import Client, Cluster, run
 from tests.support.nights import add_night
 
 BLOCK = Block(number=2, arm="on", slot=2, generations=2, arm_offset=0)
@@ -265,3 +265,28 @@ def test_a_document_that_cannot_be_read_costs_the_diagnosis_and_not_the_run(step
     step._diagnose()
     (line,) = said
     assert line.startswith("the run could not be diagnosed: Error -3 while decompressing data")
+
+
+def test_a_run_stores_its_cluster_and_refuses_another_one_of_the_same_name(step, said, monkeypatch):
+    # The simulated cluster is the lab's, every one of which is made anew.
+    monkeypatch.setattr(environment, "LAB_RUNTIME", "nothing://")
+    monkeypatch.setattr(connections, "airflow_api", lambda: None)
+    monkeypatch.setattr(connections, "cluster_name", lambda _: "prod")
+    first, second = Cluster().client(), Cluster().client()
+    second.cluster.store._find(NAMESPACES, "kube-system", "")["metadata"]["uid"] = "of another"
+    first_uid = environment.cluster_uid(first)
+
+    def check(night: int, api: Client) -> DagRunStep:
+        params = {name: param.value for name, param in dag_params().items()} | {"kubernetes_conn_id": "prod"}
+        made = DagRunStep("bigtcp_benchmark", f"check {night}", "check_kernel", "manual", params, dict)
+        made.__dict__.update(warehouse=step.warehouse, api=api)
+        made.check_kernel()
+        return made
+
+    assert step.warehouse.run(check(1, first).number)["environment"]["cluster_uid"] == first_uid
+    assert step.warehouse.run(check(2, second).number)["environment"]["cluster_uid"] == "of another"
+    assert any("warn cluster name: run 2 was on another cluster, also called prod" in line for line in said)
+    with pytest.raises(AirflowFailException, match="cluster name: run 3 was on another cluster, also called prod"):
+        check(3, first)
+    row = step.warehouse.run(4)
+    assert (row["status"], row["environment"]["cluster_uid"]) == ("failed", first_uid)

@@ -38,7 +38,7 @@ def fires(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, Any]
         clock, pauses, seen = [1000.0], [], iter(script)
         last: list[Observation | BenchError] = []
 
-        def observe(_api: object) -> Observation:
+        def observe(_api: object, _nodes: object) -> Observation:
             last[:] = [next(seen, *last)]
             if isinstance(last[0], BenchError):
                 raise last[0]
@@ -62,7 +62,7 @@ def fires(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, Any]
 def test_it_can_be_made_again_in_another_process():
     from airflow.sdk.module_loading import import_string
 
-    name, arguments = CiliumRolloutTrigger("k8s", 7, 300.0, 99.0, 5.0).serialize()
+    name, arguments = CiliumRolloutTrigger("k8s", 7, 300.0, 99.0, 5.0, ("a", "b")).serialize()
     again = import_string(name)(**arguments)
     assert isinstance(again, CiliumRolloutTrigger)
     assert again.serialize() == (name, arguments)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
+from bigtcp_bench import watch
+from bigtcp_bench.cluster.environment import cluster_uid
+from bigtcp_bench.cluster.rollout import observe
 from bigtcp_bench.clusters import DAG_ID
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS
 from bigtcp_bench.params import dag_params, plan_of_params
 from bigtcp_bench.upgrade import UPGRADE_PLAN, Fingerprint, datapath_config
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.watch import UpgradeWatchOperator, changed_since, run_to_trigger
+from tests.cluster.simulated import Cluster, run
 from tests.support.nights import CLUSTER, add_night
 
 
@@ -140,6 +147,58 @@ def test_a_cluster_is_measured_by_its_own_dag(monkeypatch):
         for name in ("prod", "stage-2")
     ]
     assert made == ["bigtcp_benchmark", "bigtcp_benchmark_stage-2"]
+
+
+@pytest.fixture
+def looking(warehouse, monkeypatch) -> Callable[[Cluster], BaseException]:
+    """Return what one look of the watch at a cluster ends with."""
+    context = {"ti": SimpleNamespace(get_dag=lambda _: SimpleNamespace(is_paused=False))}
+
+    def look(cluster: Cluster) -> BaseException:
+        monkeypatch.setattr(watch.connections, "warehouse", lambda: warehouse)
+        monkeypatch.setattr(watch.connections, "cluster_name", lambda _: CLUSTER)
+        monkeypatch.setattr(watch.connections, "cluster_api", lambda _: cluster.client())
+        operator = UpgradeWatchOperator(task_id="watch_cilium", kubernetes_conn_id="k8s")
+        with pytest.raises((AirflowSkipException, TaskDeferred)) as ended:
+            operator.execute(context)
+        return ended.value
+
+    return look
+
+
+def test_a_node_configuration_for_the_nodes_of_the_last_run_is_a_change(warehouse, looking):
+    cluster = Cluster()
+    night(warehouse, 0, observe(cluster.client()).fingerprint)
+    assert "is what run 1 measured" in str(looking(cluster))
+    body = {
+        "metadata": {"name": "site", "namespace": "kube-system"},
+        "spec": {"nodeSelector": {}, "defaults": {"mtu": "9000"}},
+    }
+    run(cluster.store.create(CILIUMNODECONFIGS, body))
+    deferred = looking(cluster)
+    assert isinstance(deferred, TaskDeferred)
+    assert deferred.trigger.nodes == ["node1", "node2"]
+
+
+def test_another_cluster_of_the_same_name_is_no_change(warehouse, looking):
+    cluster = Cluster()
+    uid = cluster_uid(cluster.client())
+    night(warehouse, 0, NEW, environment={"cluster_uid": uid})
+    assert isinstance(looking(cluster), TaskDeferred)
+    night(warehouse, 1, NEW, environment={"cluster_uid": "of another"})
+    assert str(looking(cluster)).startswith("run 2 was on another cluster, also called lab")
+
+
+def test_a_change_is_measured_against_a_run_of_the_same_cluster(warehouse):
+    first = night(warehouse, 0, OLD, environment={"cluster_uid": "A"})
+    night(warehouse, 1, OLD, environment={"cluster_uid": "B"})
+    noticed = night(warehouse, 2, NEW, environment={"cluster_uid": "A"})
+    live = fingerprint("1.18.5")
+    assert f"since run {noticed}:" in run_to_trigger(warehouse, CLUSTER, DAG_ID, noticed, live)[1]
+    # Taken back and seen while it waits: the run before counts, but not that of the other cluster.
+    night(warehouse, 3, live, environment={"cluster_uid": "A"})
+    warehouse.update_run(noticed, status="invalid")
+    assert f"since run {first}:" in run_to_trigger(warehouse, CLUSTER, DAG_ID, noticed, live)[1]
 
 
 def test_clusters_are_kept_apart(warehouse):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bigtcp_bench.analysis.verdicts import NodePressure, RunFacts
 from bigtcp_bench.pods.results import unpacked
 from bigtcp_bench.proc_stat import busy_share, cpu_ticks
+from bigtcp_bench.upgrade import DATAPATH_KEYS
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.records import RawDocument
@@ -48,6 +49,11 @@ def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapp
         for node, proof in ((report or {}).get("nodes") or {}).items():
             environment = environments.setdefault(block, {})
             environment[f"Cilium on {node}"] = proof.get("cilium")
+            config = proof.get("config")
+            if config is not None:
+                environment.update(
+                    {f"Cilium's {key} on {node}": config.get(key, "not set") for key in DATAPATH_KEYS}
+                )
             devices = nodes.get((block, f"begin:{node}"), {}).get("snapshot", {}).get("devices", {})
             for name in proof.get("limits") or {}:
                 environment[f"{name} of {node}"] = _device_words(devices.get(name))

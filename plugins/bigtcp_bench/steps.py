@@ -209,6 +209,7 @@ class DagRunStep:
             raise DownstreamTasksSkipped(tasks=[task for task in self.task_ids if task != self.task_id])
         from bigtcp_bench.cluster import environment, load, nodes, requirements
         from bigtcp_bench.cluster.checks import counted, refuse_failed
+        from bigtcp_bench.clusters import identity_checks
         from bigtcp_bench.params import plan_of_params
         from bigtcp_bench.report.checks import checks_note, checks_text
 
@@ -241,7 +242,8 @@ class DagRunStep:
         pair = nodes.choose_pair(self.api, plan)
         say(f"checking {pair.client.name} (sends) and {pair.server.name} (receives)")
         found = requirements.preflight(self.api, plan, pair, holder=self.run_key)
-        checks = found.checks
+        uid = environment.cluster_uid(self.api)
+        checks = [*found.checks, *identity_checks(self.warehouse, self._cluster, uid)]
         print(checks_text(checks))
         for check in checks:
             if check.status != "pass":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -33,11 +33,18 @@ class CiliumRolloutTrigger(BaseTrigger):
 
     :param conn_id: the Kubernetes connection.
     :param noticed: number of the run that the cluster's Cilium was seen to differ from.
+    :param nodes: the nodes that are measured, whose configuration counts.
     :param poll_s: seconds between two looks. After an answer that never came the pause doubles, up to BACK_OFF_S.
     """
 
     def __init__(
-        self, conn_id: str, noticed: int, settle_s: float, deadline: float, poll_s: float = POLL_S
+        self,
+        conn_id: str,
+        noticed: int,
+        settle_s: float,
+        deadline: float,
+        poll_s: float = POLL_S,
+        nodes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.conn_id = conn_id
@@ -45,6 +52,7 @@ class CiliumRolloutTrigger(BaseTrigger):
         self.settle_s = settle_s
         self.deadline = deadline
         self.poll_s = poll_s
+        self.nodes = list(nodes)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and the arguments that make this trigger again, in whichever process."""
@@ -54,6 +62,7 @@ class CiliumRolloutTrigger(BaseTrigger):
             "settle_s": self.settle_s,
             "deadline": self.deadline,
             "poll_s": self.poll_s,
+            "nodes": self.nodes,
         }
         return f"{__name__}.{type(self).__name__}", arguments
 
@@ -76,7 +85,7 @@ class CiliumRolloutTrigger(BaseTrigger):
         while True:
             asked = time.monotonic()
             try:
-                now = await asyncio.to_thread(observe, api)
+                now = await asyncio.to_thread(observe, api, self.nodes)
             except BenchError as error:
                 if isinstance(error, ApiProblem) and error.status in (401, 403):
                     raise

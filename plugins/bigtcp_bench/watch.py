@@ -18,6 +18,7 @@ from bigtcp_bench.upgrade import UPGRADE_PLAN, Fingerprint, attempts, note, run_
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from bigtcp_bench.warehouse.cilium_runs import CiliumRun
     from bigtcp_bench.warehouse.store import Warehouse
 
 #: How long Cilium must be at rest before it is measured, unless the DAG's param says otherwise. Upgrades by hand
@@ -56,14 +57,20 @@ class UpgradeWatchOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Compare the cluster with the newest valid run; wait in the triggerer if they differ."""
+        from bigtcp_bench.cluster.environment import cluster_uid
         from bigtcp_bench.cluster.rollout import observe
         from bigtcp_bench.triggers import POLL_S, CiliumRolloutTrigger
+        from bigtcp_bench.warehouse.cilium_runs import newest
 
         try:
             warehouse = connections.warehouse()
+            cluster = connections.cluster_name(self.kubernetes_conn_id)
+            last = newest(warehouse, cluster)
+            nodes = last.nodes if last is not None else ()
             with contextlib.closing(connections.cluster_api(self.kubernetes_conn_id)) as api:
-                live = observe(api).fingerprint
-            noticed = changed_since(warehouse, connections.cluster_name(self.kubernetes_conn_id), live)
+                refuse_another(last, cluster, cluster_uid(api))
+                live = observe(api, nodes).fingerprint
+            noticed = changed_since(warehouse, cluster, live)
         except BenchError as error:
             raise AirflowFailException(str(error)) from error
         if context["ti"].get_dag(self.benchmark).is_paused:
@@ -76,6 +83,7 @@ class UpgradeWatchOperator(BaseOperator):
                 settle_s=settle_s,
                 deadline=time.time() + self.patience_s,
                 poll_s=min(POLL_S, settle_s / 4),
+                nodes=nodes,
             ),
             method_name="settled",
         )
@@ -104,6 +112,14 @@ class UpgradeWatchOperator(BaseOperator):
         return clusters.dag_id_of(self.kubernetes_conn_id)
 
 
+def refuse_another(last: CiliumRun | None, cluster: str, uid: str | None) -> None:
+    """Skip the task if the newest valid run has measured another cluster of this name than ``uid``."""
+    if last is not None and uid is not None and last.cluster_uid not in (None, uid):
+        raise AirflowSkipException(
+            f"run {last.number} was on another cluster, also called {cluster}; this one is watched after its own"
+        )
+
+
 def changed_since(warehouse: Warehouse, cluster: str, live: Fingerprint) -> int:
     """Return the number of the newest valid run, if its Cilium differs from ``live``; else skips the task."""
     from bigtcp_bench.warehouse.cilium_runs import newest
@@ -129,10 +145,17 @@ def run_to_trigger(
     """
     from bigtcp_bench.warehouse.cilium_runs import newest
 
-    seen = Fingerprint.of_row(warehouse.run(noticed))
+    row = warehouse.run(noticed)
+    seen, uid = Fingerprint.of_row(row), (row["environment"] or {}).get("cluster_uid")
     if seen is not None and not seen.differences(live):
         raise AirflowSkipException(f"Cilium on {cluster} is again what run {noticed} measured")
-    before = newest(warehouse, cluster, lambda run: bool(run.fingerprint.differences(live)))
+
+    def other_cilium(run: CiliumRun) -> bool:
+        # Of the same cluster, where both runs know theirs.
+        here = uid is None or run.cluster_uid in (None, uid)
+        return here and bool(run.fingerprint.differences(live))
+
+    before = newest(warehouse, cluster, other_cilium)
     if before is None:
         raise AirflowSkipException(f"no valid run of {cluster} that a change could be measured against")
     ended = ""

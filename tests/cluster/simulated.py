@@ -97,6 +97,8 @@ class Node:
         default_factory=lambda: {**dict.fromkeys(ALL_LIMITS, SMALL), "tso_max_size": 524280}
     )
     merged: dict[str, str] = field(default_factory=dict)
+    #: The whole configuration that its agent was told.
+    told: dict[str, str] = field(default_factory=dict)
     agents_started: int = 0
     #: What others use of its CPU time.
     busy_share: float = 0.1
@@ -197,7 +199,8 @@ class Cluster:
     def _start_agent(self, name: str, daemonset: dict[str, Any]) -> None:
         node = self.nodes[name]
         node.agents_started += 1
-        node.merged = self._merge(name)
+        node.told = self._merge(name)
+        node.merged = {key: node.told.get(key, "false") for key in KEYS.values()}
         crashes = "crashes-when-on" in self.faults and "true" in node.merged.values()
         if "setting-ignored" not in self.faults and not crashes:
             for family, key in KEYS.items():
@@ -240,13 +243,11 @@ class Cluster:
 
     def _merge(self, name: str) -> dict[str, str]:
         data = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))["data"]
-        merged = {key: data.get(key, "false") for key in KEYS.values()}
+        merged = dict(data)
         labels = run(self.store.get(NODES, name))["metadata"]["labels"]
         for item in run(self.store.list(CILIUMNODECONFIGS)):
             if selects(item["spec"].get("nodeSelector"), labels):
-                merged.update(
-                    {key: item["spec"]["defaults"][key] for key in merged if key in item["spec"]["defaults"]}
-                )
+                merged.update(item["spec"]["defaults"])
         return merged
 
     def _run_bench_pod(self, pod: dict[str, Any]) -> None:
@@ -393,6 +394,8 @@ class Client(ClusterApi):
         node = self.cluster.nodes[name]
         if argv[0] == "cat":
             return node.merged[argv[1].removeprefix(f"{MERGED_DIR}/")]
+        if list(argv) == ["grep", "-r", "", MERGED_DIR]:
+            return "".join(f"{MERGED_DIR}/{key}:{value}\n" for key, value in node.told.items())
         if list(argv) == ["cilium-dbg", "status", "-o", "json"]:
             return json.dumps(self.cluster.agent_status(name))
         raise CommandFailed(f"{argv} is not simulated")

@@ -109,8 +109,10 @@ def test_what_goes_wrong_on_a_node_is_named(api: ClusterApi, lab_dir: Path) -> N
     pair = choose_pair(api, PLAN)
     window = guard.open_window(api, "test/faults", PLAN, pair)
     daemon.set_fault(lab_dir, "setting-ignored:node2", True)
-    with pytest.raises(SwitchFailed, match=r"node node2: .* 65536 .* wanted more than 65536"):
+    with pytest.raises(SwitchFailed, match=r"node node2: .* 65536 .* wanted more than 65536") as failed:
         switch(api, window.fence, "on", pair, PLAN)
+    config = failed.value.report["nodes"]["node1"]["config"]
+    assert (config["routing-mode"], "enable-ipv4-big-tcp" in config) == ("native", False)
     daemon.set_fault(lab_dir, "setting-ignored:node2", False)
     daemon.set_fault(lab_dir, "agent-never-ready:node1", True)
     with pytest.raises(
@@ -263,7 +265,13 @@ class TestRights:
             )
             wanted = rights.needed("nodes", find_cilium(api), ["node1", "node2"])
             assert rights.missing(worker, wanted) == []
-            assert observe(triggerer) == observe(api)
+            kind, nodes = find_cilium(api).node_config_kind, ["node1", "node2"]
+            site = {**_named("CiliumNodeConfig", "site"), "apiVersion": kind.api_version}
+            site["spec"] = {"nodeSelector": {}, "defaults": {"mtu": "9000"}}
+            api.create(kind, site, "kube-system")
+            assert observe(triggerer, nodes).fingerprint.config["mtu"] == "9000"
+            api.delete(kind, "site", "kube-system")
+            assert observe(triggerer, nodes) == observe(api)
             allowed = set(wanted) - set(rights.missing(triggerer, wanted))
             assert {right.verb for right in allowed} == {"get", "list"}
             assert not any(right.resource == "pods/exec" for right in allowed)

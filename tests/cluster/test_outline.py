@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
-from bigtcp_bench.cluster import guard, requirements
+from bigtcp_bench.cluster import bigtcp_switch, guard, pods, reach, requirements
+from bigtcp_bench.cluster.api import CONFIGMAP, POD
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.outline import Act, Outline, outline
 from bigtcp_bench.duration import PODS_S, estimate
 from bigtcp_bench.lab.api import paths
-from bigtcp_bench.plan import CAPTURE_S, Plan, blocks, load_plan, validate_plan
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS
+from bigtcp_bench.plan import CAPTURE_S, Arm, Plan, blocks, load_plan, validate_plan
 from bigtcp_bench.report.outline import manifests_text, outline_text
 
-from .simulated import Client, Cluster
+from .simulated import Client, Cluster, run
 
 RUN = "bigtcp_benchmark/run"
 VERBS = {"POST": "create", "PUT": "change", "PATCH": "change", "DELETE": "delete"}
@@ -71,8 +73,14 @@ def test_a_run_does_what_its_dry_run_told(order: str, scope: str, usual: str) ->
     value = "true" if usual == "on" else "false"
     cluster = Cluster(enable_ipv4_big_tcp=value, enable_ipv6_big_tcp=value)
     plan = validate_plan({"scenarios": "ipv4-rr,ipv6-rr", "order": order, "scope": scope, "generations": 1})
+    assert_done_as_told(cluster, plan)
+
+
+def assert_done_as_told(cluster: Cluster, plan: Plan) -> Outline:
+    """Do what the tasks of a run do, and compare it with what a dry run has told before."""
     found = outlined(cluster, plan)
     api = Watched(cluster)
+    requirements.put_back_abandoned(api, RUN, progress=lambda text: None)
     pair = choose_pair(api, plan)
     assert requirements.preflight(api, plan, pair, holder=RUN).complete
     window = guard.open_window(api, RUN, plan, pair)
@@ -82,9 +90,76 @@ def test_a_run_does_what_its_dry_run_told(order: str, scope: str, usual: str) ->
     # The Lease is renewed all the time, by creating it at first or not.
     lease = "Lease bigtcp-bench/bigtcp-bench"
     assert told(found.acts) - {("create", lease)} == api.done - {("create", lease)}
-    if scope == "nodes":
+    if plan.scope == "nodes":
         deleted = [act for act in found.acts if act.verb == "delete" and act.what.startswith("Pod of")]
         assert len(deleted) == api.agents_deleted
+    return found
+
+
+def leave_behind(cluster: Cluster, plan: Plan, *arms: Arm) -> None:
+    """Let a run switch and then be gone for good, without a restore."""
+    api = cluster.client()
+    pair = choose_pair(api, plan)
+    window = guard.open_window(api, "bigtcp_benchmark/gone", plan, pair)
+    for arm in arms:
+        switch(api, window.fence, arm, pair, plan)
+    cluster.time += guard.LEASE_S + 1
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+@pytest.mark.parametrize("arms", [("on",), ("off", "on"), ("off",), ()])
+@pytest.mark.parametrize("usual", ["off", "on"])
+def test_what_an_earlier_run_has_left_is_told_to_be_put_back_first(
+    scope: str, arms: tuple[Arm, ...], usual: str
+) -> None:
+    value = "true" if usual == "on" else "false"
+    cluster = Cluster(enable_ipv4_big_tcp=value, enable_ipv6_big_tcp=value)
+    clean = outlined(cluster, (plan := validate_plan({"scenarios": "ipv4-rr,ipv6-rr", "scope": scope})))
+    leave_behind(cluster, plan, *arms)
+    found = assert_done_as_told(cluster, plan)
+    assert found.blocks == clean.blocks, "the blocks begin with what was there before the earlier run"
+    first = [act for act in found.acts if "left behind by bigtcp_benchmark/gone" in act.note]
+    assert ("delete", "ConfigMap bigtcp-bench/bigtcp-bench-saved-state") in told(first)
+    assert found.acts[: len(first)] == first
+    if scope == "nodes":
+        restarted = [act for act in first if act.what.startswith("Pod of")]
+        assert len(restarted) == 2 * (bool(arms) and arms[-1] != usual)
+        assert found.duration.slow_s > clean.duration.slow_s or not restarted
+
+
+def test_a_node_configuration_that_was_there_before_the_earlier_run_is_put_back_first() -> None:
+    cluster = Cluster()
+    body = {
+        "metadata": {"name": guard.NODE_CONFIG_NAME, "namespace": "kube-system"},
+        "spec": {"nodeSelector": {}, "defaults": bigtcp_switch.settings("on")},
+    }
+    run(cluster.store.create(CILIUMNODECONFIGS, body))
+    api = cluster.client()
+    for pod in api.select(POD, "kube-system"):
+        api.delete(POD, pod["metadata"]["name"], "kube-system")
+    plan = validate_plan({"scenarios": "ipv4-rr,ipv6-rr"})
+    leave_behind(cluster, plan, "off")
+    found = assert_done_as_told(cluster, plan)
+    written = [act.verb for act in found.acts if act.what.endswith(guard.NODE_CONFIG_NAME)]
+    assert written[0] == "change"
+    assert found.blocks[0].restarts == ("node1", "node2"), "BIG TCP is on again when the first block begins"
+
+
+def test_leftovers_without_a_saved_state_are_told_too() -> None:
+    cluster = Cluster()
+    plan = validate_plan({"scenarios": "ipv4-rr,ipv6-rr"})
+    leave_behind(cluster, plan, "on")
+    api = cluster.client()
+    api.delete(CONFIGMAP, guard.STATE_NAME, "bigtcp-bench")
+    server = reach.server_pod(plan, choose_pair(api, plan), "bigtcp_benchmark/gone")
+    name = pods.create_pod(api, server)["metadata"]["name"]
+    found = assert_done_as_told(cluster, plan)
+    texts = [f"{act.verb} {act.what}: {act.note}" for act in found.acts]
+    assert f"delete Pod bigtcp-bench/{name}: left behind by an earlier run; not needed any more" in texts
+    assert (
+        "delete CiliumNodeConfig kube-system/zz-bigtcp-bench: left behind by an earlier run; there was none before"
+        in texts
+    )
 
 
 def test_a_second_run_finds_things_in_place() -> None:

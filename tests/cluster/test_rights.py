@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigtcp_bench.cluster import guard, pods, requirements
+from bigtcp_bench.cluster import environment, guard, pods, requirements
 from bigtcp_bench.cluster.api import CONFIGMAP
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import find_cilium
@@ -69,6 +69,7 @@ def used_by_runs(scope: Scope) -> Used:
             administrator.create(cilium.node_config, theirs, cilium.namespace)
         pair = choose_pair(api, the_plan)
         requirements.preflight(api, the_plan, pair)
+        environment.cluster_uid(api)
         window = guard.open_window(api, RUN, the_plan, pair)
         for arm in ("on", "off"):
             switch(api, window.fence, arm, pair, the_plan)  # type: ignore[arg-type]

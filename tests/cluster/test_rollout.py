@@ -12,7 +12,7 @@ from bigtcp_bench.cluster import guard
 from bigtcp_bench.cluster.api import CONFIGMAP, POD, ClusterApi, Forbidden
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.rollout import config_written_at, observe
-from bigtcp_bench.lab.api.discovery import CONFIGMAPS, DAEMONSETS, NODES, PODS
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
 from bigtcp_bench.plan import load_plan
 from bigtcp_bench.resources import load_manifests
 from tests.cluster.simulated import Cluster, run
@@ -165,6 +165,40 @@ def test_what_does_not_concern_the_datapath_needs_no_restart(fields):
     cluster = Cluster()
     wrote(cluster, cluster.time + 60, fieldsV1=fields)
     assert observe(cluster.client()).unsettled == ""
+
+
+def test_a_node_configuration_is_a_change_once_the_agents_of_its_nodes_have_read_it():
+    cluster = Cluster()
+    api = cluster.client()
+    nodes = ["node1", "node2"]
+    before = observe(api, nodes).fingerprint
+    assert before == observe(api).fingerprint
+    cluster.time += 60
+    body = {
+        "metadata": {"name": "site", "namespace": "kube-system"},
+        "spec": {
+            "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node2"}},
+            "defaults": {"enable-bandwidth-manager": "true"},
+        },
+    }
+    run(cluster.store.create(CILIUMNODECONFIGS, body))
+    entry = {
+        "manager": "kubectl",
+        "time": f"{datetime.fromtimestamp(int(cluster.time), UTC):%FT%TZ}",
+        "fieldsV1": {"f:spec": {"f:defaults": {"f:enable-bandwidth-manager": {}}}},
+    }
+    cluster.store._find(CILIUMNODECONFIGS, "site", "kube-system")["metadata"]["managedFields"] = [entry]
+    found = observe(api, nodes)
+    assert [str(item) for item in before.differences(found.fingerprint)] == [
+        "enable-bandwidth-manager not set → not set on node1, true on node2"
+    ]
+    assert found.unsettled == "the agent on node2 was started before CiliumNodeConfig site was changed"
+    cluster.time += 5
+    for pod in api.select(POD, "kube-system"):
+        api.delete(POD, pod["metadata"]["name"], "kube-system")
+    assert observe(api, nodes).unsettled == ""
+    assert observe(api, ["node1"]) == observe(api, ["no longer there"]) == observe(api)
+    assert observe(api, ["node1"]).fingerprint == before
 
 
 def test_the_last_writer_counts():

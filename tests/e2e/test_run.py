@@ -95,7 +95,7 @@ def test_a_run_from_end_to_end(installation: Installation):
     }
 
     # What it recorded is what the upgrade watch sees.
-    assert Fingerprint.of_row(run.row) == observe(installation.api).fingerprint
+    assert Fingerprint.of_row(run.row) == observe(installation.api, ["node1", "node2"]).fingerprint
     change = RunView.from_warehouse(installation.warehouse, run.number).change
     assert change is not None
     assert change.cilium == ("image quay.io/cilium/cilium:v1.18.2 → quay.io/cilium/cilium:v1.18.3",)

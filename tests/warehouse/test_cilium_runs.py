@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.upgrade import Fingerprint
+from bigtcp_bench.warehouse import sightings
 from bigtcp_bench.warehouse.cilium_runs import newest
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.nights import CLUSTER, add_night
@@ -28,9 +29,24 @@ def test_the_newest_valid_run_is_found(warehouse):
     found = newest(warehouse, CLUSTER)
     assert (found.number, found.fingerprint) == (second, Fingerprint(NEW, {"mtu": None}))
     assert (found.key, found.plan["name"]) == ("bigtcp_benchmark/night 1", "nightly")
+    assert found.nodes == ("node1", "node2")
     assert newest(warehouse, CLUSTER, before=second).number == first
     assert newest(warehouse, CLUSTER, before=first) is None
     assert newest(warehouse, "nowhere") is None
+
+
+def test_a_run_knows_its_cluster_by_more_than_its_name(warehouse):
+    add(warehouse, 0)
+    assert newest(warehouse, CLUSTER).cluster_uid is None
+    assert sightings.newest(warehouse) is None
+    number = add(warehouse, 1, environment={"cluster_uid": "A"}, status="failed")
+    add(warehouse, 2, cluster="other", environment={"cluster_uid": None})
+    add(warehouse, 3, cluster="other", environment={"cluster_uid": "B"})
+    assert newest(warehouse, "other").cluster_uid == "B"
+    found = sightings.newest(warehouse, not_cluster="other")
+    assert (found.number, found.cluster, found.uid) == (number, CLUSTER, "A")
+    assert sightings.newest(warehouse, uid="A") == sightings.newest(warehouse, cluster=CLUSTER) == found
+    assert sightings.newest(warehouse, cluster="other", uid="A") is None
 
 
 @pytest.mark.parametrize("later", [0, 52])

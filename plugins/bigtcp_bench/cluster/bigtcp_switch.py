@@ -34,6 +34,7 @@ from bigtcp_bench.cluster.cilium import (
     restart_agent,
     rollout,
 )
+from bigtcp_bench.cluster.environment import told_config
 from bigtcp_bench.cluster.guard import Fence, SavedState
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.errors import FenceLost, SwitchFailed
@@ -44,7 +45,10 @@ from bigtcp_bench.resources import load_manifest
 
 @dataclass
 class NodeProof:
-    """What proves the arm on one node; sizes in bytes."""
+    """What proves the arm on one node; sizes in bytes.
+
+    ``config`` is the datapath's configuration as the agent was told it, without BIG TCP; None if it does not say.
+    """
 
     node: str
     agent_pod: str
@@ -56,6 +60,7 @@ class NodeProof:
     max_gro: dict[Family, int | None]
     limits: Limits
     cilium: str
+    config: dict[str, str] | None
 
 
 @dataclass
@@ -179,15 +184,16 @@ def verify(
 ) -> list[str]:
     """Read everything back into ``report`` and return what contradicts ``arm``, one sentence each."""
     problems: list[str] = []
-    told: dict[str, tuple[JsonObject, Merged, AgentStatus]] = {}
+    told: dict[str, tuple[JsonObject, Merged, AgentStatus, dict[str, str] | None]] = {}
     with probe.probing(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets) as collect:
         for name in pair.names:
             agent = ready_agent(api, cilium, name)
             pod = agent["metadata"]["name"]
-            told[name] = (agent, read_merged(api, cilium, pod), read_status(api, cilium, pod))
+            merged, status = read_merged(api, cilium, pod), read_status(api, cilium, pod)
+            told[name] = (agent, merged, status, told_config(api, cilium, pod))
         probes = collect()
     for node in pair.nodes:
-        agent, merged, status = told[node.name]
+        agent, merged, status, config = told[node.name]
         seen = probes[node.name]
         limits = seen.limits(seen.path_devices(status, node.internal_ips))
         report.nodes[node.name] = NodeProof(
@@ -201,6 +207,7 @@ def verify(
             max_gro=status.max_gro,
             limits=limits,
             cilium=status.version,
+            config=config,
         )
         for family, value in merged.items():
             if value != (arm == "on"):

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigtcp_bench.cluster.api import NODE, ClusterApi
+from bigtcp_bench.cluster.api import NAMESPACE, NODE, ClusterApi, CommandFailed, Forbidden, JsonObject
 from bigtcp_bench.cluster.checks import Check
-from bigtcp_bench.cluster.cilium import Cilium, config_values, find_cilium, read_status, ready_agent
+from bigtcp_bench.cluster.cilium import (
+    AGENT_CONTAINER,
+    MERGED_DIR,
+    Cilium,
+    config_values,
+    find_cilium,
+    read_status,
+    ready_agent,
+)
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
-from bigtcp_bench.upgrade import datapath_config
+from bigtcp_bench.cluster.protocol import NODE_CONFIG_NAME
+from bigtcp_bench.pods.guardian import selects
+from bigtcp_bench.upgrade import BIG_TCP_KEYS, DATAPATH_KEYS, datapath_config
 
 #: What the lab's nodes name as their container runtime; reports say that they are emulated.
 LAB_RUNTIME = "bigtcp-bench-lab://"
+#: Every cluster has this namespace from its beginning to its end; its uid stands for the cluster.
+FIRST_NAMESPACE = "kube-system"
 
 
 def describe(
@@ -28,6 +40,7 @@ def describe(
     nic = client.devices[path[0]] if path else None
     config = config_values(api, cilium)
     tools = client.document.get("tools") or {}
+    emulated = _runtime(api, pair.client.name).startswith(LAB_RUNTIME)
     return {
         "client_node": pair.client.name,
         "server_node": pair.server.name,
@@ -38,7 +51,7 @@ def describe(
         "mtu": nic.mtu if nic else None,
         # Without the commit that the agent adds in brackets, so that one version is one word in every query.
         "cilium_version": status.version.partition(" ")[0],
-        "cilium_config": datapath_config(config),
+        "cilium_config": merged_config(config, overriding(api, cilium, pair.names)),
         "images": {
             "cilium": cilium.image,
             "cilium_ids": [item.get("imageID") for item in agent["status"].get("containerStatuses") or []],
@@ -47,7 +60,9 @@ def describe(
         "iperf3_version": _iperf3_version(tools.get("iperf3")),
         "environment": {
             "pair": pair.to_dict(),
-            "emulated": _runtime(api, pair.client.name).startswith(LAB_RUNTIME),
+            "emulated": emulated,
+            # Every lab is made anew.
+            "cluster_uid": None if emulated else cluster_uid(api),
             "kubernetes_version": api.version(),
             "path_devices": path,
             "tso_max_size": _ceilings(api, cilium, pair, probes),
@@ -55,6 +70,74 @@ def describe(
         },
         "checks": [check.to_dict() for check in checks],
     }
+
+
+def cluster_uid(api: ClusterApi) -> str | None:
+    """Return what tells this cluster from every other one, or None if the account in use may not read it."""
+    try:
+        return str(api.get(NAMESPACE, FIRST_NAMESPACE)["metadata"]["uid"])
+    except Forbidden:
+        return None
+
+
+def overriding(api: ClusterApi, cilium: Cilium, nodes: Sequence[str]) -> dict[str, list[JsonObject]]:
+    """Return node → the CiliumNodeConfigs that select it, in the order in which Cilium applies them.
+
+    The benchmark's own is not among them: it is there during a run only, and sets BIG TCP alone. A node that is
+    gone is left out; empty where there is no CiliumNodeConfig of anybody else.
+    """
+    found = api.select(cilium.node_config, cilium.namespace) if cilium.node_config and nodes else []
+    others = [item for item in found if item["metadata"]["name"] != NODE_CONFIG_NAME]
+    others.sort(key=lambda item: str(item["metadata"]["name"]))
+    there = {name: api.find(NODE, name) for name in nodes} if others else {}
+    return {
+        name: [
+            item
+            for item in others
+            if selects((item.get("spec") or {}).get("nodeSelector"), node["metadata"].get("labels") or {})
+        ]
+        for name, node in there.items()
+        if node is not None
+    }
+
+
+def merged_config(
+    data: Mapping[str, str], overriding: Mapping[str, Sequence[JsonObject]]
+) -> dict[str, str | None]:
+    """Return the datapath's configuration as new agents would be told it; None for a key that is not set.
+
+    ``data`` is that of ``cilium-config``, ``overriding`` says what each node has over it. Where nodes would be
+    told different values, all of them are given, each with its node.
+    """
+    told = {}
+    for name, configs in overriding.items():
+        merged = dict(data)
+        for item in configs:
+            merged.update((item.get("spec") or {}).get("defaults") or {})
+        told[name] = datapath_config(merged)
+    result = datapath_config(data)
+    for key in result:
+        values = {name: config[key] for name, config in told.items()}
+        if len(set(values.values())) > 1:
+            shown = {name: "not set" if value is None else value for name, value in values.items()}
+            result[key] = ", ".join(f"{value} on {name}" for name, value in shown.items())
+        elif values:
+            result[key] = next(iter(values.values()))
+    return result
+
+
+def told_config(api: ClusterApi, cilium: Cilium, pod: str) -> dict[str, str] | None:
+    """Return the keys of the datapath as this very agent was told them when it started, without those of BIG TCP.
+
+    Only keys that are set; None if the agent's pod does not say (a build that keeps its configuration elsewhere).
+    """
+    try:
+        text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["grep", "-r", "", MERGED_DIR])
+    except CommandFailed:
+        return None
+    lines = (line.removeprefix(f"{MERGED_DIR}/").partition(":") for line in text.splitlines())
+    found = {name: value.strip() for name, _, value in lines}
+    return {key: found[key] for key in DATAPATH_KEYS if key in found and key not in BIG_TCP_KEYS}
 
 
 def _ceilings(

@@ -897,7 +897,7 @@ class _Restorer:
                     return
                 data = found.get("data") or {}
                 ours = all(data.get(key) == ("true" if arm == "on" else "false") for key in KEYS.values())
-                prior = self.state.config_map if self.state is not None else _prior(annotations)
+                prior = self.state.config_map if self.state is not None else prior_values(annotations)
                 if ours and prior is None:
                     self.problems.append(
                         f"{CONFIGMAP_NAME} was changed by a run and nothing tells what it said before; give "
@@ -1117,7 +1117,7 @@ def put_back_config_map(
     api.patch(CONFIGMAP, CONFIGMAP_NAME, body, cilium.namespace, before=before)
 
 
-def _prior(annotations: Mapping[str, str]) -> dict[str, str | None] | None:
+def prior_values(annotations: Mapping[str, str]) -> dict[str, str | None] | None:
     """Return what ``cilium-config`` said before a run, as it noted beside its change; None if it did not."""
     try:
         values = json.loads(annotations.get(PRIOR, ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bigtcp_bench.cluster import bigtcp_switch, guard, guardian, pods, reach, requirements, rights
@@ -11,15 +11,17 @@ from bigtcp_bench.cluster.api import (
     CONFIGMAP,
     LEASE,
     NAMESPACE,
+    NODE,
+    POD,
     PRIORITYCLASS,
     ClusterApi,
     JsonObject,
-    Kind,
 )
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import CONFIGMAP_NAME, KEYS, Cilium, Merged, rollout_rounds
 from bigtcp_bench.cluster.counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.requirements import Seen
 from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.duration import Estimate, estimate
 from bigtcp_bench.errors import MeasurementFailed
@@ -27,6 +29,7 @@ from bigtcp_bench.plan import RERUN_ORDER, RERUN_PREFIX, SLOT_ARMS, Block, Famil
 from bigtcp_bench.pods import capture
 from bigtcp_bench.pods.control import control_pods
 from bigtcp_bench.pods.generation import client_pod, generations_of, orders_of, server_pod
+from bigtcp_bench.pods.guardian import merged_settings
 from bigtcp_bench.pods.orders import ProbeOrders
 from bigtcp_bench.resources import load_manifest
 
@@ -91,11 +94,13 @@ def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline
     """
     found = requirements.preflight(api, plan, pair, holder=holder, with_pods=False)
     seen = found.seen
-    merged = {name: agent.merged for name, agent in seen.agents.items()}
-    told = list(_blocks(plan, pair, merged, seen.config.get("data") or {}))
+    start, rounds = _start(api, seen), rollout_rounds(seen.daemonset)
+    merged = {name: start.merged[name] for name in pair.names}
+    told = list(_blocks(plan, pair, merged, start.data))
     needed = rights.needed(plan.scope, seen.cilium, pair.names)
-    sketch = _Sketch(api, plan, pair, seen.cilium, holder)
+    sketch = _Sketch(api, plan, pair, seen.cilium, holder, start.node_config)
     acts = [
+        *start.acts,
         *sketch.preparation(),
         *sketch.window(),
         *(act for position, block in enumerate(told) for act in sketch.block(block, position)),
@@ -108,12 +113,103 @@ def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline
         checks=found.checks,
         blocks=told,
         acts=acts,
-        duration=estimate(plan, sketch.restarts(told, merged, rollout_rounds(seen.daemonset))),
+        duration=estimate(plan, start.restarts + sketch.restarts(told, merged, rounds)),
         rights=needed,
         lacking=rights.missing(api, needed),
         unknown=requirements.unknown_without_pods(plan),
         reruns=_reruns(plan),
     )
+
+
+@dataclass
+class _Start:
+    """The cluster when a run saves its state: as it is, or as it is once an earlier run's leftovers were put back.
+
+    ``merged`` is what agents were told, ``data`` what ``cilium-config`` says, ``node_config`` whether there is a
+    CiliumNodeConfig of our name; ``acts`` is what the run does to get there, as ``guard.restore`` does it, and
+    ``restarts`` how often it restarts agents one after the other.
+    """
+
+    merged: dict[str, Merged | None]
+    data: dict[str, str]
+    node_config: bool
+    acts: list[Act] = field(default_factory=list)
+    restarts: int = 0
+
+
+def _start(api: ClusterApi, seen: Seen) -> _Start:
+    """Return what the first block finds. Raises RestoreFailed if the saved state cannot be understood."""
+    found = next((one for one in seen.node_configs if one["metadata"]["name"] == guard.NODE_CONFIG_NAME), None)
+    merged = {name: agent.merged for name, agent in seen.agents.items()}
+    start = _Start(merged, dict(seen.config.get("data") or {}), found is not None)
+    if seen.abandoned:
+        _put_back(api, seen, guard.read_state(api), found, start)
+    return start
+
+
+def _put_back(
+    api: ClusterApi, seen: Seen, state: guard.SavedState | None, written: JsonObject | None, start: _Start
+) -> None:
+    """Add to ``start`` what the restore of leftovers does, and what is in force after it."""
+    owner = state.holder if state is not None else "an earlier run"
+
+    def act(verb: Verb, what: str, note: str) -> None:
+        start.acts.append(Act("check_kernel", verb, what, f"left behind by {owner}; {note}"))
+
+    cilium, saved = seen.cilium, state.nodes if state is not None else {}
+    for pod in api.select(POD, pods.BENCH_NAMESPACE, labels=pods.selector(pods.ALL_ROLES)):
+        act("delete", f"Pod {pods.BENCH_NAMESPACE}/{pod['metadata']['name']}", "not needed any more")
+    # Not of the pair only: the earlier run may have had other nodes.
+    nodes = [*api.select(NODE, labels=guard.WINDOW), *(node for name in saved if (node := api.find(NODE, name)))]
+    labels = {node["metadata"]["name"]: dict(node["metadata"].get("labels") or {}) for node in nodes}
+    labelled = [name for name, found in labels.items() if found.pop(guard.WINDOW, None) is not None]
+    for name in labelled:
+        act("change", f"Node {name}", f"label {guard.WINDOW} removed")
+
+    prior = state.node_config if state is not None else None
+    ours = written is not None and guard.WINDOW in (written["metadata"].get("annotations") or {})
+    what = f"CiliumNodeConfig {cilium.namespace}/{guard.NODE_CONFIG_NAME}"
+    configs = [item for item in seen.node_configs if item is not written]
+    if prior is not None:
+        if ours or written is None:
+            act("change" if ours else "create", what, "as it was before")
+        configs.append({"metadata": {"name": guard.NODE_CONFIG_NAME}, "spec": prior.spec})
+    elif written is not None and (ours or state is not None):
+        act("delete", what, "there was none before")
+    elif written is not None:
+        configs.append(written)
+    start.node_config = any(item["metadata"]["name"] == guard.NODE_CONFIG_NAME for item in configs)
+
+    rolls = False
+    if state is None or state.scope == "cluster":
+        annotations = seen.config["metadata"].get("annotations") or {}
+        arm = annotations.get(guard.ARM)
+        if arm in ("off", "on"):
+            values = state.config_map if state is not None else guard.prior_values(annotations)
+            how = "both keys as they were" if values is not None else "cannot be: nobody knows what it was"
+            act("change", f"ConfigMap {cilium.namespace}/{CONFIGMAP_NAME}", how)
+            if start.data.items() >= bigtcp_switch.settings(arm).items():
+                kept = {**start.data, **(values or {})}
+                start.data = {key: value for key, value in kept.items() if value is not None}
+        rolls = guard.RESTARTED in (seen.daemonset["spec"]["template"]["metadata"].get("annotations") or {})
+        if rolls:
+            act("change", f"DaemonSet {cilium.namespace}/{cilium.daemonset}", "annotation removed")
+            act("restart", "every agent of Cilium", "in turn")
+            start.restarts += rollout_rounds(seen.daemonset)
+    for name in (name for name in dict.fromkeys([*saved, *labelled]) if name in labels):
+        agent = seen.agents.get(name) or requirements.look_at_agent(api, cilium, seen.daemonset, name)
+        by_rules = merged_settings(KEYS, start.data, configs, labels[name])
+        start.merged[name] = saved[name].merged if name in saved else by_rules
+        if agent.merged != start.merged[name] and not rolls:
+            act("delete", f"Pod of Cilium's agent on {name}", "a restart with the settings as before")
+            start.restarts += 1
+    if saved:
+        act("create", f"pods bigtcp-probe on {' and '.join(saved)}", "to verify the limits; deleted")
+    if state is not None:
+        act("delete", f"ConfigMap {pods.BENCH_NAMESPACE}/{guard.STATE_NAME}", "all is as it says")
+    if guardian.is_there(api):
+        for kind in ("CronJob", "ConfigMap"):
+            act("delete", f"{kind} {pods.BENCH_NAMESPACE}/{guard.GUARDIAN_NAME}", "nothing left to guard")
 
 
 def _blocks(
@@ -140,6 +236,8 @@ class _Sketch:
     pair: NodePair
     cilium: Cilium
     holder: str
+    #: Whether there is a CiliumNodeConfig of our name before the first block.
+    node_config: bool
 
     def preparation(self) -> Iterator[Act]:
         """Yield what check_kernel does."""
@@ -209,8 +307,9 @@ class _Sketch:
                 yield Act(task, "change", f"Node {name}", f"label {guard.WINDOW}={WINDOW_ID}; removed at the end")
         if told.writes and self.cilium.node_config is not None:
             body = bigtcp_switch.node_config(self.cilium, self.holder, WINDOW_ID, told.block.arm)
-            there = not first or self._written(self.cilium.node_config)
-            note = f"BIG TCP {told.block.arm} on both nodes; deleted at the end"
+            there = not first or self.node_config
+            end = "put back as it was" if self.node_config else "deleted"
+            note = f"BIG TCP {told.block.arm} on both nodes; {end} at the end"
             yield Act(task, "change" if there else "create", _name(body), note, (body,))
         yield from self._restarts(task, told)
 
@@ -229,9 +328,6 @@ class _Sketch:
 
     def _addresses(self) -> dict[Family, str]:
         return {family: address for family, address in ADDRESSES.items() if family in capture.families(self.plan)}
-
-    def _written(self, kind: Kind) -> bool:
-        return self.api.find(kind, guard.NODE_CONFIG_NAME, self.cilium.namespace) is not None
 
     def _cluster_settings(self, task: str, told: BlockOutline, *, first: bool) -> Iterator[Act]:
         del first
@@ -274,7 +370,8 @@ class _Sketch:
         else:
             for name in self.pair.names:
                 yield Act(task, "change", f"Node {name}", f"label {guard.WINDOW} removed")
-            yield Act(task, "delete", f"CiliumNodeConfig {self.cilium.namespace}/{guard.NODE_CONFIG_NAME}")
+            what = f"CiliumNodeConfig {self.cilium.namespace}/{guard.NODE_CONFIG_NAME}"
+            yield Act(task, "change", what, "as it was before") if self.node_config else Act(task, "delete", what)
             for name in back:
                 yield Act(
                     task, "delete", f"Pod of Cilium's agent on {name}", "a restart with the settings as before"

@@ -25,6 +25,7 @@ from bigtcp_bench.cluster.cilium import (
     waiting_reason,
 )
 from bigtcp_bench.cluster.counters import LOAD_SAMPLE_S
+from bigtcp_bench.cluster.environment import FIRST_NAMESPACE
 from bigtcp_bench.cluster.nodes import NodePair, candidates, node_info
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
@@ -33,8 +34,10 @@ from bigtcp_bench.cluster.reach import unreachable_families
 from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.plan import Family, Plan
 
-#: A run goes on without these: the guardian has a line of its own, events only say more about a pod that fails.
+#: A run goes on without these: the guardian has a line of its own, and so has the cluster's uid; events only say
+#: more about a pod that fails.
 OPTIONAL_RESOURCES = ("cronjobs", "serviceaccounts", "events")
+OPTIONAL_NAMES = (GUARDIAN_NAME, FIRST_NAMESPACE)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def look(api: ClusterApi, plan: Plan, pair: NodePair, hold: list[Check], abandon
         config=api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace),
         node_configs=api.select(cilium.node_config, cilium.namespace) if cilium.node_config else [],
         nodes=candidates(api, plan),
-        agents={name: _agent(api, cilium, daemonset, name) for name in pair.names},
+        agents={name: look_at_agent(api, cilium, daemonset, name) for name in pair.names},
         hold=hold,
         abandoned=abandoned,
         rights=[_rights(api, plan, cilium, pair), _guardian(api, plan)],
@@ -222,7 +225,8 @@ def unknown_without_pods(plan: Plan) -> str:
     )
 
 
-def _agent(api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: str) -> AgentSeen:
+def look_at_agent(api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: str) -> AgentSeen:
+    """Return what the agent of a node says and was told, or why it does not answer."""
     pod = agent_pod(api, cilium, node)
     current = pod is not None and is_of_template(pod, daemonset)
     if pod is None or not is_ready(pod):
@@ -261,7 +265,7 @@ def _rights(api: ClusterApi, plan: Plan, cilium: Cilium, pair: NodePair) -> Chec
     wanted = [
         right
         for right in rights.needed(plan.scope, cilium, pair.names)
-        if right.resource not in OPTIONAL_RESOURCES and right.name != GUARDIAN_NAME
+        if right.resource not in OPTIONAL_RESOURCES and right.name not in OPTIONAL_NAMES
     ]
     try:
         lacking = rights.missing(api, wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, POD, ClusterApi, JsonObject
@@ -10,15 +10,17 @@ from bigtcp_bench.cluster.cilium import (
     AGENT_LABELS,
     CONFIGMAP_NAME,
     Cilium,
+    agent_pod,
     find_cilium,
     is_observed,
     is_of_template,
     is_ready,
     rollout_state,
 )
+from bigtcp_bench.cluster.environment import merged_config, overriding
 from bigtcp_bench.cluster.guard import read_lease
 from bigtcp_bench.cluster.nodes import node_info
-from bigtcp_bench.upgrade import BIG_TCP_KEYS, DATAPATH_KEYS, Fingerprint, datapath_config
+from bigtcp_bench.upgrade import BIG_TCP_KEYS, DATAPATH_KEYS, Fingerprint
 
 #: Agents that cannot follow because their node is not Ready are left out of account up to this many. Each is
 #: looked up by itself, and a cluster with more dead nodes is not at rest in any case.
@@ -33,24 +35,27 @@ class Observation:
     unsettled: str = ""
 
 
-def observe(api: ClusterApi) -> Observation:
-    """Return what Cilium is now, and whether it has come to rest.
+def observe(api: ClusterApi, nodes: Sequence[str] = ()) -> Observation:
+    """Return what Cilium is now on ``nodes``, which are measured, and whether it has come to rest.
 
     It has when no benchmark holds the cluster (one that does restarts agents itself), every agent runs the present
     template and is available, and every agent was started after the configuration of the datapath was last
-    written: Helm changes ``cilium-config`` without restarting anything, unless told otherwise. Agents of nodes
-    that are not Ready are not waited for, unless the benchmark measures there.
+    written: Helm changes ``cilium-config`` without restarting anything, unless told otherwise. The same goes for
+    the agents of ``nodes`` and the CiliumNodeConfigs that select them. Agents of nodes that are not Ready are not
+    waited for, unless the benchmark measures there.
     """
     cilium = find_cilium(api)
     config_map = api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
-    fingerprint = Fingerprint(cilium.image, datapath_config(config_map.get("data") or {}))
+    applied = overriding(api, cilium, nodes)
+    fingerprint = Fingerprint(cilium.image, merged_config(config_map.get("data") or {}, applied))
     lease = read_lease(api)
     if lease is not None and lease.live(api.now()):
         return Observation(fingerprint, f"{lease.owner} holds the cluster")
-    return Observation(fingerprint, _unsettled(api, cilium, config_written_at(config_map)))
+    unsettled = _unsettled(api, cilium, nodes, config_written_at(config_map)) or _unread(api, cilium, applied)
+    return Observation(fingerprint, unsettled)
 
 
-def _unsettled(api: ClusterApi, cilium: Cilium, config_written: str) -> str:
+def _unsettled(api: ClusterApi, cilium: Cilium, nodes: Sequence[str], config_written: str) -> str:
     """Return what is still going on, or nothing; lists the agents only once the DaemonSet's counts allow it."""
     daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
     state = rollout_state(daemonset)
@@ -62,25 +67,36 @@ def _unsettled(api: ClusterApi, cilium: Cilium, config_written: str) -> str:
     agents = api.select(POD, cilium.namespace, labels=AGENT_LABELS, metadata_only=True)
     if state:
         behind = [agent for agent in agents if not is_of_template(agent, daemonset)]
-        if len(agents) < desired or _awaited(api, cilium, behind):
+        if len(agents) < desired or _awaited(api, cilium, nodes, behind):
             return state
         whole = api.select(POD, cilium.namespace, labels=AGENT_LABELS)
-        if _awaited(api, cilium, [agent for agent in whole if not is_ready(agent)]):
+        if _awaited(api, cilium, nodes, [agent for agent in whole if not is_ready(agent)]):
             return state
     older = [agent for agent in agents if agent["metadata"]["creationTimestamp"] < config_written]
-    if _awaited(api, cilium, older):
+    if _awaited(api, cilium, nodes, older):
         return f"{len(older)} of {len(agents)} agents were started before {CONFIGMAP_NAME} was changed"
     return ""
 
 
-def _awaited(api: ClusterApi, cilium: Cilium, agents: Sequence[JsonObject]) -> bool:
-    """Return whether one of ``agents`` has to be waited for: its node is Ready, or is one of the labelled pair."""
+def _unread(api: ClusterApi, cilium: Cilium, applied: Mapping[str, Sequence[JsonObject]]) -> str:
+    """Return which CiliumNodeConfig the agent of a node has not read yet, or nothing; ``applied``: by node."""
+    for node, configs in applied.items():
+        agent = agent_pod(api, cilium, node) if configs else None
+        for item in configs:
+            if agent is not None and agent["metadata"]["creationTimestamp"] < config_written_at(item):
+                what = f"CiliumNodeConfig {item['metadata']['name']}"
+                return f"the agent on {node} was started before {what} was changed"
+    return ""
+
+
+def _awaited(api: ClusterApi, cilium: Cilium, nodes: Sequence[str], agents: Sequence[JsonObject]) -> bool:
+    """Return whether one of ``agents`` is to be waited for: its node is Ready, measured, or labelled for that."""
     if len(agents) > MAX_EXCUSED:
         return True
     for agent in agents:
         pod = api.find(POD, agent["metadata"]["name"], cilium.namespace)
         node = pod and pod["spec"].get("nodeName")
-        if not node:
+        if not node or node in nodes:
             return True
         found = api.find(NODE, node)
         if found is not None and (node_info(found).ready or node_info(found).labelled):
@@ -88,16 +104,16 @@ def _awaited(api: ClusterApi, cilium: Cilium, agents: Sequence[JsonObject]) -> b
     return False
 
 
-def config_written_at(config_map: JsonObject) -> str:
+def config_written_at(found: JsonObject) -> str:
     """Return when a key of the datapath was last written (RFC 3339 in UTC), or nothing if the API does not say.
 
-    The API server keeps a time for each party that has written an object, with the fields that it owns. The keys
-    that the benchmark writes itself do not count.
+    ``found`` is ``cilium-config`` or a CiliumNodeConfig. The API server keeps a time for each party that has
+    written an object, with the fields that it owns. The keys that the benchmark writes itself do not count.
     """
     fields = {f"f:{key}" for key in DATAPATH_KEYS if key not in BIG_TCP_KEYS}
-    times = [
-        entry.get("time") or ""
-        for entry in config_map["metadata"].get("managedFields") or []
-        if fields & ((entry.get("fieldsV1") or {}).get("f:data") or {}).keys()
-    ]
+    times = []
+    for entry in found["metadata"].get("managedFields") or []:
+        owned = entry.get("fieldsV1") or {}
+        if fields & (owned.get("f:data") or (owned.get("f:spec") or {}).get("f:defaults") or {}).keys():
+            times.append(entry.get("time") or "")
     return max(times, default="")

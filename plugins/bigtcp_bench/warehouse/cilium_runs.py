@@ -11,15 +11,20 @@ import sqlalchemy as sa
 
 from bigtcp_bench.upgrade import Fingerprint
 from bigtcp_bench.warehouse.schema import run
+from bigtcp_bench.warehouse.sightings import UID
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: Rows fetched at a time: the run that is looked for is nearly always among the first.
 _PAGE = 50
+_COLUMNS = (
+    *("id", "dag_id", "run_id", "started_at", "images", "cilium_config", "plan"),
+    *("client_node", "server_node"),
+)
 
 
 @dataclass(frozen=True)
 class CiliumRun:
-    """A valid run that compared both arms, with the Cilium and the plan that it measured."""
+    """A valid run that compared both arms, with the Cilium, the nodes and the plan that it measured."""
 
     number: int
     dag_id: str
@@ -27,6 +32,8 @@ class CiliumRun:
     started_at: datetime
     fingerprint: Fingerprint
     plan: Mapping[str, Any]
+    nodes: tuple[str, ...]
+    cluster_uid: str | None
 
     @property
     def key(self) -> str:
@@ -47,9 +54,7 @@ def newest(
     run are looked at.
     """
     statement = (
-        sa.select(
-            run.c.id, run.c.dag_id, run.c.run_id, run.c.started_at, run.c.images, run.c.cilium_config, run.c.plan
-        )
+        sa.select(*(run.c[name] for name in _COLUMNS), UID.label("uid"))
         .where(run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa)
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .execution_options(yield_per=_PAGE)
@@ -69,4 +74,14 @@ def _cilium_run(row: sa.RowMapping) -> CiliumRun | None:
     fingerprint = Fingerprint.of_row(dict(row))
     if fingerprint is None:
         return None
-    return CiliumRun(row["id"], row["dag_id"], row["run_id"], row["started_at"], fingerprint, row["plan"] or {})
+    nodes = tuple(name for name in (row["client_node"], row["server_node"]) if name)
+    return CiliumRun(
+        number=row["id"],
+        dag_id=row["dag_id"],
+        run_id=row["run_id"],
+        started_at=row["started_at"],
+        fingerprint=fingerprint,
+        plan=row["plan"] or {},
+        nodes=nodes,
+        cluster_uid=row["uid"],
+    )
