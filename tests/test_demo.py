@@ -13,6 +13,9 @@ from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.lab import daemon
 from bigtcp_bench.lab.api.certificates import kubeconfig
 from bigtcp_bench.local import LocalAirflow
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.cluster.simulated import Cluster
+from tests.cluster.test_guard import RUN, open_and_switch
 
 
 @pytest.fixture
@@ -52,3 +55,26 @@ def test_a_kubeconfig_that_cannot_be_used_is_one_sentence(tmp_path: Path, starte
     with pytest.raises(InvalidInput, match="cannot be used"):
         demo.run_demo(tmp_path / "work", "quick", path)
     assert started == []
+
+
+def test_what_a_run_that_was_killed_has_left_is_put_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    demo.put_back(cluster.client(), warehouse, 0.0)
+    assert capsys.readouterr().out == "", "no run was made"
+
+    dag_id, _, run_id = RUN.partition("/")
+    warehouse.start_run({"cluster": "lab", "dag_id": dag_id, "run_id": run_id})
+    open_and_switch(cluster, "on")
+    demo.put_back(cluster.client(), warehouse, 0.0)
+    assert f"restored what {RUN} had changed" in capsys.readouterr().out
+    assert cluster.state() == before
+
+    fence = open_and_switch(cluster, "on", holder="somebody/else")
+    demo.put_back(cluster.client(), warehouse, 0.0)
+    assert "nothing to restore" in capsys.readouterr().out
+    fence.check()

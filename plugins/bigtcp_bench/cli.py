@@ -98,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> int:
     from bigtcp_bench.demo import run_demo
 
+    # As Ctrl-C: the run ends with its teardowns, and nothing of it stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run_demo(options.folder, options.plan, options.kubeconfig)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import yaml
 
@@ -20,6 +20,10 @@ from bigtcp_bench.errors import BenchError, InvalidInput
 from bigtcp_bench.local import LocalAirflow, Session, airflow_command
 from bigtcp_bench.plan import blocks, load_plan
 from bigtcp_bench.progress import said
+
+if TYPE_CHECKING:
+    from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.warehouse.store import Warehouse
 
 #: After Ctrl-C Airflow still runs the teardowns; this long is waited for them.
 _TEARDOWN_S = 90
@@ -119,6 +123,12 @@ def _run_dag(airflow: LocalAirflow, plan_name: str, started: float) -> None:
             raise
         finally:
             _session(airflow).end(patience_s=1)
+            if process.poll() not in (0, 1):
+                from bigtcp_bench.cluster.api import ClusterApi
+                from bigtcp_bench.warehouse.store import Warehouse
+
+                warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
+                put_back(ClusterApi.from_kubeconfig(airflow.kubeconfig), warehouse, started)
     if process.returncode not in (0, 1):
         raise BenchError(f"Airflow ended with status {process.returncode}; see {log_path}")
 
@@ -144,6 +154,23 @@ def _interrupted(process: subprocess.Popen[str], lines: IO[str], log: IO[str], s
     _follow(lines, log, started)
     process.wait()
     signal.alarm(0)
+
+
+def put_back(api: ClusterApi, warehouse: Warehouse, started: float) -> None:
+    """Restore what the newest run has left, which ended without its teardowns; touch nobody else's window.
+
+    It was killed, or hung: Ctrl-C can meet Python at a point that it does not recover from.
+    """
+    from bigtcp_bench.cluster import guard
+
+    runs = warehouse.runs_frame(limit=1)
+    if runs.empty:
+        return
+    holder = f"{runs['dag_id'].iloc[0]}/{runs['run_id'].iloc[0]}"
+    try:
+        _tell(started, str(guard.restore(api, "the demo ended without its teardowns", holder=holder)))
+    except BenchError as error:
+        _tell(started, f"RESTORE NOT VERIFIED: {error}")
 
 
 def _report(airflow: LocalAirflow, started: float) -> int:
