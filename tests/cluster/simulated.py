@@ -30,6 +30,7 @@ from bigtcp_bench.cluster.cilium import (
 from bigtcp_bench.cluster.pods import node_of
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.lab.api import paths
+from bigtcp_bench.lab.api.copies import copied
 from bigtcp_bench.lab.api.discovery import (
     CILIUMNODECONFIGS,
     CONFIGMAPS,
@@ -146,7 +147,7 @@ class Cluster:
         """Return everything that a run must leave as it was."""
         configs = run(self.store.list(CILIUMNODECONFIGS))
         config = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
-        return copy.deepcopy(
+        return copied(
             {
                 "node configs": [(item["metadata"]["name"], item["spec"]) for item in configs],
                 "cilium-config": config["data"],
@@ -334,7 +335,7 @@ class Client(ClusterApi):
         number = self.changes
         self.cluster.time += 0.01
         try:
-            result = run(self._answer(method, path, dict(query), copy.deepcopy(body), headers or {}))
+            result = run(self._answer(method, path, dict(query), copied(body), headers or {}))
         except ApiError as error:
             if changing:
                 self._interrupted("after", number)

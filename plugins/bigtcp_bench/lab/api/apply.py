@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
+from .copies import copied
 from .discovery import Resource
 from .patch import merge_key, strategic_merge
 from .status import ApiError
@@ -54,7 +54,7 @@ def applied(
     }
     if conflicts and not force:
         raise _conflict(conflicts)
-    result = copy.deepcopy(live)
+    result = copied(live)
     if mine is not None:
         kept: FieldSet = wanted
         for entry in others:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import jsonpatch
 
+from .copies import copied
 from .status import ApiError, bad_request, unprocessable_patch
 
 JSON_PATCH = "application/json-patch+json"
@@ -52,7 +52,7 @@ def json_patch(obj: dict[str, Any], operations: Any) -> dict[str, Any]:
 def merge_patch(target: Any, patch: Any) -> Any:
     """Return ``target`` after an RFC 7386 merge ``patch``: ``null`` deletes, lists are replaced."""
     if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
+        return copied(patch)
     result = dict(target) if isinstance(target, dict) else {}
     for key, value in patch.items():
         if value is None:
@@ -69,9 +69,9 @@ def strategic_merge(target: Any, patch: Any) -> Any:
     ``$setElementOrder/<field>``.
     """
     if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
+        return copied(patch)
     if patch.get("$patch") == "replace":
-        return {key: copy.deepcopy(value) for key, value in patch.items() if key != "$patch"}
+        return {key: copied(value) for key, value in patch.items() if key != "$patch"}
     if patch.get("$patch") == "delete":
         return {}
     result = dict(target) if isinstance(target, dict) else {}
@@ -111,10 +111,10 @@ def _merge_lists(field: str, old: Any, new: list[Any]) -> list[Any]:
         return [*old, *(item for item in new if item not in old)]
     directives = [item for item in new if isinstance(item, dict) and list(item) == ["$patch"]]
     if directives:  # [{"$patch": "replace"}, …] replaces the list
-        return [copy.deepcopy(item) for item in new if item not in directives]
+        return [copied(item) for item in new if item not in directives]
     key = merge_key(field, new)
     if key is None:
-        return copy.deepcopy(new)
+        return copied(new)
     result = list(old)
     for item in new:
         place = next((i for i, known in enumerate(result) if known.get(key) == item[key]), None)

@@ -7,7 +7,6 @@ comes out are copies: nobody can change a stored object but through the store.
 from __future__ import annotations
 
 import asyncio
-import copy
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from . import admission, apply, patch, status
+from .copies import copied
 from .discovery import (
     DAEMONSETS,
     EVENTS,
@@ -203,7 +203,7 @@ class Store:
 
     def rendered(self, resource: Resource, obj: Object) -> Object:
         """Return a copy of a stored ``obj`` in the version that ``resource`` names."""
-        result = copy.deepcopy(obj)
+        result = copied(obj)
         result["apiVersion"] = resource.api_version
         return result
 
@@ -216,7 +216,7 @@ class Store:
 
         Raises ``ApiError`` 404 (no such namespace), 403 (namespace is going), 409 (name taken), 400, 422.
         """
-        obj = copy.deepcopy(obj)
+        obj = copied(obj)
         metadata = self._checked_metadata(resource, obj, namespace)
         if metadata.get("resourceVersion"):
             raise status.bad_request("resourceVersion should not be set on objects to be created")
@@ -254,7 +254,7 @@ class Store:
         """
         metadata = obj.get("metadata") or {}
         old = self._find(resource, metadata.get("name", ""), metadata.get("namespace"))
-        return self._replace(resource, old, copy.deepcopy(obj), subresource, dry_run=dry_run)
+        return self._replace(resource, old, copied(obj), subresource, dry_run=dry_run)
 
     async def patch(
         self,
@@ -270,7 +270,7 @@ class Store:
         """Change an object by a JSON, merge or strategic merge patch (``patch.py`` names the formats)."""
         old = self._find(resource, name, namespace)
         new = patch.apply_patch(self.rendered(resource, old), content_type, body, custom=resource.custom)
-        return self._replace(resource, old, copy.deepcopy(new), subresource, dry_run=dry_run)
+        return self._replace(resource, old, copied(new), subresource, dry_run=dry_run)
 
     async def apply(
         self,
@@ -323,7 +323,7 @@ class Store:
             found = metadata["uid" if field == "UID" else "resourceVersion"]
             if wanted is not None and wanted != found:
                 raise status.precondition_failed(resource, name, field, wanted, found)
-        new = copy.deepcopy(old)
+        new = copied(old)
         if propagation == "Foreground":
             _add_finalizer(new, "foregroundDeletion")
         elif propagation == "Orphan":
@@ -346,7 +346,7 @@ class Store:
     async def finish_namespace(self, name: str) -> None:
         """Remove a namespace whose content is gone, as its controller does."""
         old = self._find(NAMESPACES, name, None)
-        self._commit(NAMESPACES, "DELETED", copy.deepcopy(old), old, dry_run=False)
+        self._commit(NAMESPACES, "DELETED", copied(old), old, dry_run=False)
 
     # Inside
 
@@ -408,12 +408,12 @@ class Store:
         if metadata.get("uid") not in (None, "", before["uid"]):
             raise status.precondition_failed(resource, name, "UID", metadata["uid"], before["uid"])
         if subresource == "status":
-            new = {**copy.deepcopy(old), "status": new.get("status") or {}}
+            new = {**copied(old), "status": new.get("status") or {}}
         elif subresource != "binding":  # the scheduler sets a pod's node and its condition in one go
             if resource.has_status:
                 new.pop("status", None)
                 if "status" in old:
-                    new["status"] = copy.deepcopy(old["status"])
+                    new["status"] = copied(old["status"])
             admission.validate_update(resource, old, new)
         metadata = new["metadata"]
         kept = ("uid", "name", "namespace", "creationTimestamp", "generation", "deletionTimestamp")

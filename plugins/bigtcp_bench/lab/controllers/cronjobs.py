@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,6 +12,7 @@ from bigtcp_bench.lab.api.discovery import CRONJOBS, JOBS
 from bigtcp_bench.lab.api.events import record_event
 from bigtcp_bench.lab.api.store import Store
 
+from ..api.copies import copied
 from .jobs import finished
 from .owners import controlled, owner_reference
 
@@ -97,7 +97,7 @@ async def _clear_history(store: Store, cronjob: Object, jobs: list[Object]) -> N
 
 
 def _job(cronjob: Object, due: datetime) -> Object:
-    template = copy.deepcopy(cronjob["spec"]["jobTemplate"])
+    template = copied(cronjob["spec"]["jobTemplate"])
     metadata = template.get("metadata") or {}
     stamp = {"batch.kubernetes.io/cronjob-scheduled-timestamp": due.strftime("%Y-%m-%dT%H:%M:%SZ")}
     return {

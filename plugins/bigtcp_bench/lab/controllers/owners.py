@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
+
+from ..api.copies import copied
 
 Object = dict[str, Any]
 
@@ -32,7 +33,7 @@ def controlled(objects: list[Object], owner: Object) -> list[Object]:
 
 def pod_of(owner: Object) -> Object:
     """Return a pod, not yet stored, from the template of a Job or DaemonSet."""
-    template = copy.deepcopy(owner["spec"]["template"])
+    template = copied(owner["spec"]["template"])
     metadata = template.get("metadata") or {}
     return {
         "apiVersion": "v1",
