@@ -360,13 +360,13 @@ class DagRunStep:
             except Exception as error:
                 say(f"the outcome of the restore could not be stored: {_first_line(error)}")
             raise
-        state = "not_needed" if report.outcome == "nothing" else "verified"
+        state = "verified" if report.changed else "not_needed"
         result = {"state": state, "detail": str(report), **report.to_dict()}
         say(str(report))
         try:
             self._store_restore(result, wait_s=STORE_S)
         except Exception as error:
-            # Another attempt would find nothing to restore, and say that the run had changed nothing.
+            # Not one for another attempt: the cluster is right, and the warehouse had its time.
             why = _first_line(error)
             raise AirflowFailException(
                 f"the cluster is as it was before the run, but the warehouse does not know it: {why}"

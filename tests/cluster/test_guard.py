@@ -151,7 +151,8 @@ def test_a_restore_killed_at_every_request_is_finished_by_the_next() -> None:
         except Killed:
             # The dead restore holds the lease; nobody waits longer than that lasts.
             started = cluster.time
-            guard.restore(cluster.client(), "second", holder=RUN)
+            report = guard.restore(cluster.client(), "second", holder=RUN)
+            assert report.changed, "it does not say that there was nothing to put back"
             assert cluster.time - started < guard.RESTORE_LEASE_S + 30
         after = cluster.state()
         after["pods"] = [name for name in after["pods"] if "probe" not in name]

@@ -132,11 +132,12 @@ def told_config(api: ClusterApi, cilium: Cilium, pod: str) -> dict[str, str] | N
     Only keys that are set; None if the agent's pod does not say (a build that keeps its configuration elsewhere).
     """
     try:
-        text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["grep", "-r", "", MERGED_DIR])
+        # A file for each key behind two links (pkg/option/resolver in Cilium); grep follows only what it is given.
+        text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["grep", "-r", "", f"{MERGED_DIR}/..data/"])
     except CommandFailed:
         return None
-    lines = (line.removeprefix(f"{MERGED_DIR}/").partition(":") for line in text.splitlines())
-    found = {name: value.strip() for name, _, value in lines}
+    lines = (line.partition(":") for line in text.splitlines())
+    found = {path.rpartition("/")[2]: value.strip() for path, _, value in lines}
     return {key: found[key] for key in DATAPATH_KEYS if key in found and key not in BIG_TCP_KEYS}
 
 

@@ -595,6 +595,7 @@ class RestoreReport:
 
     ``outcome`` is ``restored`` or ``nothing``; ``actions`` are the changes made, ``notes`` what the reader should
     know; ``nodes`` holds for each node its merged settings, device limits and whether its agent was restarted.
+    ``already`` says who had restored and verified the same window before, if somebody had.
     """
 
     outcome: str
@@ -605,6 +606,12 @@ class RestoreReport:
     actions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    already: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Return whether there was something to put back, for this restore or for one before it."""
+        return self.outcome == "restored" or bool(self.already)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a task's result or the warehouse."""
@@ -690,6 +697,7 @@ def restore(
                 and lease.restored
                 and (holder is None or lease.restored.startswith(f"{holder} "))
             ):
+                report.already = lease.restored
                 report.notes.append(f"put back already: {lease.restored}")
             return report
         pods.ensure_namespace(api)
@@ -709,6 +717,10 @@ def restore(
                 report.waited_s = settle_s
             in_flight = lease is not None and bool(lease.in_flight)
             _Restorer(api, fence, state, report, progress, agent_ready_s, in_flight).run()
+            if owner:
+                # Before the saved state goes: whoever asks after that must not hear that nothing was changed.
+                note = f"{owner} by a restore ({reason}) at {_micro_time(api.now())}"
+                fence.update(lambda body: _annotate(body, {RESTORED: note}))
             _delete_state(api, fence)
             _remove_guardian(api, fence, report)
             fence.release()

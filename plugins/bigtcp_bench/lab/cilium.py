@@ -19,6 +19,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 import urllib.request
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,9 +122,17 @@ def build_config() -> None:
             if key in merged:
                 log("Source overrides key", module="build-config", configKey=key, configSource=name)
         merged |= found
-    CONFIG_DIRECTORY.mkdir(parents=True, exist_ok=True)
+    _write_config(merged)
+
+
+def _write_config(merged: dict[str, str]) -> None:
+    """Write a file for each key, as Cilium does, and a kubelet for a ConfigMap: behind two symbolic links."""
+    data = CONFIG_DIRECTORY / f"..data_{int(time.time())}"
+    data.mkdir(parents=True, exist_ok=True)
+    (CONFIG_DIRECTORY / "..data").symlink_to(data.name)
     for key, value in merged.items():
-        (CONFIG_DIRECTORY / key).write_text(value, encoding="utf-8")
+        (data / key).write_text(value, encoding="utf-8")
+        (CONFIG_DIRECTORY / key).symlink_to(f"..data/{key}")
 
 
 def _node_overrides(namespace: str, labels: dict[str, str]) -> list[dict[str, str]]:
@@ -138,7 +147,7 @@ def _node_overrides(namespace: str, labels: dict[str, str]) -> list[dict[str, st
 
 
 def _read_config() -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in CONFIG_DIRECTORY.iterdir()}
+    return {path.name: path.read_text(encoding="utf-8") for path in (CONFIG_DIRECTORY / "..data").iterdir()}
 
 
 def _has_fault(name: str) -> bool:
