@@ -21,6 +21,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -130,13 +131,28 @@ class Place:
     def start_airflow(self) -> None:
         """Start all of Airflow, its scheduler in a session of its own so that it can be killed alone."""
         # Nothing of these is left behind by LocalAirflow.environment, which drops what is set for other Airflows.
-        self.airflow.start()
-        session = self.airflow.pid()
-        assert session is not None
-        for pid in processes(lambda stat, command: stat.session == session and b"scheduler" in command):
-            kill(pid)
+        started = threading.Event()
+        killer = threading.Thread(target=self._kill_its_scheduler, args=(started,))
+        killer.start()
+        try:
+            self.airflow.start()
+        finally:
+            started.set()
+            killer.join()
         self.start_scheduler()
         self.rest = Rest(self.airflow)
+
+    def _kill_its_scheduler(self, started: threading.Event) -> None:
+        """Kill the scheduler that comes with the rest as soon as it is there, so that it takes up no task."""
+        done = False
+        while not done:
+            done = started.wait(0.05)
+            for pid in self._its_schedulers():
+                kill(pid)
+
+    def _its_schedulers(self) -> list[int]:
+        session = self.airflow.pid()
+        return processes(lambda stat, command: stat.session == session and b"scheduler" in command)
 
     def start_scheduler(self) -> None:
         """Start the scheduler, as a service manager would after it died."""
