@@ -398,12 +398,12 @@ def run_guardian(api: ClusterApi) -> str:
     return "guardian stuck"
 
 
-def inject(place: Place, name: str, step: str) -> Iterator[str]:
+def inject(place: Place, name: str, step: str, into_step_s: float) -> Iterator[str]:
     """Run the DAG, inject one fault at one step, and yield what is worth telling, word by word."""
     before = cluster_state(place.api)
     run = place.rest.trigger()
     if await_step(place, run, step) == "running":
-        time.sleep(INTO_STEP_S)
+        time.sleep(into_step_s)
     FAULTS[name](place, run)
     if name == "Airflow gone":
         yield "gone"
@@ -439,6 +439,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--into-step", type=float, default=INTO_STEP_S, help="seconds; less for steps that are short")
     parser.add_argument("--port", type=int, default=8190)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
@@ -455,7 +456,7 @@ def main() -> None:
                 started = time.monotonic()
                 told: list[str] = []
                 try:
-                    told.extend(inject(place, name, step))
+                    told.extend(inject(place, name, step, options.into_step))
                 except (BenchError, OSError, TimeoutError, LookupError) as error:
                     told.append(f"ERROR {error}")
                     if place.airflow.pid() is None:
