@@ -439,7 +439,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
-    parser.add_argument("--into-step", type=float, default=INTO_STEP_S, help="seconds; less for steps that are short")
+    parser.add_argument("--into-step", type=float, default=INTO_STEP_S, help="seconds; less for short steps")
     parser.add_argument("--port", type=int, default=8190)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
