@@ -131,24 +131,20 @@ class Place:
     def start_airflow(self) -> None:
         """Start all of Airflow, its scheduler in a session of its own so that it can be killed alone."""
         # Nothing of these is left behind by LocalAirflow.environment, which drops what is set for other Airflows.
-        started = threading.Event()
-        killer = threading.Thread(target=self._kill_its_scheduler, args=(started,))
-        killer.start()
-        try:
-            self.airflow.start()
-        finally:
-            started.set()
-            killer.join()
-        self.start_scheduler()
+        exchange = threading.Thread(target=self._exchange_scheduler)
+        exchange.start()
+        self.airflow.start()
+        exchange.join()
         self.rest = Rest(self.airflow)
 
-    def _kill_its_scheduler(self, started: threading.Event) -> None:
-        """Kill the scheduler that comes with the rest as soon as it is there, so that it takes up no task."""
-        done = False
-        while not done:
-            done = started.wait(0.05)
-            for pid in self._its_schedulers():
-                kill(pid)
+    def _exchange_scheduler(self) -> None:
+        """Kill the scheduler that comes with the rest before it takes up a task, and start one of our own."""
+        deadline = time.monotonic() + 120
+        while not (its := self._its_schedulers()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for pid in its:
+            kill(pid)
+        self.start_scheduler()
 
     def _its_schedulers(self) -> list[int]:
         session = self.airflow.pid()

@@ -89,6 +89,28 @@ def test_a_living_run_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     fence.check()
 
 
+def test_a_run_that_died_before_it_had_saved_anything_leaves_no_pod_and_no_hold() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    api = cluster.client()
+
+    def kill(when: str, _change: int) -> None:
+        if when == "after" and any("probe" in name for name in cluster.state()["pods"]):
+            raise Killed
+
+    api.interrupt = kill
+    with pytest.raises(Killed):
+        guard.open_window(api, RUN, plan(), choose_pair(cluster.client(), plan()))
+    assert cluster.state()["pods"] != before["pods"]
+    assert cluster.find(CONFIGMAPS, "bigtcp-bench-saved-state") == []
+    cluster.time += guard.LEASE_S + 1
+    assert wake(cluster) == 0
+    assert cluster.state() == before
+    assert cluster.lease()["holderIdentity"] == ""
+    # Nothing had been changed, so nobody may be told that something was put back.
+    assert not guard.restore(cluster.client(), "test", holder=RUN).changed
+
+
 @pytest.mark.parametrize("scope", ["nodes", "cluster"])
 @pytest.mark.parametrize("arms", [(), ("on",), ("on", "off")])
 def test_a_dead_run_is_undone_as_the_guard_would(scope: str, arms: tuple[str, ...]) -> None:

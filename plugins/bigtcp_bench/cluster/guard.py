@@ -467,9 +467,10 @@ def open_window(
     if fence is None:
         raise PreconditionFailed("another run took the cluster at the same moment; this one may try again later")
     try:
-        state = _describe(api, fence, plan, pair)
+        # First: should this process die while it looks at the nodes, somebody deletes the pods it looks with.
         if plan.guardian:
             _install_guardian(api, fence, plan, pair, lease_s, progress)
+        state = _describe(api, fence, plan, pair)
         _save(api, fence, state)
     except BaseException:
         with contextlib.suppress(BenchError):

@@ -326,8 +326,9 @@ class Guardian:
             return 0
         if saved is None:
             say("there is no saved state, so there is nothing to restore; the guardian is no longer needed")
+            self._tidy(lease)
             self._retire(own)
-            self._forget(lease)
+            self._forget(self.api.get(self._lease))
             return 0
         state = self._read(saved)
         if state is None:
@@ -358,6 +359,16 @@ class Guardian:
         except (Lost, Refused) as reason:
             say(f"the hold on the cluster ends by itself: {reason}")
         return 0
+
+    def _tidy(self, lease: Json | None) -> None:
+        """Delete the pods of a run that died before it had saved anything, so before it had changed anything."""
+        owner = _spec(lease).get("holderIdentity") or ""
+        if not owner or not self._acquire(lease, owner):
+            return
+        try:
+            self._delete_pods(self.orders.all_pods)
+        except (Lost, Refused) as error:
+            say(f"pods of {owner} may be left: {error}")
 
     def _read(self, saved: Json) -> Json | None:
         """Return the saved state, or None, and say why, if this guardian cannot go by it."""
