@@ -81,6 +81,8 @@ class Demo:
             env={"PATH": f"{self.tools}:/usr/bin:/bin", "HOME": str(self.root), **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # What runs the tests in the background may ignore it, and then nothing below could ask for it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             text=True,
         )
 
