@@ -45,6 +45,15 @@ ANSWERS = {
 }
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+def heed_signals() -> None:
+    """Undo what the tests may have been started with: nohup and a shell's background ignore some of them."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Demo:
     """A checkout of its own for the script, and tools that only write down how they are called."""
 
@@ -81,8 +90,7 @@ class Demo:
             env={"PATH": f"{self.tools}:/usr/bin:/bin", "HOME": str(self.root), **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # What runs the tests in the background may ignore it, and then nothing below could ask for it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=heed_signals,
             text=True,
         )
 
@@ -209,7 +217,7 @@ def test_a_host_that_cannot_is_said_before_there_is_a_cluster(demo, answers, wor
     assert demo.steps == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_interrupted_benchmark_ends_before_its_cluster(demo, number):
     # As `bigtcp-bench demo` does: it puts back what it changed, and then ends.
     (demo.tools / "bigtcp-bench").write_text(
