@@ -46,7 +46,7 @@ def bigtcp_benchmark():
     """Wire the run: check, save, then per block switch and measure, then judge; put the cluster back."""
 
     # It may have to put back what a run with scope "cluster" has left, which restarts all agents.
-    @task(execution_timeout=timedelta(hours=3))
+    @task(**ALL_AGENTS)
     def check_kernel() -> dict:
         return DagRunStep.current().check_kernel()
 

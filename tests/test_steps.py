@@ -126,7 +126,7 @@ def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):
         raise AssertionError("the arm was switched on busy nodes")
 
     monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
-    monkeypatch.setattr(pods, "delete_pods", lambda *_: [])
+    monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
     monkeypatch.setattr(load, "await_quiet", refuse)
     monkeypatch.setattr(bigtcp_switch, "switch", never)
     with pytest.raises(PreconditionFailed, match="90% busy"):
@@ -241,7 +241,7 @@ def test_what_a_switch_found_that_is_not_proven_is_kept_for_the_diagnosis(step, 
         raise SwitchFailed("BIG TCP could not be proven to be on", {"arm": "on", "nodes": {"node1": proof}})
 
     monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
-    monkeypatch.setattr(pods, "delete_pods", lambda *_: [])
+    monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
     monkeypatch.setattr(load, "await_quiet", lambda *_, **__: None)
     monkeypatch.setattr(bigtcp_switch, "switch", fail)
     with pytest.raises(SwitchFailed):

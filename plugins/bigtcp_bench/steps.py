@@ -516,7 +516,7 @@ class DagRunStep:
         with fence.renewing():
             fence.check()
             self._end_block_before(block.number)
-            pods.delete_pods(self.api)
+            pods.delete_pods(self.api, before=fence.check)
             load.await_quiet(self.api, self.plan, self.pair, progress=say)
             say(f"block {block.number}: switching BIG TCP {block.arm}")
             try:

@@ -326,9 +326,7 @@ class Guardian:
             return 0
         if saved is None:
             say("there is no saved state, so there is nothing to restore; the guardian is no longer needed")
-            self._tidy(lease)
-            self._retire(own)
-            self._forget(self.api.get(self._lease))
+            self._tidy(lease, own)
             return 0
         state = self._read(saved)
         if state is None:
@@ -360,15 +358,21 @@ class Guardian:
             say(f"the hold on the cluster ends by itself: {reason}")
         return 0
 
-    def _tidy(self, lease: Json | None) -> None:
-        """Delete the pods of a run that died before it had saved anything, so before it had changed anything."""
-        owner = _spec(lease).get("holderIdentity") or ""
-        if not owner or not self._acquire(lease, owner):
+    def _tidy(self, lease: Json | None, own: Mapping[str, Json | None]) -> None:
+        """Delete itself, and the pods of a run that died before it had saved, and so changed, anything."""
+        owner = (_spec(lease).get("holderIdentity") or "").removeprefix(self.orders.revoked)
+        if not owner:
+            self._retire(own)
+            return
+        if not self._acquire(lease, owner):
+            say("somebody else took the cluster at the same moment; nothing to do")
             return
         try:
             self._delete_pods(self.orders.all_pods)
+            self._retire(own, before=self._check)
+            self._release()
         except (Lost, Refused) as error:
-            say(f"pods of {owner} may be left: {error}")
+            say(f"pods of {owner} may be left, and the hold on the cluster ends by itself: {error}")
 
     def _read(self, saved: Json) -> Json | None:
         """Return the saved state, or None, and say why, if this guardian cannot go by it."""
@@ -468,15 +472,16 @@ class Guardian:
         text = f"{what} since {_micro_time(self.api.now())}" if what else None
         self._update(lambda body: _annotate(body, {self.orders.in_flight: text}))
 
-    def _release(self, owner: str) -> None:
-        """Give the Lease back, with a note for the run, should it ever ask."""
+    def _release(self, restored: str = "") -> None:
+        """Give the Lease back, with a note for the run that was ``restored``, should it ever ask."""
         names = self.orders
 
         def give_back(body: Json) -> None:
             body["spec"]["holderIdentity"] = ""
-            note = f"{owner} by the guardian at {_micro_time(self.api.now())}"
             _annotate(body, dict.fromkeys((names.window, names.in_flight, names.undone)))
-            _annotate(body, {names.restored: note})
+            if restored:
+                note = f"{restored} by the guardian at {_micro_time(self.api.now())}"
+                _annotate(body, {names.restored: note})
 
         self._update(give_back)
 
@@ -494,18 +499,6 @@ class Guardian:
         except Refused as error:
             say(f"the hold on the cluster ends by itself: {error}")
         return True
-
-    def _forget(self, lease: Json | None) -> None:
-        """Free a Lease that has expired and whose window has left nothing."""
-        if not _spec(lease).get("holderIdentity"):
-            return
-        body: Json = copy.deepcopy(lease or {})
-        body["spec"]["holderIdentity"] = ""
-        _annotate(body, dict.fromkeys((self.orders.window, self.orders.in_flight, self.orders.undone)))
-        try:
-            self.api.request("PUT", self._lease, body)
-        except Refused as error:
-            say(f"the Lease stays as it is: {error}")
 
     def _retire(self, own: Mapping[str, Json | None], before: Callable[[], object] | None = None) -> None:
         """Remove the guardian's ``own`` CronJob and ConfigMap, but not the running Job: its log is the report."""

@@ -83,7 +83,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 fence.check()
                 server = self._running_server(api, generation) if self._client_runs(context) else None
                 if server is None:
-                    pods.delete_pods(api)
+                    pods.delete_pods(api, before=fence.check)
                     server = self._new_server(api, fence, generation, plan)
                 orders = orders_of(generation, plan, pods.pod_addresses(server))
                 self.pod_template_dict = client_pod(generation, plan, orders)
