@@ -395,7 +395,7 @@ class Client(ClusterApi):
         node = self.cluster.nodes[name]
         if argv[0] == "cat":
             return node.merged[argv[1].removeprefix(f"{MERGED_DIR}/")]
-        if list(argv) == ["grep", "-r", "", f"{MERGED_DIR}/..data/"]:
+        if list(argv) == ["grep", "-ra", "", f"{MERGED_DIR}/..data/"]:
             return "".join(f"{MERGED_DIR}/..data/{key}:{value}\n" for key, value in node.told.items())
         if list(argv) == ["cilium-dbg", "status", "-o", "json"]:
             return json.dumps(self.cluster.agent_status(name))

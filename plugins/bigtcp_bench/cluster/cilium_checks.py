@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from bigtcp_bench.cluster import guard, protocol
+from bigtcp_bench.cluster.agent_settings import NODE_PREFIX, PENDING_ADVICE, merging_of, pending_text
 from bigtcp_bench.cluster.api import JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
@@ -23,11 +24,8 @@ from bigtcp_bench.cluster.cilium import (
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.plan import Plan
 from bigtcp_bench.pods.guardian import merged_settings, selects
+from bigtcp_bench.upgrade import Difference
 
-#: The sources an agent's configuration is merged from when the init container names none.
-DEFAULT_SOURCES = f"config-map:{CONFIGMAP_NAME},cilium-node-config"
-#: With the source ``node``, a label or annotation ``config.cilium.io/KEY`` of the node sets a key.
-NODE_PREFIX = "config.cilium.io/"
 #: Set on the pod template by the chart when ``rollOutCiliumPods`` is true.
 CHECKSUM = "cilium.io/cilium-configmap-checksum"
 #: What the tools leave on objects that they keep as they are in Git.
@@ -113,23 +111,20 @@ def change_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator
 def _overrides(daemonset: JsonObject) -> Check:
     """Judge the init container that merges the configuration: may our two keys be overridden at all?"""
     name = "config overrides"
-    words = _config_words(daemonset)
-    if words is None:
+    merging = merging_of(daemonset)
+    if merging is None:
         advice = "this packaging of Cilium ignores CiliumNodeConfig; use scope cluster"
         return Check(
             name, "", "fail", f"DaemonSet {daemonset['metadata']['name']} has no init container config", advice
         )
-    allowed = _flag(words, "allow-config-keys")
-    # Cilium ignores the one list where there is the other.
-    denied = [key for key in KEYS.values() if not allowed and key in _flag(words, "deny-config-keys")]
-    if denied:
-        advice = "remove it from Helm's daemon.blockedConfigOverrides, or use scope cluster"
-        return Check(name, "", "fail", f"{denied[0]} may not be overridden (--deny-config-keys)", advice)
-    missing = [key for key in KEYS.values() if allowed and key not in allowed]
-    if missing:
+    refused = [key for key in KEYS.values() if not merging.counts(key)]
+    if refused and merging.allowed:
         advice = "add it to Helm's daemon.allowedConfigOverrides, or use scope cluster"
-        return Check(name, "", "fail", f"{missing[0]} is not among --allow-config-keys", advice)
-    sources, later = _sources(words), _later_sources(daemonset)
+        return Check(name, "", "fail", f"{refused[0]} is not among --allow-config-keys", advice)
+    if refused:
+        advice = "remove it from Helm's daemon.blockedConfigOverrides, or use scope cluster"
+        return Check(name, "", "fail", f"{refused[0]} may not be overridden (--deny-config-keys)", advice)
+    sources, later = merging.sources, merging.later
     if later is None:
         advice = "add cilium-node-config to Helm's daemon.configSources, or use scope cluster"
         return Check(name, "", "fail", f"the sources are {','.join(sources)}", advice)
@@ -140,43 +135,8 @@ def _overrides(daemonset: JsonObject) -> Check:
     return Check(name, "", "pass", f"both keys may be overridden; sources {','.join(sources)}")
 
 
-def _config_words(daemonset: JsonObject) -> list[str] | None:
-    """Return command and arguments of the init container that merges the configuration, None if there is none."""
-    containers = daemonset["spec"]["template"]["spec"].get("initContainers") or []
-    found = next((item for item in containers if item["name"] == "config"), None)
-    return None if found is None else (found.get("command") or []) + (found.get("args") or [])
-
-
-def _sources(words: Sequence[str]) -> list[str]:
-    return _flag(words, "source") or DEFAULT_SOURCES.split(",")
-
-
-def _later_sources(daemonset: JsonObject) -> list[str] | None:
-    """Return the sources that are applied after the one with our object; None if none has it.
-
-    A source that names one object is none of ours: it reads no other, and it does not ask whom that selects.
-    """
-    sources = _sources(_config_words(daemonset) or [])
-    ours = ("cilium-node-config", "", daemonset["metadata"]["namespace"])
-    for position, source in enumerate(sources):
-        if _kind(source) == ours[0] and source.partition(":")[2] in ours[1:]:
-            return sources[position + 1 :]
-    return None
-
-
 def _kind(source: str) -> str:
     return source.partition(":")[0]
-
-
-def _flag(words: Sequence[str], name: str) -> list[str]:
-    """Return the comma-separated values of ``--name=a,b`` or ``--name a,b``, given once or several times."""
-    values: list[str] = []
-    for position, word in enumerate(words):
-        if word.startswith(f"--{name}="):
-            values += word.partition("=")[2].split(",")
-        elif word == f"--{name}" and position + 1 < len(words):
-            values += words[position + 1].split(",")
-    return [value.strip().strip('"') for value in values if value.strip()]
 
 
 def manager_checks(daemonset: JsonObject, config: JsonObject, plan: Plan) -> Iterator[Check]:
@@ -250,7 +210,8 @@ def override_checks(
     """
     ours = protocol.NODE_CONFIG_NAME
     labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
-    if any(_kind(source) == "node" for source in _later_sources(daemonset) or []):
+    merging = merging_of(daemonset)
+    if merging is not None and any(_kind(source) == "node" for source in merging.later or ()):
         for mark in [NODE_PREFIX + key for key in KEYS.values()]:
             if mark in labels or mark in annotations:
                 where = "annotation" if mark in annotations else "label"
@@ -271,6 +232,16 @@ def drift_checks(
     expected = merged_settings(KEYS, config.get("data") or {}, list(node_configs), labels)
     if merged != expected:
         yield Check("settings", node, "fail", guard.drift_text(merged, expected), guard.DRIFT_ADVICE)
+
+
+def pending_checks(node: str, pending: Sequence[Difference] | None) -> Iterator[Check]:
+    """Find what an agent's next start would change beside BIG TCP; None: that cannot be known."""
+    if pending is None:
+        found = "whether the agent's next start would change anything beside BIG TCP cannot be known"
+        advice = "see that agents were restarted since Cilium's configuration was last changed"
+        yield Check("pending settings", node, "warn", found, advice)
+    elif pending:
+        yield Check("pending settings", node, "fail", pending_text(pending), PENDING_ADVICE)
 
 
 def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObject) -> Iterator[Check]:

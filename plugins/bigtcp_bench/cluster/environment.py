@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigtcp_bench.cluster.api import NAMESPACE, NODE, ClusterApi, CommandFailed, Forbidden, JsonObject
+from bigtcp_bench.cluster import agent_settings
+from bigtcp_bench.cluster.api import NAMESPACE, NODE, ClusterApi, Forbidden, JsonObject
 from bigtcp_bench.cluster.checks import Check
-from bigtcp_bench.cluster.cilium import (
-    AGENT_CONTAINER,
-    MERGED_DIR,
-    Cilium,
-    config_values,
-    find_cilium,
-    read_status,
-    ready_agent,
-)
+from bigtcp_bench.cluster.cilium import Cilium, config_values, find_cilium, read_status, ready_agent
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.cluster.protocol import NODE_CONFIG_NAME
@@ -131,13 +124,9 @@ def told_config(api: ClusterApi, cilium: Cilium, pod: str) -> dict[str, str] | N
 
     Only keys that are set; None if the agent's pod does not say (a build that keeps its configuration elsewhere).
     """
-    try:
-        # A file for each key behind two links (pkg/option/resolver in Cilium); grep follows only what it is given.
-        text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["grep", "-r", "", f"{MERGED_DIR}/..data/"])
-    except CommandFailed:
+    found = agent_settings.told(api, cilium, pod)
+    if found is None:
         return None
-    lines = (line.partition(":") for line in text.splitlines())
-    found = {path.rpartition("/")[2]: value.strip() for path, _, value in lines}
     return {key: found[key] for key in DATAPATH_KEYS if key in found and key not in BIG_TCP_KEYS}
 
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from bigtcp_bench.cluster import cilium_checks, guard, guardian, node_checks, rights
+from bigtcp_bench.cluster import agent_settings, cilium_checks, guard, guardian, node_checks, rights
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, ApiProblem, ClusterApi, Forbidden, JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
@@ -33,6 +33,7 @@ from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.cluster.reach import unreachable_families
 from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.plan import Family, Plan
+from bigtcp_bench.upgrade import Difference
 
 #: A run goes on without these: the guardian has a line of its own, and so has the cluster's uid; events only say
 #: more about a pod that fails.
@@ -44,7 +45,8 @@ OPTIONAL_NAMES = (GUARDIAN_NAME, FIRST_NAMESPACE)
 class AgentSeen:
     """The Cilium agent of one node: its pod, what it says and what it was told; ``problem`` says why not.
 
-    ``current``: its pod was made from the present template.
+    ``current``: its pod was made from the present template. ``pending`` is what its next start would change beside
+    BIG TCP itself, None if that cannot be known.
     """
 
     pod: str = ""
@@ -53,6 +55,7 @@ class AgentSeen:
     problem: str = ""
     advice: str = ""
     current: bool = False
+    pending: list[Difference] | None = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,7 @@ def judge(
             checks += cilium_checks.drift_checks(
                 node.name, meta.get("labels") or {}, agent.merged, seen.config, seen.node_configs
             )
+            checks += cilium_checks.pending_checks(node.name, agent.pending)
         checks += cilium_checks.agent_checks(node.name, cilium, agent.status, seen.config)
         if probed is not None:
             checks.append(cilium_checks.tunnel_check(node.name, cilium, agent.status, probed))
@@ -234,7 +238,9 @@ def look_at_agent(api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: 
         return AgentSeen(problem=problem, advice="mend it before a benchmark restarts it", current=current)
     name = pod["metadata"]["name"]
     try:
-        return AgentSeen(name, read_status(api, cilium, name), read_merged(api, cilium, name), current=current)
+        status, merged = read_status(api, cilium, name), read_merged(api, cilium, name)
+        pending = agent_settings.pending(api, cilium, daemonset, node, name)
+        return AgentSeen(name, status, merged, current=current, pending=pending)
     except BenchError as error:
         advice = "without what it says of itself nothing can be proven"
         return AgentSeen(problem=str(error), advice=advice, current=current)

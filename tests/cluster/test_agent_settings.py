@@ -1,0 +1,196 @@
+"""What agents were told, as files that real commands read, and what their next start would be told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigtcp_bench.cluster import agent_settings
+from bigtcp_bench.cluster.agent_settings import Merging, differences, merged, merging_of, of_next_start, pending
+from bigtcp_bench.cluster.api import CONFIGMAP, CommandFailed, Forbidden
+from bigtcp_bench.cluster.checks import refuse_failed
+from bigtcp_bench.cluster.cilium import find_cilium
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.requirements import preflight
+from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES
+from bigtcp_bench.plan import validate_plan
+
+from .simulated import Client, Cluster, run
+
+RECORDED = Path(__file__).parents[1] / "recorded"
+#: What the init container writes beside the keys: a list in words until 1.16, JSON from 1.17 on.
+GENERATED = [
+    {},
+    {"config-sources": "cilium-node-config:kube-system/a,config-map:kube-system/cilium-config"},
+    {
+        "config-sources": '[{"kind":"config-map","namespace":"kube-system","name":"cilium-config"}]',
+        "config-sources-overrides": '{"allowConfigKeys":[],"denyConfigKeys":[]}',
+    },
+]
+CLUSTER = Cluster()
+Values = st.dictionaries(
+    st.from_regex(r"[a-z][a-z0-9-]{0,12}", fullmatch=True), st.text("ab\n é:\r\u2028", max_size=6)
+)
+
+
+class FromFiles(Client):
+    """A client whose agents keep their configuration in real files, read by the real command."""
+
+    def __init__(self, cluster: Cluster, folder: Path, settings: dict[str, str]) -> None:
+        super().__init__(cluster)
+        self._folder = folder
+        data = folder / "..data_1"
+        data.mkdir()
+        (folder / "..data").symlink_to(data.name)
+        for key, value in settings.items():
+            (data / key).write_text(value, encoding="utf-8")
+            (folder / key).symlink_to(f"..data/{key}")
+
+    def exec(self, namespace: str, pod: str, container: str, argv: Sequence[str]) -> str:
+        words = [word.replace("/tmp/cilium/config-map", str(self._folder)) for word in argv]
+        # As in a container: without a locale whatever is not ASCII is binary to grep.
+        done = subprocess.run(words, capture_output=True, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"})
+        if done.returncode:
+            raise CommandFailed(done.stderr.decode())
+        return done.stdout.decode()
+
+
+def seen(api: Client, node: str = "node1") -> Any:
+    cilium = find_cilium(api)
+    daemonset = run(api.cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
+    return pending(api, cilium, daemonset, node, _agent(api, node))
+
+
+def _agent(api: Client, node: str) -> str:
+    from bigtcp_bench.cluster.cilium import agent_pod
+
+    pod = agent_pod(api, find_cilium(api), node)
+    assert pod is not None
+    return str(pod["metadata"]["name"])
+
+
+def change(cluster: Cluster, **values: str | None) -> None:
+    config = run(cluster.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
+    for key, value in values.items():
+        name = key.replace("_", "-")
+        if value is None:
+            config["data"].pop(name)
+        else:
+            config["data"][name] = value
+    run(cluster.store.update(CONFIGMAPS, config))
+
+
+@pytest.mark.parametrize("generated", GENERATED)
+@pytest.mark.parametrize("recorded", ["configmap-cilium-config.json", "cilium-1.19/configmap-cilium-config.json"])
+def test_nothing_is_pending_on_a_healthy_cluster(recorded: str, generated: dict[str, str], tmp_path: Path) -> None:
+    data = json.loads((RECORDED / recorded).read_text(encoding="utf-8"))["data"]
+    data["a-line-and-another"] = "one: 1\ntwo: é\n"
+    cluster = Cluster()
+    config = run(cluster.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
+    config["data"] = data
+    run(cluster.store.update(CONFIGMAPS, config))
+    assert "" in data.values(), "the recorded configuration has an empty value, of which grep prints no line"
+    assert seen(FromFiles(cluster, tmp_path, {**data, **generated})) == []
+
+
+@given(Values)
+def test_an_agent_that_was_told_what_it_would_be_told_has_nothing_pending(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, str]
+) -> None:
+    api = FromFiles(CLUSTER, tmp_path_factory.mktemp("told"), {**values, "at-least": "one"})
+    found = agent_settings.told(api, find_cilium(api), _agent(api, "node1"))
+    assert found is not None
+    assert differences(found, {**values, "at-least": "one"}) == []
+
+
+def test_every_key_that_changed_without_a_restart_is_named_and_refuses_the_run() -> None:
+    cluster = Cluster()
+    change(cluster, enable_host_legacy_routing="true", operator_api_serve_addr="127.0.0.1:1", routing_mode=None)
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr"})
+    checks = preflight(api, plan, choose_pair(api, plan)).checks
+    lines = [check for check in checks if check.name == "pending settings"]
+    assert [line.node for line in lines] == ["node1", "node2"]
+    assert lines[0].found == (
+        "the agent has not been restarted since its configuration changed: "
+        "enable-host-legacy-routing not set → true, operator-api-serve-addr, routing-mode native → not set"
+    )
+    with pytest.raises(PreconditionFailed, match=r"pending settings: .*enable-host-legacy-routing"):
+        refuse_failed(checks)
+
+
+def test_the_two_keys_of_big_tcp_are_the_runs_own() -> None:
+    cluster = Cluster()
+    change(cluster, enable_ipv4_big_tcp="true")
+    assert seen(cluster.client()) == []
+
+
+def test_a_node_configuration_that_was_not_read_yet_is_pending_on_the_nodes_that_it_selects() -> None:
+    cluster = Cluster()
+    selector = {"matchLabels": {"kubernetes.io/hostname": "node2"}}
+    for name, value in (("b", "1450"), ("a", "1400")):
+        body = {"metadata": {"name": name}, "spec": {"nodeSelector": selector, "defaults": {"mtu": value}}}
+        run(cluster.store.create(CILIUMNODECONFIGS, body, "kube-system"))
+    api = cluster.client()
+    assert seen(api, "node1") == []
+    assert [str(one) for one in seen(api, "node2")] == ["mtu not set → 1450"]
+
+
+def test_sources_and_lists_of_keys_count_as_they_do_for_cilium() -> None:
+    cluster = Cluster()
+    daemonset = run(cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
+    (container,) = (
+        one for one in daemonset["spec"]["template"]["spec"]["initContainers"] if one["name"] == "config"
+    )
+    container["args"] = ["--source=config-map:cilium-config,cilium-node-config,node", "--deny-config-keys", "mtu"]
+    node = run(cluster.store.get(NODES, "node1"))
+    node["metadata"]["annotations"] = {"config.cilium.io/mtu": "9000", "config.cilium.io/debug": "true"}
+    run(cluster.store.update(NODES, node))
+    api = cluster.client()
+    found = of_next_start(api, find_cilium(api), daemonset, "node1")
+    assert found is not None
+    assert (found["debug"], found.get("mtu")) == ("true", None)
+
+
+def test_what_cannot_be_known_is_a_warning_and_no_refusal() -> None:
+    cluster = Cluster()
+    daemonset = run(cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
+    (container,) = (
+        one for one in daemonset["spec"]["template"]["spec"]["initContainers"] if one["name"] == "config"
+    )
+    container["args"] = ["--source=config-map:site,cilium-node-config"]
+
+    class MayNot(Client):
+        def find(self, kind: Any, name: str, namespace: str | None = None) -> Any:
+            if kind is CONFIGMAP and name == "site":
+                raise Forbidden("not allowed", 403)
+            return super().find(kind, name, namespace)
+
+    api = MayNot(cluster)
+    assert of_next_start(api, find_cilium(api), daemonset, "node1") is None
+    container["name"] = "other"
+    assert merging_of(daemonset) is None
+    run(cluster.store.update(DAEMONSETS, daemonset))
+    plan = validate_plan({"scenarios": "ipv4-stream-1"})
+    checks = preflight(cluster.client(), plan, choose_pair(cluster.client(), plan)).checks
+    assert {check.status for check in checks if check.name == "pending settings"} == {"warn"}
+
+
+@given(Values, Values, st.sets(st.sampled_from(["a", "b"])), st.sets(st.sampled_from(["a", "b"])))
+def test_only_the_first_source_may_set_everything(
+    first: dict[str, str], later: dict[str, str], allowed: set[str], denied: set[str]
+) -> None:
+    merging = Merging("kube-system", ("config-map", "node"), tuple(allowed), tuple(denied))
+    found = merged([first, later], merging)
+    for key, value in found.items():
+        overridden = key in later and (key in allowed if allowed else key not in denied)
+        assert value == (later if overridden else first)[key]
+    assert first.keys() <= found.keys()
