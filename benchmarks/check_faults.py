@@ -21,13 +21,14 @@ from typing import Any
 
 from tests.cluster.test_known_bad import BAD, World
 
-from bigtcp_bench.cluster import guard
+from bigtcp_bench.cluster import protocol, restore
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, LEASE, NODE, POD, ClusterApi, Conflict, Kind
 from bigtcp_bench.cluster.cilium import AGENT_LABELS
 from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.lab import administrator, daemon
-from bigtcp_bench.lab.faults import FAULTS, WHOLE_CLUSTER
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.planning.plan import load_plan
+from bigtcp_lab import administrator, daemon
+from bigtcp_lab.faults import FAULTS, WHOLE_CLUSTER
 
 PLAN = "quick"
 SYSTEM = "kube-system"
@@ -221,15 +222,15 @@ def with_changes(folder: Path, kubeconfig: Path, table: Table) -> None:
     table.row("a cordoned node", "--no-pods")
     api.patch(NODE, "node2", {"spec": {"unschedulable": None}})
     plan = load_plan(PLAN)
-    guard.open_window(api, "bigtcp_benchmark/another run", plan, choose_pair(api, plan))
+    open_window(api, "bigtcp_benchmark/another run", plan, choose_pair(api, plan))
     table.row("another run", "--no-pods")
 
     def long_ago(found: Any) -> None:
         found["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
 
-    _edit(api, LEASE, guard.LEASE_NAME, "bigtcp-bench", long_ago)
+    _edit(api, LEASE, protocol.LEASE_NAME, "bigtcp-bench", long_ago)
     table.row("a run that crashed", "--no-pods")
-    guard.restore(api, "end", force=True)
+    restore.restore(api, "end", force=True)
     with contextlib.ExitStack() as busy:
         for _ in range(os.cpu_count() or 1):
             process = busy.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))

@@ -34,10 +34,10 @@ os.environ |= {
 from tests.e2e.runs import Finished, Installation, impatient_sleep, install  # noqa: E402
 
 from bigtcp_bench.analysis.diagnosis import CAUSES, Cause, Evidence, diagnose  # noqa: E402
-from bigtcp_bench.cluster.counters import LOAD_SAMPLE_S  # noqa: E402
-from bigtcp_bench.diagnosis import evidence_of  # noqa: E402
-from bigtcp_bench.lab import administrator, daemon  # noqa: E402
-from bigtcp_bench.proc_stat import busy_share  # noqa: E402
+from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S  # noqa: E402
+from bigtcp_bench.judging.causes import evidence_of  # noqa: E402
+from bigtcp_bench.readings.cpu import busy_share  # noqa: E402
+from bigtcp_lab import administrator, daemon  # noqa: E402
 
 #: Fault → the cause that it produces.
 WANTED = {

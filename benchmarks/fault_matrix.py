@@ -33,14 +33,14 @@ from typing import Any
 
 from tests.support.cluster_state import NAMESPACE, cluster_state
 
-from bigtcp_bench.cluster import guard
+from bigtcp_bench.cluster import restore
 from bigtcp_bench.cluster.api import LEASE, ClusterApi, Kind
-from bigtcp_bench.cluster.guardian import CRONJOB
+from bigtcp_bench.cluster.guardian_objects import CRONJOB
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME, LEASE_NAME
+from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.errors import BenchError
-from bigtcp_bench.lab import administrator, daemon
-from bigtcp_bench.local import LocalAirflow
 from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_lab import administrator, daemon
 
 JOB = Kind("batch", "v1", "jobs")
 DAG = "/api/v2/dags/bigtcp_benchmark"
@@ -70,7 +70,7 @@ STEPS = (
 PRELOADED_SCHEDULER = """
 import sys
 import airflow.providers.cncf.kubernetes.operators.pod, pandas, scipy.stats
-import bigtcp_bench.steps, bigtcp_bench.cluster.guard, bigtcp_bench.warehouse.store
+import bigtcp_bench.airflow.steps, bigtcp_bench.cluster.guard, bigtcp_bench.warehouse.store
 from airflow.__main__ import main
 sys.argv = ["airflow", "scheduler"]
 main()
@@ -422,7 +422,7 @@ def inject(place: Place, name: str, step: str, into_step_s: float) -> Iterator[s
 def clean_up(place: Place) -> None:
     """Make the place usable for the next cell, whatever the last one has left."""
     with contextlib.suppress(BenchError):
-        guard.restore(place.api, "next fault", force=True)
+        restore.restore(place.api, "next fault", force=True)
     for run in place.rest.call("GET", f"{DAG}/dagRuns?limit=100&order_by=-start_date")["dag_runs"]:
         if run["state"] in ("running", "queued"):
             path = f"{DAG}/dagRuns/{urllib.parse.quote(run['dag_run_id'], safe='')}"

@@ -35,7 +35,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.support.installed import build_wheel, virtual_environment
 
-from bigtcp_bench.local import LocalAirflow
+from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.resources import dags_dir
 
 PARTS = ("parse", "memory", "size", "demo")
@@ -358,7 +358,7 @@ def sizes(folder: Path) -> list[str]:
     """Print the size of the wheel, and how many distributions it needs beyond plain Airflow with the provider."""
     wheel = build_wheel(folder)
     plain, ours = _closure(PLAIN), _closure(("bigtcp-bench",))
-    with_lab = _closure(("bigtcp-bench[lab]",))
+    with_lab = _closure(("bigtcp-lab",))
     added = sorted(ours - plain - {"bigtcp-bench"})
     print("| | |\n|---|---:|")
     print(f"| wheel | {wheel.stat().st_size / 1e3:,.0f} kB |")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.nightly import Nightly
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.judging.night import Nightly
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import Thresholds
 from bigtcp_bench.warehouse.store import Warehouse
 
 

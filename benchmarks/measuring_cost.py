@@ -26,11 +26,11 @@ from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import MeasurementFailed
-from bigtcp_bench.lab import administrator, daemon
-from bigtcp_bench.plan import SCENARIOS, Plan, Scenario, validate_plan
-from bigtcp_bench.pods.agent import WRITE_SIZE
-from bigtcp_bench.pods.orders import MeasureOrders, ServeOrders
-from bigtcp_bench.pods.results import measurements, parse_log, problems
+from bigtcp_bench.in_cluster.measure import WRITE_SIZE
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, Scenario, validate_plan
+from bigtcp_bench.readings.agent_log import measurements, parse_log, problems
+from bigtcp_bench.readings.orders import MeasureOrders, ServeOrders
+from bigtcp_lab import administrator, daemon
 
 RUN_KEY = "benchmarks/measuring_cost"
 LEVEL = 0.95

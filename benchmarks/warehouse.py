@@ -29,10 +29,10 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from tests.postgres import create_database, running_server
 
 from benchmarks.judging import judging_times
-from bigtcp_bench.metrics import HEADLINE, METRICS
+from bigtcp_bench.judging.night import REPLAY_NIGHTS
 from bigtcp_bench.monitoring.exposition import Families
-from bigtcp_bench.nightly import REPLAY_NIGHTS
-from bigtcp_bench.plan import SCENARIOS, Thresholds
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
 from bigtcp_bench.warehouse import pages, schema
 from bigtcp_bench.warehouse.queries import query_names, trend
 from bigtcp_bench.warehouse.scrape import cluster_facts

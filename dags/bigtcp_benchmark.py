@@ -24,12 +24,13 @@ import airflow.providers.cncf.kubernetes.operators.pod  # noqa: F401
 import airflow.providers.standard.decorators.python  # noqa: F401
 from airflow.sdk import CronTriggerTimetable, TaskGroup, chain, dag, setup
 
-from bigtcp_bench import clusters, settings
-from bigtcp_bench.params import dag_params
-from bigtcp_bench.plan import RERUN_ORDER, RERUN_PREFIX, SLOT_ARMS, task_ids
-from bigtcp_bench.pods.operators import IperfGenerationOperator
-from bigtcp_bench.steps import DagRunStep
-from bigtcp_bench.tasks import task
+from bigtcp_bench import settings
+from bigtcp_bench.airflow import dag_ids
+from bigtcp_bench.airflow.generation_operator import IperfGenerationOperator
+from bigtcp_bench.airflow.params import dag_params
+from bigtcp_bench.airflow.steps import DagRunStep
+from bigtcp_bench.airflow.tasks import task
+from bigtcp_bench.planning.plan import RERUN_ORDER, RERUN_PREFIX, SLOT_ARMS, task_ids
 
 SCHEDULE = settings.SCHEDULE.value()
 
@@ -126,9 +127,9 @@ def bigtcp_benchmark():
     restored >> close_run().as_teardown(setups=opened, on_failure_fail_dagrun=True)
 
 
-for conn_id in clusters.configured():
+for conn_id in dag_ids.configured():
     dag(
-        dag_id=clusters.dag_id_of(conn_id),
+        dag_id=dag_ids.dag_id_of(conn_id),
         schedule=None
         if SCHEDULE is None
         # A DAG that is new waits for the next night; by default it would catch up with one that has just passed.

@@ -11,8 +11,8 @@ from datetime import timedelta
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import Param, dag
 
-from bigtcp_bench.params import kubernetes_conn_id
-from bigtcp_bench.steps import restore_by_hand
+from bigtcp_bench.airflow.params import kubernetes_conn_id
+from bigtcp_bench.airflow.steps import restore_by_hand
 
 
 @dag(

@@ -13,17 +13,18 @@ from datetime import timedelta
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
-from bigtcp_bench import clusters, settings
-from bigtcp_bench.watch import SETTLE_S, UpgradeWatchOperator
+from bigtcp_bench import settings
+from bigtcp_bench.airflow import dag_ids
+from bigtcp_bench.airflow.watch import SETTLE_S, UpgradeWatchOperator
 
 SCHEDULE = settings.WATCH_SCHEDULE.value()
 
 
 # A DAG for each cluster, as for the benchmark: a rollout on one of them must not keep the others waiting.
-for conn_id in clusters.configured():
-    benchmark = clusters.dag_id_of(conn_id)
+for conn_id in dag_ids.configured():
+    benchmark = dag_ids.dag_id_of(conn_id)
     with DAG(
-        dag_id=benchmark.replace(clusters.DAG_ID, "bigtcp_upgrade_watch", 1),
+        dag_id=benchmark.replace(dag_ids.DAG_ID, "bigtcp_upgrade_watch", 1),
         schedule=None if SCHEDULE is None else CronTriggerTimetable(SCHEDULE, timezone="UTC"),
         catchup=False,
         max_active_runs=1,

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from bigtcp_bench.analysis import compare
-from bigtcp_bench.metrics import metrics_of
-from bigtcp_bench.plan import SCENARIOS, Plan, blocks, validate_plan
+from bigtcp_bench.planning.metrics import metrics_of
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, validate_plan
 from simulations.document import replace_section, table
 
 #: Every ratio metric of every scenario is one independent made-up run: they share nothing but the frame.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bigtcp_bench.lab import daemon
-from bigtcp_bench.lab.daemon import LabInfo
+from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_lab import daemon
+from bigtcp_lab.daemon import LabInfo
 
 _HOME = tempfile.mkdtemp(prefix="bigtcp-bench-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -41,3 +42,18 @@ def lab(lab_dir: Path) -> Iterator[LabInfo]:
         yield daemon.up(lab_dir, rbac=True)
     finally:
         daemon.down(lab_dir)
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("migrated") / "warehouse.db"
+    migrated = Warehouse(f"sqlite:///{path}")
+    migrated.migrate()
+    # The file is complete only when its last connection is closed.
+    migrated.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def warehouse(migrated_file: Path, tmp_path: Path) -> Warehouse:
+    return Warehouse(f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'warehouse.db')}")

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.lab import daemon
-from bigtcp_bench.local import Session
+from bigtcp_bench.demo.local_airflow import Session
+from bigtcp_lab import daemon
 from tests.postgres import binaries, running_server
 from tests.support.compose import ROOT, compose_file, example_environment
 

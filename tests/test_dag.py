@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from bigtcp_bench.params import dag_params, plan_of_params
+from bigtcp_bench.airflow.params import dag_params, plan_of_params
 from bigtcp_bench.resources import dags_dir
 
 

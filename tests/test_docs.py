@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bigtcp_bench import cli
-from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.commands import main
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.settings import VARIABLES
 from bigtcp_bench.warehouse import schema
 from bigtcp_bench.warehouse.queries import query_names
@@ -76,7 +76,7 @@ def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
 
 def problems_of_command(words: list[str]) -> Iterator[str]:
     """Yield what in ``bigtcp-bench <words>`` the command line does not know."""
-    parser = cli._parser()
+    parser = main._parser()
     rest = list(words)
     while subcommands := _subcommands(parser):
         if not rest or rest[0].startswith("-"):
@@ -110,7 +110,7 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def test_the_readme_names_every_command():
-    for command in _commands(cli._parser()):
+    for command in _commands(main._parser()):
         assert f"`bigtcp-bench {command}`" in README, f"bigtcp-bench {command} is not in the README"
 
 
@@ -129,7 +129,7 @@ def test_make_targets_exist():
 def test_files_and_modules_exist(name):
     package = ROOT / "plugins" / "bigtcp_bench"
     # A room's table names its files without the room.
-    folders = [ROOT, package, *(room for room in package.iterdir() if room.is_dir())]
+    folders = [ROOT, package, ROOT / "lab" / "bigtcp_lab", *(room for room in package.iterdir() if room.is_dir())]
     for code in code_of(TEXTS[name]):
         # What make and Python write is not there before they have run.
         if code.startswith((".venv", ".bigtcp", "dist/")):

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from bigtcp_bench import configuration
-from bigtcp_bench.cli import main
-from bigtcp_bench.nightly import Nightly
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.commands import settings_in_force
+from bigtcp_bench.commands.main import main
+from bigtcp_bench.judging.night import Nightly
+from bigtcp_bench.planning.plan import Thresholds
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.postgres import binaries, create_database, running_server
 from tests.support.nights import add_night
@@ -109,7 +109,7 @@ def run(place: Place, monkeypatch, capfd):
         monkeypatch.setenv(name, value)
         if name.startswith("AIRFLOW_CONN_"):
             conn_id = name.removeprefix("AIRFLOW_CONN_").lower()
-            (found,) = [one for one in configuration.connections() if one.name == conn_id]
+            (found,) = [one for one in settings_in_force.connections() if one.name == conn_id]
             assert (found.problem, found.source) == ("", f"environment {name}")
         else:
             assert isinstance(json.loads(value), list), "the only other one is the list of bundles"

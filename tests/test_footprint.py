@@ -30,7 +30,7 @@ def test_figures_take_the_place_of_those_before_and_of_nothing_else(tmp_path, mo
 
 
 def test_packages_are_counted_with_their_extras():
-    ours, with_lab = footprint._closure(("bigtcp-bench",)), footprint._closure(("bigtcp-bench[lab]",))
+    ours, with_lab = footprint._closure(("bigtcp-bench",)), footprint._closure(("bigtcp-lab",))
     plain = footprint._closure(footprint.PLAIN)
     assert {"apache-airflow-core", "kubernetes"} <= plain <= ours
     assert {"pandas", "scipy", "vl-convert-python"} <= ours - plain

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import yaml
 
-from bigtcp_bench import cli
+from bigtcp_bench.commands import main
 from bigtcp_bench.resources import load_manifests
 from tests.support.compose import ROOT
 
@@ -115,7 +115,7 @@ def test_the_job_migrates_both_databases(values):
     assert (shell, option) == ("bash", "-c")
     airflows, ours = (shlex.split(command) for command in script.split(" && exec "))
     assert airflows == ["airflow", "db", "migrate"]
-    assert callable(cli._parser().parse_args(ours[1:]).handler)
+    assert callable(main._parser().parse_args(ours[1:]).handler)
 
 
 def test_the_api_server_has_its_password_before_it_starts(values, tmp_path):

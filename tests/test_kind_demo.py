@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.resources import load_manifests
 from tests.lab.helpers import eventually
 
@@ -322,11 +322,12 @@ def test_printing_runs_nothing(demo):
 def test_nothing_but_python_is_wanted_on_the_host(tmp_path):
     """With everything of the host hidden but what the script itself calls, and .venv as it wants it."""
     checkout, tools = tmp_path / "checkout", tmp_path / "tools"
-    (checkout / "scripts").mkdir(parents=True)
-    for name in ("requirements.lock", "pyproject.toml", "scripts/install"):
+    checkout.mkdir()
+    parts = ("requirements.lock", "pyproject.toml", "lab/pyproject.toml", "scripts/install")
+    for name in parts:
+        (checkout / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)
-    wanted = b"".join((checkout / name).read_bytes() for name in ("requirements.lock", "pyproject.toml"))
-    stamp = hashlib.sha256(wanted + (checkout / "scripts" / "install").read_bytes()).hexdigest()
+    stamp = hashlib.sha256(b"".join((checkout / name).read_bytes() for name in parts)).hexdigest()
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "installed").write_text(f"{stamp}\n")
     tools.mkdir()

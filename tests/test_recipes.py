@@ -28,19 +28,19 @@ from bigtcp_bench.analysis.verdicts import judge_run
 from bigtcp_bench.cluster import requirements
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.generated.history import write_history
-from bigtcp_bench.params import dag_params
-from bigtcp_bench.plan import SCENARIOS, validate_plan
-from bigtcp_bench.pods.results import measurements
-from bigtcp_bench.report.checks import checks_text
+from bigtcp_bench.airflow.params import dag_params
+from bigtcp_bench.planning.plan import SCENARIOS, validate_plan
+from bigtcp_bench.readings.agent_log import measurements
+from bigtcp_bench.report.preflight import checks_text
 from bigtcp_bench.report.detail import RunDetail
 from bigtcp_bench.report.html import report_file
-from bigtcp_bench.report.run_charts import run_charts
+from bigtcp_bench.report.charts.of_run import run_charts
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.analysis.runs import USUAL, make_frame
 from tests.cluster.simulated import Cluster
-from tests.pods.documents import orders, recorded_document, repetition
+from tests.readings.documents import orders, recorded_document, repetition
 
 warehouse = Warehouse(f"sqlite:///{Path.cwd()}/warehouse.db")
 warehouse.migrate()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bigtcp_bench.local import LocalAirflow
+from bigtcp_bench.demo.local_airflow import LocalAirflow
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

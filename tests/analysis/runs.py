@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bigtcp_bench.metrics import metrics_of
-from bigtcp_bench.plan import SCENARIOS, Plan, blocks, validate_plan
+from bigtcp_bench.planning.metrics import metrics_of
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, validate_plan
 
 USUAL = {
     "throughput_bps": 14e9,

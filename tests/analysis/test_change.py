@@ -6,7 +6,7 @@ import pytest
 from simulations.before_after import WORLDS, coverage
 
 from bigtcp_bench.analysis.change import MAX_RUNS, MIN_RUNS, compare_runs, same_terms
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.planning.plan import Thresholds
 
 THRESHOLDS = Thresholds.model_validate({})
 SCENARIO = "ipv4-stream-1"

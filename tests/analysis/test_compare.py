@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtcp_bench.analysis.compare import Comparison, compare_run
-from bigtcp_bench.metrics import metrics_of
+from bigtcp_bench.planning.metrics import metrics_of
 from tests.analysis.runs import make_frame, make_plan
 
 MIRRORED = {"faster": "slower", "slower": "faster"}

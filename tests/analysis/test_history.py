@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bigtcp_bench.analysis import second_opinion
 from bigtcp_bench.analysis.history import ArmsDetector, Detector, Judgement, robust_level
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import Thresholds
 
 
 def nights(count: int, seed: int = 1, sd: float = 0.02, level: float = 10.0) -> list[float]:

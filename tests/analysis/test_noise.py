@@ -15,7 +15,7 @@ from bigtcp_bench.analysis.noise import (
     suggest,
     switch_sds,
 )
-from bigtcp_bench.plan import Thresholds, blocks
+from bigtcp_bench.planning.plan import Thresholds, blocks
 from tests.analysis.runs import make_frame, make_plan
 
 KEY = ("ipv4-stream-1", "throughput_bps")

@@ -16,7 +16,7 @@ from bigtcp_bench.analysis.verdicts import (
     loss_problems,
     pressure_problems,
 )
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.planning.plan import Thresholds
 from tests.analysis.runs import make_frame, make_plan
 
 PLAN = make_plan(scenarios=["ipv4-stream-1", "ipv6-rr"])

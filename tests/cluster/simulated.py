@@ -29,9 +29,11 @@ from bigtcp_bench.cluster.cilium import (
 )
 from bigtcp_bench.cluster.pods import node_of
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
-from bigtcp_bench.lab.api import paths
-from bigtcp_bench.lab.api.copies import copied
-from bigtcp_bench.lab.api.discovery import (
+from bigtcp_bench.in_cluster.guardian import selects
+from bigtcp_bench.in_cluster.measure import MARKER
+from bigtcp_lab.api import paths
+from bigtcp_lab.api.copies import copied
+from bigtcp_lab.api.discovery import (
     CILIUMNODECONFIGS,
     CONFIGMAPS,
     CRONJOBS,
@@ -45,11 +47,9 @@ from bigtcp_bench.lab.api.discovery import (
     api_group,
     api_resource_list,
 )
-from bigtcp_bench.lab.api.status import ApiError
-from bigtcp_bench.lab.api.store import Store
-from bigtcp_bench.lab.objects import seed
-from bigtcp_bench.pods.agent import MARKER
-from bigtcp_bench.pods.guardian import selects
+from bigtcp_lab.api.status import ApiError
+from bigtcp_lab.api.store import Store
+from bigtcp_lab.objects import seed
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 BIG = 196608

@@ -20,8 +20,8 @@ from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.requirements import preflight
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES
-from bigtcp_bench.plan import validate_plan
+from bigtcp_bench.planning.plan import validate_plan
+from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES
 
 from .simulated import Client, Cluster, run
 

@@ -28,8 +28,8 @@ from bigtcp_bench.cluster.cilium import (
     waiting_reason,
 )
 from bigtcp_bench.errors import SwitchFailed
-from bigtcp_bench.lab.api.discovery import DAEMONSETS, PODS
-from bigtcp_bench.pods.guardian import selects
+from bigtcp_bench.in_cluster.guardian import selects
+from bigtcp_lab.api.discovery import DAEMONSETS, PODS
 
 from .simulated import Client, Cluster, run, status_before_1_16
 

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.analysis.verdicts import environment_problems
-from bigtcp_bench.cluster import guard, protocol, requirements, rights
+from bigtcp_bench.cluster import protocol, requirements, restore, rights
 from bigtcp_bench.cluster.api import NAMESPACE, Forbidden, JsonObject, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.environment import cluster_uid, describe, merged_config
 from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.evidence import facts_of
-from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS
-from bigtcp_bench.plan import blocks, validate_plan
+from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.judging.facts import facts_of
+from bigtcp_bench.planning.plan import blocks, validate_plan
+from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS
 
 from .simulated import Client, Cluster, run
 
@@ -35,13 +36,13 @@ def measured(cluster: Cluster, helm_before_block: int) -> list[str]:
     """Return what was not the same in every block of a run in which Helm writes before one of them."""
     api = cluster.client()
     pair = choose_pair(api, PLAN)
-    window = guard.open_window(api, "bigtcp_benchmark/night", PLAN, pair)
+    window = open_window(api, "bigtcp_benchmark/night", PLAN, pair)
     reports = {}
     for block in blocks(PLAN):
         if block.number == helm_before_block:
             set_config(cluster, "enable-bandwidth-manager", "true")
         reports[block.number] = switch(api, window.fence, block.arm, pair, PLAN).to_dict()
-    guard.restore(api, "test", holder="bigtcp_benchmark/night")
+    restore.restore(api, "test", holder="bigtcp_benchmark/night")
     return environment_problems(facts_of([], reports).environments)
 
 

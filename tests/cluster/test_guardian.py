@@ -21,19 +21,28 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtcp_bench.cluster import guard, guardian, pods, requirements
+from bigtcp_bench.cluster import (
+    guardian_objects,
+    pods,
+    protocol,
+    requirements,
+    restore,
+    saved_state,
+)
 from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ApiProblem
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import AGENT_READY_MAX_S, find_cilium
+from bigtcp_bench.cluster.lease import Fence, annotate
 from bigtcp_bench.cluster.nodes import NodePair, choose_pair
+from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, SwitchFailed
-from bigtcp_bench.lab.api.discovery import CONFIGMAPS, CRONJOBS, DAEMONSETS, PODS, SERVICEACCOUNTS
-from bigtcp_bench.lab.api.selectors import matches_label_selector
-from bigtcp_bench.pods import guardian as script
+from bigtcp_bench.in_cluster import guardian as script
 from bigtcp_bench.resources import load_manifest, load_manifests
+from bigtcp_lab.api.discovery import CONFIGMAPS, CRONJOBS, DAEMONSETS, PODS, SERVICEACCOUNTS
+from bigtcp_lab.api.selectors import matches_label_selector
 
 from .simulated import BIG, SMALL, Client, Cluster, Killed, run
-from .test_guard import RUN, drift_before_the_run, open_and_switch, plan, put_node_config_of_our_name
+from .test_restore import RUN, drift_before_the_run, open_and_switch, plan, put_node_config_of_our_name
 
 
 class Account(script.Api):
@@ -59,8 +68,8 @@ class Account(script.Api):
 
 def wake(cluster: Cluster, account: Account | None = None) -> int:
     """Do what one Job of the CronJob does; return its exit status."""
-    account = account or Account(cluster, guardian.AWAY_S)
-    told = guardian.orders(plan().image, guard.STATE_VERSION)
+    account = account or Account(cluster, guardian_objects.AWAY_S)
+    told = guardian_objects.orders(plan().image, saved_state.STATE_VERSION)
     # As they are in the ConfigMap.
     orders = script.Orders(**json.loads(json.dumps(vars(told))))
     return script.Guardian(account, orders).run()
@@ -69,7 +78,7 @@ def wake(cluster: Cluster, account: Account | None = None) -> int:
 def abandon(cluster: Cluster, *arms: str, **fields: object) -> None:
     """Let a run switch, die, and not be heard of for as long as its lease lasts."""
     open_and_switch(cluster, *arms, **fields)
-    cluster.time += guard.LEASE_S + 1
+    cluster.time += protocol.LEASE_S + 1
 
 
 def started(cluster: Cluster) -> list[int]:
@@ -79,7 +88,7 @@ def started(cluster: Cluster) -> list[int]:
 def test_a_living_run_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster()
     fence = open_and_switch(cluster, "on")
-    cluster.time += guard.LEASE_S - 10
+    cluster.time += protocol.LEASE_S - 10
     before = cluster.state(), cluster.lease()
     assert wake(cluster) == 0
     assert (cluster.state(), cluster.lease()) == before
@@ -99,9 +108,9 @@ def die_before_saving(cluster: Cluster) -> None:
 
     api.interrupt = kill
     with pytest.raises(Killed):
-        guard.open_window(api, RUN, plan(), choose_pair(cluster.client(), plan()))
+        open_window(api, RUN, plan(), choose_pair(cluster.client(), plan()))
     assert cluster.find(CONFIGMAPS, "bigtcp-bench-saved-state") == []
-    cluster.time += guard.LEASE_S + 1
+    cluster.time += protocol.LEASE_S + 1
 
 
 def test_a_run_that_died_before_it_had_saved_anything_leaves_no_pod_and_no_hold() -> None:
@@ -113,7 +122,7 @@ def test_a_run_that_died_before_it_had_saved_anything_leaves_no_pod_and_no_hold(
     assert cluster.state() == before
     assert cluster.lease()["holderIdentity"] == ""
     # Nothing had been changed, so nobody may be told that something was put back.
-    assert not guard.restore(cluster.client(), "test", holder=RUN).changed
+    assert not restore.restore(cluster.client(), "test", holder=RUN).changed
 
 
 @pytest.mark.parametrize("scope", ["nodes", "cluster"])
@@ -121,12 +130,12 @@ def test_a_run_that_died_before_it_had_saved_anything_leaves_no_pod_and_no_hold(
 def test_a_dead_run_is_undone_as_the_guard_would(scope: str, arms: tuple[str, ...]) -> None:
     """Both ways of restoring end in the same state: the one before the run, with nobody holding the cluster."""
     ends, restarts = [], []
-    for restore in (lambda cluster: guard.restore(cluster.client(), "by hand"), wake):
+    for put_back in (lambda cluster: restore.restore(cluster.client(), "by hand"), wake):
         cluster = Cluster()
         before = cluster.state()
         abandon(cluster, *arms, scope=scope)
         switched = started(cluster)
-        restore(cluster)
+        put_back(cluster)
         assert cluster.state() == before
         ends.append({**cluster.lease(), "acquireTime": None, "renewTime": None})
         restarts.append([now - then for now, then in zip(started(cluster), switched, strict=True)])
@@ -141,7 +150,7 @@ def test_the_run_is_told_who_restored_it_and_may_change_nothing_any_more(
 ) -> None:
     cluster = Cluster()
     fence = open_and_switch(cluster, "on")
-    cluster.time += guard.LEASE_S + 1
+    cluster.time += protocol.LEASE_S + 1
     assert wake(cluster) == 0
     said = capsys.readouterr().out
     for line in (
@@ -155,13 +164,13 @@ def test_the_run_is_told_who_restored_it_and_may_change_nothing_any_more(
         assert line in said
     with pytest.raises(FenceLost, match="nobody does"):
         fence.renew()
-    report = guard.restore(cluster.client(), "the run ended", holder=RUN)
+    report = restore.restore(cluster.client(), "the run ended", holder=RUN)
     assert report.outcome == "nothing"
     assert f"put back already: {RUN} by the guardian at 2027-" in str(report)
     # The next window knows nothing of that.
     open_and_switch(cluster, holder="next/run")
-    assert "put back already" not in str(guard.restore(cluster.client(), "end", force=True))
-    assert guard.restore(cluster.client(), "again").already.startswith("next/run by a restore (end) at 2027-")
+    assert "put back already" not in str(restore.restore(cluster.client(), "end", force=True))
+    assert restore.restore(cluster.client(), "again").already.startswith("next/run by a restore (end) at 2027-")
 
 
 @pytest.mark.parametrize("scope", ["nodes", "cluster"])
@@ -174,7 +183,7 @@ def test_killed_after_every_request_its_next_round_finishes(scope: str) -> None:
     while True:
         number += 1
         cluster = copy.deepcopy(abandoned)
-        account = Account(cluster, guardian.AWAY_S)
+        account = Account(cluster, guardian_objects.AWAY_S)
 
         def kill(when: str, change: int, number: int = number) -> None:
             if (when, change) == ("after", number):
@@ -186,7 +195,7 @@ def test_killed_after_every_request_its_next_round_finishes(scope: str) -> None:
             assert wake(cluster, account) == 0
             finished = True
         except Killed:
-            cluster.time += guardian.EVERY_MIN * 60
+            cluster.time += guardian_objects.EVERY_MIN * 60
             assert wake(cluster) == 0
         assert cluster.state() == before, f"killed after change {number}"
         assert cluster.lease()["holderIdentity"] == ""
@@ -201,7 +210,7 @@ def test_a_restore_by_hand_goes_on_where_the_guardian_was_killed() -> None:
     cluster = Cluster()
     before = cluster.state()
     abandon(cluster, "on")
-    account = Account(cluster, guardian.AWAY_S)
+    account = Account(cluster, guardian_objects.AWAY_S)
 
     def kill(when: str, change: int) -> None:
         if change == 6:
@@ -210,7 +219,7 @@ def test_a_restore_by_hand_goes_on_where_the_guardian_was_killed() -> None:
     account.client.interrupt = kill
     with pytest.raises(Killed):
         wake(cluster, account)
-    assert guard.restore(cluster.client(), "by hand").outcome == "restored"
+    assert restore.restore(cluster.client(), "by hand").outcome == "restored"
     assert cluster.state() == before
 
 
@@ -220,7 +229,7 @@ def test_one_that_is_overtaken_stops(saved: bool) -> None:
 
     def take_over(cluster: Cluster, number: int, seen: list[dict[str, Any]], when: str, change: int) -> None:
         if (when, change) == ("before", number) and not seen:
-            guard.restore(cluster.client(), "by hand", force=True)
+            restore.restore(cluster.client(), "by hand", force=True)
             open_and_switch(cluster, "on", holder="next/run")
             pod = pods.create_pod(cluster.client(), pods.build_pod("server", image="x", node="node1"))
             seen.append({**cluster.state(), "pod": pod["metadata"]["name"]})
@@ -235,7 +244,7 @@ def test_one_that_is_overtaken_stops(saved: bool) -> None:
     while True:
         number += 1
         cluster = copy.deepcopy(abandoned)
-        account = Account(cluster, guardian.AWAY_S)
+        account = Account(cluster, guardian_objects.AWAY_S)
         seen: list[dict[str, Any]] = []
         account.client.interrupt = partial(take_over, cluster, number, seen)
         wake(cluster, account)
@@ -261,7 +270,7 @@ def test_a_first_write_that_was_on_its_way_when_it_began_changes_nothing(
     def restore_meanwhile(cluster: Cluster, number: int, seen: list[int], when: str, change: int) -> None:
         if (when, change) == ("before", number):
             seen.append(change)
-            cluster.time += guard.LEASE_S + 1
+            cluster.time += protocol.LEASE_S + 1
             assert wake(cluster) == 0
         if dies and (when, change) == ("after", number):
             raise Killed
@@ -279,7 +288,7 @@ def test_a_first_write_that_was_on_its_way_when_it_began_changes_nothing(
         stale.interrupt = partial(restore_meanwhile, cluster, number, seen)
         pair = choose_pair(stale, plan())
         with contextlib.suppress(FenceLost, pods.PodFailed, Killed):
-            switch(stale, guard.Fence(stale, RUN, window=fence.window), "on", pair, plan())
+            switch(stale, Fence(stale, RUN, window=fence.window), "on", pair, plan())
         if not seen:
             assert number > 10
             return
@@ -292,9 +301,9 @@ def test_a_first_write_that_was_on_its_way_when_it_began_changes_nothing(
 def test_a_guardian_that_dies_while_it_waits_leaves_the_waiting_to_the_next() -> None:
     cluster = Cluster()
     fence = open_and_switch(cluster, "off")
-    fence.update(lambda body: guard._annotate(body, {guard.IN_FLIGHT: "label node node1"}))
-    cluster.time += guard.LEASE_S + 1
-    account = Account(cluster, guardian.AWAY_S)
+    fence.update(lambda body: annotate(body, {protocol.IN_FLIGHT: "label node node1"}))
+    cluster.time += protocol.LEASE_S + 1
+    account = Account(cluster, guardian_objects.AWAY_S)
 
     def die(seconds: float) -> None:
         raise Killed
@@ -302,7 +311,7 @@ def test_a_guardian_that_dies_while_it_waits_leaves_the_waiting_to_the_next() ->
     account.sleep = die  # type: ignore[method-assign]
     with pytest.raises(Killed):
         wake(cluster, account)
-    assert guard.restore(cluster.client(), "next", force=True).waited_s == guard.SETTLE_S
+    assert restore.restore(cluster.client(), "next", force=True).waited_s == protocol.SETTLE_S
 
 
 @pytest.mark.parametrize("arms", [(), ("on",), ("on", "off")])
@@ -315,7 +324,7 @@ def test_a_restarted_agent_follows_a_configuration_that_had_changed_before_the_r
     api = cluster.client()
     for arm in arms:
         switch(api, fence, arm, choose_pair(api, plan()), plan(), force_restart=True)  # type: ignore[arg-type]
-    cluster.time += guard.LEASE_S + 1
+    cluster.time += protocol.LEASE_S + 1
     before = started(cluster)
     assert wake(cluster) == 0
     assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG if arms else SMALL}
@@ -329,7 +338,7 @@ def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings() -> None
     cluster.faults.add("crashes-when-on")
     with pytest.raises(SwitchFailed):
         abandon(cluster, "on")
-    cluster.time += guard.LEASE_S + 1
+    cluster.time += protocol.LEASE_S + 1
     assert wake(cluster) == 0
     assert cluster.state() == before
 
@@ -343,11 +352,11 @@ def test_what_a_restore_has_restarted_the_guardian_does_not_restart_again(monkey
     def die(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(guard._Restorer, "_verify_limits", die)
+    monkeypatch.setattr(restore._Restorer, "_verify_limits", die)
     with pytest.raises(Killed):
-        guard.restore(api, "by hand")
+        restore.restore(api, "by hand")
     counts = started(cluster)
-    cluster.time += guard.RESTORE_LEASE_S + 1
+    cluster.time += protocol.RESTORE_LEASE_S + 1
     assert wake(cluster) == 0
     assert started(cluster) == counts
     assert cluster.state() == before
@@ -356,11 +365,11 @@ def test_what_a_restore_has_restarted_the_guardian_does_not_restart_again(monkey
 def test_a_change_in_flight_is_waited_for() -> None:
     cluster = Cluster()
     fence = open_and_switch(cluster, "on")
-    fence.update(lambda body: guard._annotate(body, {guard.IN_FLIGHT: "label node node1"}))
-    cluster.time += guard.LEASE_S + 1
+    fence.update(lambda body: annotate(body, {protocol.IN_FLIGHT: "label node node1"}))
+    cluster.time += protocol.LEASE_S + 1
     begun = cluster.time
     assert wake(cluster) == 0
-    assert cluster.time - begun >= guard.SETTLE_S
+    assert cluster.time - begun >= protocol.SETTLE_S
 
 
 def test_limits_that_stay_wrong_keep_the_state_and_restart_no_agent_over_and_over(
@@ -375,11 +384,11 @@ def test_limits_that_stay_wrong_keep_the_state_and_restart_no_agent_over_and_ove
         assert wake(cluster) == 1
         said = capsys.readouterr().out
         assert "NOT RESTORED, the saved state stays: node node1: device eth0 has g" in said
-        assert guard.read_state(cluster.client()) is not None
+        assert saved_state.read_state(cluster.client()) is not None
         assert cluster.lease()["holderIdentity"] == f"revoked:{RUN}"
         assert started(cluster) == [count + 1 for count in restarts]
-        cluster.time += guardian.EVERY_MIN * 60
-    cluster.time += guardian.RESTART_AGAIN_S
+        cluster.time += guardian_objects.EVERY_MIN * 60
+    cluster.time += guardian_objects.RESTART_AGAIN_S
     cluster.faults.clear()
     assert wake(cluster) == 0
     assert started(cluster) == [count + 2 for count in restarts]
@@ -403,8 +412,8 @@ def test_it_waits_for_agents_as_long_as_cilium_does() -> None:
         item["startupProbe"] = {"failureThreshold": 300, "periodSeconds": 2, "initialDelaySeconds": 5}
     run(cluster.store.update(DAEMONSETS, found))
     open_and_switch(cluster)
-    (told,) = cluster.find(CONFIGMAPS, guardian.protocol.GUARDIAN_NAME)
-    assert json.loads(told["data"][guardian.ORDERS_FILE])["agent_ready_s"] == 635
+    (told,) = cluster.find(CONFIGMAPS, guardian_objects.protocol.GUARDIAN_NAME)
+    assert json.loads(told["data"][guardian_objects.ORDERS_FILE])["agent_ready_s"] == 635
 
 
 def test_the_guardian_has_time_for_slow_agents() -> None:
@@ -421,14 +430,14 @@ def test_an_agent_that_stays_unready_keeps_the_state(capsys: pytest.CaptureFixtu
     assert wake(cluster) == 1
     restarts = started(cluster)
     assert "the Cilium agent on node node1 was not Ready within 180 s: pod cilium-" in capsys.readouterr().out
-    cluster.time += guardian.EVERY_MIN * 60
+    cluster.time += guardian_objects.EVERY_MIN * 60
     assert wake(cluster) == 1
     assert started(cluster) == restarts, "a pod that does not become ready is not helped by being deleted again"
     cluster.faults.clear()
     api = cluster.client()
     for pod in api.select(POD, "kube-system"):
         api.delete(POD, pod["metadata"]["name"], "kube-system")
-    cluster.time += guardian.EVERY_MIN * 60
+    cluster.time += guardian_objects.EVERY_MIN * 60
     assert wake(cluster) == 0
     assert cluster.state() == before
 
@@ -483,7 +492,7 @@ def test_without_a_state_it_removes_itself_but_not_under_a_living_run() -> None:
     cluster = Cluster()
     fence = open_and_switch(cluster)
     api = cluster.client()
-    api.delete(CONFIGMAP, guard.STATE_NAME, pods.BENCH_NAMESPACE)
+    api.delete(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
     assert wake(cluster) == 0
     assert len(cluster.state()["guardian"]) == 2
     fence.release()
@@ -495,8 +504,8 @@ def test_a_state_of_another_version_is_left_to_people(capsys: pytest.CaptureFixt
     cluster = Cluster()
     abandon(cluster, "on")
     before = cluster.state()
-    account = Account(cluster, guardian.AWAY_S)
-    orders = guardian.orders(plan().image, guard.STATE_VERSION + 1)
+    account = Account(cluster, guardian_objects.AWAY_S)
+    orders = guardian_objects.orders(plan().image, saved_state.STATE_VERSION + 1)
     assert script.Guardian(account, orders).run() == 1
     assert cluster.state() == before
     assert "version 1, which this guardian does not know" in capsys.readouterr().out
@@ -504,7 +513,7 @@ def test_a_state_of_another_version_is_left_to_people(capsys: pytest.CaptureFixt
 
 def test_a_state_that_cannot_be_read_is_left_to_people(capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster()
-    body = {"metadata": {"name": guard.STATE_NAME}, "data": {guard.STATE_KEY: "{}"}}
+    body = {"metadata": {"name": protocol.STATE_NAME}, "data": {protocol.STATE_KEY: "{}"}}
     cluster.client().create(CONFIGMAP, body, pods.BENCH_NAMESPACE)
     assert wake(cluster) == 1
     assert "cannot be read (KeyError('version')); the cluster must be put back by hand" in capsys.readouterr().out
@@ -514,7 +523,7 @@ def test_what_cannot_be_undone_restarts_no_agent(capsys: pytest.CaptureFixture[s
     cluster = Cluster()
     abandon(cluster, "on")
     restarts = started(cluster)
-    account = Account(cluster, guardian.AWAY_S)
+    account = Account(cluster, guardian_objects.AWAY_S)
     send = account.send
 
     def refuse(method: str, path: str, headers: Any, data: bytes | None) -> tuple[int, str, str]:
@@ -545,9 +554,9 @@ def test_an_api_that_is_away_is_waited_for_but_not_for_ever(capsys: pytest.Captu
     cluster = Cluster()
     before = cluster.state()
     abandon(cluster, "on")
-    account = Account(cluster, guardian.AWAY_S)
+    account = Account(cluster, guardian_objects.AWAY_S)
     send = account.send
-    away_until = cluster.time + guardian.AWAY_S / 2
+    away_until = cluster.time + guardian_objects.AWAY_S / 2
 
     def refuse(method: str, path: str, headers: Any, data: bytes | None) -> tuple[int, str, str]:
         if cluster.time < away_until:
@@ -569,14 +578,14 @@ class TestInstalling:
         cluster = Cluster()
         said: list[str] = []
         api = cluster.client()
-        guard.open_window(api, RUN, plan(), choose_pair(api, plan()), progress=said.append)
+        open_window(api, RUN, plan(), choose_pair(api, plan()), progress=said.append)
         job, files = cluster.state()["guardian"]
         assert job["spec"]["schedule"] == "0-59/5 * * * *", "the window was opened at a minute divisible by five"
         told = json.loads(files["data"]["orders.json"])
         script.Orders(**told)
         assert files["data"]["guardian.py"] == Path(script.__file__).read_text()
         assert "a guardian in the cluster puts it back if this run is not heard of for 600 s" in said[0]
-        report = guard.restore(cluster.client(), "test", holder=RUN)
+        report = restore.restore(cluster.client(), "test", holder=RUN)
         assert report.actions == ["removed the guardian"]
         assert cluster.state()["guardian"] == []
 
@@ -589,7 +598,11 @@ class TestInstalling:
     def test_without_account_or_right_the_run_goes_on_and_says_so(self, lacking: str) -> None:
         cluster = Cluster()
         if lacking == "account":
-            run(cluster.store.delete(SERVICEACCOUNTS, guardian.protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE))
+            run(
+                cluster.store.delete(
+                    SERVICEACCOUNTS, guardian_objects.protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE
+                )
+            )
             reason = "namespace bigtcp-bench has no ServiceAccount bigtcp-bench-guardian"
         else:
             cluster.forbidden.add("cronjobs")
@@ -599,8 +612,8 @@ class TestInstalling:
         pair = choose_pair(api, plan())
         found = requirements.preflight(api, plan(), pair, with_pods=False).checks
         (check,) = [check for check in found if check.name == "guardian"]
-        assert (check.status, check.found, check.advice) == ("warn", f"none: {reason}", guardian.REMEDY)
-        window = guard.open_window(api, RUN, plan(), pair, progress=said.append)
+        assert (check.status, check.found, check.advice) == ("warn", f"none: {reason}", guardian_objects.REMEDY)
+        window = open_window(api, RUN, plan(), pair, progress=said.append)
         assert cluster.state()["guardian"] == []
         assert said[0].startswith(
             f"no guardian in the cluster, so it stays as it is if Airflow never comes back: {reason}"
@@ -612,7 +625,7 @@ class TestInstalling:
         cluster = Cluster()
         fence = open_and_switch(cluster)
         api = cluster.client()
-        name = guardian.protocol.GUARDIAN_NAME
+        name = guardian_objects.protocol.GUARDIAN_NAME
         stored = cluster.store._find(CRONJOBS, name, pods.BENCH_NAMESPACE)
         # The store's clock is the real one.
         stored["metadata"]["creationTimestamp"] = f"{datetime.fromtimestamp(int(cluster.time), UTC):%FT%TZ}"
@@ -633,13 +646,13 @@ class TestInstalling:
         cluster = Cluster()
         open_and_switch(cluster).release()
         api = cluster.client()
-        api.delete(CONFIGMAP, guard.STATE_NAME, pods.BENCH_NAMESPACE)
+        api.delete(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
         (first, _) = cluster.state()["guardian"]
-        account = Account(cluster, guardian.AWAY_S)
+        account = Account(cluster, guardian_objects.AWAY_S)
 
         def begin(when: str, change: int) -> None:
             if (when, change) == ("before", 1):
-                guard.open_window(api, "next/run", plan(), choose_pair(api, plan()))
+                open_window(api, "next/run", plan(), choose_pair(api, plan()))
 
         account.client.interrupt = begin
         assert wake(cluster, account) == 0
@@ -654,9 +667,9 @@ class TestInstalling:
         def fail(*_: object) -> None:
             raise PreconditionFailed("no")
 
-        monkeypatch.setattr(guard, "_save", fail)
+        monkeypatch.setattr("bigtcp_bench.cluster.window.save", fail)
         with pytest.raises(PreconditionFailed):
-            guard.open_window(api, RUN, plan(), choose_pair(api, plan()))
+            open_window(api, RUN, plan(), choose_pair(api, plan()))
         assert cluster.state() == before
 
 
@@ -699,23 +712,23 @@ def test_selectors_mean_what_they_mean_in_the_api(selector: Any, labels: dict[st
 def test_manifest_and_rights_fit_the_names() -> None:
     """The CronJob, its account and every rule by name speak of the objects that script and guard speak of."""
     pair = choose_pair(Cluster().client(), plan())
-    body = guardian.cronjob("registry.example.org/tools:1", 1_800_000_000 + 7 * 60, pair, ["secret"])
+    body = guardian_objects.cronjob("registry.example.org/tools:1", 1_800_000_000 + 7 * 60, pair, ["secret"])
     pod = body["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert body["spec"]["schedule"] == "2-59/5 * * * *"
     assert pod["containers"][0]["image"] == "registry.example.org/tools:1"
     assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", "kubernetes.io/arch": pair.client.architecture}
     mixed = NodePair(pair.client, dataclasses.replace(pair.server, architecture="other"))
-    body_of_mixed = guardian.cronjob("registry.example.org/tools:1", 0, mixed)
+    body_of_mixed = guardian_objects.cronjob("registry.example.org/tools:1", 0, mixed)
     selector = body_of_mixed["spec"]["jobTemplate"]["spec"]["template"]["spec"]["nodeSelector"]
     assert selector == {"kubernetes.io/os": "linux"}
-    orders = guardian.orders("registry.example.org/tools:1", guard.STATE_VERSION, ["secret"])
+    orders = guardian_objects.orders("registry.example.org/tools:1", saved_state.STATE_VERSION, ["secret"])
     assert pod["imagePullSecrets"] == orders.probe_pod["spec"]["imagePullSecrets"] == [{"name": "secret"}]
-    name = guardian.protocol.GUARDIAN_NAME
+    name = guardian_objects.protocol.GUARDIAN_NAME
     assert {body["metadata"]["name"], pod["serviceAccountName"], pod["volumes"][0]["configMap"]["name"]} == {name}
-    assert pod["containers"][0]["command"][1:] == [f"/bigtcp/{guardian.SCRIPT_FILE}"]
-    assert pod["containers"][0]["args"] == [f"/bigtcp/{guardian.ORDERS_FILE}"]
+    assert pod["containers"][0]["command"][1:] == [f"/bigtcp/{guardian_objects.SCRIPT_FILE}"]
+    assert pod["containers"][0]["args"] == [f"/bigtcp/{guardian_objects.ORDERS_FILE}"]
     term = pod["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0]
-    assert term["preference"]["matchExpressions"] == [{"key": guard.WINDOW, "operator": "DoesNotExist"}]
+    assert term["preference"]["matchExpressions"] == [{"key": protocol.WINDOW, "operator": "DoesNotExist"}]
     assert load_manifest("guardian.yaml")["metadata"]["labels"][pods.ROLE_LABEL] not in pods.ALL_ROLES
 
     named = {
@@ -725,5 +738,5 @@ def test_manifest_and_rights_fit_the_names() -> None:
         for rule in item.get("rules") or []
         for resource_name in rule.get("resourceNames") or []
     }
-    assert named == {guard.LEASE_NAME, guard.STATE_NAME, guard.NODE_CONFIG_NAME, name, "cilium-config"}
+    assert named == {protocol.LEASE_NAME, protocol.STATE_NAME, protocol.NODE_CONFIG_NAME, name, "cilium-config"}
     assert "exec" not in yaml.safe_dump([i for i in load_manifests("rbac.yaml") if i["metadata"]["name"] == name])

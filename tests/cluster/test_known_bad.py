@@ -17,8 +17,8 @@ from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import NodePair, node_info
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.cluster.requirements import AgentSeen, Seen, judge
-from bigtcp_bench.plan import validate_plan
-from bigtcp_bench.pods.results import Probe
+from bigtcp_bench.planning.plan import validate_plan
+from bigtcp_bench.readings.agent_log import Probe
 
 from .simulated import status_before_1_16
 

@@ -10,8 +10,8 @@ from bigtcp_bench.cluster.load import PAUSE_S, await_quiet
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.probe import probe_nodes
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
-from bigtcp_bench.lab.api.discovery import PODS
-from bigtcp_bench.plan import load_plan, validate_plan
+from bigtcp_bench.planning.plan import load_plan, validate_plan
+from bigtcp_lab.api.discovery import PODS
 
 from .simulated import Client, Cluster, run
 

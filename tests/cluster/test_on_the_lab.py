@@ -17,27 +17,29 @@ import yaml
 from kubernetes import client as k8s
 from kubernetes import config as k8s_config
 
-from bigtcp_bench import cli
 from bigtcp_bench.analysis.verdicts import pressure_problems
-from bigtcp_bench.cluster import guard, pods, probe, requirements, rights
+from bigtcp_bench.cluster import pods, probe, protocol, requirements, restore, rights, saved_state
 from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cilium
-from bigtcp_bench.cluster.counters import CILIUM_METRICS, counters_of, node_growth, read_nodes
-from bigtcp_bench.cluster.guardian import CRONJOB
+from bigtcp_bench.cluster.guardian_objects import CRONJOB
+from bigtcp_bench.cluster.lease import LeaseState, read_lease
+from bigtcp_bench.cluster.node_counters import CILIUM_METRICS, counters_of, node_growth, read_nodes
 from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.cluster.outline import outline
 from bigtcp_bench.cluster.rollout import observe
+from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.commands import main
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
-from bigtcp_bench.evidence import facts_of
-from bigtcp_bench.lab import daemon
-from bigtcp_bench.lab.daemon import LabInfo
-from bigtcp_bench.plan import Plan, validate_plan
-from bigtcp_bench.pods.capture import measure_packet_sizes, rows
-from bigtcp_bench.pods.results import packed
+from bigtcp_bench.judging.facts import facts_of
+from bigtcp_bench.measuring.dry_run import outline
+from bigtcp_bench.measuring.packet_sizes import measure_packet_sizes, rows
+from bigtcp_bench.planning.plan import Plan, validate_plan
+from bigtcp_bench.readings.agent_log import packed
 from bigtcp_bench.resources import include_dir, load_manifests
 from bigtcp_bench.warehouse.records import RawDocument
+from bigtcp_lab import daemon
+from bigtcp_lab.daemon import LabInfo
 from tests.lab.helpers import eventually
 from tests.lab.kubectl import Kubectl
 
@@ -54,7 +56,7 @@ def api(lab: LabInfo, lab_dir: Path) -> Iterator[ClusterApi]:
     yield api
     for fault in daemon.status(lab_dir).faults:
         daemon.set_fault(lab_dir, fault, False)
-    guard.restore(api, "end of a test", force=True)
+    restore.restore(api, "end of a test", force=True)
     api.close()
 
 
@@ -82,13 +84,13 @@ def test_a_process_killed_in_the_middle_of_a_switch_leaves_nothing(
 ) -> None:
     before = settings(api), limits(api)
     pair = choose_pair(api, PLAN)
-    guard.open_window(api, "test/killed", PLAN, pair)
+    open_window(api, "test/killed", PLAN, pair)
     program = f"""
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.guard import Fence
 from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.plan import Plan
+from bigtcp_bench.planning.plan import Plan
 api = ClusterApi.from_kubeconfig({str(lab.kubeconfig)!r})
 plan = Plan.model_validate_json({PLAN.model_dump_json()!r})
 print("starting", flush=True)
@@ -101,13 +103,13 @@ switch(api, Fence(api, "test/killed"), "on", choose_pair(api, plan), plan)
     task.send_signal(signal.SIGKILL)
     task.wait()
     task.stdout.close()
-    guard.restore(api, "test", holder="test/killed", settle_s=2)
+    restore.restore(api, "test", holder="test/killed", settle_s=2)
     assert (settings(api), limits(api)) == before
 
 
 def test_what_goes_wrong_on_a_node_is_named(api: ClusterApi, lab_dir: Path) -> None:
     pair = choose_pair(api, PLAN)
-    window = guard.open_window(api, "test/faults", PLAN, pair)
+    window = open_window(api, "test/faults", PLAN, pair)
     daemon.set_fault(lab_dir, "setting-ignored:node2", True)
     with pytest.raises(SwitchFailed, match=r"node node2: .* 65536 .* wanted more than 65536") as failed:
         switch(api, window.fence, "on", pair, PLAN)
@@ -127,7 +129,7 @@ def test_the_check_names_a_node_that_cannot_take_big_packets(
     """The command on the whole lab: without a fault only warnings, with two faults a line for each."""
 
     def check() -> tuple[int, dict[tuple[str, str], dict[str, str]]]:
-        status = cli.main(["check", "--plan", "quick", "--json", "--kubeconfig", str(lab.kubeconfig)])
+        status = main.main(["check", "--plan", "quick", "--json", "--kubeconfig", str(lab.kubeconfig)])
         document = json.loads(capsys.readouterr().out)
         return status, {(line["name"], line["node"]): line for line in document["checks"]}
 
@@ -153,14 +155,14 @@ def test_a_window_opens_and_closes_through_an_api_that_fails_now_and_then(api: C
     before = settings(api), limits(api)
     pair = choose_pair(api, PLAN)
     daemon.set_fault(lab_dir, "api-errors", True)
-    window = guard.open_window(api, "test/errors", PLAN, pair)
+    window = open_window(api, "test/errors", PLAN, pair)
     for number in range(5):
         with window.fence.mutating(f"change {number}"):
             window.fence.check()
-    guard.restore(api, "test", holder="test/errors", settle_s=1)
+    restore.restore(api, "test", holder="test/errors", settle_s=1)
     daemon.set_fault(lab_dir, "api-errors", False)
     assert (settings(api), limits(api)) == before
-    assert guard.leftovers(api) == []
+    assert restore.leftovers(api) == []
 
 
 def test_a_cluster_without_cilium_is_one_sentence(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ class TestRights:
             api.create(kind, body, namespace)
             created.append((kind, body["metadata"]["name"], namespace))
         yield ClusterApi(k8s.ApiClient(_as_account(lab, _token(api))), away_s=5)
-        guard.restore(api, "end of a test", force=True)
+        restore.restore(api, "end of a test", force=True)
         for kind, name, namespace in created:
             api.delete(kind, name, namespace)
 
@@ -227,7 +229,7 @@ class TestRights:
         pair = choose_pair(account, plan)
         refuse_failed(requirements.preflight(account, plan, pair).checks)
         assert outline(account, plan, pair, "test/rights").lacking == []
-        window = guard.open_window(account, "test/rights", plan, pair)
+        window = open_window(account, "test/rights", plan, pair)
         server = pods.create_pod(account, _server(plan))
         assert set(pods.pod_addresses(pods.wait_ready(account, server["metadata"]["name"]))) == {"ipv4", "ipv6"}
         with window.fence.renewing(interval_s=0.5):
@@ -242,10 +244,10 @@ class TestRights:
         found = [row for row in rows([captured]) if row["upper_bytes"] == 196_608]
         assert {(row["end"], row["direction"]) for row in found} == {("sender", "sent"), ("receiver", "received")}
         assert limits(api)["node2"]["gro_ipv4_max_size"] > 65536
-        restored = guard.restore(account, "test", holder="test/rights")
+        restored = restore.restore(account, "test", holder="test/rights")
         assert (restored.outcome, restored.waited_s) == ("restored", 0)
         assert (settings(api), limits(api)) == before
-        assert guard.restore(account, "again").outcome == "nothing"
+        assert restore.restore(account, "again").outcome == "nothing"
 
     def test_the_accounts_of_airflows_chart_have_what_they_need_and_no_more(
         self, account: ClusterApi, api: ClusterApi, lab: LabInfo
@@ -294,7 +296,7 @@ from bigtcp_bench.cluster import guard
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.plan import Plan
+from bigtcp_bench.planning.plan import Plan
 api = ClusterApi.from_kubeconfig({str(tmp_path / "account")!r})
 plan = Plan.model_validate_json({PLAN.model_dump_json()!r})
 pair = choose_pair(api, plan)
@@ -312,7 +314,7 @@ with window.fence.renewing(0.5):
         # By the clock of the guardian, too, which knows only whole seconds.
         _until(lambda: not _lease(api).live(api.now() - 1.5))
         role = Kind(RBAC, "v1", "roles")
-        whole = api.get(role, guard.GUARDIAN_NAME, pods.BENCH_NAMESPACE)
+        whole = api.get(role, protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE)
         rules = [
             {**rule, "verbs": [verb for verb in rule["verbs"] if verb != "create"]} for rule in whole["rules"]
         ]
@@ -320,13 +322,13 @@ with window.fence.renewing(0.5):
 
         kubectl = Kubectl(lab.kubeconfig, tmp_path)
         ours = ("--namespace", pods.BENCH_NAMESPACE)
-        kubectl("create", "job", "by-hand", f"--from=cronjob/{guard.GUARDIAN_NAME}", *ours)
+        kubectl("create", "job", "by-hand", f"--from=cronjob/{protocol.GUARDIAN_NAME}", *ours)
         job = _until(lambda: _ended(api, "by-hand"))
         said = kubectl("logs", "job/by-hand", *ours)
         assert (job["status"]["failed"], settings(api)) == (1, before[0])
         assert "NOT RESTORED, the saved state stays: the devices of node node1 could not be read back" in said
         assert 'cannot create resource "pods"' in said
-        assert guard.read_state(api) is not None
+        assert saved_state.read_state(api) is not None
         agents = _agents(api)
 
         api.replace(role, {**narrowed, "rules": whole["rules"]}, pods.BENCH_NAMESPACE)
@@ -335,21 +337,23 @@ with window.fence.renewing(0.5):
             ("", {"spec": {"schedule": "* * * * *"}}),
             ("/status", {"status": {"lastScheduleTime": "2026-01-01T00:00:00Z"}}),
         ):
-            api.patch(CRONJOB, f"{guard.GUARDIAN_NAME}{subresource}", change, pods.BENCH_NAMESPACE)
-        _until(lambda: not guard.leftovers(api))
-        (name,) = [name for name in _jobs(api) if name.startswith(guard.GUARDIAN_NAME)]
+            api.patch(CRONJOB, f"{protocol.GUARDIAN_NAME}{subresource}", change, pods.BENCH_NAMESPACE)
+        _until(lambda: not restore.leftovers(api))
+        (name,) = [name for name in _jobs(api) if name.startswith(protocol.GUARDIAN_NAME)]
         job = _until(lambda: _ended(api, name))
         assert "restored what test/gone had changed, and verified it" in kubectl("logs", f"job/{name}", *ours)
         assert job["status"]["succeeded"] == 1
         assert (settings(api), limits(api)) == before
         assert _agents(api) == agents, "the first look had restarted them already"
         assert _lease(api).holder == ""
-        assert "put back already: test/gone by the guardian" in str(guard.restore(account, "", holder="test/gone"))
+        assert "put back already: test/gone by the guardian" in str(
+            restore.restore(account, "", holder="test/gone")
+        )
         kubectl("delete", "jobs", "--all", *ours)
 
     def test_a_missing_right_is_named(self, account: ClusterApi, api: ClusterApi) -> None:
         pair = choose_pair(account, PLAN)
-        window = guard.open_window(account, "test/rights", PLAN, pair)
+        window = open_window(account, "test/rights", PLAN, pair)
         role = Kind(RBAC, "v1", "roles")
         body = api.get(role, "bigtcp-bench", "kube-system")
         body["rules"] = [rule for rule in body["rules"] if rule["resources"] != ["pods"]]
@@ -362,8 +366,8 @@ with window.fence.renewing(0.5):
             account.get(Kind("", "v1", "secrets"), "anything", "kube-system")
 
 
-def _lease(api: ClusterApi) -> guard.LeaseState:
-    lease = guard.read_lease(api)
+def _lease(api: ClusterApi) -> LeaseState:
+    lease = read_lease(api)
     assert lease is not None
     return lease
 
@@ -411,7 +415,7 @@ def _as_account(lab: LabInfo, token: str) -> k8s.Configuration:
 
 
 def _server(plan: Plan) -> dict[str, object]:
-    from bigtcp_bench.pods.orders import ServeOrders
+    from bigtcp_bench.readings.orders import ServeOrders
 
     return pods.build_pod(
         "server", image=plan.image, node="node2", orders=ServeOrders(lifetime_s=60).to_argument()

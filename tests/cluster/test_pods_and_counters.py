@@ -14,8 +14,8 @@ import pytest
 
 from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import ClusterApi
-from bigtcp_bench.cluster.counters import CILIUM_METRICS, counters_of, deltas, node_growth
-from bigtcp_bench.pods.orders import ProbeOrders
+from bigtcp_bench.cluster.node_counters import CILIUM_METRICS, counters_of, deltas, node_growth
+from bigtcp_bench.readings.orders import ProbeOrders
 from bigtcp_bench.resources import include_dir, load_manifests
 
 RECORDED = Path(__file__).parents[1] / "recorded"

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.cluster import guard, pods, requirements
+from bigtcp_bench.cluster import pods, protocol, requirements
 from bigtcp_bench.cluster.api import DAEMONSET
 from bigtcp_bench.cluster.checks import Check, refuse_failed
 from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
-from bigtcp_bench.plan import validate_plan
+from bigtcp_bench.planning.plan import validate_plan
+from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
 
 from .simulated import Client, Cluster, run
 
@@ -52,7 +53,7 @@ def test_agents_that_have_not_followed_their_configuration_are_named_unless_a_re
         "and off for ipv6"
     )
     assert line.advice.startswith("restart Cilium's agents first")
-    label = {guard.WINDOW: "w"}
+    label = {protocol.WINDOW: "w"}
     change(cluster, NODES, "node1", None, lambda found: found["metadata"]["labels"].update(label))
     assert ("settings", "node2") not in checks(cluster)
 
@@ -170,10 +171,10 @@ def test_a_cluster_in_use_and_one_left_behind() -> None:
     cluster = Cluster()
     api = cluster.client()
     plan = validate_plan({"scenarios": "ipv4-stream-1"})
-    guard.open_window(api, "other/run", plan, choose_pair(api, plan))
+    open_window(api, "other/run", plan, choose_pair(api, plan))
     found = checks(cluster)
     assert (found["lease", ""].status, "other/run" in found["lease", ""].found) == ("fail", True)
-    cluster.time += guard.LEASE_S + 1
+    cluster.time += protocol.LEASE_S + 1
     found = checks(cluster)
     assert found["lease", ""].status == "pass"
     assert found["leftovers", ""].status == "warn"
@@ -184,7 +185,7 @@ def test_nothing_is_looked_at_while_another_run_measures() -> None:
     api = cluster.client()
     plan = validate_plan({"scenarios": "ipv4-rr"})
     pair = choose_pair(api, plan)
-    guard.open_window(api, "other/run", plan, pair)
+    open_window(api, "other/run", plan, pair)
     visitor = cluster.client()
     found = requirements.preflight(visitor, plan, pair, holder="mine/run")
     assert (found.probes, found.complete, visitor.changes) == ({}, False, 0)
@@ -193,7 +194,7 @@ def test_nothing_is_looked_at_while_another_run_measures() -> None:
     ):
         requirements.refuse_held(visitor, "mine/run")
     requirements.refuse_held(visitor, "other/run")
-    cluster.time += guard.LEASE_S + 1
+    cluster.time += protocol.LEASE_S + 1
     requirements.refuse_held(visitor, "mine/run")
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigtcp_bench.cluster import environment, guard, pods, requirements
+from bigtcp_bench.cluster import environment, pods, requirements, restore
 from bigtcp_bench.cluster.api import CONFIGMAP
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.rights import Right, needed
-from bigtcp_bench.lab.api import paths
-from bigtcp_bench.plan import Scope
+from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.planning.plan import Scope
 from bigtcp_bench.resources import load_manifest
+from bigtcp_lab.api import paths
 
 from .simulated import Client, Cluster
-from .test_guard import RUN, plan
+from .test_restore import RUN, plan
 
 Used = set[tuple[str, str, str, str]]
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -70,10 +71,10 @@ def used_by_runs(scope: Scope) -> Used:
         pair = choose_pair(api, the_plan)
         requirements.preflight(api, the_plan, pair)
         environment.cluster_uid(api)
-        window = guard.open_window(api, RUN, the_plan, pair)
+        window = open_window(api, RUN, the_plan, pair)
         for arm in ("on", "off"):
             switch(api, window.fence, arm, pair, the_plan)  # type: ignore[arg-type]
-        guard.restore(api, "test", holder=RUN)
+        restore.restore(api, "test", holder=RUN)
     # Everybody may ask what they may do.
     return {used for used in api.used if not used[1].startswith("selfsubject")}
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from kubernetes.client import AppsV1Api, CoreV1Api
 
-from bigtcp_bench.cluster import guard
+from bigtcp_bench.cluster import protocol
 from bigtcp_bench.cluster.api import CONFIGMAP, POD, ClusterApi, Forbidden
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.rollout import config_written_at, observe
-from bigtcp_bench.lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.resources import load_manifests
+from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
 from tests.cluster.simulated import Cluster, run
 from tests.lab.api_cluster import ApiCluster
 from tests.lab.helpers import eventually
@@ -41,10 +42,10 @@ def test_a_benchmark_that_holds_the_cluster_is_waited_for():
     cluster = Cluster()
     api = cluster.client()
     plan = load_plan("quick")
-    guard.open_window(api, "bigtcp_benchmark/night 1", plan, choose_pair(api, plan))
+    open_window(api, "bigtcp_benchmark/night 1", plan, choose_pair(api, plan))
     assert observe(api).unsettled == "bigtcp_benchmark/night 1 holds the cluster"
     # A run that was killed holds it only until its lease is over.
-    cluster.time += 2 * guard.LEASE_S
+    cluster.time += 2 * protocol.LEASE_S
     assert observe(api).unsettled == ""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bigtcp_bench.lab import administrator, daemon
+from bigtcp_lab import administrator, daemon
 from tests.e2e.runs import Installation, impatient_sleep, install
 
 

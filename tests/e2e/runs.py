@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtcp_bench.cluster.api import ClusterApi
-from bigtcp_bench.local import LocalAirflow
+from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.resources import dags_dir
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.cluster_state import cluster_state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bigtcp_bench.calibration import advice, known_noise
+from bigtcp_bench.judging.noise import advice, known_noise
 from bigtcp_bench.report.view import RunView
 from tests.e2e.runs import Installation
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bigtcp_bench.lab import daemon
+from bigtcp_lab import daemon
 
 pytestmark = [pytest.mark.lab, pytest.mark.e2e]
 

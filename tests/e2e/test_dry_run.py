@@ -15,7 +15,7 @@ from bigtcp_bench.cluster.api import (
     ClusterApi,
     Kind,
 )
-from bigtcp_bench.cluster.guardian import CRONJOB
+from bigtcp_bench.cluster.guardian_objects import CRONJOB
 from tests.e2e.runs import Installation
 
 pytestmark = [pytest.mark.lab, pytest.mark.e2e]

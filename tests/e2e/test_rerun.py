@@ -74,7 +74,7 @@ def test_far_off_is_measured_again(installation: Installation, history: str):
 
 def test_a_rerun_that_fails_leaves_a_valid_night(installation, history, monkeypatch):
     # Airflow must not be imported before the installation's settings are there.
-    from bigtcp_bench.steps import DagRunStep
+    from bigtcp_bench.airflow.steps import DagRunStep
 
     switched = DagRunStep._switched
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bigtcp_bench.cluster import bigtcp_switch, guard
+from bigtcp_bench.cluster import bigtcp_switch
 from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.resources import dags_dir
 from tests.e2e.runs import Installation
 
@@ -19,7 +20,7 @@ def test_the_restore_dag_undoes_what_a_dead_run_left(installation: Installation)
     before = installation.cluster_state()
     api, plan = installation.api, load_plan("quick")
     pair = choose_pair(api, plan)
-    window = guard.open_window(api, "a/dead-run", plan, pair)
+    window = open_window(api, "a/dead-run", plan, pair)
     bigtcp_switch.switch(api, window.fence, "on", pair, plan)
     changed = installation.cluster_state()
     assert changed["limits"] != before["limits"]

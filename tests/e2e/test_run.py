@@ -6,17 +6,17 @@ import pandas as pd
 import pytest
 
 from bigtcp_bench.analysis.diagnosis import diagnose
+from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.cluster.rollout import observe
-from bigtcp_bench.diagnosis import evidence_of
-from bigtcp_bench.evidence import facts_of
-from bigtcp_bench.lab import daemon
-from bigtcp_bench.lab.netlink import LARGEST_SIZE
-from bigtcp_bench.plan import CAPTURE_S, CLASSIC_MAX_PACKET_BYTES, load_plan
-from bigtcp_bench.pods.results import unpacked
-from bigtcp_bench.proc_stat import CPU_PARTS
+from bigtcp_bench.judging.causes import evidence_of
+from bigtcp_bench.judging.facts import facts_of
+from bigtcp_bench.planning.plan import CAPTURE_S, CLASSIC_MAX_PACKET_BYTES, load_plan
+from bigtcp_bench.readings.agent_log import unpacked
+from bigtcp_bench.readings.cpu import CPU_PARTS
 from bigtcp_bench.report.view import RunView
-from bigtcp_bench.upgrade import Fingerprint
 from bigtcp_bench.warehouse.records import RawDocument
+from bigtcp_lab import daemon
+from bigtcp_lab.netlink import LARGEST_SIZE
 from tests.e2e.runs import Installation
 from tests.support.nights import add_night
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bigtcp_bench.cluster import guard
 from bigtcp_bench.cluster.api import ClusterApi
-from bigtcp_bench.lab import administrator, daemon
+from bigtcp_bench.cluster.lease import read_lease
+from bigtcp_lab import administrator, daemon
 from tests.e2e.runs import Installation, register_dags
 from tests.support.cluster_state import cluster_state
 
@@ -57,7 +57,7 @@ def test_runs_of_two_clusters_overlap_and_those_of_one_do_not(
         with (tmp_path / f"{name}.log").open("wb") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     deadline = time.monotonic() + 120
-    while (lease := guard.read_lease(installation.api)) is None or not lease.holder:
+    while (lease := read_lease(installation.api)) is None or not lease.holder:
         assert time.monotonic() < deadline, (tmp_path / "lab.log").read_text()[-3000:]
         time.sleep(0.2)
     refused = installation.run(**CONF)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.lab import daemon
+from bigtcp_lab import daemon
 
 pytestmark = [pytest.mark.e2e, pytest.mark.lab]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bigtcp_bench.cli import main
+from bigtcp_bench.commands.main import main
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.generated.history import write_history
 from bigtcp_bench.report.view import RunView

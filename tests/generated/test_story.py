@@ -9,9 +9,9 @@ import pytest
 
 from bigtcp_bench.generated import figures
 from bigtcp_bench.generated.story import NightStory, stories
-from bigtcp_bench.metrics import metrics_of
-from bigtcp_bench.plan import SCENARIOS, blocks, load_plan
-from bigtcp_bench.proc_stat import CPU_PARTS
+from bigtcp_bench.planning.metrics import metrics_of
+from bigtcp_bench.planning.plan import SCENARIOS, blocks, load_plan
+from bigtcp_bench.readings.cpu import CPU_PARTS
 
 PLAN = load_plan("nightly")
 

@@ -12,13 +12,13 @@ import kubernetes
 import yaml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bigtcp_bench.lab.api.certificates import issue, kubeconfig
-from bigtcp_bench.lab.api.discovery import resource_of_kind
-from bigtcp_bench.lab.api.server import ApiServer, build_app, listen
-from bigtcp_bench.lab.api.store import Store
-from bigtcp_bench.lab.api.tokens import Tokens
-from bigtcp_bench.lab.controllers import run_controllers
-from bigtcp_bench.lab.objects import seed
+from bigtcp_lab.api.certificates import issue, kubeconfig
+from bigtcp_lab.api.discovery import resource_of_kind
+from bigtcp_lab.api.server import ApiServer, build_app, listen
+from bigtcp_lab.api.store import Store
+from bigtcp_lab.api.tokens import Tokens
+from bigtcp_lab.controllers import run_controllers
+from bigtcp_lab.objects import seed
 
 from .process_node import ProcessNode
 

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
-from bigtcp_bench.lab.api.conditions import set_condition
-from bigtcp_bench.lab.api.discovery import PODS
-from bigtcp_bench.lab.api.runtime_protocol import STDERR, STDOUT, LogOptions
-from bigtcp_bench.lab.api.store import ApiError, Store, now
+from bigtcp_lab.api.conditions import set_condition
+from bigtcp_lab.api.discovery import PODS
+from bigtcp_lab.api.runtime_protocol import STDERR, STDOUT, LogOptions
+from bigtcp_lab.api.store import ApiError, Store, now
 
 Object = dict[str, Any]
 

@@ -11,13 +11,13 @@ from typing import Any
 import kubernetes
 import pytest
 
-from bigtcp_bench.lab.api.discovery import CRONJOBS, DAEMONSETS, EVENTS, JOBS, NODES, PODS
-from bigtcp_bench.lab.api.patch import MERGE_PATCH
-from bigtcp_bench.lab.api.pods import set_condition
-from bigtcp_bench.lab.api.store import Store, now
-from bigtcp_bench.lab.controllers import garbage, run_controllers
-from bigtcp_bench.lab.controllers.cronjobs import last_due
-from bigtcp_bench.lab.objects import LAB_NODES, cilium_objects, node_object, seed
+from bigtcp_lab.api.discovery import CRONJOBS, DAEMONSETS, EVENTS, JOBS, NODES, PODS
+from bigtcp_lab.api.patch import MERGE_PATCH
+from bigtcp_lab.api.pods import set_condition
+from bigtcp_lab.api.store import Store, now
+from bigtcp_lab.controllers import garbage, run_controllers
+from bigtcp_lab.controllers.cronjobs import last_due
+from bigtcp_lab.objects import LAB_NODES, cilium_objects, node_object, seed
 
 from .api_cluster import ApiCluster, pod, recorded
 from .helpers import eventually

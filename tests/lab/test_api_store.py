@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtcp_bench.lab.api import store as store_module
-from bigtcp_bench.lab.api.discovery import (
+from bigtcp_lab.api import store as store_module
+from bigtcp_lab.api.discovery import (
     CILIUMNODECONFIGS,
     CILIUMNODECONFIGS_ALPHA,
     CONFIGMAPS,
@@ -18,9 +18,9 @@ from bigtcp_bench.lab.api.discovery import (
     NAMESPACES,
     PODS,
 )
-from bigtcp_bench.lab.api.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, merge_patch, strategic_merge
-from bigtcp_bench.lab.api.selectors import label_matcher
-from bigtcp_bench.lab.api.store import ApiError, Store
+from bigtcp_lab.api.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, merge_patch, strategic_merge
+from bigtcp_lab.api.selectors import label_matcher
+from bigtcp_lab.api.store import ApiError, Store
 
 from .api_cluster import pod, recorded
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import kubernetes
 import pytest
 
-from bigtcp_bench import cli
+from bigtcp_bench.commands import main
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
-from bigtcp_bench.lab import daemon
-from bigtcp_bench.lab.api.server import listen
-from bigtcp_bench.lab.listening import ListenAddress
+from bigtcp_lab import daemon
+from bigtcp_lab.api.server import listen
+from bigtcp_lab.listening import ListenAddress
 
 from .helpers import eventually
 from .net_cluster import NODE_CONFIG, PLUGINS, RunningLab
@@ -60,7 +60,7 @@ def test_up_twice_is_one_lab_and_down_is_quick(directory: Path, capsys: pytest.C
     told = daemon.status(directory)
     assert (told.running, told.pid, told.nodes) == (True, first.pid, {"node1": True, "node2": True})
     command = ["lab", "status", "--folder", str(directory.parent)]
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     assert capsys.readouterr().out == (
         f"the lab is up (process {first.pid}, API at {first.url})\n"
         "node1: ready, Cilium agent ready\nnode2: ready, Cilium agent ready\nfaults: none\n"
@@ -69,7 +69,7 @@ def test_up_twice_is_one_lab_and_down_is_quick(directory: Path, capsys: pytest.C
     daemon.down(directory)
     assert time.monotonic() - start < 10
     assert not daemon.status(directory).running
-    assert cli.main(command) == 1
+    assert main.main(command) == 1
     assert capsys.readouterr().out == "the lab is down\n"
     assert sorted(path.name for path in directory.iterdir()) == ["lab.log", "lock"]
     daemon.down(directory)
@@ -91,7 +91,7 @@ def test_nothing_is_left_of_a_killed_lab(directory: Path) -> None:
 
 @pytest.mark.parametrize("after_s", [0.3, 0.9])
 def test_a_lab_killed_while_starting_does_not_hinder_the_next(directory: Path, after_s: float) -> None:
-    command = [sys.executable, "-m", "bigtcp_bench.lab.daemon", f"--state-dir={directory}"]
+    command = [sys.executable, "-m", "bigtcp_lab.daemon", f"--state-dir={directory}"]
     starting = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PLUGINS})
     time.sleep(after_s)
     starting.kill()
@@ -109,7 +109,7 @@ def test_a_lab_that_is_not_ready_in_time_is_not_left(directory: Path) -> None:
 
 def test_other_users_root_is_enough(directory: Path) -> None:
     """Root of a user namespace with a single user id: what an unprivileged user's lab runs as."""
-    code = "import sys; from pathlib import Path; from bigtcp_bench.lab.daemon import up; up(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from bigtcp_lab.daemon import up; up(Path(sys.argv[1]))"
     command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, str(directory)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": PLUGINS}, timeout=60)
     lab = RunningLab(directory)

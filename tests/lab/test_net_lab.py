@@ -13,8 +13,8 @@ import pytest
 import urllib3
 import yaml
 
-from bigtcp_bench.lab import daemon
-from bigtcp_bench.lab.hardship import LOWEST_PRIORITY
+from bigtcp_lab import daemon
+from bigtcp_lab.hardship import LOWEST_PRIORITY
 
 from .helpers import eventually
 from .kubectl import SPDY_REFUSED, Kubectl

@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 import pytest
 
-from bigtcp_bench.lab import cilium
-from bigtcp_bench.lab.namespaces import NetworkNamespace
-from bigtcp_bench.lab.netlink import LARGEST_SIZE, Limits, set_limits
-from bigtcp_bench.lab.network import Fabric
-from bigtcp_bench.pods.agent import device_limits
+from bigtcp_bench.in_cluster.measure import device_limits
+from bigtcp_lab import cilium
+from bigtcp_lab.namespaces import NetworkNamespace
+from bigtcp_lab.netlink import LARGEST_SIZE, Limits, set_limits
+from bigtcp_lab.network import Fabric
 
 from .helpers import eventually
 

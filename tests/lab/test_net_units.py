@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.lab import logs
-from bigtcp_bench.lab.api.runtime_protocol import LogOptions
-from bigtcp_bench.lab.api.selectors import matches_label_selector
-from bigtcp_bench.lab.cilium import big_tcp_limits, contradictions
-from bigtcp_bench.lab.faults import FAULTS, FaultState
-from bigtcp_bench.lab.images import full_name, is_known
-from bigtcp_bench.lab.logs import ContainerLog, rfc3339_nanoseconds
-from bigtcp_bench.lab.netlink import Limits
-from bigtcp_bench.lab.pod_status import ContainerState, PodFacts, status_of
-from bigtcp_bench.lab.security import capabilities_of
-from bigtcp_bench.lab.volumes import expand, field_value
+from bigtcp_lab import logs
+from bigtcp_lab.api.runtime_protocol import LogOptions
+from bigtcp_lab.api.selectors import matches_label_selector
+from bigtcp_lab.cilium import big_tcp_limits, contradictions
+from bigtcp_lab.faults import FAULTS, FaultState
+from bigtcp_lab.images import full_name, is_known
+from bigtcp_lab.logs import ContainerLog, rfc3339_nanoseconds
+from bigtcp_lab.netlink import Limits
+from bigtcp_lab.pod_status import ContainerState, PodFacts, status_of
+from bigtcp_lab.security import capabilities_of
+from bigtcp_lab.volumes import expand, field_value
 
 RECORDED = Path(__file__).parent.parent / "recorded"
 ON = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}

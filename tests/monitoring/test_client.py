@@ -16,10 +16,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from bigtcp_bench.lab.api.certificates import issue
 from bigtcp_bench.monitoring import client
 from bigtcp_bench.monitoring.client import Prometheus, PrometheusAway, QueryRefused
 from bigtcp_bench.monitoring.settings import prometheus_settings
+from bigtcp_lab.api.certificates import issue
 from tests.monitoring.servers import free_port, http_server
 
 END = datetime(2026, 3, 1, 3, tzinfo=UTC)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bigtcp_bench.metrics import HEADLINE
 from bigtcp_bench.monitoring.exposition import PREFIX, STATUSES, VERDICTS
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import HEADLINE
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.resources import include_dir
 from tests.monitoring.servers import promtool
 

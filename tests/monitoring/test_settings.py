@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bigtcp_bench import connections
+from bigtcp_bench.airflow import connections
 from bigtcp_bench.errors import PreconditionFailed
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from bigtcp_bench.cluster.fingerprint import datapath_config
 from bigtcp_bench.report.summary import change_text, run_summary
 from bigtcp_bench.report.view import RunView
-from bigtcp_bench.upgrade import datapath_config
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import run_view
 from tests.support.nights import add_night

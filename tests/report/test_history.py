@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from bigtcp_bench.nightly import Nightly, Rerun
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.judging.night import Nightly, Rerun
+from bigtcp_bench.notify.slack.run_messages import run_message
+from bigtcp_bench.planning.plan import Thresholds
 from bigtcp_bench.report.history import HistoryView, IncidentView, SeriesView
-from bigtcp_bench.report.messages import run_message
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import incidents

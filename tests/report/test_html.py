@@ -15,12 +15,12 @@ import pytest
 from markupsafe import Markup
 from playwright.sync_api import Browser, sync_playwright
 
-from bigtcp_bench.cli import main
+from bigtcp_bench.commands.main import main
 from bigtcp_bench.generated.history import write_history
-from bigtcp_bench.report import vega
+from bigtcp_bench.report.charts import vega
+from bigtcp_bench.report.charts.of_run import run_charts
 from bigtcp_bench.report.detail import RunDetail
 from bigtcp_bench.report.html import report_file, run_body
-from bigtcp_bench.report.run_charts import run_charts
 from bigtcp_bench.report.view import RestoreView, RunView
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import CAUSES, run_view

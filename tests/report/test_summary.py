@@ -5,8 +5,8 @@ import re
 import pytest
 from rich.console import Console
 
-from bigtcp_bench.metrics import METRICS, metrics_of
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS, metrics_of
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report.summary import effect_text, headline, print_summary, run_summary
 from bigtcp_bench.report.view import ControlView, Proof, RestoreView
 from tests.report.views import CAUSES, comparison, run_view

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
 
 FACTORS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}

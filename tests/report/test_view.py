@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.report.view import NodeView, Proof, RestoreView, RunView
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import comparison

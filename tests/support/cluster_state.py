@@ -6,10 +6,10 @@ from typing import Any
 
 from bigtcp_bench.cluster.api import CONFIGMAP, LEASE, NODE, POD, ClusterApi
 from bigtcp_bench.cluster.cilium import find_cilium
-from bigtcp_bench.cluster.guardian import CRONJOB
+from bigtcp_bench.cluster.guardian_objects import CRONJOB
 from bigtcp_bench.cluster.pods import ROLE_LABEL
 from bigtcp_bench.cluster.probe import probe_nodes
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.planning.plan import load_plan
 
 NAMESPACE = "bigtcp-bench"
 

@@ -29,7 +29,7 @@ def virtual_environment(folder: Path, wheel: Path | None = None) -> Path:
     others = folder / "others"
     others.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():
-        if not path.name.startswith(("bigtcp_bench", "_bigtcp_bench", "_editable")) and path.suffix != ".pth":
+        if not path.name.startswith(("bigtcp_", "_bigtcp_", "_editable")) and path.suffix != ".pth":
             (others / path.name).symlink_to(path)
     (site / "others.pth").write_text(f"{others}\n", encoding="utf-8")
     if wheel is not None:

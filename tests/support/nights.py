@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bigtcp_bench.metrics import HEADLINE
-from bigtcp_bench.plan import CONTROL, SCENARIOS
+from bigtcp_bench.planning.metrics import HEADLINE
+from bigtcp_bench.planning.plan import CONTROL, SCENARIOS
 from bigtcp_bench.warehouse.store import Warehouse
 
 FIRST_NIGHT = datetime(2026, 3, 1, 2, tzinfo=UTC)

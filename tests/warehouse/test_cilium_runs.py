@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.upgrade import Fingerprint
+from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.warehouse import sightings
 from bigtcp_bench.warehouse.cilium_runs import newest
 from bigtcp_bench.warehouse.store import Warehouse

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.warehouse import incidents, schema
 from bigtcp_bench.warehouse.exchange import export_runs, import_runs
 from bigtcp_bench.warehouse.store import Warehouse

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bigtcp_bench.errors import InvalidInput, WarehouseError
-from bigtcp_bench.plan import load_plan
+from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.warehouse.engine import engine_of
 from bigtcp_bench.warehouse.store import Warehouse
 

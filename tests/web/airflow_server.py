@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigtcp_bench.local import Session, airflow_command
+from bigtcp_bench.demo.local_airflow import Session, airflow_command
 from bigtcp_bench.resources import dags_dir
 
 _READY_S = 120

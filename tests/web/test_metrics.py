@@ -7,9 +7,9 @@ import re
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from bigtcp_bench.metrics import METRICS
 from bigtcp_bench.monitoring.exposition import ARM_METRICS, PREFIX
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.resources import include_dir
 from tests.monitoring.servers import application, asked, prometheus, promtool, until
 from tests.web.history import CLUSTER, DAG_ID, LAB, LAB_DAG_ID, NAMES, NIGHTS

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from bigtcp_bench.metrics import HEADLINE, Traffic
-from bigtcp_bench.plan import SCENARIOS, Thresholds
+from bigtcp_bench.planning.metrics import HEADLINE, Traffic
+from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from bigtcp_bench.metrics import Metric, metrics_of
-from bigtcp_bench.plan import SCENARIOS, Plan, Thresholds, blocks
+from bigtcp_bench.planning.metrics import Metric, metrics_of
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks
 
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
 from bigtcp_bench.analysis.verdicts import LIMITS, NodePressure
-from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
+from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
 
 Figure = int | float | str
 

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from bigtcp_bench.analysis import second_opinion
-from bigtcp_bench.metrics import Better, Scale
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.planning.metrics import Better, Scale
+from bigtcp_bench.planning.plan import Thresholds
 
 State = Literal["learning", "steady", "suspect", "regression", "recovered"]
 Attribution = Literal["big-tcp", "platform", "infrastructure", "off-improved"]

@@ -13,7 +13,7 @@ from datetime import date
 from typing import Literal
 
 from bigtcp_bench.analysis.history import Attribution, Judgement
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.planning.plan import Thresholds
 
 IncidentState = Literal["suspect", "regression", "recovered", "dismissed"]
 ChangeKind = Literal["opened", "confirmed", "updated", "recovered", "dismissed"]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bigtcp_bench.analysis.history import ArmsDetector, Attribution, Detector, EpochLog, Judgement, State
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.metrics import Better
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.planning.metrics import Better
+from bigtcp_bench.planning.plan import Thresholds
 
 _MISSING = frozenset(("", "nan", "na", "n/a", "null", "none"))
 

@@ -18,8 +18,8 @@ import pandas as pd
 from scipy import special
 
 from bigtcp_bench.analysis.compare import contrast_of, effective_df, layout_of
-from bigtcp_bench.metrics import METRICS, metrics_of
-from bigtcp_bench.plan import SCENARIOS, Plan, Thresholds, blocks
+from bigtcp_bench.planning.metrics import METRICS, metrics_of
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks
 
 Level = Literal["repetition", "generation", "switch"]
 LEVELS: tuple[Level, Level, Level] = ("repetition", "generation", "switch")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.plan import Thresholds
+from bigtcp_bench.planning.plan import Thresholds
 
 #: With a second opinion the CUSUM may speak earlier: its limit is multiplied by this.
 CUSUM_SHARE = 0.8

@@ -18,8 +18,8 @@ from scipy import special
 
 from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians, series_of
 from bigtcp_bench.analysis.history import robust_level
-from bigtcp_bench.metrics import HEADLINE, METRICS
-from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Plan, Thresholds, blocks
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Plan, Thresholds, blocks
 
 End = Literal["sender", "receiver"]
 ENDS: tuple[End, End] = ("sender", "receiver")

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bigtcp_bench.cluster import guard, guardian, pods, probe
+from bigtcp_bench.cluster import guardian_objects, pods, probe, protocol, restore, saved_state
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
     CONFIGMAP_NAME,
@@ -35,11 +35,12 @@ from bigtcp_bench.cluster.cilium import (
     rollout,
 )
 from bigtcp_bench.cluster.environment import told_config
-from bigtcp_bench.cluster.guard import Fence, SavedState
+from bigtcp_bench.cluster.lease import Fence
 from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.saved_state import SavedState
 from bigtcp_bench.errors import FenceLost, SwitchFailed
-from bigtcp_bench.plan import SCENARIOS, Arm, Family, Plan
-from bigtcp_bench.pods.guardian import selects
+from bigtcp_bench.in_cluster.guardian import selects
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, Family, Plan
 from bigtcp_bench.resources import load_manifest
 
 
@@ -116,8 +117,8 @@ def switch(
     wanted; FenceLost if the cluster is not this run's (any more).
     """
     started = api.monotonic()
-    state = guard.open_state(api, fence)
-    silence = guardian.silence(api)
+    state = saved_state.open_state(api, fence)
+    silence = guardian_objects.silence(api)
     if silence:
         progress(silence)
     gone = pods.delete_pods(api, before=fence.check)
@@ -227,14 +228,14 @@ def _overruled(api: ClusterApi, cilium: Cilium, arm: Arm, node: str, scope: str)
         if any(data.get(key) != value for key, value in settings(arm).items()):
             return f"somebody else, such as Argo CD or Flux, has put {CONFIGMAP_NAME} back"
         return "a CiliumNodeConfig or another source of the init container 'config' overrules " + CONFIGMAP_NAME
-    found = api.find(cilium.node_config_kind, guard.NODE_CONFIG_NAME, cilium.namespace)
+    found = api.find(cilium.node_config_kind, protocol.NODE_CONFIG_NAME, cilium.namespace)
     if found is None or found["spec"].get("defaults") != settings(arm):
-        return f"somebody else has removed or changed CiliumNodeConfig {guard.NODE_CONFIG_NAME}"
+        return f"somebody else has removed or changed CiliumNodeConfig {protocol.NODE_CONFIG_NAME}"
     if not selects(found["spec"].get("nodeSelector"), api.get(NODE, node)["metadata"].get("labels") or {}):
-        return f"somebody else has removed the label {guard.WINDOW} from the node"
+        return f"somebody else has removed the label {protocol.WINDOW} from the node"
     return (
         "another CiliumNodeConfig or a restriction of the init container 'config' overrules the benchmark's "
-        f"{guard.NODE_CONFIG_NAME}"
+        f"{protocol.NODE_CONFIG_NAME}"
     )
 
 
@@ -261,11 +262,11 @@ def _apply_to_nodes(
     wanted = node_config(cilium, fence.holder, fence.window, arm)
     kind = cilium.node_config_kind
     for _ in api.poll(30, 0.2):
-        found = api.find(kind, guard.NODE_CONFIG_NAME, cilium.namespace)
+        found = api.find(kind, protocol.NODE_CONFIG_NAME, cilium.namespace)
         if found is not None and found["spec"] == wanted["spec"]:
             return
         try:
-            with fence.mutating(f"write CiliumNodeConfig {guard.NODE_CONFIG_NAME} ({arm})"):
+            with fence.mutating(f"write CiliumNodeConfig {protocol.NODE_CONFIG_NAME} ({arm})"):
                 if found is None:
                     api.create(kind, wanted, cilium.namespace, before=fence.check)
                 else:
@@ -273,10 +274,12 @@ def _apply_to_nodes(
                     api.replace(kind, body, cilium.namespace, before=fence.check)
         except (Conflict, NotFound):
             continue
-        report.changed.append(f"CiliumNodeConfig {cilium.namespace}/{guard.NODE_CONFIG_NAME}")
-        progress(f"CiliumNodeConfig {guard.NODE_CONFIG_NAME} says {arm} for {' and '.join(pair.names)}")
+        report.changed.append(f"CiliumNodeConfig {cilium.namespace}/{protocol.NODE_CONFIG_NAME}")
+        progress(f"CiliumNodeConfig {protocol.NODE_CONFIG_NAME} says {arm} for {' and '.join(pair.names)}")
         return
-    raise SwitchFailed(f"CiliumNodeConfig {guard.NODE_CONFIG_NAME} is being changed by somebody else all the time")
+    raise SwitchFailed(
+        f"CiliumNodeConfig {protocol.NODE_CONFIG_NAME} is being changed by somebody else all the time"
+    )
 
 
 def node_config(cilium: Cilium, holder: str, window: str, arm: Arm) -> JsonObject:
@@ -284,9 +287,9 @@ def node_config(cilium: Cilium, holder: str, window: str, arm: Arm) -> JsonObjec
     body = load_manifest("ciliumnodeconfig.yaml")
     body["apiVersion"] = cilium.node_config_kind.api_version
     body["metadata"]["namespace"] = cilium.namespace
-    body["metadata"]["annotations"] = {guard.HOLDER: holder, guard.WINDOW: window}
+    body["metadata"]["annotations"] = {protocol.HOLDER: holder, protocol.WINDOW: window}
     body["spec"] = {
-        "nodeSelector": {"matchLabels": {guard.WINDOW: window}},
+        "nodeSelector": {"matchLabels": {protocol.WINDOW: window}},
         "defaults": settings(arm),
     }
     return body
@@ -301,26 +304,26 @@ def _withdraw(api: ClusterApi, cilium: Cilium, window: str, state: SavedState) -
         with contextlib.suppress(Conflict):
             found = api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
             if _carries(found, window):
-                guard.put_back_config_map(api, cilium, found, state.config_map)
+                restore.put_back_config_map(api, cilium, found, state.config_map)
         with contextlib.suppress(Conflict):
             found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
-            if (guard.restarted_by(found) or "").startswith(f"{window}-"):
-                rollout(api, cilium, found, guard.RESTARTED, None)
+            if (restore.restarted_by(found) or "").startswith(f"{window}-"):
+                rollout(api, cilium, found, protocol.RESTARTED, None)
         return
     with contextlib.suppress(Conflict):
-        config = api.find(cilium.node_config_kind, guard.NODE_CONFIG_NAME, cilium.namespace)
+        config = api.find(cilium.node_config_kind, protocol.NODE_CONFIG_NAME, cilium.namespace)
         if config is not None and _carries(config, window):
-            guard.put_back_node_config(api, cilium, config, state.node_config)
+            restore.put_back_node_config(api, cilium, config, state.node_config)
     for name in state.nodes:
         with contextlib.suppress(Conflict, NotFound):
             meta = api.get(NODE, name)["metadata"]
-            if (meta.get("labels") or {}).get(guard.WINDOW) == window:
-                labels = {"resourceVersion": meta["resourceVersion"], "labels": {guard.WINDOW: None}}
+            if (meta.get("labels") or {}).get(protocol.WINDOW) == window:
+                labels = {"resourceVersion": meta["resourceVersion"], "labels": {protocol.WINDOW: None}}
                 api.patch(NODE, name, {"metadata": labels})
 
 
 def _carries(found: JsonObject, window: str) -> bool:
-    return (found["metadata"].get("annotations") or {}).get(guard.WINDOW) == window
+    return (found["metadata"].get("annotations") or {}).get(protocol.WINDOW) == window
 
 
 def settings(arm: Arm) -> dict[str, str]:
@@ -331,16 +334,18 @@ def settings(arm: Arm) -> dict[str, str]:
 def _label(api: ClusterApi, fence: Fence, node: str, report: SwitchReport) -> None:
     for _ in api.poll(30, 0.2):
         meta = api.get(NODE, node)["metadata"]
-        if (meta.get("labels") or {}).get(guard.WINDOW) == fence.window:
+        if (meta.get("labels") or {}).get(protocol.WINDOW) == fence.window:
             return
-        body = {"metadata": {"resourceVersion": meta["resourceVersion"], "labels": {guard.WINDOW: fence.window}}}
+        body = {
+            "metadata": {"resourceVersion": meta["resourceVersion"], "labels": {protocol.WINDOW: fence.window}}
+        }
         try:
             with fence.mutating(f"label node {node}"):
                 # The kubelet writes its node too; the version makes sure that nothing of that is lost.
                 api.patch(NODE, node, body, before=fence.check)
         except Conflict:
             continue
-        report.changed.append(f"label {guard.WINDOW} on node {node}")
+        report.changed.append(f"label {protocol.WINDOW} on node {node}")
         return
     raise SwitchFailed(f"node {node} is being changed by somebody else all the time; it could not be labelled")
 
@@ -365,13 +370,13 @@ def _apply_to_cluster(
     for _ in api.poll(30, 0.2):
         found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
         # An attempt that ended early may have come so far; then its restart goes on by itself.
-        if (guard.restarted_by(found) or "").startswith(f"{fence.window}-{arm}-") and not force_restart:
+        if (restore.restarted_by(found) or "").startswith(f"{fence.window}-{arm}-") and not force_restart:
             break
         progress(f"{CONFIGMAP_NAME} says {arm}; restarting all agents of DaemonSet {cilium.daemonset} in turn")
         try:
             with fence.mutating(f"restart the agents of DaemonSet {cilium.daemonset}"):
                 value = f"{fence.window}-{arm}-{int(api.now() * 1000)}"
-                rollout(api, cilium, found, guard.RESTARTED, value, before=fence.check)
+                rollout(api, cilium, found, protocol.RESTARTED, value, before=fence.check)
         except Conflict:
             continue
         report.changed.append(f"DaemonSet {cilium.namespace}/{cilium.daemonset}")
@@ -396,10 +401,10 @@ def _write_config_map(
         if all(data.get(key) == value for key, value in settings(arm).items()):
             return _carries(found, fence.window)
         annotations = {
-            guard.ARM: arm,
-            guard.WINDOW: fence.window,
-            guard.HOLDER: fence.holder,
-            guard.PRIOR: json.dumps(state.config_map),
+            protocol.ARM: arm,
+            protocol.WINDOW: fence.window,
+            protocol.HOLDER: fence.holder,
+            protocol.PRIOR: json.dumps(state.config_map),
         }
         body = {
             "metadata": {"resourceVersion": found["metadata"]["resourceVersion"], "annotations": annotations},

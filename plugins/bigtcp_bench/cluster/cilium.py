@@ -21,8 +21,8 @@ from bigtcp_bench.cluster.api import (
     Kind,
 )
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
-from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, Arm, Family
-from bigtcp_bench.pods.guardian import merged_settings
+from bigtcp_bench.in_cluster.guardian import merged_settings
+from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, Arm, Family
 
 FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 #: The configuration key of each family, in ``cilium-config`` and in a CiliumNodeConfig.

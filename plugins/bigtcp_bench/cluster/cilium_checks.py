@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from bigtcp_bench.cluster import guard, protocol
+from bigtcp_bench.cluster import protocol, saved_state
 from bigtcp_bench.cluster.agent_settings import NODE_PREFIX, PENDING_ADVICE, merging_of, pending_text
 from bigtcp_bench.cluster.api import JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
@@ -21,10 +21,10 @@ from bigtcp_bench.cluster.cilium import (
     is_observed,
     parse_version,
 )
+from bigtcp_bench.cluster.fingerprint import Difference
 from bigtcp_bench.cluster.probe import NodeProbe
-from bigtcp_bench.plan import Plan
-from bigtcp_bench.pods.guardian import merged_settings, selects
-from bigtcp_bench.upgrade import Difference
+from bigtcp_bench.in_cluster.guardian import merged_settings, selects
+from bigtcp_bench.planning.plan import Plan
 
 #: Set on the pod template by the chart when ``rollOutCiliumPods`` is true.
 CHECKSUM = "cilium.io/cilium-configmap-checksum"
@@ -231,7 +231,7 @@ def drift_checks(
     """Find an agent that has other settings than it would have after a restart, which is all that a run can do."""
     expected = merged_settings(KEYS, config.get("data") or {}, list(node_configs), labels)
     if merged != expected:
-        yield Check("settings", node, "fail", guard.drift_text(merged, expected), guard.DRIFT_ADVICE)
+        yield Check("settings", node, "fail", saved_state.drift_text(merged, expected), saved_state.DRIFT_ADVICE)
 
 
 def pending_checks(node: str, pending: Sequence[Difference] | None) -> Iterator[Check]:

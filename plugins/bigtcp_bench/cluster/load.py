@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.cilium import Progress
-from bigtcp_bench.cluster.counters import LOAD_SAMPLE_S
+from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.plan import Plan
+from bigtcp_bench.planning.plan import Plan
 
 #: Between two looks: probes are load themselves, and what nodes do rarely ends within seconds.
 PAUSE_S = 20.0

@@ -10,8 +10,8 @@ from bigtcp_bench.cluster.cilium import LIMIT_NAMES, TUNNEL_DEVICES, AgentStatus
 from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import PAIR_LABEL, TAINT_KEY, NodeInfo, NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
-from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES, Family, Plan
-from bigtcp_bench.pods.results import Device
+from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, Family, Plan
+from bigtcp_bench.readings.agent_log import Device
 
 #: Below this much free memory eight streams of large buffers compete with everything else on the node.
 LOW_MEMORY_BYTES = 512 * 2**20

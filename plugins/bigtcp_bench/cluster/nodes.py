@@ -7,7 +7,7 @@ from typing import Any
 
 from bigtcp_bench.cluster.api import NODE, ClusterApi, JsonObject
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.plan import Plan
+from bigtcp_bench.planning.plan import Plan
 
 #: Nodes with this label (value ``true``) are the ones an administrator has set aside for the benchmark. It is
 #: never written by this package.

@@ -127,9 +127,9 @@ def _ensure(api: ClusterApi, kind: Kind, manifest: str) -> None:
 
 def agent_configmap() -> JsonObject:
     """Return the ConfigMap that pods mount the agent's source from."""
-    from bigtcp_bench.pods import agent
+    from bigtcp_bench.in_cluster import measure
 
-    with open(agent.__file__, encoding="utf-8") as file:
+    with open(measure.__file__, encoding="utf-8") as file:
         source = file.read()
     return {
         "apiVersion": "v1",

@@ -10,8 +10,8 @@ from typing import Any
 from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import POD, ClusterApi, Conflict
 from bigtcp_bench.cluster.cilium import TUNNEL_DEVICES, AgentStatus, Limits
-from bigtcp_bench.pods.orders import ProbeOrders
-from bigtcp_bench.pods.results import Device, Probe, parse_log
+from bigtcp_bench.readings.agent_log import Device, Probe, parse_log
+from bigtcp_bench.readings.orders import ProbeOrders
 
 #: Kinds of devices on top of one other, which IFLA_LINK names; of a veth it names the peer, in another namespace.
 _STACKED = ("vlan", "macvlan", "ipvlan")

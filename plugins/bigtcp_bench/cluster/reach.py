@@ -8,9 +8,9 @@ from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import ClusterApi, JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.nodes import NodePair
-from bigtcp_bench.plan import Family, Plan
-from bigtcp_bench.pods.orders import ReachOrders, ServeOrders
-from bigtcp_bench.pods.results import parse_log
+from bigtcp_bench.planning.plan import Family, Plan
+from bigtcp_bench.readings.agent_log import parse_log
+from bigtcp_bench.readings.orders import ReachOrders, ServeOrders
 
 #: Both pods end by themselves long after they are needed, should nobody be left who deletes them.
 LIFETIME_S = 300

@@ -6,7 +6,14 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from bigtcp_bench.cluster import agent_settings, cilium_checks, guard, guardian, node_checks, rights
+from bigtcp_bench.cluster import (
+    agent_settings,
+    cilium_checks,
+    guardian_objects,
+    node_checks,
+    restore,
+    rights,
+)
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, ApiProblem, ClusterApi, Forbidden, JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
@@ -24,16 +31,17 @@ from bigtcp_bench.cluster.cilium import (
     read_status,
     waiting_reason,
 )
-from bigtcp_bench.cluster.counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.environment import FIRST_NAMESPACE
+from bigtcp_bench.cluster.fingerprint import Difference
+from bigtcp_bench.cluster.lease import busy_sentence, read_lease
+from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.nodes import NodePair, candidates, node_info
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.cluster.reach import unreachable_families
 from bigtcp_bench.errors import BenchError, PreconditionFailed
-from bigtcp_bench.plan import Family, Plan
-from bigtcp_bench.upgrade import Difference
+from bigtcp_bench.planning.plan import Family, Plan
 
 #: A run goes on without these: the guardian has a line of its own, and so has the cluster's uid; events only say
 #: more about a pod that fails.
@@ -128,9 +136,9 @@ def preflight(
 
 def refuse_held(api: ClusterApi, holder: str) -> None:
     """Raise PreconditionFailed if another run holds the cluster, before anything is looked at or changed."""
-    lease = guard.read_lease(api)
+    lease = read_lease(api)
     if lease is not None and lease.live(api.now()) and lease.owner != holder:
-        raise PreconditionFailed(guard.busy_sentence(api, lease))
+        raise PreconditionFailed(busy_sentence(api, lease))
 
 
 def put_back_abandoned(api: ClusterApi, holder: str, *, progress: Progress) -> None:
@@ -139,10 +147,10 @@ def put_back_abandoned(api: ClusterApi, holder: str, *, progress: Progress) -> N
     Before the checks, which would else refuse for what only the restore can mend, such as an agent that does not
     start with what it was told. Raises RestoreFailed, and PreconditionFailed if a run takes the cluster meanwhile.
     """
-    lease = guard.read_lease(api)
+    lease = read_lease(api)
     held = lease is not None and lease.live(api.now())
-    if not held and guard.leftovers(api):
-        guard.restore(api, f"left behind when {holder} started", progress=progress)
+    if not held and restore.leftovers(api):
+        restore.restore(api, f"left behind when {holder} started", progress=progress)
 
 
 def look(api: ClusterApi, plan: Plan, pair: NodePair, hold: list[Check], abandoned: bool) -> Seen:
@@ -248,13 +256,13 @@ def look_at_agent(api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: 
 
 def _hold(api: ClusterApi, holder: str | None) -> tuple[list[Check], bool]:
     """Return the lines about who holds the cluster, and whether an earlier run has left something behind."""
-    lease = guard.read_lease(api)
+    lease = read_lease(api)
     live = lease is not None and lease.live(api.now())
     if lease is not None and live and lease.owner != holder:
         age = api.now() - lease.renewed_at
         advice = "wait for its end; if it has crashed, its hold ends by itself"
         return [Check("lease", "", "fail", f"held by {lease.owner}, renewed {age:.0f} s ago", advice)], False
-    abandoned = guard.leftovers(api)
+    abandoned = restore.leftovers(api)
     return list(_free(abandoned, f"held by this run ({holder})" if live else "free")), bool(abandoned)
 
 
@@ -293,7 +301,7 @@ def _guardian(api: ClusterApi, plan: Plan) -> Check:
     if not plan.guardian:
         advice = "if Airflow never comes back, bigtcp-bench restore puts the cluster back"
         return Check("guardian", "", "pass", f"not wanted by the plan; {advice}")
-    reason = guardian.obstacle(api)
+    reason = guardian_objects.obstacle(api)
     if reason:
-        return Check("guardian", "", "warn", f"none: {reason}", guardian.REMEDY)
+        return Check("guardian", "", "warn", f"none: {reason}", guardian_objects.REMEDY)
     return Check("guardian", "", "pass", "puts the cluster back if Airflow never comes back")

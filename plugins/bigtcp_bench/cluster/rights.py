@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bigtcp_bench.cluster.api import ClusterApi, Kind
 from bigtcp_bench.cluster.cilium import Cilium
-from bigtcp_bench.plan import Scope
+from bigtcp_bench.planning.plan import Scope
 from bigtcp_bench.resources import load_manifests
 
 ACCESS_REVIEW = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False)

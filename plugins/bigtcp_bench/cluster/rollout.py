@@ -18,9 +18,9 @@ from bigtcp_bench.cluster.cilium import (
     rollout_state,
 )
 from bigtcp_bench.cluster.environment import merged_config, overriding
-from bigtcp_bench.cluster.guard import read_lease
+from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS, Fingerprint
+from bigtcp_bench.cluster.lease import read_lease
 from bigtcp_bench.cluster.nodes import node_info
-from bigtcp_bench.upgrade import BIG_TCP_KEYS, DATAPATH_KEYS, Fingerprint
 
 #: Agents that cannot follow because their node is not Ready are left out of account up to this many. Each is
 #: looked up by itself, and a cluster with more dead nodes is not at rest in any case.

@@ -54,7 +54,7 @@ def _checked(options: argparse.Namespace) -> int:
     from bigtcp_bench.cluster import requirements
     from bigtcp_bench.cluster.checks import worst
     from bigtcp_bench.cluster.nodes import choose_pair
-    from bigtcp_bench.report.checks import print_checks
+    from bigtcp_bench.report.preflight import print_checks
 
     # Somebody is waiting for the answer.
     plan, api = plan_of(options), api_of(options, away_s=AWAY_S)

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigtcp_bench.demo.local_airflow import DEFAULT_FOLDER
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.local import DEFAULT_FOLDER
 from bigtcp_bench.settings import WAREHOUSE
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bigtcp_bench.cluster.api import ClusterApi
-    from bigtcp_bench.plan import Plan
+    from bigtcp_bench.planning.plan import Plan
     from bigtcp_bench.warehouse.store import Warehouse
 
 Handler = Callable[[argparse.Namespace], int]
@@ -91,14 +91,14 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """Return the plan that the options of ``add_plan`` ask for. Raises InvalidInput."""
-    from bigtcp_bench.plan import load_plan
+    from bigtcp_bench.planning.plan import load_plan
 
     return load_plan(options.plan, plan_fields(options))
 
 
 def plan_fields(options: argparse.Namespace) -> dict[str, Any]:
     """Return the fields that the options of ``add_plan`` give in place of the plan's; None is the plan's own."""
-    from bigtcp_bench.plan import Plan
+    from bigtcp_bench.planning.plan import Plan
 
     fields = [name for name in Plan.model_fields if name not in ("name", "description")]
     return {name: getattr(options, name, None) for name in fields}

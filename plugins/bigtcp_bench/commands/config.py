@@ -32,14 +32,14 @@ def add(commands: Any) -> None:
 
 
 def _config(options: argparse.Namespace) -> int:
-    from bigtcp_bench import configuration
+    from bigtcp_bench.commands import settings_in_force
 
     given = {} if options.warehouse in (None, WAREHOUSE.given()) else {WAREHOUSE.name: options.warehouse}
     before_airflow(options.folder)
     found = [
-        *configuration.environment(given, {WAREHOUSE.name: default_warehouse(options)}),
-        *configuration.connections(),
-        *configuration.plan(options.plan, plan_fields(options)),
+        *settings_in_force.environment(given, {WAREHOUSE.name: default_warehouse(options)}),
+        *settings_in_force.connections(),
+        *settings_in_force.plan(options.plan, plan_fields(options)),
     ]
     if options.json:
         print(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False))

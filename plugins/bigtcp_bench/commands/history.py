@@ -114,8 +114,8 @@ def _account() -> str:
 def _noise(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from bigtcp_bench.calibration import Advice, advice, known_noise
-    from bigtcp_bench.plan import load_plan
+    from bigtcp_bench.judging.noise import Advice, advice, known_noise
+    from bigtcp_bench.planning.plan import load_plan
 
     plan = load_plan(options.plan)
     warehouse = usable_warehouse(options)

@@ -16,12 +16,12 @@ def add(commands: Any) -> None:
     install.add_argument("--force", action="store_true", help="replace files that somebody has changed, too")
     install.epilog = (
         "Repeating it changes nothing; after an upgrade of the package it replaces what it had written. The DAG "
-        "bundle bigtcp_bench.dag_bundle.PackageDagBundle needs no copy."
+        "bundle bigtcp_bench.airflow.dag_bundle.PackageDagBundle needs no copy."
     )
 
 
 def _install(options: argparse.Namespace) -> int:
-    from bigtcp_bench.dag_files import install
+    from bigtcp_bench.airflow.dag_files import install
 
     for name, what in install(options.folder, force=options.force).items():
         print(f"{options.folder / name}: {what}")

@@ -12,8 +12,8 @@ from bigtcp_bench.commands.common import add_command, add_warehouse, before_airf
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 
 if TYPE_CHECKING:
-    from bigtcp_bench.report.blocks import SlackMessage
-    from bigtcp_bench.report.slack_settings import ClusterSettings, SlackSettings
+    from bigtcp_bench.notify.slack.blocks import SlackMessage
+    from bigtcp_bench.notify.slack.settings import ClusterSettings, SlackSettings
 
 #: What the bot token may do, and what is missing without it.
 _WITHOUT = {
@@ -49,8 +49,8 @@ def _notify(options: argparse.Namespace) -> int:
 
 
 def _try(options: argparse.Namespace) -> int:
-    from bigtcp_bench.report.messages import try_message
-    from bigtcp_bench.report.slack import client_of, scopes
+    from bigtcp_bench.notify.slack.client import client_of, scopes
+    from bigtcp_bench.notify.slack.run_messages import try_message
 
     settings = _settings(options.folder)
     own = settings.of(options.cluster or "")
@@ -63,7 +63,7 @@ def _try(options: argparse.Namespace) -> int:
 
 
 def _send_run(options: argparse.Namespace) -> int:
-    from bigtcp_bench.report.messages import failed_checks, run_message
+    from bigtcp_bench.notify.slack.run_messages import failed_checks, run_message
     from bigtcp_bench.report.view import RunView
 
     warehouse = usable_warehouse(options)
@@ -79,8 +79,8 @@ def _send_run(options: argparse.Namespace) -> int:
 
 
 def _send_waiting(options: argparse.Namespace) -> int:
-    from bigtcp_bench.report.chart_images import drawing
-    from bigtcp_bench.report.delivery import deliver
+    from bigtcp_bench.notify.delivery import deliver
+    from bigtcp_bench.notify.pictures import drawing
     from bigtcp_bench.warehouse import outbox
 
     warehouse = usable_warehouse(options)
@@ -101,7 +101,7 @@ def _send_waiting(options: argparse.Namespace) -> int:
 
 
 def _post(settings: SlackSettings, own: ClusterSettings, message: SlackMessage) -> int:
-    from bigtcp_bench.report.slack import client_of, post
+    from bigtcp_bench.notify.slack.client import client_of, post
 
     if own.channel is None:
         named = ", ".join(name for name, one in settings.clusters.items() if one.channel)
@@ -118,7 +118,7 @@ def _post(settings: SlackSettings, own: ClusterSettings, message: SlackMessage) 
 def _settings(folder: Path) -> SlackSettings:
     """Return the settings of the connection. Raises PreconditionFailed without one."""
     before_airflow(folder)
-    from bigtcp_bench import connections
+    from bigtcp_bench.airflow import connections
 
     settings = connections.slack_settings()
     if settings is None:

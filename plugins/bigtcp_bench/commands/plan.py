@@ -21,8 +21,8 @@ def add(commands: Any) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     from bigtcp_bench.cluster.nodes import choose_pair
-    from bigtcp_bench.cluster.outline import outline
-    from bigtcp_bench.report.outline import print_outline
+    from bigtcp_bench.measuring.dry_run import outline
+    from bigtcp_bench.report.dry_run import print_outline
 
     plan, api = plan_of(options), api_of(options)
     found = outline(api, plan, choose_pair(api, plan), HOLDER)

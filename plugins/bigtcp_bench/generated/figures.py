@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bigtcp_bench.generated.story import NightStory
-from bigtcp_bench.metrics import metrics_of
-from bigtcp_bench.plan import CONTROL, SCENARIOS, Block, Plan
+from bigtcp_bench.planning.metrics import metrics_of
+from bigtcp_bench.planning.plan import CONTROL, SCENARIOS, Block, Plan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,13 +12,13 @@ from bigtcp_bench import __version__
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.generated.figures import night_results
 from bigtcp_bench.generated.story import NightStory, stories
-from bigtcp_bench.plan import Block, Plan, blocks, load_plan, rerun_plan
+from bigtcp_bench.planning.plan import Block, Plan, blocks, load_plan, rerun_plan
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bigtcp_bench.analysis.verdicts import RunVerdict
-    from bigtcp_bench.nightly import Nightly
+    from bigtcp_bench.judging.night import Nightly
     from bigtcp_bench.warehouse.store import Warehouse
 
 DAG_ID = "bigtcp_benchmark"
@@ -173,7 +173,7 @@ class _Writer:
     def _verdict(self, number: int, plan: Plan, results: pd.DataFrame) -> RunVerdict:
         from bigtcp_bench.analysis.noise import switch_sds
         from bigtcp_bench.analysis.verdicts import RunFacts, judge_run
-        from bigtcp_bench.calibration import known_noise
+        from bigtcp_bench.judging.noise import known_noise
         from bigtcp_bench.warehouse.controls import control_history, control_values
 
         facts = RunFacts(
@@ -186,7 +186,7 @@ class _Writer:
 
     def _judge_across_nights(self, number: int, story: NightStory, plan: Plan, started: datetime) -> Nightly:
         """Judge a valid night among the others, and return it; what is far off is measured twice more before."""
-        from bigtcp_bench.nightly import Nightly, Rerun, rerun_pairs
+        from bigtcp_bench.judging.night import Nightly, Rerun, rerun_pairs
 
         nightly = Nightly(self._warehouse, number, plan.thresholds, after=self._nightly)
         due = nightly.due()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric, StateSetMetricFamily
 
 from bigtcp_bench import __version__
-from bigtcp_bench.metrics import GIGABYTE, METRICS
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import GIGABYTE, METRICS
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse.records import State
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""One rendering for each audience (terminal, Slack), all from the same verdicts."""
+"""What is said of a run, the same for every audience."""

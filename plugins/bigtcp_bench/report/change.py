@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.plan import SCENARIOS, Thresholds
-from bigtcp_bench.upgrade import Fingerprint
+from bigtcp_bench.cluster.fingerprint import Fingerprint
+from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
 from bigtcp_bench.warehouse.store import ENVIRONMENT
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class HistoryView:
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, run: Mapping[str, Any]) -> HistoryView:
         """Return what ``warehouse`` knows about the night of ``run``, a row of ``bigtcp_run``."""
-        from bigtcp_bench.plan import Thresholds
+        from bigtcp_bench.planning.plan import Thresholds
         from bigtcp_bench.warehouse import incidents
 
         thresholds = Thresholds.model_validate((run["plan"] or {}).get("thresholds") or {})

@@ -25,9 +25,10 @@ from markupsafe import Markup
 
 from bigtcp_bench import __version__
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.report import summary, units, vega
-from bigtcp_bench.report.run_charts import RunChart, run_charts
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.report import summary, units
+from bigtcp_bench.report.charts import vega
+from bigtcp_bench.report.charts.of_run import RunChart, run_charts
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.compare import Comparison

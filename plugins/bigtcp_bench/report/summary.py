@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.plan import CLASSIC_MAX_PACKET_BYTES
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.report import units
 from bigtcp_bench.report.change import ChangeView
 from bigtcp_bench.report.view import VERDICTS, NodeView, Proof, RunView

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from bigtcp_bench.metrics import HEADLINE, METRICS
-from bigtcp_bench.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
 from bigtcp_bench.report.change import ChangeView
 from bigtcp_bench.report.history import HistoryView
 
@@ -230,7 +230,7 @@ def _causes(frame: pd.DataFrame) -> tuple[Cause, ...]:
 
 
 def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:
-    from bigtcp_bench.calibration import advice, headlines, known_noise, noise_line
+    from bigtcp_bench.judging.noise import advice, headlines, known_noise, noise_line
 
     if row["status"] != "valid":
         return ()

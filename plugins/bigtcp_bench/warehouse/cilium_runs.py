@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bigtcp_bench.upgrade import Fingerprint
+from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.warehouse.schema import run
 from bigtcp_bench.warehouse.sightings import UID
 from bigtcp_bench.warehouse.store import Warehouse

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import sqlalchemy as sa
 
-from bigtcp_bench.plan import CONTROL
+from bigtcp_bench.planning.plan import CONTROL
 from bigtcp_bench.warehouse.schema import result, run
 from bigtcp_bench.warehouse.store import Warehouse
 

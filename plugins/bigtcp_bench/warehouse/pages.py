@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.warehouse.records import RawDocument
 from bigtcp_bench.warehouse.schema import comparison, incident, incident_member, prometheus, raw, run
 from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse

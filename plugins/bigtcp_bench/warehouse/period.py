@@ -7,8 +7,8 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from bigtcp_bench.metrics import HEADLINE
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import HEADLINE
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse.schema import comparison, run
 from bigtcp_bench.warehouse.store import Warehouse
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.metrics import HEADLINE, METRICS
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.resources import include_dir
 from bigtcp_bench.warehouse.schema import run
 

@@ -23,8 +23,8 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 
 from bigtcp_bench.errors import InvalidInput, validation_sentence
-from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.plan import Arm, Family
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import Arm, Family
 
 RunStatus = Literal["running", "valid", "invalid", "failed"]
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]

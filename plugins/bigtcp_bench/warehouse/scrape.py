@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bigtcp_bench.metrics import METRICS
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse.schema import comparison, incident, judgement, run
 from bigtcp_bench.warehouse.store import Warehouse
 

@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from bigtcp_bench import __version__
 from bigtcp_bench.errors import InvalidInput, WarehouseError, WrongVersion
-from bigtcp_bench.plan import Plan, validate_plan
+from bigtcp_bench.planning.plan import Plan, validate_plan
 from bigtcp_bench.warehouse import migrate, schema
 from bigtcp_bench.warehouse.engine import WRITES, engine_of, is_transient, prepared
 from bigtcp_bench.warehouse.records import (

@@ -12,7 +12,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_da
 from airflow.configuration import conf
 from fastapi import Depends, HTTPException, Request, status
 
-from bigtcp_bench import clusters
+from bigtcp_bench.airflow import dag_ids
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.warehouse.pages import dags_by_cluster
 from bigtcp_bench.web.data import open_warehouse
@@ -74,9 +74,9 @@ def access_of(request: Request, user: GetUserDep) -> Access:
 def _configured_dags() -> set[str]:
     """Return the benchmark's DAGs: who may read their runs may see the pages before anything has been stored."""
     try:
-        return {clusters.dag_id_of(conn_id) for conn_id in clusters.configured()}
+        return {dag_ids.dag_id_of(conn_id) for conn_id in dag_ids.configured()}
     except BenchError:
-        return {clusters.DAG_ID}
+        return {dag_ids.DAG_ID}
 
 
 AccessDep = Annotated[Access, Depends(access_of)]

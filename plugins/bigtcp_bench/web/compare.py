@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.metrics import HEADLINE, METRICS
-from bigtcp_bench.plan import SCENARIOS, Thresholds
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.warehouse.store import ENVIRONMENT
 from bigtcp_bench.web.access import Access, AccessDep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from bigtcp_bench import connections
+from bigtcp_bench.airflow import connections
 from bigtcp_bench.warehouse.engine import engine_of
 from bigtcp_bench.warehouse.store import Warehouse
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.metrics import HEADLINE
+from bigtcp_bench.planning.metrics import HEADLINE
 from bigtcp_bench.warehouse import incidents as stored
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep, check_same_origin

@@ -56,7 +56,7 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
 @router.get("/chart/run/{number}/{name}.json")
 def run_chart(access: AccessDep, number: NumberPath, name: ChartName) -> JSONResponse:
     """Return one of the run's charts as a Vega-Lite specification."""
-    from bigtcp_bench.report.run_charts import run_charts
+    from bigtcp_bench.report.charts.of_run import run_charts
 
     warehouse = open_warehouse()
     row = readable_run(warehouse, access, number)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from bigtcp_bench.metrics import HEADLINE, METRICS
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import AccessDep
 from bigtcp_bench.web.airflow_facts import NextRun, next_runs

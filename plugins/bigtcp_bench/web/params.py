@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.warehouse.queries import DEFAULT_PERIOD
 
 #: Rows of a list on one page.

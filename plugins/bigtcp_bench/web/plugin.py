@@ -62,7 +62,7 @@ class LazyApp:
             importlib.import_module(name)
         importlib.import_module("bigtcp_bench.report.html").vega.javascript()
         # The first chart of a process takes far longer than the next, even an empty one.
-        importlib.import_module("bigtcp_bench.report.charts").packet_size_chart(()).to_dict()
+        importlib.import_module("bigtcp_bench.report.charts.all").packet_size_chart(()).to_dict()
 
 
 _APP = LazyApp()

@@ -14,7 +14,7 @@ import jinja2
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
-from bigtcp_bench.metrics import METRICS
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import links, units
 from bigtcp_bench.report.history import CAUSES
 from bigtcp_bench.report.view import VERDICTS
@@ -106,8 +106,8 @@ def static_version() -> str:
     digest = hashlib.sha256(f"{version('vl-convert-python')}\n".encode())
     for path in (
         *sorted(STATIC.iterdir()),
-        _HERE.parent / "report" / "vega.py",
-        _HERE.parent / "report" / "chart_style.py",
+        _HERE.parent / "report" / "charts" / "vega.py",
+        _HERE.parent / "report" / "charts" / "style.py",
     ):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -27,7 +27,7 @@ def static_file(version: str, name: str) -> Response:
 
 
 def _content(name: str) -> bytes:
-    from bigtcp_bench.report import vega
+    from bigtcp_bench.report.charts import vega
 
     if name == CHARTS:
         return vega.javascript().encode()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 #: Operators of the DAG's tasks, by module and class. Airflow compares just these two names, and the operators
 #: themselves would bring the Kubernetes client into every process that loads plugins.
 OPERATORS = (
-    ("bigtcp_bench.tasks", "StepOperator"),
-    ("bigtcp_bench.pods.operators", "IperfGenerationOperator"),
+    ("bigtcp_bench.airflow.tasks", "StepOperator"),
+    ("bigtcp_bench.airflow.generation_operator", "IperfGenerationOperator"),
 )
 
 

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.metrics import HEADLINE, METRICS
-from bigtcp_bench.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
@@ -107,7 +107,7 @@ def trend_csv(access: AccessDep, choice: TrendQuery) -> Response:
 @router.get("/chart/trend.json")
 def trend_chart(access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of both arms as a Vega-Lite specification."""
-    from bigtcp_bench.report import charts
+    from bigtcp_bench.report.charts import all as charts
 
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)
@@ -117,7 +117,7 @@ def trend_chart(access: AccessDep, choice: TrendQuery) -> JSONResponse:
 @router.get("/chart/benefit.json")
 def benefit_chart(access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of the benefit as a Vega-Lite specification."""
-    from bigtcp_bench.report import charts
+    from bigtcp_bench.report.charts import all as charts
 
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)

@@ -1,0 +1,120 @@
+"""The objects a fresh lab starts with: namespaces, nodes, priority classes, Cilium."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bigtcp_lab.api.discovery import NAMESPACES, NODES, PRIORITYCLASSES, resource_of_kind
+from bigtcp_lab.api.server import VERSION
+from bigtcp_lab.api.store import Store, now
+
+Object = dict[str, Any]
+
+_CILIUM = Path(__file__).with_name("cilium-objects.yaml")
+_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+#: The two classes that every cluster has, with the values Kubernetes gives them.
+_PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
+
+
+@dataclass(frozen=True)
+class LabNode:
+    """A node to be: its name, its addresses, and the ranges of its pods' addresses."""
+
+    name: str
+    ipv4: str
+    ipv6: str
+    pod_cidr_ipv4: str
+    pod_cidr_ipv6: str
+    zone: str
+
+
+#: The lab's nodes, with the addresses of the network that ``network.py`` builds.
+LAB_NODES = (
+    LabNode("node1", "172.30.0.11", "fd30::11", "10.244.0.0/24", "fd44::/64", "zone-1"),
+    LabNode("node2", "172.30.0.12", "fd30::12", "10.244.1.0/24", "fd44:0:0:1::/64", "zone-2"),
+)
+
+
+def node_object(node: LabNode) -> Object:
+    """Return the Node object of ``node``, ready, with this machine's processors, memory and kernel."""
+    capacity = {
+        "cpu": str(os.cpu_count() or 1),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 1024}Ki",
+        "pods": "110",
+    }
+    labels = {"beta.kubernetes.io/arch": _architecture(), "beta.kubernetes.io/os": "linux"}
+    labels |= {"kubernetes.io/arch": _architecture(), "kubernetes.io/os": "linux"}
+    labels |= {"kubernetes.io/hostname": node.name, "topology.kubernetes.io/zone": node.zone}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": labels},
+        "spec": {"podCIDR": node.pod_cidr_ipv4, "podCIDRs": [node.pod_cidr_ipv4, node.pod_cidr_ipv6]},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": node.ipv4},
+                {"type": "InternalIP", "address": node.ipv6},
+                {"type": "Hostname", "address": node.name},
+            ],
+            "allocatable": dict(capacity),
+            "capacity": capacity,
+            "conditions": _node_conditions(),
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
+            "nodeInfo": {
+                "architecture": _architecture(),
+                "bootID": Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+                "containerRuntimeVersion": "bigtcp-bench-lab://1",
+                "kernelVersion": platform.release(),
+                "kubeProxyVersion": "",
+                "kubeletVersion": VERSION["gitVersion"],
+                "machineID": "",
+                "operatingSystem": "linux",
+                "osImage": platform.freedesktop_os_release().get("PRETTY_NAME", "Linux"),
+                "systemUUID": "",
+            },
+        },
+    }
+
+
+def _architecture() -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
+def _node_conditions() -> list[Object]:
+    told = [
+        ("NetworkUnavailable", "False", "CiliumIsUp", "Cilium is running on this node"),
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ]
+    times = {"lastHeartbeatTime": now(), "lastTransitionTime": now()}
+    return [
+        {"type": kind, "status": value, "reason": reason, "message": message, **times}
+        for kind, value, reason, message in told
+    ]
+
+
+def cilium_objects() -> list[Object]:
+    """Return Cilium's CRD, ServiceAccount, ConfigMap ``cilium-config`` and DaemonSet ``cilium``."""
+    return list(yaml.safe_load_all(_CILIUM.read_text(encoding="utf-8")))
+
+
+async def seed(store: Store, nodes: tuple[LabNode, ...] = LAB_NODES, *, cilium: bool = True) -> None:
+    """Put the initial objects into an empty ``store``."""
+    for name in _NAMESPACES:
+        await store.create(NAMESPACES, {"metadata": {"name": name}})
+    for name, value in _PRIORITIES.items():
+        await store.create(PRIORITYCLASSES, {"metadata": {"name": name}, "value": value})
+    for node in nodes:
+        await store.create(NODES, node_object(node))
+    for obj in cilium_objects() if cilium else []:
+        resource = resource_of_kind(obj["apiVersion"], obj["kind"])
+        assert resource is not None  # the file holds only kinds that are served
+        await store.create(resource, obj, obj["metadata"].get("namespace"))

@@ -1,0 +1,1 @@
+"""All that knows Airflow: steps, operators, connections, params, the upgrade watch."""

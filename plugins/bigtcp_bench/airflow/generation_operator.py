@@ -1,0 +1,326 @@
+"""The operator of one generation: a fresh server pod, a fresh client pod, and everything they measured stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed
+from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of, server_pod
+from bigtcp_bench.progress import say
+from bigtcp_bench.resources import load_manifest
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from kubernetes.client import V1Pod
+
+    from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.cluster.lease import Fence
+    from bigtcp_bench.planning.plan import Plan
+    from bigtcp_bench.readings.agent_log import End, IdleLoads
+    from bigtcp_bench.readings.orders import MeasureOrders
+    from bigtcp_bench.warehouse.store import Warehouse
+
+
+class IperfGenerationOperator(KubernetesPodOperator):
+    """Runs the client pod of one generation against a fresh server pod, and stores what it measured.
+
+    The pod is ``include/manifests/client-pod.yaml``. Where the provider's defaults are left:
+
+    - ``startup_check_interval_seconds=1`` (5): a generation lasts seconds to minutes, so waiting shows;
+    - ``termination_message_policy="FallbackToLogsOnError"`` ("File"): a dying agent says why as its last line;
+    - ``log_events_on_failure=True``, ``log_pod_spec_on_failure=False``: what happened to the pod, not what it is;
+    - ``log_events_on_startup=False``: polling for events is load on the API server while nothing is wrong;
+    - no XCom side-car: another container on the CPU under test, and rights to exec. The agent's log has it all.
+
+    :param generation: what to measure, see Generation. (templated)
+    """
+
+    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "generation")
+
+    def __init__(self, *, generation: dict[str, Any], **kwargs: Any) -> None:
+        kwargs = {
+            "kubernetes_conn_id": "{{ params.kubernetes_conn_id }}",
+            "namespace": "bigtcp-bench",
+            "pod_template_dict": load_manifest("client-pod.yaml"),
+            "startup_check_interval_seconds": 1,
+            "startup_timeout_seconds": 300,
+            "base_container_status_polling_interval": 1,
+            "termination_message_policy": "FallbackToLogsOnError",
+            "log_events_on_failure": True,
+            "log_events_on_startup": False,
+            "log_pod_spec_on_failure": False,
+            "deferrable": False,
+            **kwargs,
+        }
+        super().__init__(**kwargs)
+        self.generation = generation
+        self.log_formatter = self._readable
+        self._shown: set[str] = set()
+        # Every line with a frame: a kubelet gives back the newest 10 MiB of a log, and those may not be all.
+        self._followed: list[str] = []
+        self._stored: _Stored | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Measure the generation and return how many repetitions it has, and how many of them failed.
+
+        A retry finds the pods of a worker that was killed and goes on with them.
+        """
+        from bigtcp_bench.airflow.connections import cluster_api, warehouse
+        from bigtcp_bench.cluster import pods
+        from bigtcp_bench.cluster.lease import Fence
+
+        generation = Generation.model_validate(self.generation)
+        api, store = cluster_api(str(self.kubernetes_conn_id)), warehouse()
+        plan = store.plan_of(generation.run)
+        fence = Fence(api, generation.run_key)
+        try:
+            with fence.renewing():
+                fence.check()
+                server = self._running_server(api, generation) if self._client_runs(context) else None
+                if server is None:
+                    pods.delete_pods(api, before=fence.check)
+                    server = self._new_server(api, fence, generation, plan)
+                orders = orders_of(generation, plan, pods.pod_addresses(server))
+                self.pod_template_dict = client_pod(generation, plan, orders)
+                self._stored = _Stored(api, store, generation, orders)
+                say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
+                try:
+                    # The server may have taken minutes to start, and another run may be measuring by now.
+                    fence.check()
+                    super().execute(context)
+                finally:
+                    pods.delete_pods(api, run_key=generation.run_key)
+            return self._stored.summary()
+        except FenceLost as error:
+            # Another run, or a restore, has the cluster now: trying again cannot help.
+            raise AirflowFailException(str(error)) from error
+        except (BenchError, AirflowException) as error:
+            store.store_failures(
+                generation.run,
+                [
+                    {
+                        "block": generation.block,
+                        "arm": generation.arm,
+                        "generation": generation.generation,
+                        "reason": f"{generation}: {_first_line(error)}",
+                    }
+                ],
+            )
+            raise
+
+    def cleanup(
+        self, pod: V1Pod, remote_pod: V1Pod, xcom_result: dict | None = None, context: Context | None = None
+    ) -> None:
+        """Store what the pod measured, however it ended, before the provider deletes it."""
+        try:
+            self._keep(remote_pod or pod)
+        finally:
+            super().cleanup(pod, remote_pod, xcom_result, context)
+
+    def on_kill(self) -> None:
+        """Store what the pod has measured so far, then let the provider delete it."""
+        try:
+            self._keep(self.pod)
+        finally:
+            super().on_kill()
+
+    def _keep(self, pod: V1Pod | None) -> None:
+        if pod is None or pod.metadata is None or pod.metadata.name is None or self._stored is None:
+            return
+        try:
+            log = self._stored.api.logs(
+                str(pod.metadata.namespace), pod.metadata.name, str(self.base_container_name)
+            )
+        except BenchError as error:
+            # The pod or its node is gone, but this must not hide why the task ended.
+            self.log.warning("the log of pod %s could not be read: %s", pod.metadata.name, _first_line(error))
+            if not self._followed:
+                return
+            log = ""
+        self._stored.take("\n".join([*self._followed, log]))
+
+    def _readable(self, container: str, message: str) -> str:
+        """Return what the task log shows of one line of the pod: a frame's key figures instead of its document."""
+        from bigtcp_bench.in_cluster.measure import MARKER
+        from bigtcp_bench.readings.agent_log import measurements, parse_log
+
+        if MARKER not in message:
+            return message
+        self._followed.append(message)
+        lines = []
+        for repetition in parse_log(message).repetitions:
+            found = {one.metric: one.value for one in measurements(repetition)} if not repetition.error else {}
+            text = f"{repetition.scenario} {repetition.repetition}: {repetition.error or _figures(found)}"
+            lines.append(text)
+            # The provider reads the last line of a log twice.
+            if text not in self._shown:
+                self._shown.add(text)
+                say(text)
+        return "\n".join(lines) or "(a document for the warehouse)"
+
+    def _client_runs(self, context: Context) -> bool:
+        pod = self.find_pod(str(self.namespace), context=context)
+        return pod is not None and pod.status.phase in ("Pending", "Running")
+
+    @staticmethod
+    def _running_server(api: ClusterApi, generation: Generation) -> dict[str, Any] | None:
+        from bigtcp_bench.cluster import pods
+        from bigtcp_bench.cluster.api import POD
+
+        selector = ",".join(f"{name}={value}" for name, value in generation.labels.items())
+        found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{selector},{pods.ROLE_LABEL}=server")
+        running = [pod for pod in found if (pod.get("status") or {}).get("phase") == "Running"]
+        return running[0] if running else None
+
+    @staticmethod
+    def _new_server(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> dict[str, Any]:
+        from bigtcp_bench.cluster import pods
+
+        created = pods.create_pod(api, server_pod(generation, plan), before=fence.check)
+        return pods.wait_ready(api, created["metadata"]["name"])
+
+
+class _Stored:
+    """What a client's log holds, in the warehouse."""
+
+    def __init__(
+        self, api: ClusterApi, warehouse: Warehouse, generation: Generation, orders: MeasureOrders
+    ) -> None:
+        self.api = api
+        self._warehouse = warehouse
+        self._generation = generation
+        self._orders = orders
+        self._idle = _idle_loads(warehouse, generation)
+        self._good = 0
+        self._reasons: list[str] = []
+
+    def take(self, log: str) -> None:
+        """Store the measurements, failures and documents in ``log``, in place of what was stored before."""
+        from bigtcp_bench.measuring.pod_counters import pod_counters
+        from bigtcp_bench.readings.agent_log import absent, measurements, packed, parse_log, problems
+
+        generation = self._generation
+        key = {"block": generation.block, "generation": generation.generation}
+        parsed = parse_log(log)
+        results: list[dict[str, Any]] = []
+        failures: list[dict[str, Any]] = []
+        counters: list[dict[str, Any]] = []
+        documents: list[dict[str, Any]] = []
+        reasons: list[str] = []
+        gaps: dict[str, dict[str, list[str]]] = {}
+        good = 0
+        for repetition in parsed.repetitions:
+            place = {"scenario": repetition.scenario, "repetition": repetition.repetition}
+            documents.append({**key, **place, "kind": "repetition", "document": packed(repetition.raw)})
+            # Of a failed one too: they may say why.
+            counters.extend(
+                {**key, **place, "arm": generation.arm, **asdict(one)} for one in pod_counters(repetition)
+            )
+            wrong = problems(repetition, self._orders)
+            if wrong:
+                reasons.append(wrong[0])
+                failures.append({**key, **place, "arm": generation.arm, "reason": "; ".join(wrong)})
+                continue
+            good += 1
+            for metric, reason in absent(repetition, self._idle).items():
+                gaps.setdefault(reason, {}).setdefault(metric, []).append(repetition.scenario)
+            results.extend(
+                {
+                    **key,
+                    "arm": generation.arm,
+                    "scenario": one.scenario,
+                    "repetition": one.repetition,
+                    "metric": one.metric,
+                    "value": one.value,
+                    "unit": one.unit,
+                }
+                for one in measurements(repetition, self._idle)
+            )
+        for line in _gap_lines(generation, gaps):
+            say(line)
+        gone = (
+            "the pod ended before it was measured"
+            if parsed.done is None
+            else "its line had gone from the pod's log"
+        )
+        for scenario, number in parsed.missing(self._orders):
+            reason = f"{scenario} repetition {number} ({generation}): {gone}"
+            reasons.append(reason)
+            failures.append(
+                {**key, "arm": generation.arm, "scenario": scenario, "repetition": number, "reason": reason}
+            )
+        if parsed.hello is not None:
+            documents.append({**key, "kind": "hello", "document": packed(parsed.hello.model_dump(mode="json"))})
+        self._warehouse.store_generation(
+            generation.run,
+            generation.block,
+            generation.generation,
+            results=results,
+            failures=failures,
+            counters=counters,
+            raw=documents,
+        )
+        self._good, self._reasons = good, reasons
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts. Raises MeasurementFailed if not a single repetition is usable."""
+        for reason in self._reasons:
+            say(f"failed: {reason}")
+        if not self._good:
+            why = self._reasons[0] if self._reasons else "the pod's log could not be read"
+            raise MeasurementFailed(f"{self._generation}: nothing usable was measured: {why}")
+        return {"measured": self._good, "failed": len(self._reasons)}
+
+
+def _gap_lines(generation: Generation, gaps: dict[str, dict[str, list[str]]]) -> Iterator[str]:
+    """Yield a sentence for each reason why repetitions lack metrics; ``gaps`` is reason → metric → scenarios."""
+    from bigtcp_bench.planning.metrics import METRICS
+
+    for reason, metrics in gaps.items():
+        (first, scenarios), *others = metrics.items()
+        more = f" and {len(others)} other metrics" if others else ""
+        where = ", ".join(dict.fromkeys(scenarios))
+        yield f"{generation}: no {METRICS[first].label}{more} of {where}: {reason}"
+
+
+def _idle_loads(warehouse: Warehouse, generation: Generation) -> IdleLoads:
+    """Return how busy both nodes were at the beginning of the generation's block, while nothing was measured."""
+    from bigtcp_bench.readings.agent_log import unpacked
+    from bigtcp_bench.readings.cpu import cpu_load
+
+    documents = {one.kind: one for one in warehouse.raw_documents(generation.run, block=generation.block)}
+    nodes: tuple[tuple[End, str], ...] = (
+        ("sender", generation.client_node),
+        ("receiver", generation.server_node),
+    )
+    found: dict[End, dict[str, float]] = {}
+    for end, node in nodes:
+        stored = documents.get(f"node-begin:{node}")
+        seen = unpacked(stored.document) if stored is not None else {}
+        load = cpu_load(seen.get("earlier"), seen.get("snapshot"))
+        if load is None:
+            say(f"{generation}: the idle load of {node} is unknown, so nothing is subtracted from its CPU time")
+        else:
+            found[end] = load
+    return found
+
+
+def _figures(values: dict[str, float]) -> str:
+    parts = []
+    if "throughput_bps" in values:
+        parts.append(f"{values['throughput_bps'] / 1e9:.2f} Gbit/s")
+    if "transactions_per_s" in values:
+        parts.append(f"{values['transactions_per_s']:,.0f} transactions/s, p99 {values['latency_p99_us']:.0f} us")
+    ends = [values[name] for name in ("bytes_per_packet_sender", "bytes_per_packet_receiver") if name in values]
+    if len(ends) == 2:
+        parts.append("{:,.0f} / {:,.0f} bytes per packet (sender / receiver)".format(*ends))
+    return ", ".join(parts)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

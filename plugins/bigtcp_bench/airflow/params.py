@@ -1,0 +1,152 @@
+"""The form of the Airflow UI: one param per field of the plan, with the limits that the plan itself has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Param
+from annotated_types import Ge, Le
+
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, load_plan, plan_names
+from bigtcp_bench.settings import CONN_ID_PATTERN, DEFAULT_CONN_ID
+
+#: Offered in the form; a plan file may hold any other valid order.
+ORDERS = ("off,on,off", "on,off,on", "off,on,off,on,off", "on,off,on,off,on", "off,on", "off,off", "on,on")
+
+#: In lists of the form, which have no empty choice.
+AS_PLANNED = "as the plan says"
+
+_NODE_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+
+
+def dag_params(conn_id: str = DEFAULT_CONN_ID) -> dict[str, Param]:
+    """Return the params of the benchmark DAG of the cluster of ``conn_id``.
+
+    Everything but the plan defaults to "as the plan says".
+    """
+    return {
+        "plan": Param(
+            "nightly",
+            type="string",
+            enum=plan_names(),
+            title="Plan",
+            description_md="What to measure. **quick** takes minutes, **nightly** about an hour.",
+        ),
+        "scenarios": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string", "enum": list(SCENARIOS)},
+            uniqueItems=True,
+            examples=list(SCENARIOS),
+            title="Scenarios",
+            description_md="Empty: the plan's. `rr` is request/response, `rate` a stream of fixed rate.",
+        ),
+        "order": Param(
+            AS_PLANNED,
+            type="string",
+            enum=[AS_PLANNED, *ORDERS],
+            title="Order of blocks",
+            description_md="`off,off` and `on,on` are A/A runs, which measure the noise.",
+        ),
+        "generations": _integer("generations", "Generations per outer block"),
+        "repetitions": _integer("repetitions", "Repetitions per generation"),
+        "duration_s": _integer("duration_s", "Seconds measured per repetition"),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description_md="Only print what a run would create, change and delete; nothing is done or stored.",
+        ),
+        "note": Param(
+            None,
+            type=["null", "string"],
+            maxLength=500,
+            title="Note",
+            description_md="Why this run was started, for example *after the upgrade to Cilium 1.18.4*.",
+        ),
+        "client_node": _node("client_node", "Client node"),
+        "server_node": _node("server_node", "Server node"),
+        "scope": Param(
+            AS_PLANNED,
+            type="string",
+            enum=[AS_PLANNED, "nodes", "cluster"],
+            title="Scope of the change",
+            section="Placement and scope",
+            description_md="`nodes` changes the two benchmark nodes only (the plan's default).",
+        ),
+        "guardian": Param(
+            AS_PLANNED,
+            type="string",
+            enum=[AS_PLANNED, "on", "off"],
+            title="Guardian",
+            section="Placement and scope",
+            description_md="A CronJob in the cluster puts it back when Airflow never comes back (on by default).",
+        ),
+        "kubernetes_conn_id": kubernetes_conn_id(conn_id, "Placement and scope"),
+        "omit_s": _integer("omit_s", "Seconds left out before each repetition", section="Details"),
+        "rate_bps": _integer("rate_bps", "Bit/s of the fixed-rate scenarios", section="Details"),
+        "image": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^[\w./:@-]{1,300}$",
+            title="Image of the benchmark pods",
+            section="Details",
+            description_md="Needs python3 and iperf3. Empty: the plan's.",
+        ),
+    }
+
+
+def kubernetes_conn_id(conn_id: str = DEFAULT_CONN_ID, section: str | None = None) -> Param:
+    """Return the param that names the Airflow connection of the cluster."""
+    return Param(
+        conn_id,
+        type="string",
+        pattern=CONN_ID_PATTERN,
+        title="Kubernetes connection",
+        description_md="The Airflow connection of the cluster under test.",
+        **_in_section(section),
+    )
+
+
+def plan_of_params(params: Mapping[str, Any]) -> Plan:
+    """Return the plan that ``params`` of a DAG run ask for. Raises InvalidInput with one sentence."""
+    given = {name: params.get(name) for name in Plan.model_fields if name not in ("name", "description")}
+    overrides = {name: None if value == AS_PLANNED else value for name, value in given.items()}
+    plan = params.get("plan")
+    if not isinstance(plan, str):
+        raise InvalidInput(f"param plan = {plan!r}: must be the name of a plan, one of {', '.join(plan_names())}")
+    overrides["scenarios"] = overrides.get("scenarios") or None
+    return load_plan(plan, overrides, str(params.get("kubernetes_conn_id") or ""))
+
+
+def _integer(name: str, title: str, section: str | None = None) -> Param:
+    field = Plan.model_fields[name]
+    (low,) = [limit.ge for limit in field.metadata if isinstance(limit, Ge)]
+    (high,) = [limit.le for limit in field.metadata if isinstance(limit, Le)]
+    return Param(
+        None,
+        type=["null", "integer"],
+        minimum=low,
+        maximum=high,
+        title=title,
+        description_md=f"{(field.description or title).capitalize()}, {low} to {high}. Empty: the plan's.",
+        **_in_section(section),
+    )
+
+
+def _node(name: str, title: str) -> Param:
+    return Param(
+        None,
+        type=["null", "string"],
+        pattern=_NODE_NAME,
+        title=title,
+        section="Placement and scope",
+        description_md=f"{(Plan.model_fields[name].description or title).capitalize()}. Both, or neither.",
+    )
+
+
+def _in_section(section: str | None) -> dict[str, Any]:
+    # Not section=None: the form would take that for the name of a section.
+    return {"section": section} if section else {}

@@ -1,0 +1,1 @@
+"""The DAG once on this machine, for a newcomer."""

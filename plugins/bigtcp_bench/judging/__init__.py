@@ -1,0 +1,1 @@
+"""Between warehouse and analysis: a night among the others, noise, causes, facts."""

@@ -1,0 +1,205 @@
+"""Diagnose a stored run: the evidence out of its rows and documents, and the causes found in it back into them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bigtcp_bench.analysis.diagnosis import (
+    CILIUM_COUNTERS,
+    TOO_BIG_COUNTER,
+    Cause,
+    Evidence,
+    Measured,
+    NodeCounters,
+    NodeSetting,
+    PodLimits,
+    Throttled,
+    diagnose,
+)
+from bigtcp_bench.judging.facts import facts_of
+from bigtcp_bench.planning.plan import SCENARIOS, Arm
+from bigtcp_bench.readings.agent_log import unpacked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bigtcp_bench.warehouse.records import RawDocument
+    from bigtcp_bench.warehouse.store import Warehouse
+
+#: Stands in the place of a cause where a run was measured and none of the known ones shows.
+NONE_FOUND = "none-found"
+_NONE_FOUND = Cause(NONE_FOUND, "none of the known causes shows in what was seen of the run", {}, strength=0.0)
+
+#: States of a series that ask for an explanation.
+_BAD_STATES = {"suspect", "regression"}
+#: What ``ss -i`` says of a sender: the time it had something to send, and how long of it the window was closed.
+_BUSY = re.compile(r"\bbusy:(\d+)ms")
+_WINDOW_LIMITED = re.compile(r"\brwnd_limited:(\d+)ms")
+#: Microseconds since boot in which at least one task waited for a CPU (Documentation/accounting/psi.rst).
+_CPU_WAIT = re.compile(r"^some .*\btotal=(\d+)", re.MULTILINE)
+_TOO_BIG_MESSAGES = re.compile(r"^Icmp6InPktTooBigs\s+(\d+)", re.MULTILINE)
+
+
+def diagnose_run(warehouse: Warehouse, number: int) -> list[Cause]:
+    """Store the likely causes of what is wrong with a run, in place of those stored before, and return them.
+
+    None are stored for a run with which nothing is wrong. One that was measured and shows no known cause says so,
+    by the cause ``NONE_FOUND``; one that was refused before has its reason.
+    """
+    causes: list[Cause] = []
+    if needs_diagnosis(warehouse, number):
+        evidence = evidence_of(warehouse, number)
+        causes = diagnose(evidence)
+        if not causes and evidence.measured:
+            causes = [_NONE_FOUND]
+    rows = [{**vars(cause), "cause": cause.name, "position": place} for place, cause in enumerate(causes, 1)]
+    warehouse.store_diagnosis(number, rows)
+    return causes
+
+
+def needs_diagnosis(warehouse: Warehouse, number: int) -> bool:
+    """Return whether a run is invalid or failed, slower with BIG TCP in some metric, or worse than usual."""
+    if warehouse.run(number)["status"] in ("invalid", "failed"):
+        return True
+    comparisons, judgements = warehouse.comparisons_frame(number), warehouse.judgements_frame(number)
+    slower = (comparisons["verdict"] == "slower") & ~comparisons["below_margin"].astype(bool)
+    return bool(slower.any() or judgements["state"].isin(_BAD_STATES).any())
+
+
+def evidence_of(warehouse: Warehouse, number: int) -> Evidence:
+    """Return all that a run's rows and documents tell of causes; little of a run that was refused or pruned."""
+    row = warehouse.run(number)
+    blocks = warehouse.blocks_frame(number).set_index("block")
+    arms: Any = blocks["arm"].to_dict()
+    documents = [one for one in warehouse.raw_documents(number) if one.block in arms]
+    facts = facts_of(documents, {})
+    plan = row["plan"] or {}
+    scenarios = [name for name in plan.get("scenarios") or () if name in SCENARIOS]
+    return Evidence(
+        families=tuple(dict.fromkeys(SCENARIOS[name].family for name in scenarios)),
+        # A run that never switches BIG TCP on asks nothing of the devices.
+        ceilings=(row["environment"] or {}).get("tso_max_size") or {} if "on" in plan.get("order", ()) else {},
+        settings=tuple(_settings(blocks["switch_report"].to_dict(), arms)),
+        pods=tuple(
+            PodLimits(block, arms[block], generation, pod, limits)
+            for (block, generation, pod), limits in sorted(facts.device_limits.items())
+        ),
+        measured=tuple(_measured(documents, arms, warehouse.results_frame(number))),
+        counters=tuple(_counters(warehouse.counters_frame(number))),
+        pressure=tuple(facts.pressure),
+        throttled=tuple(
+            Throttled(block, generation, pod, share)
+            for (block, generation, pod), share in sorted(facts.throttled.items())
+        ),
+    )
+
+
+def _settings(reports: Mapping[Any, Mapping[str, Any] | None], arms: Mapping[int, Arm]) -> Iterator[NodeSetting]:
+    for block, report in reports.items():
+        for node, proof in ((report or {}).get("nodes") or {}).items():
+            yield NodeSetting(
+                block=int(block),
+                arm=arms[block],
+                node=node,
+                told=proof.get("merged") or {},
+                max_gso=proof.get("max_gso") or {},
+                limits={
+                    device: {name: value for name, value in limits.items() if value is not None}
+                    for device, limits in (proof.get("limits") or {}).items()
+                },
+            )
+
+
+def _measured(
+    documents: Sequence[RawDocument], arms: Mapping[int, Arm], results: pd.DataFrame
+) -> Iterator[Measured]:
+    keys = ["block", "generation", "scenario", "repetition"]
+    values = results.pivot_table(index=keys, columns="metric", values="value", aggfunc="first").to_dict("index")
+    for one in documents:
+        if one.kind != "repetition" or one.scenario not in SCENARIOS:
+            continue
+        document = unpacked(one.document)
+        metrics = values.get((one.block, one.generation, one.scenario, one.repetition), {})
+        end = (document.get("iperf3") or {}).get("end") or {}
+        used = end.get("cpu_utilization_percent") or {}
+        yield Measured(
+            block=one.block,
+            arm=arms[one.block],
+            generation=one.generation,
+            scenario=one.scenario,
+            repetition=one.repetition,
+            sender_b=_known(metrics.get("bytes_per_packet_sender")),
+            receiver_b=_known(metrics.get("bytes_per_packet_receiver")),
+            retransmits_per_gb=_known(metrics.get("retransmits_per_gb")),
+            window_limited_share=window_limited_share(document.get("sockets")),
+            sender_cpus=_share(used.get("host_total")),
+            receiver_cpus=_share(used.get("remote_total")),
+            cpu_wait_share=_cpu_wait_share(document.get("server") or {}),
+            zero_windows=_zero_windows(document.get("server") or {}),
+            too_big_messages=_too_big_messages(document.get("client") or {}),
+        )
+
+
+def window_limited_share(sockets: str | None) -> float | None:
+    """Return the share of their busy time in which senders waited for the receiver's window, from ``ss -i``.
+
+    None if it does not say, as iproute2 before 4.10 does not; of several streams their times are added up.
+    """
+    busy_ms = sum(map(int, _BUSY.findall(sockets or "")))
+    return sum(map(int, _WINDOW_LIMITED.findall(sockets or ""))) / busy_ms if busy_ms else None
+
+
+def _cpu_wait_share(server: Mapping[str, Any]) -> float | None:
+    """Return the share of a repetition in which something on the node waited for a CPU; None before Linux 4.20."""
+    seen = []
+    for moment in ("before", "after"):
+        snapshot = server.get(moment) or {}
+        found = _CPU_WAIT.search(snapshot.get("cpu_pressure") or "")
+        if found is None or snapshot.get("monotonic_s") is None:
+            return None
+        seen.append((int(found[1]) / 1e6, float(snapshot["monotonic_s"])))
+    (waited_s, began_s), (waited_until_s, ended_s) = seen
+    if ended_s <= began_s or waited_until_s < waited_s:
+        return None
+    return min(1.0, (waited_until_s - waited_s) / (ended_s - began_s))
+
+
+def _zero_windows(server: Mapping[str, Any]) -> int | None:
+    before, after = (
+        _tcp_counter((server.get(moment) or {}).get("netstat"), "TCPToZeroWindowAdv")
+        for moment in ("before", "after")
+    )
+    return None if before is None or after is None else max(0, after - before)
+
+
+def _tcp_counter(netstat: str | None, name: str) -> int | None:
+    """Return a counter of ``/proc/net/netstat``, a line of names and a line of values; None if it is not there."""
+    lines = [line.split() for line in (netstat or "").splitlines() if line.startswith("TcpExt:")]
+    found = dict(zip(*lines, strict=False)).get(name) if len(lines) == 2 else None
+    return int(found) if found is not None else None
+
+
+def _too_big_messages(client: Mapping[str, Any]) -> int | None:
+    found = [
+        _TOO_BIG_MESSAGES.search((client.get(moment) or {}).get("snmp6") or "") for moment in ("before", "after")
+    ]
+    before, after = (int(match[1]) if match else None for match in found)
+    return None if before is None or after is None else max(0, after - before)
+
+
+def _counters(frame: pd.DataFrame) -> Iterator[NodeCounters]:
+    names = frame["counter"]
+    frame = frame[(names == TOO_BIG_COUNTER) | names.str.startswith(CILIUM_COUNTERS)]
+    groups: Any = frame.groupby(["block", "arm", "node"])
+    for (block, arm, node), rows in groups:
+        yield NodeCounters(int(block), arm, node, dict(zip(rows["counter"], rows["value"], strict=True)))
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or value != value else float(value)
+
+
+def _share(percent: float | None) -> float | None:
+    return None if percent is None else percent / 100

@@ -1,0 +1,1 @@
+"""One generation, one control, one capture: what is measured in which pods."""

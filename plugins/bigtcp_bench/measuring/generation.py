@@ -1,0 +1,130 @@
+"""One generation: what is measured by one fresh pair of pods, and the two pods that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from bigtcp_bench.planning.plan import Arm
+
+if TYPE_CHECKING:
+    from bigtcp_bench.planning.plan import Block, Plan
+    from bigtcp_bench.readings.orders import MeasureOrders
+
+GENERATION_LABEL = "bigtcp-bench/generation"
+
+
+class Generation(BaseModel):
+    """What one mapped task measures; written by the switch task, as plain data, for the tasks after it."""
+
+    # Not built when DAG files are parsed, which is every few seconds.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    #: The run's number in the warehouse, and its name as holder of the cluster.
+    run: int
+    run_key: str
+    block: int
+    arm: Arm
+    #: From 1 within the block.
+    generation: int
+    #: From 0 within all blocks of the arm: which of the shuffled orders of scenarios is used.
+    arm_generation: int
+    client_node: str
+    server_node: str
+    #: Of a re-run; empty: those of the plan.
+    scenarios: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Return the value of the pods' generation label."""
+        return f"{self.block}-{self.generation}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels by which the pods of this generation are found."""
+        from bigtcp_bench.cluster.pods import RUN_LABEL, run_label
+
+        return {RUN_LABEL: run_label(self.run_key), GENERATION_LABEL: self.label}
+
+    def __str__(self) -> str:
+        return f"block {self.block} ({self.arm}), generation {self.generation}"
+
+
+def generations_of(
+    block: Block, *, run: int, run_key: str, nodes: tuple[str, str], scenarios: Sequence[str] = ()
+) -> list[Generation]:
+    """Return the generations of ``block``, in order; ``nodes`` are the names of the sender and the receiver."""
+    return [
+        Generation(
+            run=run,
+            run_key=run_key,
+            block=block.number,
+            arm=block.arm,
+            generation=number + 1,
+            arm_generation=block.arm_offset + number,
+            client_node=nodes[0],
+            server_node=nodes[1],
+            scenarios=tuple(scenarios),
+        )
+        for number in range(block.generations)
+    ]
+
+
+def orders_of(generation: Generation, plan: Plan, addresses: Mapping[Any, str]) -> MeasureOrders:
+    """Return what the client pod is told; ``addresses`` are the server pod's, by IP family."""
+    from bigtcp_bench.planning.plan import scenario_order
+    from bigtcp_bench.readings.orders import MeasureOrders
+
+    if generation.scenarios:
+        plan = plan.model_copy(update={"scenarios": generation.scenarios})
+    return MeasureOrders.model_validate(
+        {
+            "run_key": generation.run_key,
+            "block": generation.block,
+            "arm": generation.arm,
+            "generation": generation.generation,
+            "server": dict(addresses),
+            "scenarios": scenario_order(plan, plan.seed or generation.run, generation.arm_generation),
+            "repetitions": plan.repetitions,
+            "duration_s": plan.duration_s,
+            "omit_s": plan.omit_s,
+            "rate_bps": plan.rate_bps,
+            "request_bytes": plan.request_bytes,
+        }
+    )
+
+
+def server_pod(generation: Generation, plan: Plan) -> dict[str, Any]:
+    """Return the pod that receives, to be created."""
+    from bigtcp_bench.cluster import pods
+    from bigtcp_bench.readings.orders import ServeOrders
+
+    # The server's addresses are not known yet; the time limit does not depend on them, only on their number.
+    orders = orders_of(generation, plan, {"ipv4": "127.0.0.1", "ipv6": "::1"})
+    lifetime_s = orders.time_limit_s + int(pods.POD_START_S)
+    return pods.build_pod(
+        "server",
+        image=plan.image,
+        node=generation.server_node,
+        orders=ServeOrders(lifetime_s=lifetime_s).to_argument(),
+        deadline_s=lifetime_s,
+        labels=generation.labels,
+        pull_secrets=plan.image_pull_secrets,
+    )
+
+
+def client_pod(generation: Generation, plan: Plan, orders: MeasureOrders) -> dict[str, Any]:
+    """Return the pod that sends, to be created."""
+    from bigtcp_bench.cluster import pods
+
+    return pods.build_pod(
+        "client",
+        image=plan.image,
+        node=generation.client_node,
+        orders=orders.to_argument(),
+        deadline_s=orders.time_limit_s,
+        labels=generation.labels,
+        pull_secrets=plan.image_pull_secrets,
+    )

@@ -1,0 +1,1 @@
+"""What is worth telling, and how it is delivered."""

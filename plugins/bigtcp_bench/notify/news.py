@@ -1,0 +1,183 @@
+"""Which Slack messages a run calls for, given what was told before; a quiet night calls for none.
+
+What was told of an incident is in the newest message kept about it, sent or not. So a night whose telling was
+killed is made up for by the next one, and nothing is told twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bigtcp_bench.notify import digest
+from bigtcp_bench.notify.slack import incident_messages
+from bigtcp_bench.notify.slack.incident_messages import IncidentNews, Series
+from bigtcp_bench.notify.slack.run_messages import failed_checks, run_message
+from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.report import links
+from bigtcp_bench.warehouse import incidents, outbox
+from bigtcp_bench.warehouse.outbox import Draft
+
+if TYPE_CHECKING:
+    from bigtcp_bench.notify.slack.blocks import SlackMessage
+    from bigtcp_bench.notify.slack.settings import ClusterSettings
+    from bigtcp_bench.report.view import RunView
+    from bigtcp_bench.warehouse.incidents import Incident
+    from bigtcp_bench.warehouse.store import Warehouse
+
+#: A series that got worse by so much since it was last told has grown: the smallest lasting change that matters.
+GROWN_BY: float = Thresholds.model_validate({}).history_margin
+
+_CLOSED = ("recovered", "dismissed")
+
+
+def drafts_of_run(
+    warehouse: Warehouse, view: RunView, settings: ClusterSettings, airflow_url: str | None = None
+) -> list[Draft]:
+    """Return the messages that the run of ``view`` calls for, loudest first.
+
+    ``settings`` are those of its cluster; ``airflow_url`` is the address of Airflow's pages, for links.
+    """
+    found = [*_of_outcome(warehouse, view, settings)]
+    # A night that was not judged says nothing about incidents.
+    if view.history.series:
+        found += _of_incidents(warehouse, view, settings, airflow_url)
+    if settings.digest == "weekly" and view.started is not None:
+        found += digest.drafts(warehouse, view.cluster, view.started, airflow_url)
+    return found
+
+
+def _of_outcome(warehouse: Warehouse, view: RunView, settings: ClusterSettings) -> Iterator[Draft]:
+    number = view.number
+    kind: outbox.Kind
+    if number is None:
+        return
+    if view.restore_failed:
+        kind, key = "restore", f"run {number}: restore not verified"
+    elif settings.min_severity == "regression":
+        return
+    elif view.status in ("invalid", "failed"):
+        kind, key = "run", f"run {number}: {view.status}"
+    elif view.status == "valid" and view.change is not None and view.change.cilium:
+        # One message for each change of Cilium: the run before it is the same for all runs after it.
+        kind, key = "run", f"Cilium changed after run {view.change.before}"
+    else:
+        return
+    message = run_message(view, settings.mention, failed_checks(warehouse.run(number)))
+    # Which chart that is, if any, is found out when it is drawn: no message may depend on its picture.
+    more = {"chart": {"run": number}} if view.status == "invalid" else {}
+    yield Draft(key, kind, payload(message, **more), run_id=number)
+
+
+def _of_incidents(
+    warehouse: Warehouse, view: RunView, settings: ClusterSettings, airflow_url: str | None
+) -> Iterator[Draft]:
+    told = outbox.told(warehouse, view.cluster)
+    known = {one.id: one for one in incidents.open_incidents(warehouse, view.cluster)}
+    # Those that have ended since they were told.
+    for number, last in told.items():
+        if number not in known and last["state"] not in _CLOSED:
+            known[number] = incidents.get(warehouse, number)
+    for incident in sorted(known.values(), key=lambda one: one.id):
+        if incident.id in told and told[incident.id]["run_id"] == view.number:
+            # A run tells each incident once, however many of its tasks tell.
+            continue
+        url = links.incident_url(airflow_url, incident.id) if airflow_url else None
+        news = IncidentNews(incident, view, url)
+        yield from _of_incident(news, told.get(incident.id) or _told_elsewhere(incident), settings)
+
+
+def _told_elsewhere(incident: Incident) -> dict[str, Any] | None:
+    """Return what must have been told of an incident that came with its thread from another warehouse."""
+    if incident.slack_ts is None:
+        return None
+    state = incident.state if incident.state not in _CLOSED else "regression"
+    return {"state": state, "acknowledged": incident.acknowledged, "changes": _changes(incident)}
+
+
+def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, settings: ClusterSettings) -> Iterator[Draft]:
+    incident = news.incident
+    if last is None:
+        if incident.acknowledged:
+            return
+        if incident.state == "regression":
+            message = incident_messages.regression_message(news)
+            yield _draft(news, "regression", message, chart=True)
+        elif incident.state == "suspect" and settings.min_severity == "suspect":
+            yield _draft(news, "suspect", incident_messages.suspicion_message(news))
+        return
+    before = {_series(name): change for name, change in last["changes"].items()}
+    if incident.state in _CLOSED:
+        # What was told as a regression has an end worth telling the channel.
+        loud = last["state"] == "regression"
+        yield _draft(news, incident.state, incident_messages.closed(news), broadcast=loud)
+        yield _new_title(news, incident_messages.closed_title_message(news))
+    elif incident.acknowledged:
+        if not last["acknowledged"]:
+            yield _draft(news, "acknowledged", incident_messages.acknowledged(news), changes=before)
+    elif incident.state == "regression" and last["state"] == "suspect":
+        message = incident_messages.regression_message(news)
+        yield _draft(news, "regression", message, broadcast=True, chart=True)
+        yield _new_title(news, message)
+    elif incident.state == "regression" and any(member.last_seen == _night(news.view) for member in news.members):
+        if incident_messages.worse_than(news, before, GROWN_BY):
+            yield _draft(news, _run(news), incident_messages.grown(news, before), broadcast=True)
+        else:
+            yield _draft(news, _run(news), incident_messages.still_there(news), changes=before)
+
+
+def payload(message: SlackMessage, **more: Any) -> dict[str, Any]:
+    """Return what the outbox keeps of ``message``, with how it is to be sent."""
+    return {"text": message.text, "blocks": list(message.blocks), **more}
+
+
+def _draft(
+    news: IncidentNews,
+    event: str,
+    message: SlackMessage,
+    *,
+    broadcast: bool = False,
+    chart: bool = False,
+    changes: Mapping[Series, float | None] | None = None,
+) -> Draft:
+    """Return the message of ``event``; ``changes`` are the sizes that the next night compares with."""
+    incident = news.incident
+    told = {
+        "state": incident.state,
+        "acknowledged": incident.acknowledged,
+        "changes": _changes(incident) if changes is None else {_name(one): size for one, size in changes.items()},
+    }
+    more: dict[str, Any] = {"told": told, "broadcast": broadcast}
+    if chart:
+        series = {"scenario": news.lead.scenario, "metric": news.lead.metric}
+        more["chart"] = series | {"run": news.view.number, "incident": incident.id}
+    key = f"incident {incident.uid}: {event}"
+    return Draft(key, "incident", payload(message, **more), news.view.number, incident.id)
+
+
+def _new_title(news: IncidentNews, message: SlackMessage) -> Draft:
+    key = f"incident {news.incident.uid}: title {news.incident.state}"
+    return Draft(key, "update", payload(message), news.view.number, news.incident.id)
+
+
+def _run(news: IncidentNews) -> str:
+    return f"run {news.view.number}"
+
+
+def _night(view: RunView) -> str:
+    return view.started.date().isoformat() if view.started else ""
+
+
+def _changes(incident: Incident) -> dict[str, float | None]:
+    return {
+        _name((member.scenario, member.metric)): member.change for member in incident.members if member.confirmed
+    }
+
+
+def _name(series: Series) -> str:
+    return " ".join(series)
+
+
+def _series(name: str) -> Series:
+    scenario, _, metric = name.partition(" ")
+    return scenario, metric

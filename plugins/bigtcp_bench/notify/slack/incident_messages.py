@@ -1,0 +1,262 @@
+"""Slack messages about one incident: that it begins, what becomes of it, and that it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+from bigtcp_bench.notify.slack import blocks
+from bigtcp_bench.notify.slack.blocks import SlackMessage, escaped
+from bigtcp_bench.notify.slack.run_messages import conditions, likely_causes, origin
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.report import units
+
+if TYPE_CHECKING:
+    from slack_sdk.models.blocks import Block
+
+    from bigtcp_bench.report.history import SeriesView
+    from bigtcp_bench.report.view import RunView
+    from bigtcp_bench.warehouse.incidents import Incident, Member
+
+#: Scenario and metric.
+Series = tuple[str, str]
+
+#: Facts that say more about a run than about an incident.
+_OF_THE_RUN = ("history", "time", "restore", "data")
+
+#: What a change is relative to, beside the nights before.
+_MEASURE = {"big-tcp": ", arm on relative to arm off", "platform": ", in both arms"}
+
+_BLAME = {
+    "big-tcp": "BIG TCP: arm on got worse against arm off",
+    "platform": "the platform: both arms got worse",
+    "infrastructure": "the infrastructure: the control between the nodes got worse, too",
+}
+
+
+@dataclass(frozen=True)
+class IncidentNews:
+    """An incident after the night of ``view``; ``url`` is its page in Airflow, where that is known."""
+
+    incident: Incident
+    view: RunView
+    url: str | None = None
+
+    @property
+    def lead(self) -> Member:
+        """Return the series that stands for the incident: confirmed, a scenario's main metric, moved most."""
+        return self.members[0]
+
+    @property
+    def members(self) -> list[Member]:
+        """Return every series, the most telling first."""
+        return sorted(self.incident.members, key=_telling)
+
+    def judged(self, member: Member) -> SeriesView | None:
+        """Return what this night says about ``member``."""
+        found = (
+            one
+            for one in self.view.history.series
+            if (one.scenario, one.metric) == (member.scenario, member.metric)
+        )
+        return next(found, None)
+
+
+def regression_message(news: IncidentNews) -> SlackMessage:
+    """Return the message of a confirmed regression: in three lines what, since when and why; then the evidence."""
+    incident = news.incident
+    lines = [_what(news), _since(incident), _why(news)]
+    title = f":small_red_triangle_down: Regression on {incident.cluster}: {_series_and_change(news.lead)}"
+    return _with_evidence(title, lines, news)
+
+
+def suspicion_message(news: IncidentNews) -> SlackMessage:
+    """Return the message of a night that is far off, and is no regression yet."""
+    judged = news.judged(news.lead)
+    again = "; it was measured again the same night" if judged is not None and judged.rerun == () else ""
+    lines = [
+        _what(news),
+        f"On the night {news.incident.suspected_on}{again}.",
+        "No regression yet: that takes more nights like it.",
+    ]
+    title = f":eyes: Suspicion on {news.incident.cluster}: {_series_and_change(news.lead)}"
+    return _with_evidence(title, lines, news)
+
+
+def still_there(news: IncidentNews) -> SlackMessage:
+    """Return the follow-up of a night on which nothing changed."""
+    days = (
+        (news.view.started.date() - date.fromisoformat(news.incident.changed_on)).days if news.view.started else 0
+    )
+    return _reply(f"Still there, day {days + 1}: {listed(news.members)}.", news)
+
+
+def grown(news: IncidentNews, before: Mapping[Series, float | None]) -> SlackMessage:
+    """Return the follow-up of an incident with new or clearly worse series; ``before`` is what was told last."""
+    lines = []
+    for member in worse_than(news, before):
+        series = (member.scenario, member.metric)
+        size = units.change_text(member.change)
+        was = f"{units.change_text(before[series])} → {size}" if series in before else f"{size}, new"
+        lines.append(f"{_label(member)} {was}")
+    return _reply(f":small_red_triangle_down: *Grown*: {'; '.join(lines)}.", news)
+
+
+def acknowledged(news: IncidentNews) -> SlackMessage:
+    """Return the follow-up that says who knows of it: the last one before its end."""
+    incident = news.incident
+    note = f": {escaped(incident.acknowledged_note)}" if incident.acknowledged_note else ""
+    who = escaped(incident.acknowledged_by or "somebody")
+    return _reply(f":thumbsup: Acknowledged by {who}{note}. From now on only its end is told.", news)
+
+
+def closed(news: IncidentNews) -> SlackMessage:
+    """Return the follow-up of an incident that is over."""
+    return _reply(f"{_END[news.incident.state]} {_ending(news.incident, news.members)}", news)
+
+
+def closed_title_message(news: IncidentNews) -> SlackMessage:
+    """Return what stands in place of an incident's first message once it is over."""
+    incident = news.incident
+    word = "Recovered" if incident.state == "recovered" else "Came to nothing"
+    lines = [_ending(incident, news.members)]
+    parts: list[Block] = [
+        blocks.header(f"{_END[incident.state]} {word} on {incident.cluster}: {_label_text(news.lead)}"),
+        blocks.lines_section(lines),
+        *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
+    ]
+    return blocks.message(lines, parts)
+
+
+def worse_than(news: IncidentNews, before: Mapping[Series, float | None], by: float = 0.0) -> list[Member]:
+    """Return the confirmed series that ``before`` does not have, or that are worse by more than ``by``."""
+    found = []
+    for member in news.members:
+        series = (member.scenario, member.metric)
+        if member.confirmed and (series not in before or _badness(member) > _bad(series, before[series]) + by):
+            found.append(member)
+    return found
+
+
+def listed(members: Sequence[Member], most: int = 5) -> str:
+    """Return the first ``most`` of ``members`` with their sizes, in the order they have."""
+    shown = [escaped(_series_and_change(member)) for member in members[:most]]
+    if len(members) > most:
+        shown.append(f"{len(members) - most} more")
+    return ", ".join(shown)
+
+
+_END = {"recovered": ":white_check_mark:", "dismissed": ":heavy_minus_sign:"}
+
+
+def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> SlackMessage:
+    parts: list[Block] = [
+        blocks.header(title),
+        blocks.lines_section([f"*{lines[0]}*", *lines[1:]]),
+        *blocks.bullets(_evidence(news), "Evidence"),
+        *likely_causes(news.view),
+        *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
+    ]
+    return blocks.message(lines, parts)
+
+
+def _reply(line: str, news: IncidentNews) -> SlackMessage:
+    links = [blocks.link(news.view.url, "run")] if news.view.url else []
+    note = origin(news.view)
+    text = " · ".join([line, *links, *([f"_{note}_"] if note else [])])
+    return blocks.message([f"{line} ({note})" if note else line], [blocks.section(text)])
+
+
+def _links(news: IncidentNews) -> list[str]:
+    return [blocks.link(news.url, f"Incident {news.incident.id}")] if news.url else []
+
+
+def _what(news: IncidentNews) -> str:
+    note = "GENERATED, NOT MEASURED: " if news.view.generated else ""
+    judged = news.judged(news.lead)
+    usual = f"the usual level of {judged.nights} nights" if judged and judged.nights else "its usual level"
+    measure = _MEASURE.get(news.incident.attribution or "", "")
+    others = len(news.members) - 1
+    more = f" (and {others} more series)" if others else ""
+    return f"{note}{escaped(_series_and_change(news.lead))} against {usual}{measure}{more}"
+
+
+def _since(incident: Incident) -> str:
+    confirmed = f", confirmed on {incident.confirmed_on}" if incident.confirmed_on else ""
+    return f"Since the night {incident.changed_on}{confirmed}."
+
+
+def _why(news: IncidentNews) -> str:
+    changed = dict.fromkeys(
+        change
+        for member in news.members
+        if (judged := news.judged(member)) is not None
+        for change in judged.coincides_with
+    )
+    about = ", ".join(f"{name.replace('_', ' ')} {before} → {now}" for name, before, now in changed)
+    attribution = _BLAME.get(news.incident.attribution or "", "nothing in particular")
+    return f"Attributed to {attribution}." + (f" About then changed: {escaped(about)}." if about else "")
+
+
+def _evidence(news: IncidentNews) -> list[str]:
+    compared = {(one.scenario, one.metric): one for one in news.view.comparisons}
+    found = []
+    for member in news.members:
+        line = _series_and_change(member)
+        if tonight := compared.get((member.scenario, member.metric)):
+            unit = METRICS[member.metric].unit
+            off, on = (units.value_text(value, unit) for value in (tonight.off_median, tonight.on_median))
+            change = units.change_with_interval(tonight.change, tonight.ci_low, tonight.ci_high)
+            line += f"; tonight off {off}, on {on} ({change})"
+        judged = news.judged(member)
+        if judged is not None and judged.rerun == ():
+            line += ", median of three measurements"
+        found.append(line if member.confirmed else f"{line}; suspected")
+    required = [proof for proof in news.view.proofs if proof.required]
+    if required and all(proof.as_intended for proof in required):
+        found.append("packet sizes prove the switch in both arms")
+    return found
+
+
+def _ending(incident: Incident, members: Sequence[Member]) -> str:
+    if incident.state == "dismissed":
+        return f"Came to nothing: the suspicion of the night {incident.suspected_on} was not confirmed."
+    days = (
+        date.fromisoformat(incident.closed_on or incident.changed_on) - date.fromisoformat(incident.changed_on)
+    ).days
+    return (
+        f"Recovered on {incident.closed_on}: as usual again after {days} days "
+        f"(since {incident.changed_on} it was {listed(members)})."
+    )
+
+
+def _series_and_change(member: Member) -> str:
+    return f"{_label_text(member)} {units.change_text(member.change)}"
+
+
+def _label(member: Member) -> str:
+    return escaped(_label_text(member))
+
+
+def _label_text(member: Member) -> str:
+    return f"{member.scenario} {METRICS[member.metric].short_label}"
+
+
+def _telling(member: Member) -> tuple[bool, bool, float, str, str]:
+    scenario = SCENARIOS.get(member.scenario)
+    main = scenario is not None and HEADLINE[scenario.traffic] == member.metric
+    return (not member.confirmed, not main, -_badness(member), member.scenario, member.metric)
+
+
+def _badness(member: Member) -> float:
+    return _bad((member.scenario, member.metric), member.change)
+
+
+def _bad(series: Series, change: float | None) -> float:
+    """Return how much worse a change is in the metric's own direction."""
+    if change is None:
+        return 0.0
+    return change if METRICS[series[1]].better == "lower" else -change

@@ -1,0 +1,1 @@
+"""What is measured and for how long, validated once, at the door."""

@@ -1,0 +1,79 @@
+"""How long a run takes: the traffic that its plan asks for, and what comes on top, as timed runs had it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bigtcp_bench.planning.plan import CAPTURE_S, CONTROL_MAX_S, SCENARIOS, Plan, blocks
+
+#: Of what comes on top of the traffic, the seconds of one: (quick, slow). Quick is from runs of the lab under
+#: Airflow's scheduler on two cores: a generation of 16 s of traffic took 23 to 28 s there, a switch 18 to 23 s.
+#: Slow is for clusters with real agents and slower API servers: an agent is Ready after 10 to 30 s (two took 23 s
+#: on a small cluster), and a pod of a cached image starts within 10 s.
+TASK_S = (3.0, 8.0)
+LOOK_S = (3.0, 8.0)
+RESTART_S = (3.0, 30.0)
+PODS_S = (3.0, 12.0)
+REPETITION_S = (0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a run's time, in seconds: how much if all goes quickly, and how much if not."""
+
+    name: str
+    quick_s: float
+    slow_s: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The expected duration of a run, with its parts."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def quick_s(self) -> float:
+        """Return the seconds of a run in which nothing is slow."""
+        return sum(part.quick_s for part in self.parts)
+
+    @property
+    def slow_s(self) -> float:
+        """Return the seconds of a run in which everything is slow, and nothing goes wrong."""
+        return sum(part.slow_s for part in self.parts)
+
+
+def estimate(plan: Plan, restarts: int) -> Estimate:
+    """Return how long a run of ``plan`` takes with ``restarts`` of single agents.
+
+    Neither a wait for quiet nodes nor a re-run is in it.
+    """
+    generations = sum(block.generations for block in blocks(plan))
+    count = len(blocks(plan))
+    # One for each switch and each pair of pods; check, snapshot, counters, compare, notify, restore, close.
+    tasks = count + generations + 7
+    # check_kernel, snapshot_config and the restore look once; a switch looks twice, and once more before the gate.
+    looks = 4 + count * (2 if plan.load_gate.mode == "warn" else 3)
+    control_s = count * (min(plan.duration_s, CONTROL_MAX_S) + 1) if plan.control else 0
+    parts = [
+        Part("measured and omitted traffic", plan.measuring_time_s, plan.measuring_time_s),
+        _part(
+            "repetitions, around the traffic", generations * plan.repetitions * len(plan.scenarios), REPETITION_S
+        ),
+        _part(f"{generations} fresh pairs of pods", generations, PODS_S),
+        _part(f"{restarts} restarts of a Cilium agent", restarts, RESTART_S),
+        _part(f"{looks} looks at both nodes", looks, LOOK_S),
+        _part(f"{tasks} tasks of Airflow", tasks, TASK_S),
+    ]
+    if plan.control:
+        pods = _part("", count, PODS_S)
+        parts.insert(1, Part("the control", control_s + pods.quick_s, control_s + pods.slow_s))
+    if plan.packet_sizes:
+        pods = _part("", count, PODS_S)
+        streams_s = count * len({SCENARIOS[name].family for name in plan.scenarios}) * CAPTURE_S
+        parts.insert(1, Part("packet sizes", streams_s + pods.quick_s, streams_s + pods.slow_s))
+    return Estimate(tuple(part for part in parts if part.slow_s))
+
+
+def _part(name: str, count: int, each_s: tuple[float, float]) -> Part:
+    return Part(name, count * each_s[0], count * each_s[1])

@@ -1,0 +1,462 @@
+"""What to measure: the plan, its scenarios and its order of blocks, validated once, at the door."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bigtcp_bench.errors import InvalidInput, validation_sentence
+from bigtcp_bench.planning.metrics import Traffic
+from bigtcp_bench.resources import include_dir
+from bigtcp_bench.settings import PLANS
+
+Arm = Literal["off", "on"]
+Family = Literal["ipv4", "ipv6"]
+Scope = Literal["nodes", "cluster"]
+
+ARMS: tuple[Arm, Arm] = ("off", "on")
+
+#: The DAG has one pair of tasks (switch, measure) for each of these; a block takes the next one of its arm.
+SLOT_ARMS: tuple[Arm, ...] = ("off", "on", "off", "on", "off", "on")
+
+#: A packet above this size cannot exist without BIG TCP: the 16-bit length field of IP ends here.
+CLASSIC_MAX_PACKET_BYTES = 65_536
+
+
+#: A generation must end well within the time that its task is given by the DAG.
+MAX_GENERATION_S = 3 * 3600
+
+
+#: The DAG files are parsed every few seconds and validate nothing: validators are made when first used.
+_WHEN_NEEDED = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Scenario(BaseModel):
+    """One IP family × traffic: what is sent, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    family: Family
+    traffic: Traffic
+    streams: int = 1
+    #: Request and response size of rr; None: the plan's.
+    request_bytes: int | None = Field(default=None, ge=1)
+
+
+def _scenarios() -> dict[str, Scenario]:
+    kinds: tuple[tuple[str, Traffic, int], ...] = (
+        ("stream-1", "stream", 1),
+        ("stream-8", "stream", 8),
+        ("rate", "rate", 1),
+        ("rr", "rr", 1),
+    )
+    families: tuple[Family, ...] = ("ipv4", "ipv6")
+    return {
+        f"{family}-{kind}": Scenario(name=f"{family}-{kind}", family=family, traffic=traffic, streams=streams)
+        for family in families
+        for kind, traffic, streams in kinds
+    }
+
+
+#: What a plan can choose from.
+SCENARIOS: dict[str, Scenario] = _scenarios()
+
+#: The control is no scenario of a plan: it runs between the nodes themselves, once per block, and what moves it is
+#: the infrastructure. This is its name in the results.
+CONTROL = "host-control"
+#: Request and response of the control fit into one ordinary packet each, whatever the limits are.
+CONTROL_REQUEST_BYTES = 1_000
+#: The control takes as long as a repetition, but at most this.
+CONTROL_MAX_S = 10
+
+#: Seconds of the stream over each family whose packets are captured, once per block: some 10,000 packets and more.
+CAPTURE_S = 1
+
+
+def control_scenario(family: Family) -> Scenario:
+    """Return the control over ``family``."""
+    return Scenario(name=CONTROL, family=family, traffic="rr", request_bytes=CONTROL_REQUEST_BYTES)
+
+
+class Thresholds(BaseModel):
+    """Every number a verdict depends on; stored with each verdict.
+
+    Where a number comes from a simulation, docs/statistics.md shows what it buys. Shares and relative changes are
+    fractions (0.05 = 5 %).
+    """
+
+    model_config = _WHEN_NEEDED
+
+    # Within one run.
+    margin: float = Field(0.05, gt=0, le=0.5, description="changes smaller than this do not matter")
+    confidence_level: float = Field(0.95, ge=0.5, lt=1, description="level of the confidence intervals")
+    power: float = Field(
+        0.8, ge=0.5, lt=1, description="probability with which the smallest detectable change is detected"
+    )
+    switch_sd: float = Field(
+        0.01,
+        ge=0,
+        le=0.2,
+        description="relative spread that a switch of arms adds, assumed until an A/A run has measured it",
+    )
+
+    # What makes a run, or a scenario of it, invalid.
+    min_complete_share: float = Field(
+        0.9, gt=0, le=1, description="share of a scenario's repetitions in one arm that must have succeeded"
+    )
+    drift_limit: float = Field(
+        0.15, gt=0, le=1, description="first against last block of one arm may differ by this much"
+    )
+    steal_limit: float = Field(
+        0.05, gt=0, le=1, description="share of CPU time that the hypervisor may take from a node during a block"
+    )
+    throttle_limit: float = Field(
+        0.05, gt=0, le=1, description="share of the scheduler's periods in which a CPU limit may hold a pod back"
+    )
+    busy_limit: float = Field(
+        0.5, gt=0, le=1, description="share of a node's CPU time that others may use just before a block"
+    )
+    retransmit_limit_per_gb: float = Field(
+        20_000, gt=0, description="retransmitted segments per gigabyte (about 3 % of all); more is a lossy path"
+    )
+    control_limit: float = Field(
+        0.15,
+        gt=0,
+        le=1,
+        description="how far the control may be from its median of the last nights, or further if they vary much",
+    )
+    control_nights: int = Field(20, ge=3, le=365, description="nights over which that median is taken")
+
+    # Across runs.
+    learning_nights: int = Field(14, ge=5, le=365, description="valid nights before a series is judged")
+    baseline_nights: int = Field(60, ge=5, le=1000, description="newest usual nights that say what is usual")
+    history_margin: float = Field(0.03, gt=0, le=0.5, description="smallest lasting change called a regression")
+    min_sd: float = Field(
+        0.005, gt=0, le=0.2, description="spread of nights is taken to be at least this, however quiet they were"
+    )
+    cusum_slack: float = Field(
+        0.85, ge=0, le=3, description="k of the CUSUM: standard deviations a night may be worse at no cost"
+    )
+    cusum_limit: float = Field(
+        3.35, gt=0, le=50, description="h of the CUSUM: accumulated standard deviations that make a regression"
+    )
+    cusum_clip: float = Field(
+        2.1, gt=0.5, le=10, description="most standard deviations that a single night can count for"
+    )
+    platform_cusum_limit: float = Field(
+        6.5, gt=0, le=50, description="h for each arm by itself: both must pass it, for a platform has its moods"
+    )
+    suspect_sds: float = Field(
+        3.5, gt=0, le=20, description="a night worse by this many standard deviations is suspect ..."
+    )
+    suspect_margin: float = Field(0.07, gt=0, le=1, description="... if it is also worse by this much")
+    rerun_sds: float = Field(
+        3.0, gt=0, le=20, description="a night off by this many standard deviations, either way, is repeated ..."
+    )
+    rerun_margin: float = Field(0.05, gt=0, le=1, description="... if it is also off by this much")
+    recovery_nights: int = Field(3, ge=1, le=30, description="normal nights in a row that end a regression")
+    new_normal_nights: int = Field(
+        90, ge=15, le=1000, description="valid nights after which a lasting regression is the new normal"
+    )
+    moved_sds: float = Field(
+        3.0, gt=0, le=10, description="standard errors by which one arm must have moved to be blamed for a change"
+    )
+    use_otava: bool = Field(
+        False, description="a regression also needs a change point by apache-otava (an optional package)"
+    )
+    incident_nights: int = Field(
+        5, ge=0, le=60, description="changes within this many days of each other are one incident"
+    )
+
+
+class LoadGate(BaseModel):
+    """What a run does about nodes that are busy with other work, before its first change and before each block."""
+
+    model_config = _WHEN_NEEDED
+
+    mode: Literal["wait", "refuse", "warn"] = Field(
+        "wait", description="wait for quiet nodes, refuse busy ones at once, or only say it, once"
+    )
+    busy_share: float = Field(
+        0.5, gt=0, le=1, description="share of a node's CPU time that others may use, sampled over some seconds"
+    )
+    wait_s: int = Field(600, ge=0, le=600, description="longest wait before one block; then the run is refused")
+
+
+class Plan(BaseModel):
+    """What one run measures. Frozen: a changed plan is another plan."""
+
+    model_config = _WHEN_NEEDED
+
+    name: str = Field(
+        "custom", min_length=1, max_length=63, description="name in reports; a file's own is its default"
+    )
+    description: str = Field("", description="what the plan is for, in a few words")
+    scenarios: tuple[str, ...] = Field(min_length=1, description="what is measured, each once")
+    order: tuple[Arm, ...] = Field(
+        ("off", "on", "off"), description="order of blocks; one arm twice is an A/A run"
+    )
+    generations: int = Field(3, ge=1, le=20, description="fresh pod pairs per outer block")
+    repetitions: int = Field(2, ge=1, le=20, description="measurements per scenario in one generation")
+    duration_s: int = Field(10, ge=1, le=300, description="measured seconds of one repetition")
+    omit_s: int = Field(2, ge=0, le=30, description="seconds before that which are not counted")
+    rate_bps: int = Field(
+        1_000_000_000, ge=1_000_000, le=400_000_000_000, description="rate of the fixed-rate scenarios"
+    )
+    request_bytes: int = Field(80_000, ge=1, le=10_000_000, description="request and response size of rr")
+    control: bool = Field(True, description="measure a control between the nodes themselves, once per block")
+    packet_sizes: bool = Field(
+        True, description="capture a short stream over each IP family once per block, to tell sizes of packets"
+    )
+    scope: Scope = Field("nodes", description="what is switched: the two nodes, or the whole cluster")
+    guardian: bool = Field(True, description="a CronJob in the cluster puts it back when Airflow never comes back")
+    client_node: str | None = Field(None, description="node that sends; empty: the labelled pair, or any pair")
+    server_node: str | None = Field(None, description="node that receives")
+    image: str = Field(
+        "nicolaka/netshoot:v0.14", min_length=1, description="of the pods, pinned; needs python3 and iperf3"
+    )
+    image_pull_secrets: tuple[str, ...] = Field(
+        (), description="secrets in namespace bigtcp-bench that a private registry needs"
+    )
+    load_gate: LoadGate = Field(default_factory=lambda: LoadGate.model_validate({}))
+    seed: int = Field(0, ge=0, description="of the shuffled order of scenarios; 0: from the run's id")
+    thresholds: Thresholds = Field(default_factory=lambda: Thresholds.model_validate({}))
+
+    @field_validator("scenarios", mode="before")
+    @classmethod
+    def _split_scenarios(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("scenarios")
+    @classmethod
+    def _known_scenarios(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in SCENARIOS]
+        if unknown:
+            raise ValueError(f"unknown scenario {unknown[0]!r}; allowed are {', '.join(SCENARIOS)}")
+        if len(set(value)) != len(value):
+            raise ValueError("a scenario may be named only once")
+        return value
+
+    @field_validator("image_pull_secrets", mode="before")
+    @classmethod
+    def _split_secrets(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("image")
+    @classmethod
+    def _pinned_image(cls, value: str) -> str:
+        tag = value.rsplit("/", 1)[-1].partition(":")[2]
+        if "@" not in value and tag in ("", "latest"):
+            raise ValueError("must name a tag other than latest, or a digest, so that every night runs the same")
+        return value
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _split_order(cls, value: Any) -> Any:
+        # YAML 1.1 reads a bare on or off as a boolean.
+        words = {True: "on", False: "off"}
+        value = _split(words.get(value, value) if isinstance(value, bool) else value)
+        if isinstance(value, Sequence):
+            value = [words[arm] if isinstance(arm, bool) else arm for arm in value]
+        return value
+
+    @field_validator("order")
+    @classmethod
+    def _valid_order(cls, value: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        text = ",".join(value)
+        if len(set(value)) < 2 and text not in ("off,off", "on,on"):
+            raise ValueError(
+                f"order {text!r} has blocks of one arm only; allowed are orders with both arms, such as "
+                "off,on,off, and the A/A runs off,off and on,on"
+            )
+        if _slots_of([arm for arm, _ in _runs(value)]) is None:
+            raise ValueError(
+                f"order {text!r} has too many switches; allowed are up to {len(SLOT_ARMS)} blocks beginning "
+                f"with off, or {len(SLOT_ARMS) - 1} beginning with on"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_generation_fits_its_task(self) -> Plan:
+        seconds = len(self.scenarios) * self.repetitions * (self.duration_s + self.omit_s)
+        if seconds > MAX_GENERATION_S:
+            raise ValueError(
+                f"one generation would take {seconds} s (scenarios × repetitions × (duration_s + omit_s)); "
+                f"at most {MAX_GENERATION_S} s are allowed: use more generations with fewer repetitions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _two_nodes(self) -> Plan:
+        if (self.client_node is None) != (self.server_node is None):
+            raise ValueError("client_node and server_node must be given together, or neither")
+        if self.client_node is not None and self.client_node == self.server_node:
+            raise ValueError(
+                f"client_node and server_node are both {self.client_node!r}; they must be two different nodes"
+            )
+        return self
+
+    @property
+    def is_aa(self) -> bool:
+        """Whether this is an A/A run: one arm against itself, to measure the cluster's own noise."""
+        return len(set(self.order)) == 1
+
+    @property
+    def measuring_time_s(self) -> int:
+        """Return the seconds the run spends on measured and omitted traffic, without any overhead."""
+        repetitions = sum(block.generations for block in blocks(self)) * self.repetitions * len(self.scenarios)
+        return repetitions * (self.duration_s + self.omit_s)
+
+
+#: Names of the two tasks of a slot, by its arm: the switch, and the measuring.
+TASK_NAMES: dict[Arm, tuple[str, str]] = {
+    "off": ("disable_big_tcp", "baseline_iperf3"),
+    "on": ("enable_big_tcp", "test_iperf3"),
+}
+
+
+def task_ids(arms: Sequence[Arm], slot: int, prefix: str = "") -> tuple[str, str]:
+    """Return the ids of the two tasks of ``slot`` (from 1) in a sequence of slots with these ``arms``."""
+    arm = arms[slot - 1]
+    nth = list(arms[:slot]).count(arm)
+    suffix = "" if nth == 1 else f"_{nth}"
+    switch, measure = TASK_NAMES[arm]
+    return f"{prefix}{switch}{suffix}", f"{prefix}{measure}{suffix}"
+
+
+class Block(BaseModel):
+    """A stretch of time with one arm in force: ``generations`` fresh pod pairs, measured in DAG slot ``slot``."""
+
+    model_config = _WHEN_NEEDED
+
+    number: int
+    arm: Arm
+    slot: int
+    generations: int
+    #: How many generations of the same arm come before this block: both arms share one sequence of shuffles.
+    arm_offset: int
+
+
+def blocks(plan: Plan) -> list[Block]:
+    """Return the blocks of ``plan`` in order, numbered from 1.
+
+    Neighbours of one arm are one block (no switch lies between them), except in an A/A run, where a restart
+    separates them. A single block between two others has twice the generations, so that each arm is measured
+    as often as the other and a linear drift cancels (the A|BB|A design).
+    """
+    runs = [(arm, 1) for arm in plan.order] if plan.is_aa else _runs(plan.order)
+    slots = _slots_of([arm for arm, _ in runs])
+    if slots is None:  # the validator of Plan.order lets no such plan through
+        raise InvalidInput(f"order {','.join(plan.order)!r} does not fit into {len(SLOT_ARMS)} slots")
+    result: list[Block] = []
+    measured: dict[Arm, int] = {"off": 0, "on": 0}
+    for index, ((arm, length), slot) in enumerate(zip(runs, slots, strict=True)):
+        inner = 0 < index < len(runs) - 1
+        generations = plan.generations * (max(length, 2) if inner else length)
+        result.append(
+            Block(number=index + 1, arm=arm, slot=slot, generations=generations, arm_offset=measured[arm])
+        )
+        measured[arm] += generations
+    return result
+
+
+#: The blocks in which scenarios are measured again in the same night. With one fresh pod pair in the outer ones
+#: and two in the middle, either repetition has its off and its on next to each other in time.
+RERUN_ORDER: tuple[Arm, ...] = ("off", "on", "off")
+#: Of the ids of their tasks. Whatever becomes of them, the run is what its own blocks made of it.
+RERUN_PREFIX = "rerun_"
+
+
+def rerun_plan(plan: Plan, scenarios: Collection[str]) -> Plan:
+    """Return the plan that measures ``scenarios`` of ``plan`` twice more, with fresh pods in both arms."""
+    names = tuple(name for name in plan.scenarios if name in scenarios)
+    return plan.model_copy(update={"scenarios": names, "order": RERUN_ORDER, "generations": 1})
+
+
+def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]:
+    """Return the scenarios shuffled for the ``arm_generation``-th generation (from 0) of either arm."""
+    names = list(plan.scenarios)
+    random.Random(f"{seed}/{arm_generation}").shuffle(names)
+    return [SCENARIOS[name] for name in names]
+
+
+def plan_names() -> list[str]:
+    """Return the names of all plans, sorted; a file with a dot in its name is one cluster's (see plan_path)."""
+    names = {path.stem for folder in _plan_folders() for path in folder.glob("*.yaml")}
+    return sorted(name for name in names if "." not in name)
+
+
+def _plan_folders() -> list[Path]:
+    return [folder for folder in (PLANS.value(), include_dir() / "plans") if folder]
+
+
+def plan_path(name: str, conn_id: str = "") -> Path | None:
+    """Return the file of the plan of that name, or the file of that path; None when there is none.
+
+    ``NAME.CONNECTION.yaml`` in the folder of one's own plans takes the place of a plan for one cluster.
+    """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        candidates = [Path(name)]
+    else:
+        candidates = [folder / f"{name}.yaml" for folder in _plan_folders()]
+        if (own := PLANS.value()) and conn_id:
+            candidates.insert(0, own / f"{name}.{conn_id}.yaml")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None, conn_id: str = "") -> Plan:
+    """Return the plan of that name for the cluster of ``conn_id``, or of a YAML file, with ``overrides`` on top.
+
+    An override of ``None`` means "as the plan says". Raises InvalidInput, in one sentence, for anything wrong.
+    """
+    import yaml
+
+    path = plan_path(name_or_path, conn_id)
+    if path is None:
+        known = ", ".join(plan_names())
+        raise InvalidInput(
+            f"plan {name_or_path!r} does not exist; allowed are {known}, or the path of a YAML file"
+        )
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"plan {name_or_path!r} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise InvalidInput(f"plan {name_or_path!r} must be a mapping of fields, not {type(document).__name__}")
+    document.setdefault("name", path.stem.removesuffix(f".{conn_id}"))
+    document.update({key: value for key, value in (overrides or {}).items() if value is not None})
+    return validate_plan(document, f"plan {name_or_path!r}")
+
+
+def validate_plan(document: Mapping[str, Any], where: str = "plan") -> Plan:
+    """Return ``document`` as a Plan. Raises InvalidInput, in one sentence, for anything wrong."""
+    try:
+        return Plan.model_validate(dict(document))
+    except ValidationError as error:
+        raise InvalidInput(validation_sentence(error, where)) from error
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _runs(order: Sequence[Arm]) -> list[tuple[Arm, int]]:
+    return [(arm, len(list(group))) for arm, group in itertools.groupby(order)]
+
+
+def _slots_of(arms: Sequence[Arm]) -> list[int] | None:
+    """Return for each block the next slot of its arm (numbered from 1), or None if they do not fit."""
+    slots: list[int] = []
+    for arm in arms:
+        start = slots[-1] if slots else 0
+        later = [index + 1 for index in range(start, len(SLOT_ARMS)) if SLOT_ARMS[index] == arm]
+        if not later:
+            return None
+        slots.append(later[0])
+    return slots

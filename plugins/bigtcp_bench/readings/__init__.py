@@ -1,0 +1,1 @@
+"""What pods print, decoded; what a machine counts."""

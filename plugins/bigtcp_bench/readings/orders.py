@@ -1,0 +1,140 @@
+"""What a pod is told to do: the agent's five orders, validated here, handed over as its one argument."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bigtcp_bench.in_cluster import measure
+from bigtcp_bench.planning.plan import Arm, Family, Scenario
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class _Orders(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+
+    def to_argument(self) -> str:
+        """Return the orders as the one JSON argument that the agent takes."""
+        return self.model_dump_json()
+
+
+class _Ports(_Orders):
+    iperf_port: Port = 5201
+    rr_port: Port = 5202
+    control_port: Port = 5203
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        ports = (self.iperf_port, self.rr_port, self.control_port)
+        if len(set(ports)) < len(ports):
+            raise ValueError(
+                f"iperf_port, rr_port and control_port are {ports}; they must be three different ports"
+            )
+        return self
+
+
+class ServeOrders(_Ports):
+    """The server pod: iperf3, request/response and the control server, until ``lifetime_s`` is over."""
+
+    do: Literal["serve"] = "serve"
+    families: tuple[Family, ...] = Field(default=("ipv4", "ipv6"), min_length=1)
+    lifetime_s: int = Field(default=600, ge=1, le=86_400)
+
+
+class MeasureOrders(_Ports):
+    """The client pod: each scenario, in this order, ``repetitions`` times against one server."""
+
+    do: Literal["measure"] = "measure"
+    run_key: str = Field(min_length=1)
+    block: int = Field(ge=1)
+    arm: Arm
+    generation: int = Field(ge=1)
+    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
+    scenarios: tuple[Scenario, ...] = Field(min_length=1)
+    repetitions: int = Field(ge=1)
+    duration_s: int = Field(ge=1)
+    omit_s: int = Field(ge=0)
+    rate_bps: int = Field(ge=1)
+    request_bytes: int = Field(ge=1, le=measure.MAX_REQUEST_BYTES)
+
+    @model_validator(mode="after")
+    def _addresses_fit(self) -> Self:
+        _refuse_misfits(self.server)
+        return self
+
+    @property
+    def time_limit_s(self) -> int:
+        """Return the longest time the client can take: every repetition hangs to its own limit.
+
+        Server and client pods may live this long and no longer. Within a repetition the agent connects once
+        and asks the server up to three times, twice each when the connection was lost.
+        """
+        contact_s = 7 * measure.CONNECT_TIMEOUT_S * len(self.server)
+        repetition_s = self.omit_s + self.duration_s + measure.GRACE_S + contact_s
+        return measure.CONNECT_DEADLINE_S + contact_s + len(self.scenarios) * self.repetitions * repetition_s
+
+
+class CaptureOrders(_Ports):
+    """A pod that sends a stream of ``duration_s`` seconds over each family and captures it, as its server does."""
+
+    do: Literal["capture"] = "capture"
+    run_key: str = Field(min_length=1)
+    block: int = Field(ge=1)
+    arm: Arm
+    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
+    duration_s: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _addresses_fit(self) -> Self:
+        _refuse_misfits(self.server)
+        return self
+
+    @property
+    def time_limit_s(self) -> int:
+        """Return the longest time the client can take, as that of MeasureOrders."""
+        contact_s = 5 * measure.CONNECT_TIMEOUT_S * len(self.server)
+        stream_s = self.duration_s + measure.GRACE_S + contact_s
+        return measure.CONNECT_DEADLINE_S + contact_s + len(self.server) * stream_s
+
+
+class ReachOrders(_Orders):
+    """A pod that connects to a server's control port once over each family, and says what came of it."""
+
+    do: Literal["reach"] = "reach"
+    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
+    control_port: Port = 5203
+
+    @model_validator(mode="after")
+    def _addresses_fit(self) -> Self:
+        _refuse_misfits(self.server)
+        return self
+
+    @property
+    def time_limit_s(self) -> int:
+        """Return the longest time it can take: every connection hangs to its own limit."""
+        return measure.CONNECT_DEADLINE_S + len(self.server) * measure.CONNECT_TIMEOUT_S
+
+
+class ProbeOrders(_Orders):
+    """A pod in the node's own network namespace: describe the node, and its load over ``sample_s`` seconds."""
+
+    do: Literal["probe"] = "probe"
+    sample_s: float = Field(default=0, ge=0, le=60)
+
+
+Orders = ServeOrders | MeasureOrders | CaptureOrders | ReachOrders | ProbeOrders
+
+
+def _refuse_misfits(addresses: dict[Family, str]) -> None:
+    for family, address in addresses.items():
+        try:
+            version = ipaddress.ip_address(address).version
+        except ValueError:
+            version = None
+        if family != f"ipv{version}":
+            raise ValueError(f"server address {address!r} is not an {family} address")

@@ -1,0 +1,578 @@
+"""Every chart once, as an Altair specification: interactive in the browser, a PNG for Slack.
+
+Pure functions of frames and views; none asks the warehouse. ``vega.figure(chart)`` is its HTML element,
+``png(chart)`` its picture, ``chart.to_dict()`` its specification. Each chart carries its title, its units and a
+sentence for screen readers (``description``). What cannot be drawn (an empty frame, a missing column) becomes a
+chart that says so.
+
+Arms have the same two colours everywhere, and another shape each. Values are in the unit that suits them (Gbit/s),
+and tooltips say them as the tables do.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import altair as alt
+
+from bigtcp_bench.in_cluster.measure import PACKET_BOUNDS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Family
+from bigtcp_bench.readings.cpu import CPU_PARTS
+from bigtcp_bench.report import units
+from bigtcp_bench.report.charts.notes import Notes, changes_of
+from bigtcp_bench.report.charts.parts import (
+    HEIGHT,
+    NUMBERS,
+    SIGNED,
+    arm_colour,
+    arm_shape,
+    chart_of,
+    empty,
+    finished,
+    from_zero,
+    list_height,
+    missing_columns,
+    scenario_axis,
+    time_axis,
+    tooltip,
+    zero_line,
+)
+from bigtcp_bench.report.charts.series import benefit_percent, series_of
+from bigtcp_bench.report.charts.style import (
+    ARM_COLOURS,
+    KIND_COLOURS,
+    NEUTRAL_COLOUR,
+    SIZE_COLOURS,
+    VERDICT_COLOURS,
+    VERDICT_SHAPES,
+    Theme,
+    config_of,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bigtcp_bench.analysis.compare import Comparison
+    from bigtcp_bench.report.view import Proof, RunView
+
+End = Literal["sender", "receiver"]
+
+_RESULT_COLUMNS = ("block", "arm", "generation", "scenario", "repetition", "metric", "value")
+_FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
+_SIZE_COLUMNS = ("family", "end", "direction", "upper_bytes", "arm", "packets", "bytes")
+_PERCENTILES = {"latency_p50_us": "p50", "latency_p90_us": "p90", "latency_p99_us": "p99"}
+#: Height of what is written above the line of the largest classic packet.
+_LIMIT_LABEL_PX = 14
+_SPREAD = "Medians; the band is from the lowest to the highest night"
+
+
+def trend_chart(
+    trend: pd.DataFrame,
+    marks: pd.DataFrame | None = None,
+    incidents: pd.DataFrame | Iterable[Mapping[str, Any]] | None = None,
+) -> alt.LayerChart:
+    """Return what both arms reached night by night, for one scenario and metric.
+
+    ``trend``: one row per night, as ``warehouse.pages.trend_frame`` and ``Warehouse.series_frame`` return it:
+    started_at, scenario, metric, off_median, on_median; optional verdict, ci_low and ci_high (of the change),
+    cilium_version, client_kernel, server_kernel. Nights whose verdict is invalid are left out and counted.
+
+    The band about each arm is half as wide as the confidence interval of the change: where the bands of the arms
+    do not touch, the night's change is surely not zero.
+
+    ``marks``: what changed when, with the columns started_at, what and text; default ``changes_of(trend)``.
+    ``incidents``: those to be shaded, with id or incident, state, changed_on and closed_on, as
+    ``warehouse.pages.incidents`` and the trend query ``incident_history`` return them.
+    """
+    series = series_of(trend)
+    if isinstance(series, str):
+        return empty("Nightly trend", series)
+    metric, scenario = series.metric, series.scenario
+    rows, span = series.by_arm()
+    divisor, unit = units.axis(metric.unit, max(abs(row["value"]) for row in rows))
+    for row in rows:
+        row |= {name: row[name] / divisor for name in ("value", "low", "high") if row.get(name) is not None}
+    has_bands = any(row.get("low") is not None for row in rows)
+    notes = Notes(rows, changes_of(trend) if marks is None else marks, incidents)
+    base = chart_of(rows)
+    named = f"{metric.label} ({unit})"
+    x, colour = time_axis(rows), arm_colour(notes.height)
+    y = alt.Y("value:Q", title=named, scale=alt.Scale(zero=False), axis=NUMBERS)
+    layers = [
+        base.mark_line(strokeWidth=1.2, opacity=0.7).encode(x=x, y=y, color=colour),
+        base.mark_point(size=18).encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=arm_shape(notes.height),
+            tooltip=tooltip(night=span or "night", arm="BIG TCP", text="value", change="on against off"),
+        ),
+    ]
+    if has_bands:
+        band = base.mark_area(opacity=0.22)
+        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2="high:Q", color=colour))
+    meaning = "Half of the change's interval about each arm: where the bands do not touch, the arms differ"
+    newest = {row["arm"]: row["text"] for row in rows}
+    return finished(
+        [*notes.shades(), *layers, *notes.rules()],
+        title=f"{_capital(metric.label)} of {scenario}, {f'by {span}' if span else 'night by night'}",
+        subtitle=[_SPREAD if span else meaning if has_bands else "", series.left_out_text],
+        description=(
+            f"Line chart: {metric.label} of {scenario} with BIG TCP off and on, {series.period}. "
+            f"Last: off {newest['off']}, on {newest['on']}. {notes.text()}"
+        ),
+        height=HEIGHT,
+    )
+
+
+def benefit_chart(
+    benefit: pd.DataFrame,
+    marks: pd.DataFrame | None = None,
+    incidents: pd.DataFrame | Iterable[Mapping[str, Any]] | None = None,
+) -> alt.LayerChart:
+    """Return what BIG TCP gains over time, in per cent, positive when better in the metric's own direction.
+
+    ``benefit``: the frame of ``trend_chart`` with the columns change, ci_low and ci_high. ``marks`` and
+    ``incidents`` as there.
+    """
+    series = series_of(benefit, "change")
+    if isinstance(series, str):
+        return empty("Benefit of BIG TCP", series)
+    metric, scenario = series.metric, series.scenario
+    rows, span = series.benefit()
+    has_bands = any(row.get("low") is not None for row in rows)
+    notes = Notes(rows, changes_of(benefit) if marks is None else marks, incidents)
+    base = chart_of(rows)
+    named = "better with BIG TCP (%)"
+    x, y, colour = time_axis(rows), alt.Y("value:Q", title=named, axis=SIGNED), ARM_COLOURS["on"]
+    layers = [
+        zero_line("y"),
+        base.mark_line(strokeWidth=1.2, opacity=0.7, color=colour).encode(x=x, y=y),
+        base.mark_point(size=18, color=colour).encode(
+            x=x, y=y, tooltip=tooltip(night=span or "night", text="on against off")
+        ),
+    ]
+    if has_bands:
+        band = base.mark_area(opacity=0.22, color=colour)
+        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2="high:Q"))
+    return finished(
+        [*notes.shades(), *layers, *notes.rules()],
+        title=f"Benefit of BIG TCP: {metric.label} of {scenario}, {f'by {span}' if span else 'night by night'}",
+        subtitle=[_SPREAD if span else "Band: confidence interval" if has_bands else "", series.left_out_text],
+        description=(
+            f"Line chart: how much better {metric.label} of {scenario} is with BIG TCP, {series.period}. "
+            f"Last: {rows[-1]['text']}. {notes.text()}"
+        ),
+        height=HEIGHT,
+    )
+
+
+def comparison_chart(view: RunView) -> alt.LayerChart:
+    """Return a run's comparison: for each scenario its main metric, as a dot with its confidence interval."""
+    title = "A/A run: the same arm twice" if view.is_aa else "What BIG TCP changes, by scenario"
+    compared = [comparison for comparison in view.headline_comparisons() if comparison.change is not None]
+    if not compared:
+        return empty(title, "This run compared nothing.")
+    level, margin = compared[0].level * 100, compared[0].margin * 100
+    rows = [_comparison_row(comparison) for comparison in compared]
+    verdicts = [verdict for verdict in VERDICT_COLOURS if any(row["verdict"] == verdict for row in rows)]
+    colours = alt.Scale(domain=verdicts, range=[VERDICT_COLOURS[verdict] for verdict in verdicts])
+    shapes = alt.Scale(domain=verdicts, range=[VERDICT_SHAPES[verdict] for verdict in verdicts])
+    named = "change, positive is better (%)"
+    y, colour = scenario_axis(rows), alt.Color("verdict:N", title=None, scale=colours)
+    base = chart_of(rows)
+    layers = [
+        chart_of([{"low": -margin, "high": margin}])
+        .mark_rect(opacity=0.15, color=NEUTRAL_COLOUR)
+        .encode(x=alt.X("low:Q", title=named), x2="high:Q"),
+        zero_line("x"),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=named), x2="high:Q", y=y, color=colour),
+        base.mark_point(size=90).encode(
+            x=alt.X("value:Q", title=named, axis=SIGNED),
+            y=y,
+            color=colour,
+            shape=alt.Shape("verdict:N", title=None, scale=shapes),
+            tooltip=tooltip(
+                scenario="scenario", metric="metric", off="off", on="on", text="on against off", verdict="verdict"
+            ),
+        ),
+    ]
+    return finished(
+        layers,
+        title=title,
+        subtitle=[f"{level:g} % confidence intervals; grey: a change within ±{margin:g} % does not matter"],
+        description="Dots with intervals: "
+        + "; ".join(f"{row['scenario']}, {row['metric']}: {row['text']}, {row['verdict']}" for row in rows)
+        + ".",
+        height=list_height(rows),
+    )
+
+
+def repetitions_chart(results: pd.DataFrame, scenario: str, metric: str) -> alt.LayerChart:
+    """Return every repetition of one scenario and metric of a run, by block, with each block's median.
+
+    ``results``: as ``Warehouse.results_frame`` returns it: block, arm, generation, scenario, repetition, metric,
+    value. Within a block repetitions stand in the order in which they were measured.
+    """
+    known = METRICS[metric]
+    title = f"Repetitions by block: {known.label} of {scenario}"
+    if missing := missing_columns(results, _RESULT_COLUMNS):
+        return empty(title, missing)
+    found = results[(results["scenario"] == scenario) & (results["metric"] == metric)]
+    if found.empty:
+        return empty(title, "No repetition of it was measured.")
+    divisor, unit = units.axis(known.unit, float(found["value"].abs().max()))
+    rows, medians = [], []
+    ordered = found.sort_values(["block", "generation", "repetition"])
+    for (block, arm), part in ordered.groupby(["block", "arm"], sort=False):
+        label = f"{block}: {arm}"
+        median = float(part["value"].median())
+        text = units.value_text(median, known.unit)
+        medians += [{"block": label, "place": end, "value": median / divisor, "text": text} for end in (0, 1)]
+        rows += [
+            {
+                "block": label,
+                "arm": arm,
+                "place": (position + 0.5) / len(part),
+                "value": float(row["value"]) / divisor,
+                "text": units.value_text(float(row["value"]), known.unit),
+                "which": f"generation {row['generation']}, repetition {row['repetition']}",
+            }
+            for position, row in enumerate(part.to_dict("records"))
+        ]
+    x = alt.X("block:N", title="block", sort=None, axis=alt.Axis(labelAngle=0))
+    place = alt.XOffset("place:Q", scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("value:Q", title=f"{known.label} ({unit})", scale=alt.Scale(zero=False), axis=NUMBERS)
+    layers = [
+        chart_of(medians)
+        .mark_line(strokeWidth=1.5, opacity=0.8)
+        .encode(x=x, xOffset=place, y=y, detail="block:N", tooltip=tooltip(block="block", text="median")),
+        chart_of(rows)
+        .mark_point(size=45)
+        .encode(
+            x=x,
+            xOffset=place,
+            y=y,
+            color=arm_colour(),
+            shape=arm_shape(),
+            tooltip=tooltip(block="block", which="which", text="value"),
+        ),
+    ]
+    told = ", ".join(f"{row['block']} {row['text']}" for row in medians[::2])
+    return finished(
+        layers,
+        title=title,
+        subtitle=["Each dot is one repetition, in the order of measuring; the line is the block's median"],
+        description=f"Dots: {len(rows)} repetitions of {known.label} of {scenario}. Medians by block: {told}.",
+        height=HEIGHT,
+    )
+
+
+def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
+    """Return the mean bytes per packet at sender and receiver in both arms; ``proofs`` are those of a RunView."""
+    title = "Packet sizes: what BIG TCP really did"
+    rows = [
+        {"scenario": proof.scenario, "end": end, "arm": proof.arm, "value": value, "text": units.byte_count(value)}
+        for proof in proofs
+        for end, value in (("sender", proof.sender_b), ("receiver", proof.receiver_b))
+        if value is not None
+    ]
+    if not rows:
+        return empty(title, "No packet sizes were measured.")
+    sizes = [end for proof in proofs for end in (proof.sender_b, proof.receiver_b) if end is not None]
+    limit = chart_of([{"value": CLASSIC_MAX_PACKET_BYTES, "text": f"{CLASSIC_MAX_PACKET_BYTES:,} B"}])
+    x = alt.X(
+        "value:Q",
+        title="mean bytes per packet (B)",
+        scale=from_zero(max(CLASSIC_MAX_PACKET_BYTES, *sizes)),
+        axis=alt.Axis(format=",d"),
+    )
+    above = limit.mark_text(align="left", dx=4, dy=-4, baseline="bottom")
+    layers = [
+        limit.mark_rule(strokeDash=[5, 4]).encode(x=x),
+        above.encode(x=x, y=alt.value(0), text="text:N"),
+        chart_of(rows)
+        .mark_point(size=70)
+        .encode(
+            x=x,
+            y=scenario_axis(rows),
+            yOffset=alt.YOffset("end:N", sort=["sender", "receiver"]),
+            color=arm_colour(_LIMIT_LABEL_PX),
+            shape=arm_shape(_LIMIT_LABEL_PX),
+            tooltip=tooltip(scenario="scenario", arm="BIG TCP", end="measured at the", text="mean packet"),
+        ),
+    ]
+    return finished(
+        layers,
+        title=title,
+        subtitle=[
+            "Upper mark of each pair: sender, lower: receiver. "
+            f"No packet above {CLASSIC_MAX_PACKET_BYTES:,} B exists without BIG TCP"
+        ],
+        description="Dots: mean bytes per packet. "
+        + "; ".join(f"{row['scenario']} {row['arm']} {row['end']}: {row['text']}" for row in rows)
+        + ".",
+        height=list_height(rows),
+    )
+
+
+def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
+    """Return which share of a stream's bytes travelled in packets of which size, by arm, at both ends.
+
+    ``sizes``: as ``Warehouse.packet_sizes_frame`` returns it. Only the direction of the data is drawn: the other
+    one carries acknowledgements. Blocks of one arm are added up.
+    """
+    title = "Packet sizes: what BIG TCP really did"
+    if missing := missing_columns(sizes, _SIZE_COLUMNS):
+        return empty(title, missing)
+    directions = {"sender": "sent", "receiver": "received"}
+    data = sizes[sizes["end"].map(directions).eq(sizes["direction"]) & sizes["upper_bytes"].isin(PACKET_BOUNDS)]
+    if data.empty:
+        return empty(title, "No packets were captured.")
+    rows: list[dict[str, Any]] = []
+    means: list[dict[str, Any]] = []
+    for family, end, arm in itertools.product(_FAMILIES, directions, ARMS):
+        of = data[(data["family"] == family) & (data["end"] == end) & (data["arm"] == arm)]
+        if of.empty:
+            continue
+        where = {"scenario": f"{family}, {end}", "arm": arm}
+        total = int(of["bytes"].sum())
+        mean = units.byte_count(total / int(of["packets"].sum()))
+        means.append(where | {"value": 100, "label": f"{arm}: mean {mean}"})
+        rows += [
+            where
+            | {
+                "size": _size_text(place),
+                "place": place,
+                "value": int(part["bytes"].sum()) / total * 100,
+                "text": units.byte_count(int(part["bytes"].sum())),
+                "packets": f"{part['packets'].sum():,}",
+            }
+            for place, bound in enumerate(PACKET_BOUNDS)
+            if not (part := of[of["upper_bytes"] == bound]).empty
+        ]
+    y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
+    shares = from_zero(100, room=0.4)
+    axis = alt.Axis(values=list(range(0, 101, 20)))
+    x = alt.X("value:Q", title="share of the bytes (%)", stack="zero", scale=shares, axis=axis)
+    places = sorted({row["place"] for row in rows})
+    listed = [_size_text(place) for place in places]
+    colours = alt.Scale(domain=listed, range=[SIZE_COLOURS[place] for place in places])
+    layers = [
+        chart_of(rows)
+        .mark_bar()
+        .encode(
+            x=x,
+            y=y,
+            yOffset=offset,
+            # All of them in one line would be cut off.
+            color=alt.Color("size:N", title=None, sort=listed, scale=colours, legend=alt.Legend(columns=4)),
+            order=alt.Order("place:Q"),
+            tooltip=tooltip(scenario="where", arm="BIG TCP", size="packets of", packets="packets", text="bytes"),
+        ),
+        chart_of(means)
+        .mark_text(align="left", dx=5, baseline="middle")
+        .encode(x=x, y=y, yOffset=offset, text="label:N"),
+    ]
+    return finished(
+        layers,
+        title=title,
+        subtitle=[
+            "A stream captured once per block, by IP length. "
+            f"No packet above {CLASSIC_MAX_PACKET_BYTES:,} B exists without BIG TCP"
+        ],
+        description="Stacked bars: share of bytes by size of packet. "
+        + "; ".join(f"{row['scenario']} {row['label']}" for row in means)
+        + ".",
+        height=list_height(rows),
+    )
+
+
+def _size_text(place: int) -> str:
+    """Return what the packets up to one bound, and above the bound before it, are called."""
+    return f"≤ {PACKET_BOUNDS[place]:,} B"
+
+
+def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:
+    """Return CPU seconds per gigabyte of one node by arm, split by the kind of CPU time.
+
+    ``results``: as ``Warehouse.results_frame`` returns it. ``end`` is the sending or the receiving node. Bars are
+    means over the repetitions, for only means of parts add up to the mean of the whole.
+    """
+    title = f"CPU seconds per gigabyte, {'sending' if end == 'sender' else 'receiving'} node"
+    if missing := missing_columns(results, _RESULT_COLUMNS):
+        return empty(title, missing)
+    parts, totals = _cpu_parts(results, end)
+    if not totals:
+        return empty(title, "No CPU time was measured.")
+    kinds = list(dict.fromkeys(str(row["kind"]) for row in parts))
+    y, offset = scenario_axis(totals), alt.YOffset("arm:N", sort=list(ARMS))
+    x = alt.X(
+        "value:Q",
+        title="CPU seconds per gigabyte (s/GB)",
+        stack="zero",
+        # With room for the words behind the longest bar.
+        scale=from_zero(max(row["value"] for row in totals), room=0.45),
+        axis=NUMBERS,
+    )
+    colours = alt.Scale(domain=kinds, range=list(KIND_COLOURS[: len(kinds)]))
+    layers = [
+        chart_of(parts)
+        .mark_bar()
+        .encode(
+            x=x,
+            y=y,
+            yOffset=offset,
+            color=alt.Color("kind:N", title=None, sort=kinds, scale=colours),
+            order=alt.Order("place:Q"),
+            tooltip=tooltip(scenario="scenario", arm="BIG TCP", kind="kind", text="mean"),
+        ),
+        chart_of(totals)
+        .mark_text(align="left", dx=5, baseline="middle")
+        .encode(x=x, y=y, yOffset=offset, text="label:N"),
+    ]
+    return finished(
+        layers,
+        title=title,
+        subtitle=[
+            "Means over the repetitions, by kind of CPU time; what a node used before the block is subtracted"
+        ],
+        description=f"Stacked bars: {title}. "
+        + "; ".join(f"{row['scenario']} {row['label']}" for row in totals)
+        + ".",
+        height=list_height(totals),
+    )
+
+
+def latency_chart(view: RunView) -> alt.LayerChart:
+    """Return p50, p90 and p99 of the latency of every request/response scenario of a run, by arm."""
+    title = "Latency of a request and its response"
+    found = [
+        (comparison.scenario, _PERCENTILES[comparison.metric], arm, value)
+        for comparison in view.comparisons
+        if comparison.metric in _PERCENTILES
+        for arm, value in zip(ARMS, (comparison.off_median, comparison.on_median), strict=True)
+        if value is not None
+    ]
+    if not found:
+        return empty(title, "This run measured no latency.")
+    largest = max(value for *_, value in found)
+    divisor, unit = units.axis("us", largest)
+    rows = [
+        {
+            "scenario": scenario,
+            "percentile": percentile,
+            "arm": arm,
+            "value": value / divisor,
+            "text": units.microseconds(value),
+        }
+        for scenario, percentile, arm, value in found
+    ]
+    base = chart_of(rows)
+    y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
+    x = alt.X("value:Q", title=f"latency ({unit})", scale=from_zero(largest / divisor), axis=NUMBERS)
+    shapes = alt.Scale(domain=list(_PERCENTILES.values()), range=["circle", "square", "triangle-up"])
+    layers = [
+        base.mark_line(strokeWidth=2, opacity=0.6).encode(
+            x=x, y=y, yOffset=offset, color=arm_colour(), detail=["scenario:N", "arm:N"]
+        ),
+        base.mark_point(size=80).encode(
+            x=x,
+            y=y,
+            yOffset=offset,
+            color=arm_colour(),
+            shape=alt.Shape("percentile:N", title=None, scale=shapes),
+            tooltip=tooltip(scenario="scenario", arm="BIG TCP", percentile="percentile", text="latency"),
+        ),
+    ]
+    return finished(
+        layers,
+        title=title,
+        subtitle=["Medians over fresh pod pairs"],
+        description="Dots: latency percentiles. "
+        + "; ".join(f"{row['scenario']} {row['arm']} {row['percentile']}: {row['text']}" for row in rows)
+        + ".",
+        height=list_height(rows),
+    )
+
+
+def png(chart: alt.LayerChart, theme: Theme = "light", width_px: int = 1200, scale: float = 2.0) -> bytes:
+    """Return ``chart`` as a PNG of ``width_px`` pixels, drawn offline; with ``scale`` its text grows."""
+    import vl_convert
+
+    spec = chart.to_dict()
+    width = round(width_px / scale)
+    spec |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
+    _fold_titles(spec, width)
+    picture: bytes = vl_convert.vegalite_to_png(spec, config=config_of(theme), scale=scale, show_warnings=False)
+    return picture
+
+
+def _comparison_row(comparison: Comparison) -> dict[str, Any]:
+    metric = METRICS[comparison.metric]
+    low, high = comparison.ci_low, comparison.ci_high
+    percent = benefit_percent(metric, comparison.change, low, high)
+    return {
+        "scenario": comparison.scenario,
+        "metric": metric.label,
+        # Without an interval the line is as short as the dot.
+        "low": percent["value"],
+        "high": percent["value"],
+        **percent,
+        "off": units.value_text(comparison.off_median, metric.unit),
+        "on": units.value_text(comparison.on_median, metric.unit),
+        "text": units.change_with_interval(comparison.change, low, high),
+        "verdict": comparison.verdict,
+    }
+
+
+def _cpu_parts(results: pd.DataFrame, end: End) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the mean CPU seconds per gigabyte by scenario, arm and kind, and by scenario and arm.
+
+    What a run did not tell apart is one kind.
+    """
+    names = {f"cpu_s_per_gb_{end}": "total"} | {f"{kind}_s_per_gb_{end}": kind for kind in CPU_PARTS}
+    found = results[results["metric"].isin(names) & results["scenario"].isin(SCENARIOS)]
+    keys = ["scenario", "arm", "block", "generation", "repetition"]
+    wide = found.pivot_table(index=keys, columns="metric", values="value").rename(columns=names).reset_index()
+    parts: list[dict[str, Any]] = []
+    totals: list[dict[str, Any]] = []
+    if "total" not in wide:
+        return parts, totals
+    for scenario in [name for name in SCENARIOS if name in set(wide["scenario"])]:
+        for arm in ARMS:
+            of = wide[(wide["scenario"] == scenario) & (wide["arm"] == arm)]
+            total = float(of["total"].mean())
+            if of.empty or total != total:
+                continue
+            row = {"scenario": scenario, "arm": arm}
+            label = f"{arm}: {units.value_text(total, 's/GB')}"
+            totals.append(row | {"value": total, "label": label})
+            known = [kind for kind in CPU_PARTS if kind in of and of[kind].notna().all()]
+            # Bars have no room for less than nothing, which noise makes of a kind that hardly runs.
+            kinds = {kind: max(float(of[kind].mean()), 0.0) for kind in known}
+            kinds["interrupts and stolen" if known else "all kinds"] = max(total - sum(kinds.values()), 0.0)
+            parts += [
+                row | {"kind": kind, "place": place, "value": value, "text": units.value_text(value, "s/GB")}
+                for place, (kind, value) in enumerate(kinds.items())
+            ]
+    return parts, totals
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _fold_titles(spec: dict[str, Any], width: int) -> None:
+    """Break title and subtitle of ``spec`` into lines that fit into ``width``: Vega would cut them."""
+    import textwrap
+
+    title = spec.get("title", {})
+    # Mean widths of a character of 14 and of 12 pixels.
+    for name, per_character in (("text", 7.4), ("subtitle", 5.8)):
+        if lines := title.get(name):
+            folded = [lines] if isinstance(lines, str) else lines
+            title[name] = [part for line in folded for part in textwrap.wrap(line, int(width / per_character))]

@@ -1,0 +1,143 @@
+"""Pieces that charts are put together from: axes, the encodings of the arms, tooltips, titles, an empty chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import altair as alt
+
+from bigtcp_bench.report.charts.style import ARM_COLOURS, ARM_SHAPES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Height of a chart over time, in pixels.
+HEIGHT = 280
+#: Height of the row of one scenario: two bars, or two dots one below the other, find room in it.
+_ROW_HEIGHT = 38
+
+NUMBERS = alt.Axis(format=",~f")
+SIGNED = alt.Axis(format="+,~f")
+
+DAY_MS = 86_400_000
+
+_LEGEND_OFFSET = 8
+_TITLE_OFFSET = 12
+#: From this many days on, the axis of time has one tick for each year, and before one for some months or days.
+_BY_YEARS = 1500
+_BY_MONTHS = 150
+
+
+def chart_of(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
+    """Return a chart of ``rows``, to be given a mark; moments are milliseconds since 1970.
+
+    As a mapping they become one dataset of the whole chart, which Altair does not check value by value.
+    """
+    return alt.Chart({"values": list(rows)})
+
+
+def time_axis(rows: Sequence[Mapping[str, Any]]) -> alt.X:
+    """Return the x axis for the moments ``at`` of ``rows``, in UTC."""
+    days = (max(row["at"] for row in rows) - min(row["at"] for row in rows)) / DAY_MS
+    by_years = days > _BY_YEARS
+    axis = alt.Axis(
+        format="%Y" if by_years else "%b %Y" if days > _BY_MONTHS else "%d %b",
+        labelOverlap=True,
+        grid=False,
+        tickCount="year" if by_years else alt.Undefined,
+    )
+    return alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=axis)
+
+
+def scenario_axis(rows: Sequence[Mapping[str, Any]]) -> alt.Y:
+    """Return the y axis that lists the scenarios of ``rows`` in their order."""
+    names = list(dict.fromkeys(str(row["scenario"]) for row in rows))
+    return alt.Y("scenario:N", title=None, sort=names, axis=alt.Axis(labelLimit=140))
+
+
+def from_zero(largest: float, room: float = 0.05) -> alt.Scale:
+    """Return a scale from 0 to ``largest`` and some ``room`` behind it, a share of it."""
+    return alt.Scale(domain=[0, largest * (1 + room)], nice=False)
+
+
+def list_height(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return the height of a chart that lists the scenarios of ``rows``."""
+    return _ROW_HEIGHT * len({row["scenario"] for row in rows})
+
+
+def arm_colour(above: int = 0) -> alt.Color:
+    """Return the colour of column ``arm``; the legend stands ``above`` pixels higher than usual."""
+    scale = alt.Scale(domain=list(ARM_COLOURS), range=list(ARM_COLOURS.values()))
+    return alt.Color("arm:N", title=None, scale=scale, legend=_arm_legend(above))
+
+
+def arm_shape(above: int = 0) -> alt.Shape:
+    """Return the shape of column ``arm``, with the legend of its colour."""
+    scale = alt.Scale(domain=list(ARM_SHAPES), range=list(ARM_SHAPES.values()))
+    return alt.Shape("arm:N", title=None, scale=scale, legend=_arm_legend(above))
+
+
+def _arm_legend(above: int) -> alt.Legend:
+    return alt.Legend(labelExpr="'BIG TCP ' + datum.label", offset=_LEGEND_OFFSET + above)
+
+
+def tooltip(**titles: str) -> list[alt.Tooltip]:
+    """Return a tooltip that shows each of these columns under its title."""
+    return [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items()]
+
+
+def zero_line(channel: Literal["x", "y"]) -> alt.Chart:
+    """Return a line where that channel is zero."""
+    zero = chart_of([{"value": 0}]).mark_rule(opacity=0.6)
+    return zero.encode(x="value:Q") if channel == "x" else zero.encode(y="value:Q")
+
+
+def finished(
+    layers: Sequence[alt.Chart],
+    *,
+    title: str,
+    subtitle: Sequence[str] = (),
+    description: str,
+    height: Any,
+) -> alt.LayerChart:
+    """Return ``layers`` as one chart as wide as its place; empty lines of ``subtitle`` are left out.
+
+    ``description`` is what a screen reader says.
+    """
+    lines = [line for line in subtitle if line]
+    chart = alt.LayerChart(layer=list(layers))
+    return chart.properties(
+        title=alt.TitleParams(title, offset=_TITLE_OFFSET, subtitle=lines or alt.Undefined),
+        description=description.strip(),
+        width="container",
+        height=height,
+    )
+
+
+def empty(title: str, reason: str) -> alt.LayerChart:
+    """Return a chart without figures that says why there are none."""
+    words = chart_of([{"text": reason}]).mark_text(align="left", fontSize=13)
+    place = words.encode(x=alt.value(4), y=alt.value(20), text="text:N")
+    return finished([place], title=title, description=f"{title}: {reason}", height=40)
+
+
+def missing_columns(frame: pd.DataFrame, columns: Sequence[str]) -> str:
+    """Return a sentence that names the ``columns`` which ``frame`` lacks; nothing when it has them all."""
+    missing = [name for name in columns if name not in frame]
+    return f"Cannot be drawn without {', '.join(missing)}." if missing else ""
+
+
+def milliseconds(moment: Any) -> int:
+    """Return a moment, date or ISO text as milliseconds since 1970; without a zone it is UTC."""
+    import pandas as pd
+
+    stamp = pd.Timestamp(moment)
+    return int((stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp).timestamp() * 1000)
+
+
+def day_text(moment_ms: int) -> str:
+    """Return the UTC day of ``moment_ms``, such as 2026-01-31."""
+    import pandas as pd
+
+    return f"{pd.Timestamp(moment_ms, unit='ms'):%Y-%m-%d}"

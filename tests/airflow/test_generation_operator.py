@@ -1,0 +1,205 @@
+"""The pod that Airflow's operator really asks for: nothing of the manifest may get lost on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.exceptions import AirflowFailException
+from kubernetes.client import ApiClient
+
+from bigtcp_bench.airflow import connections, generation_operator
+from bigtcp_bench.airflow.generation_operator import IperfGenerationOperator
+from bigtcp_bench.cluster import pods
+from bigtcp_bench.cluster.protocol import LEASE_S
+from bigtcp_bench.errors import BenchError
+from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of
+from bigtcp_bench.planning.plan import load_plan
+from bigtcp_bench.readings.agent_log import packed
+from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_lab.api.discovery import PODS
+from tests.cluster.simulated import Cluster, run
+from tests.cluster.test_restore import RUN, open_and_switch
+from tests.readings.documents import frame, orders, recorded_document, repetition_frame
+
+GENERATION = Generation(
+    run=1,
+    run_key="dag/run",
+    block=1,
+    arm="on",
+    generation=1,
+    arm_generation=0,
+    client_node="node1",
+    server_node="node2",
+)
+
+DONE = {"block": 1, "generation": 1, "repetitions": 4, "failed": 0, "elapsed_s": 30.0}
+
+
+def test_the_client_pod_keeps_everything_of_its_manifest() -> None:
+    plan = load_plan("quick", {"image": "registry.example/netshoot:v1", "image_pull_secrets": ["pull-me"]})
+    generation = Generation(
+        run=1,
+        run_key="dag/run",
+        block=1,
+        arm="off",
+        generation=1,
+        arm_generation=0,
+        client_node="node1",
+        server_node="node2",
+    )
+    wanted = client_pod(generation, plan, orders_of(generation, plan, {"ipv4": "10.0.0.1"}))
+    operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=generation.model_dump(mode="json"))
+    operator.pod_template_dict = wanted
+    # It only says in a label where Airflow runs.
+    operator.__dict__["hook"] = SimpleNamespace(is_in_cluster=False)
+    asked = ApiClient().sanitize_for_serialization(operator.build_pod_request_obj(None))
+    for name, value in wanted["spec"].items():
+        if name != "containers":
+            assert asked["spec"][name] == value, name
+    (container,), (wanted_container,) = asked["spec"]["containers"], wanted["spec"]["containers"]
+    for name, value in wanted_container.items():
+        assert container[name] == value, name
+    assert asked["spec"]["imagePullSecrets"] == [{"name": "pull-me"}]
+    assert wanted["metadata"]["labels"].items() <= asked["metadata"]["labels"].items()
+    assert asked["metadata"]["namespace"] == "bigtcp-bench"
+
+
+def test_what_is_stored_has_both_pods_counters_and_less_than_the_nodes_did_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(generation_operator, "say", said.append)
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    assert warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"}) == 1
+    document = recorded_document("on")
+    for end in ("client", "server"):
+        document[end]["after"]["monotonic_s"] += 6.0
+
+    def stored() -> dict[tuple[str, str], float]:
+        keeper = generation_operator._Stored(None, warehouse, GENERATION, orders())
+        keeper.take(repetition_frame(document))
+        frame = warehouse.results_frame(1)
+        assert set(warehouse.pod_counters_frame(1)["end"]) == {"sender", "receiver"}
+        return dict(zip(frame["metric"], frame["value"], strict=True))
+
+    plain = stored()
+    assert said == [
+        f"block 1 (on), generation 1: the idle load of {node} is unknown, "
+        "so nothing is subtracted from its CPU time"
+        for node in ("node1", "node2")
+    ]
+    seen = {"monotonic_s": 8.0, "user_hz": 100, "proc_stat": "cpu  0 0 0 0 0 0 0 0 0 0\n"}
+    later = {"monotonic_s": 10.0, "user_hz": 100, "proc_stat": "cpu  10 0 20 300 0 0 10 0 0 0\n"}
+    begin = packed({"earlier": seen, "snapshot": later})
+    warehouse.store_raw(1, [{"block": 1, "generation": 0, "kind": "node-begin:node1", "document": begin}])
+    subtracted = stored()
+    moved = (17722768816 - 486 + 3783503 - 306) / 1e9
+    # 0.2 CPUs for 6 seconds.
+    assert subtracted["cpu_s_per_gb_sender"] == pytest.approx(plain["cpu_s_per_gb_sender"] - 0.2 * 6 / moved)
+    assert subtracted["cpu_s_per_gb_receiver"] == plain["cpu_s_per_gb_receiver"]
+    assert len(said) == 3
+    later["proc_stat"] = "cpu  100 0 200 0 0 0 100 0 0 0\n"
+    begin = packed({"earlier": seen, "snapshot": later})
+    warehouse.store_raw(1, [{"block": 1, "generation": 0, "kind": "node-begin:node1", "document": begin}])
+    assert plain.keys() - stored().keys() == {
+        f"{part}_s_per_gb_sender" for part in ("cpu", "user", "system", "softirq")
+    }
+    assert said[4:] == [
+        "block 1 (on), generation 1: no CPU seconds per gigabyte, sending node and 3 other metrics of "
+        "ipv4-stream-1: the sender's node used hardly more CPU time than before the block, when 2.00 of its CPUs "
+        "were busy"
+    ]
+
+
+@pytest.mark.parametrize("log", ["the newest file", "nothing"])
+def test_lines_that_were_followed_count_when_the_log_has_lost_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str
+) -> None:
+    monkeypatch.setattr(generation_operator, "say", lambda text: None)
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
+    frames = [repetition_frame(recorded_document("on"), repetition=number) for number in (1, 2, 3)]
+
+    def logs(*_: Any) -> str:
+        if log == "nothing":
+            raise BenchError("the pod is gone")
+        # A kubelet gives back what was written since it last began a new file.
+        return "\n".join([frames[2], frame("done", run_key="dag/run", **DONE)])
+
+    operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"))
+    api: Any = SimpleNamespace(logs=logs)
+    operator._stored = generation_operator._Stored(api, warehouse, GENERATION, orders(repetitions=4))
+    for line in ("not marked", frames[0], frames[1], frames[1], frames[2]):
+        operator._readable("base", line)
+    pod: Any = SimpleNamespace(metadata=SimpleNamespace(name="client", namespace="bigtcp-bench"))
+    operator._keep(pod)
+    assert operator._stored.summary() == {"measured": 3, "failed": 1}
+    (why,) = operator._stored._reasons
+    # An agent that was done has measured all; who reads the log came too late.
+    lost = "its line had gone from the pod's log" if log != "nothing" else "the pod ended before it was measured"
+    assert why == f"ipv4-stream-1 repetition 4 (block 1 (on), generation 1): {lost}"
+
+
+def test_without_log_and_followed_lines_nothing_is_stored(tmp_path: Path) -> None:
+    def logs(*_: Any) -> str:
+        raise BenchError("the pod is gone")
+
+    operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"))
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    api: Any = SimpleNamespace(logs=logs)
+    operator._stored = generation_operator._Stored(api, warehouse, GENERATION, orders())
+    operator._keep(SimpleNamespace(metadata=SimpleNamespace(name="client", namespace="bigtcp-bench")))  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match="nothing usable was measured: the pod's log could not be read"):
+        operator._stored.summary()
+
+
+@pytest.mark.parametrize("moment", ["before the server", "while the server starts"])
+def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    plan = load_plan("quick").model_dump(mode="json")
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+    created: list[str] = []
+
+    def lose(name: str, wanted: str) -> None:
+        created.append(name)
+        if moment == wanted:
+            cluster.time += LEASE_S + 1
+
+    delete, start = pods.delete_pods, pods.wait_ready
+
+    def deleted(api: object, **options: object) -> list[str]:
+        if "run_key" not in options:
+            lose("deleted", "before the server")
+        return delete(api, **options)  # type: ignore[arg-type]
+
+    def ready(api: object, name: str) -> dict:
+        lose("server", "while the server starts")
+        return start(api, name)  # type: ignore[arg-type]
+
+    def never(*_: object) -> None:
+        raise AssertionError("the client pod was started")
+
+    monkeypatch.setattr(pods, "delete_pods", deleted)
+    monkeypatch.setattr(pods, "wait_ready", ready)
+    monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: cluster.client())
+    monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(KubernetesPodOperator, "execute", never)
+    generation = GENERATION.model_copy(update={"run": number, "run_key": RUN}).model_dump(mode="json")
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation)
+    monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
+    with pytest.raises(AirflowFailException, match="has not renewed its hold on the cluster"):
+        operator.execute({})
+    assert created == (["deleted"] if moment == "before the server" else ["deleted", "server"])
+    assert run(cluster.store.list(PODS, "bigtcp-bench", f"{pods.ROLE_LABEL}=server")) == []

@@ -1,0 +1,293 @@
+"""Steps with everything around them made up: what a block does about its control and its packet sizes."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from bigtcp_bench.airflow import connections, steps
+from bigtcp_bench.airflow.params import dag_params
+from bigtcp_bench.airflow.steps import DagRunStep
+from bigtcp_bench.cluster import bigtcp_switch, environment, load, nodes, pods, protocol, restore
+from bigtcp_bench.cluster.pods import PodFailed
+from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
+from bigtcp_bench.measuring import control, packet_sizes
+from bigtcp_bench.monitoring import collect
+from bigtcp_bench.planning.plan import CONTROL, Block, validate_plan
+from bigtcp_bench.readings.agent_log import Captured, Measurement
+from bigtcp_bench.report.view import RunView
+from bigtcp_bench.warehouse import migrate
+from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_lab.api.discovery import NAMESPACES, NODES
+from tests.cluster.simulated import Client, Cluster, run
+from tests.support.nights import add_night
+
+BLOCK = Block(number=2, arm="on", slot=2, generations=2, arm_offset=0)
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> DagRunStep:
+    """Return the step of a run that is already stored, on no cluster at all."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    params = {"kubernetes_conn_id": "prod"}
+    made = DagRunStep("bigtcp_benchmark", "night 0", "enable_big_tcp", "manual", params, dict)
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    made.__dict__.update(warehouse=warehouse, number=add_night(warehouse, 0), plan=plan, api=None, pair=None)
+    return made
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr(steps, "say", found.append)
+    return found
+
+
+def test_the_control_of_a_block_outlives_its_generations_and_is_reported(step, said, monkeypatch):
+    measured = [Measurement(CONTROL, 1, "transactions_per_s", 36_123.0, "1/s")]
+    monkeypatch.setattr(control, "measure_control", lambda *_, **__: measured)
+    step._measure_control(BLOCK)
+    step.warehouse.store_generation(step.number, 2, 1, results=[])
+    assert said == ["block 2: the control has 36,123 transactions/s between the nodes themselves"]
+    view = RunView.from_warehouse(step.warehouse, step.number)
+    assert view.control is not None
+    assert (view.control.value, view.control.usual) == (pytest.approx(36_123.0), None)
+    assert (view.proofs, view.measuring_time_s) == ((), 0)
+
+
+def test_a_control_that_fails_is_said_and_missing(step, said, monkeypatch):
+    def fail(*_: object, **__: object) -> list[Measurement]:
+        raise PodFailed("pod bigtcp-bench/bigtcp-control-server-x ended with Error 1: cannot listen on port 15202")
+
+    monkeypatch.setattr(control, "measure_control", fail)
+    step._measure_control(BLOCK)
+    (line,) = said
+    assert line.startswith("block 2 has no control: pod bigtcp-bench/bigtcp-control-server-x ended")
+    assert step.warehouse.results_frame(step.number).empty
+
+
+def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, said, monkeypatch):
+    big = {"upper_bytes": 196_608, "packets": 3, "bytes": 500_000}
+    ends = {"device": "eth0", "sent": [big], "received": [], "seen": 9}
+    raw = {"sender": {**ends, "dropped": 0}, "receiver": {**ends, "dropped": 2, "sent": [], "received": [big]}}
+    context = {"run_key": "x", "block": 2, "arm": "on", "error": None}
+    captured = [
+        Captured.model_validate({**context, **raw, "family": "ipv4", "raw": raw}),
+        Captured.model_validate({**context, "family": "ipv6", "error": "no route"}),
+    ]
+    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: captured)
+    for _ in range(2):
+        step._measure_packet_sizes(BLOCK)
+    assert said[:2] == [
+        "block 2: the capture of ipv4 missed 2 of 9 packets at the receiver",
+        "block 2: the packets of ipv6 were not captured: no route",
+    ]
+    frame = step.warehouse.packet_sizes_frame(step.number)
+    assert frame[["family", "end", "direction", "arm", "packets", "bytes"]].to_numpy().tolist() == [
+        ["ipv4", "receiver", "received", "on", 3, 500_000],
+        ["ipv4", "sender", "sent", "on", 3, 500_000],
+    ]
+    kinds = [document.kind for document in step.warehouse.raw_documents(step.number, block=2)]
+    assert kinds == ["capture:ipv4", "capture:ipv6"]
+
+
+def test_a_capture_that_fails_is_said_and_missing(step, said, monkeypatch):
+    def fail(*_: object, **__: object) -> list[Captured]:
+        raise PodFailed("pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s")
+
+    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", fail)
+    step._measure_packet_sizes(BLOCK)
+    assert said == [
+        "block 2 has no packet sizes: pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s"
+    ]
+    assert step.warehouse.packet_sizes_frame(step.number).empty
+
+
+class Held:
+    """A fence that holds, as far as it is asked."""
+
+    def renewing(self):
+        return contextlib.nullcontext()
+
+    def check(self):
+        return None
+
+
+def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PreconditionFailed("node node1 is 90% busy with other work, where at most 50% is allowed")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the arm was switched on busy nodes")
+
+    monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
+    monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
+    monkeypatch.setattr(load, "await_quiet", refuse)
+    monkeypatch.setattr(bigtcp_switch, "switch", never)
+    with pytest.raises(PreconditionFailed, match="90% busy"):
+        step._switched(BLOCK, "plan")
+
+
+class Pair:
+    """Two nodes, as far as their names and addresses are asked for."""
+
+    nodes = (
+        SimpleNamespace(name="node1", internal_ips=("10.0.0.1", "fd00::1")),
+        SimpleNamespace(name="node2", internal_ips=()),
+    )
+
+
+def test_a_prometheus_that_is_away_is_said_and_the_counters_are_stored(step, said, monkeypatch):
+    step.__dict__["pair"] = Pair()
+    monkeypatch.setattr(DagRunStep, "_store_counters", lambda self, blocks: len(blocks))
+    monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_PROMETHEUS", "http://127.0.0.1:1")
+    moments = {"started_at": "2026-03-01T02:00:00Z", "finished_at": "2026-03-01T02:10:00Z"}
+    step.warehouse.store_block(step.number, {"block": 1, "arm": "off", **moments})
+    assert step.collect_counters() == {"counters": 3}
+    missing = "figures from Prometheus are missing: Prometheus at http://127.0.0.1:1 cannot be reached"
+    assert said[0].startswith(missing)
+    assert said[1:] == ["Prometheus: 0 figures of 0 series stored"]
+
+
+def test_prometheus_is_asked_about_all_names_of_the_nodes_where_there_is_a_connection(step, said, monkeypatch):
+    step.__dict__["pair"] = Pair()
+    step._store_prometheus([BLOCK])
+    assert said == []
+    found = []
+    monkeypatch.setattr(collect, "collect", lambda *arguments: found.append(arguments) or ["a line"])
+    step._store_prometheus([BLOCK])
+    (asked,) = found
+    assert asked[1:5] == (step.number, [2], ["node1", "10.0.0.1", "fd00::1", "node2"], "prod")
+    assert said == ["a line"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        ("none", "are of version none, this package works with version .*: run `bigtcp-bench warehouse migrate`"),
+        ("0001", "are of version 0001, this package works with version .*: run `bigtcp-bench warehouse migrate`"),
+        ("9999", "are of version 9999, which bigtcp-bench .* does not know: a newer one made them"),
+    ],
+)
+def test_a_run_on_tables_of_another_version_ends_before_the_cluster_is_looked_at(
+    tables, sentence, tmp_path, monkeypatch
+):
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    if tables != "none":
+        warehouse.migrate("0001" if tables == "0001" else "head")
+    if tables == "9999":
+        with warehouse.engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '{tables}'")
+    monkeypatch.setattr(connections, "cluster_name", lambda conn_id: "lab")
+    step = DagRunStep("bigtcp_benchmark", "night 0", "check_kernel", "manual", {"kubernetes_conn_id": "x"}, dict)
+    # Whatever would ask the cluster finds none.
+    step.__dict__.update(warehouse=warehouse, api=None)
+    with pytest.raises(AirflowFailException, match=sentence):
+        step.check_kernel()
+
+
+class Excluding(Cluster):
+    """A cluster whose agents do not start with BIG TCP, so that their nodes are tainted."""
+
+    def reconcile(self) -> None:
+        super().reconcile()
+        for name, node in self.nodes.items():
+            on = "true" in node.merged.values()
+            found = run(self.store.get(NODES, name))
+            found["spec"]["taints"] = [{"key": "node.cilium.io/agent-not-ready", "effect": "NoSchedule"}] * on
+            run(self.store.update(NODES, found))
+
+
+def test_what_a_dead_run_has_left_is_put_back_before_nodes_are_chosen(tmp_path, said, monkeypatch):
+    cluster = Excluding()
+    before = cluster.state()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-rr"})
+    pair = nodes.choose_pair(api, plan)
+    dead = open_window(api, "bigtcp_benchmark/night 0", plan, pair)
+    bigtcp_switch.switch(api, dead.fence, "on", pair, plan)
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    monkeypatch.setattr(connections, "cluster_name", lambda conn_id: "lab")
+    params = {**{name: param.value for name, param in dag_params().items()}, "scenarios": ["ipv4-rr"]}
+
+    def check(night: str) -> dict[str, object]:
+        step = DagRunStep("bigtcp_benchmark", night, "check_kernel", "manual", params, dict)
+        step.__dict__.update(warehouse=warehouse, api=cluster.client())
+        return step.check_kernel()
+
+    monkeypatch.setattr(DagRunStep, "_tell_slack", lambda *_, **__: [])
+    with pytest.raises(AirflowFailException, match="the cluster is held by bigtcp_benchmark/night 0"):
+        check("night 1")
+    assert restore.leftovers(api) != [], "a living run is left alone"
+    cluster.time += protocol.LEASE_S + 1
+    found = check("night 2")
+    assert (found["client_node"], found["server_node"]) == ("node1", "node2")
+    assert restore.leftovers(api) == []
+    assert cluster.state() == before
+    assert any("restored what bigtcp_benchmark/night 0 had changed" in line for line in said)
+
+
+def test_what_a_switch_found_that_is_not_proven_is_kept_for_the_diagnosis(step, said, monkeypatch):
+    limits = {"eth0": {"gso_ipv4_max_size": 65_536, "gro_ipv4_max_size": 65_536, "tso_max_size": 524_280}}
+    proof = {"merged": {"ipv4": True, "ipv6": True}, "max_gso": {"ipv4": 196_608}, "limits": limits}
+
+    def fail(*_: object, **__: object) -> None:
+        raise SwitchFailed("BIG TCP could not be proven to be on", {"arm": "on", "nodes": {"node1": proof}})
+
+    monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
+    monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
+    monkeypatch.setattr(load, "await_quiet", lambda *_, **__: None)
+    monkeypatch.setattr(bigtcp_switch, "switch", fail)
+    with pytest.raises(SwitchFailed):
+        step._switched(BLOCK, "plan")
+    step.warehouse.update_run(step.number, status="failed", reasons=["not proven"])
+    said.clear()
+    step._diagnose()
+    (line,) = said
+    assert line.startswith(
+        "likely cause setting-not-effective: gso_ipv4_max_size of eth0 on node node1 is 65,536 B"
+    )
+    (cause,) = RunView.from_warehouse(step.warehouse, step.number).causes
+    assert (cause.name, cause.arm, cause.node) == ("setting-not-effective", "on", "node1")
+
+
+def test_a_document_that_cannot_be_read_costs_the_diagnosis_and_not_the_run(step, said):
+    raw = {"block": 1, "generation": 1, "kind": "hello", "document": b"not compressed"}
+    step.warehouse.store_block(step.number, {"block": 1, "arm": "off"})
+    step.warehouse.store_raw(step.number, [raw])
+    step.warehouse.update_run(step.number, status="invalid", reasons=["drift"])
+    step._diagnose()
+    (line,) = said
+    assert line.startswith("the run could not be diagnosed: Error -3 while decompressing data")
+
+
+def test_a_run_stores_its_cluster_and_refuses_another_one_of_the_same_name(step, said, monkeypatch):
+    # The simulated cluster is the lab's, every one of which is made anew.
+    monkeypatch.setattr(environment, "LAB_RUNTIME", "nothing://")
+    monkeypatch.setattr(connections, "airflow_api", lambda: None)
+    monkeypatch.setattr(connections, "cluster_name", lambda _: "prod")
+    first, second = Cluster().client(), Cluster().client()
+    second.cluster.store._find(NAMESPACES, "kube-system", "")["metadata"]["uid"] = "of another"
+    first_uid = environment.cluster_uid(first)
+
+    def check(night: int, api: Client) -> DagRunStep:
+        params = {name: param.value for name, param in dag_params().items()} | {"kubernetes_conn_id": "prod"}
+        made = DagRunStep("bigtcp_benchmark", f"check {night}", "check_kernel", "manual", params, dict)
+        made.__dict__.update(warehouse=step.warehouse, api=api)
+        made.check_kernel()
+        return made
+
+    assert step.warehouse.run(check(1, first).number)["environment"]["cluster_uid"] == first_uid
+    assert step.warehouse.run(check(2, second).number)["environment"]["cluster_uid"] == "of another"
+    assert any("warn cluster name: run 2 was on another cluster, also called prod" in line for line in said)
+    with pytest.raises(AirflowFailException, match="cluster name: run 3 was on another cluster, also called prod"):
+        check(3, first)
+    row = step.warehouse.run(4)
+    assert (row["status"], row["environment"]["cluster_uid"]) == ("failed", first_uid)

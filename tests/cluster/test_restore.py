@@ -1,0 +1,706 @@
+"""What the guard promises: one run at a time, nothing changed without a saved state, everything comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from bigtcp_bench.cluster import bigtcp_switch, pods, protocol, restore, saved_state
+from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ApiUnreachable, ClusterApi, Conflict
+from bigtcp_bench.cluster.bigtcp_switch import node_config, switch
+from bigtcp_bench.cluster.cilium import KEYS, find_cilium, rollout
+from bigtcp_bench.cluster.lease import Fence, annotate, read_lease
+from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.pods import PodFailed
+from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, SwitchFailed
+from bigtcp_bench.planning.plan import Plan, validate_plan
+from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, NODES
+
+from .simulated import ALL_LIMITS, BIG, SMALL, Cluster, Killed, run
+
+BIG_TCP_OFF = {"enable-ipv4-big-tcp": "false", "enable-ipv6-big-tcp": "false"}
+RUN = "bigtcp_benchmark/manual__2026-11-23"
+
+
+def plan(**fields: object) -> Plan:
+    return validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", **fields})
+
+
+def open_and_switch(cluster: Cluster, *arms: str, holder: str = RUN, **fields: object) -> Fence:
+    """Do what a run does, through clients of its own, and return its fence."""
+    api = cluster.client()
+    window = open_window(api, holder, plan(**fields), choose_pair(api, plan(**fields)))
+    for arm in arms:
+        switch(api, window.fence, arm, choose_pair(api, plan(**fields)), plan(**fields))  # type: ignore[arg-type]
+    return window.fence
+
+
+def test_a_run_switches_and_everything_comes_back() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    fence = open_and_switch(cluster, "off")
+    assert [node.agents_started for node in cluster.nodes.values()] == [1, 1], "off was in force already"
+    api = cluster.client()
+    report = switch(api, fence, "on", choose_pair(api, plan()), plan())
+    assert report.restarted
+    assert cluster.nodes["node2"].limits["gro_ipv4_max_size"] == BIG
+    assert report.nodes["node1"].max_gso == {"ipv4": BIG, "ipv6": BIG}
+
+    restored = restore.restore(cluster.client(), "test", holder=RUN)
+    assert restored.outcome == "restored"
+    assert restored.waited_s == 0, "nothing was in flight"
+    assert cluster.state() == before
+    assert cluster.lease()["holderIdentity"] == ""
+    assert restore.restore(cluster.client(), "again", holder=RUN).outcome == "nothing"
+
+
+def test_a_tunnel_device_beside_native_routing_needs_no_big_tcp_but_is_saved() -> None:
+    """Egress gateway and DSR by Geneve make one; Cilium before 1.19 sets no limits on it."""
+    cluster = Cluster()
+    tunnel = {**dict.fromkeys(ALL_LIMITS, SMALL), "tso_max_size": SMALL}
+    cluster.extra_devices = {"cilium_vxlan": {"index": 7, "kind": "vxlan", "mtu": 1450, **tunnel}}
+    fence = open_and_switch(cluster)
+    api = cluster.client()
+    report = switch(api, fence, "on", choose_pair(api, plan()), plan())
+    assert list(report.nodes["node1"].limits) == ["eth0"]
+    assert saved_state.open_state(api, fence).nodes["node1"].limits["cilium_vxlan"]["tso_max_size"] == SMALL
+    assert restore.restore(cluster.client(), "test", holder=RUN).outcome == "restored"
+
+
+def test_a_tunnel_device_that_carries_the_traffic_needs_it() -> None:
+    cluster = Cluster()
+    tunnel = {**dict.fromkeys(ALL_LIMITS, SMALL), "tso_max_size": SMALL}
+    cluster.extra_devices = {"cilium_vxlan": {"index": 7, "kind": "vxlan", "mtu": 1450, **tunnel}}
+    cluster.extra_status = {"routing": {"inter-host-routing-mode": "Tunnel", "intra-host-routing-mode": "BPF"}}
+    with pytest.raises(
+        SwitchFailed, match="device cilium_vxlan has gso_ipv4_max_size 65536 with BIG TCP switched on"
+    ):
+        open_and_switch(cluster, "on")
+
+
+def test_a_state_in_force_and_proven_restarts_nothing_unless_told_to() -> None:
+    cluster = Cluster(enable_ipv4_big_tcp="true", enable_ipv6_big_tcp="true")
+    fence = open_and_switch(cluster, "on")
+    assert [node.agents_started for node in cluster.nodes.values()] == [1, 1]
+    api = cluster.client()
+    report = switch(api, fence, "on", choose_pair(api, plan()), plan(), force_restart=True)
+    assert [node.agents_started for node in cluster.nodes.values()] == [2, 2]
+    assert report.restarted
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_at_every_request_it_comes_back(scope: str, moment: str) -> None:
+    """The n-th changing request of a run is its last, for every n; a restore by somebody else puts all back."""
+    number = 0
+    while True:
+        number += 1
+        cluster = Cluster()
+        before = cluster.state()
+        api = cluster.client()
+
+        def kill(when: str, change: int, number: int = number) -> None:
+            if (when, change) == (moment, number):
+                raise Killed
+
+        api.interrupt = kill
+        finished = False
+        try:
+            the_plan = plan(scope=scope)
+            pair = choose_pair(api, the_plan)
+            window = open_window(api, RUN, the_plan, pair)
+            for arm in ("on", "off"):
+                switch(api, window.fence, arm, pair, the_plan)  # type: ignore[arg-type]
+            finished = True
+        except Killed:
+            pass
+        api.interrupt = lambda moment, number: None
+        restore.restore(cluster.client(), "test", holder=RUN)
+        after = cluster.state()
+        # Probe pods end by themselves; whoever was killed could not delete them.
+        after["pods"] = [name for name in after["pods"] if "probe" not in name]
+        assert after == before, f"killed {moment} change {number}"
+        if finished:
+            assert number > 20, "the run made hardly any changes"
+            return
+
+
+def test_a_restore_killed_at_every_request_is_finished_by_the_next() -> None:
+    number = 0
+    while True:
+        number += 1
+        cluster = Cluster()
+        before = cluster.state()
+        open_and_switch(cluster, "on")
+        api = cluster.client()
+
+        def kill(when: str, change: int, number: int = number) -> None:
+            if (when, change) == ("after", number):
+                raise Killed
+
+        api.interrupt = kill
+        finished = False
+        try:
+            restore.restore(api, "first", holder=RUN)
+            finished = True
+        except Killed:
+            # The dead restore holds the lease; nobody waits longer than that lasts.
+            started = cluster.time
+            report = restore.restore(cluster.client(), "second", holder=RUN)
+            assert report.changed, "it does not say that there was nothing to put back"
+            assert cluster.time - started < protocol.RESTORE_LEASE_S + 30
+        after = cluster.state()
+        after["pods"] = [name for name in after["pods"] if "probe" not in name]
+        assert after == before, f"killed after change {number}"
+        assert cluster.lease()["holderIdentity"] == ""
+        if finished:
+            return
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(("scope", "prior"), [("nodes", False), ("nodes", True), ("cluster", False)])
+def test_a_stale_task_that_wakes_up_after_the_restore_changes_nothing(scope: str, prior: bool, dies: bool) -> None:
+    """A task is stopped just before its n-th request; the run is restored; the task goes on, or dies after it."""
+
+    def restore_meanwhile(cluster: Cluster, number: int, seen: list[int], when: str, change: int) -> None:
+        if (when, change) == ("before", number):
+            seen.append(change)
+            restore.restore(cluster.client(), "the run was ended", holder=RUN)
+        if dies and (when, change) == ("after", number):
+            raise Killed
+
+    number = 0
+    while True:
+        number += 1
+        cluster = Cluster()
+        if prior:
+            put_node_config_of_our_name(cluster, "false")
+        before = cluster.state()
+        fence = open_and_switch(cluster, *[] if prior else ["off"], scope=scope)
+        started = [node.agents_started for node in cluster.nodes.values()]
+        stale = cluster.client()
+        seen: list[int] = []
+
+        stale.interrupt = partial(restore_meanwhile, cluster, number, seen)
+        old_fence = Fence(stale, RUN, window=fence.window)
+        # The restore also deletes the probe that the task may be waiting for.
+        with contextlib.suppress(FenceLost, PodFailed, Killed):
+            switch(stale, old_fence, "on", choose_pair(stale, plan()), plan())
+        if not seen:
+            assert number > 10
+            return
+        after = cluster.state()
+        after["pods"] = [name for name in after["pods"] if "probe" not in name]
+        if dies and scope == "nodes":
+            # A label and an object that select nothing, which whoever comes next removes; never another's object.
+            after["labels"] = before["labels"]
+            after["node configs"] = after["node configs"] if prior else before["node configs"]
+        assert after == before, f"stopped before change {number}"
+        assert all(
+            node.agents_started <= count + 2 for node, count in zip(cluster.nodes.values(), started, strict=True)
+        )
+        stale.killed = False
+        stale.interrupt = lambda moment, number: None
+        with pytest.raises(FenceLost, match="hold"):
+            switch(stale, old_fence, "on", choose_pair(stale, plan()), plan())
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+def test_a_late_write_that_no_version_stopped_is_taken_back(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task itself does so, with what its own window had saved, when it learns that it was too late."""
+    monkeypatch.setattr(restore._Restorer, "_age", lambda *_: None)
+    cluster = Cluster()
+    put_node_config_of_our_name(cluster, "false")
+    before = cluster.state()
+    fence = open_and_switch(cluster, scope=scope)
+    stale = cluster.client()
+    late = []
+
+    def restore_before_the_first_write(when: str, change: int) -> None:
+        lease = read_lease(cluster.client())
+        if when == "before" and lease and f"write {'C' if scope == 'nodes' else 'c'}ilium" in lease.in_flight:
+            late.append(change)
+            restore.restore(cluster.client(), "the run was ended", holder=RUN)
+
+    stale.interrupt = restore_before_the_first_write
+    with pytest.raises(FenceLost):
+        switch(stale, Fence(stale, RUN, window=fence.window), "on", choose_pair(stale, plan()), plan())
+    assert late
+    assert cluster.state() == before
+
+
+def put_node_config_of_our_name(cluster: Cluster, value: str) -> None:
+    """Do as an administrator who happens to choose our name; the agents have been told."""
+    api = cluster.client()
+    config = {
+        "kind": "CiliumNodeConfig",
+        "metadata": {"name": "zz-bigtcp-bench", "namespace": "kube-system", "labels": {"by": "hand"}},
+        "spec": {
+            "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node1"}},
+            "defaults": dict.fromkeys(KEYS.values(), value),
+        },
+    }
+    api.create(find_cilium(api).node_config_kind, config, "kube-system")
+    api.delete(pods.POD, _agent(api, "node1"), "kube-system")
+
+
+def test_a_node_config_created_too_late_selects_no_node() -> None:
+    """The one request that no precondition can stop: a creation that was already on its way."""
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on")
+    late = node_config(find_cilium(cluster.client()), RUN, fence.window, "on")
+    restore.restore(cluster.client(), "test", holder=RUN)
+    api = cluster.client()
+    api.create(find_cilium(api).node_config_kind, late, "kube-system")
+    for pod in api.select(pods.POD, "kube-system", labels="k8s-app=cilium"):
+        api.delete(pods.POD, pod["metadata"]["name"], "kube-system")
+    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {SMALL}
+    # It is found and removed by whoever comes next, without any saved state.
+    assert restore.leftovers(api) == ["CiliumNodeConfig kube-system/zz-bigtcp-bench"]
+    assert restore.restore(api, "orphan").outcome == "restored"
+    assert restore.leftovers(api) == []
+
+
+def test_a_cleared_run_takes_over_from_its_own_living_attempt() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    first = open_and_switch(cluster, "on")
+    api = cluster.client()
+    window = open_window(api, RUN, plan(), choose_pair(api, plan()))
+    assert window.restored is not None
+    assert window.restored.outcome == "restored"
+    assert window.state.nodes["node1"].merged == {"ipv4": False, "ipv6": False}
+    with pytest.raises(FenceLost, match="older attempt"):
+        switch(api, first, "on", choose_pair(api, plan()), plan())
+    restore.restore(api, "end", holder=RUN)
+    assert cluster.state() == before
+
+
+def test_only_one_run_holds_the_cluster() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on")
+    api = cluster.client()
+    with pytest.raises(PreconditionFailed, match=f"held by {RUN}"):
+        open_window(api, "other/run", plan(), choose_pair(api, plan()))
+    assert restore.restore(api, "end of another run", holder="other/run").outcome == "nothing"
+    with pytest.raises(PreconditionFailed, match="force"):
+        restore.restore(api, "by hand")
+    fence.check()
+
+    cluster.time += protocol.LEASE_S + 1
+    with pytest.raises(FenceLost, match="has not renewed"):
+        fence.check()
+    window = open_window(api, "other/run", plan(), choose_pair(api, plan()))
+    assert window.restored is not None
+    assert window.restored.owner == RUN
+    assert cluster.nodes["node1"].limits["gso_max_size"] == SMALL
+
+
+def test_a_forced_restore_ends_a_living_run() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    fence = open_and_switch(cluster, "on")
+    restore.restore(cluster.client(), "by hand", force=True)
+    assert cluster.state() == before
+    with pytest.raises(FenceLost, match="nobody does"):
+        fence.renew()
+
+
+def test_a_change_in_flight_is_waited_for_and_an_unknown_outcome_counts_as_in_flight() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "off")
+    with pytest.raises(ApiUnreachable), fence.mutating("something"):
+        raise ApiUnreachable("no answer", 0)
+    assert restore.restore(cluster.client(), "test", holder=RUN).waited_s == protocol.SETTLE_S
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"), [(ValueError, False), (SwitchFailed, False), (ApiUnreachable, True), (Killed, True)]
+)
+def test_only_a_request_with_an_answer_is_no_longer_in_flight(error: type[BaseException], stays: bool) -> None:
+    """A task's time-out strikes in the middle of a request, and is no Exception."""
+    cluster = Cluster()
+    fence = open_and_switch(cluster)
+    with pytest.raises(error), fence.mutating("something"):
+        raise error("no answer", 0)
+    lease = read_lease(cluster.client())
+    assert lease is not None
+    assert bool(lease.in_flight) is stays
+
+
+def test_a_restore_that_dies_while_it_waits_leaves_the_waiting_to_the_next() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "off")
+    fence.update(lambda body: annotate(body, {protocol.IN_FLIGHT: "something"}))
+    api = cluster.client()
+
+    def die(seconds: float) -> None:
+        if seconds == protocol.SETTLE_S:
+            raise Killed
+        cluster.time += seconds
+
+    api.sleep = die
+    with pytest.raises(Killed):
+        restore.restore(api, "first", holder=RUN)
+    assert restore.restore(cluster.client(), "second", holder=RUN).waited_s == protocol.SETTLE_S
+
+
+def test_settings_that_no_restart_would_bring_back_are_not_saved() -> None:
+    """As after a ``helm upgrade`` that restarted no agent."""
+    cluster = Cluster()
+    api = cluster.client()
+    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
+    api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
+    sentence = "runs with BIG TCP off for ipv4 and off for ipv6, but its configuration now says on for ipv4 and"
+    with pytest.raises(PreconditionFailed, match=f"node node1: .*{sentence}.*restart Cilium's agents first"):
+        open_and_switch(cluster)
+    assert saved_state.read_state(api) is None
+    assert cluster.lease()["holderIdentity"] == ""
+
+
+def drift_before_the_run(cluster: Cluster) -> None:
+    """Make an open window one that was opened after a ``helm upgrade`` that restarted no agent."""
+    api = cluster.client()
+    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
+    api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
+    found = api.get(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
+    state = json.loads(found["data"][protocol.STATE_KEY])
+    for node in state["nodes"].values():
+        node["expected"] = {"ipv4": True, "ipv6": True}
+    state["config_map"] = values
+    found["data"][protocol.STATE_KEY] = json.dumps(state)
+    del found["immutable"]
+    api.delete(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
+    body = {key: found["metadata"][key] for key in ("name", "labels", "annotations")}
+    api.create(CONFIGMAP, {**found, "metadata": body}, pods.BENCH_NAMESPACE)
+
+
+@pytest.mark.parametrize("arms", [(), ("on",), ("on", "off")])
+def test_a_restarted_agent_follows_a_configuration_that_had_changed_before_the_run(arms: tuple[str, ...]) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster)
+    drift_before_the_run(cluster)
+    api = cluster.client()
+    for arm in arms:
+        switch(api, fence, arm, choose_pair(api, plan()), plan(), force_restart=True)  # type: ignore[arg-type]
+    counts = [node.agents_started for node in cluster.nodes.values()]
+    report = restore.restore(api, "test", holder=RUN)
+    if not arms:
+        assert [node.agents_started for node in cluster.nodes.values()] == counts, "nothing to restart for"
+        assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {SMALL}
+        return
+    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG}
+    assert any("before the run, but its configuration said on for ipv4" in note for note in report.notes)
+
+
+def test_what_somebody_else_changed_meanwhile_stays() -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "off")
+    api = cluster.client()
+    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
+    api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
+    report = restore.restore(api, "test", holder=RUN)
+    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG}
+    assert any("somebody else" in note for note in report.notes)
+
+
+def test_a_node_config_of_our_name_that_was_there_before_is_put_back() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    put_node_config_of_our_name(cluster, "true")
+    before = cluster.state()
+    assert before["limits"]["node1"]["gso_max_size"] == BIG
+    open_and_switch(cluster, "off", "on")
+    restore.restore(api, "test", holder=RUN)
+    assert cluster.state() == before
+
+
+def test_an_agent_that_stays_unready_fails_the_restore_and_keeps_the_state() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    open_and_switch(cluster, "on")
+    cluster.faults.add("never-ready")
+    with pytest.raises(
+        RestoreFailed, match=r"not Ready within 40 s: pod cilium-.* container cilium-agent runs but"
+    ):
+        restore.restore(cluster.client(), "test", holder=RUN, agent_ready_s=40)
+    assert saved_state.read_state(cluster.client()) is not None
+    counts = [node.agents_started for node in cluster.nodes.values()]
+    with pytest.raises(RestoreFailed, match="not Ready within 40 s"):
+        restore.restore(cluster.client(), "again", holder=RUN, agent_ready_s=40)
+    assert [node.agents_started for node in cluster.nodes.values()] == counts, "each had its chance"
+    cluster.faults.clear()
+    for name in cluster.nodes:
+        cluster.client().delete(pods.POD, _agent(cluster.client(), name), "kube-system")
+    restore.restore(cluster.client(), "again", holder=RUN)
+    assert cluster.state() == before
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings_in_a_new_pod(scope: str) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    cluster.faults.add("crashes-when-on")
+    with pytest.raises(SwitchFailed, match=r"node node1 does not start: .* CrashLoopBackOff"):
+        open_and_switch(cluster, "on", scope=scope)
+    assert restore.restore(cluster.client(), "test", holder=RUN).outcome == "restored"
+    assert cluster.state() == before
+
+
+@pytest.mark.parametrize("lost", ["state", "state and record"])
+def test_a_changed_cilium_config_is_put_back_without_a_saved_state_or_said_not_to_be(lost: str) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    fence = open_and_switch(cluster, "on", "off", "on", scope="cluster")
+    fence.release()
+    api = cluster.client()
+    api.delete(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
+    if lost == "state":
+        assert restore.restore(api, "test").outcome == "restored"
+        assert cluster.state() == before
+        return
+    api.patch(CONFIGMAP, "cilium-config", {"metadata": {"annotations": {protocol.PRIOR: None}}}, "kube-system")
+    with pytest.raises(RestoreFailed, match="nothing tells what it said before; give enable-ipv4-big-tcp and"):
+        restore.restore(api, "test")
+    with pytest.raises(RestoreFailed, match="nothing tells"):
+        open_window(api, "next/run", plan(), choose_pair(api, plan()))
+    assert saved_state.read_state(api) is None, "what the run had set must not become what is put back"
+    by_hand = {"metadata": {"annotations": {protocol.ARM: None}}, "data": dict.fromkeys(KEYS.values(), "false")}
+    api.patch(CONFIGMAP, "cilium-config", by_hand, "kube-system")
+    assert restore.restore(api, "test").actions[0] == "restarted all agents of DaemonSet cilium"
+    assert cluster.state()["limits"] == before["limits"]
+
+
+def test_a_restart_of_all_agents_is_undone_without_a_saved_state() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    api = cluster.client()
+    cilium = find_cilium(api)
+    rollout(api, cilium, api.get(DAEMONSET, "cilium", "kube-system"), protocol.RESTARTED, "w-on-1")
+    assert restore.leftovers(api) == ["annotation bigtcp-bench/restarted on DaemonSet kube-system/cilium"]
+    assert restore.restore(api, "orphan").outcome == "restored"
+    assert cluster.state()["template"] == before["template"]
+
+
+def test_no_window_is_opened_on_what_the_restore_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on")
+    fence.release()
+    monkeypatch.setattr(
+        "bigtcp_bench.cluster.window.restore", lambda *_, **__: restore.RestoreReport("nothing", RUN, "test")
+    )
+    api = cluster.client()
+    with pytest.raises(PreconditionFailed, match="the restore has not removed it: label bigtcp-bench/window on"):
+        open_window(api, "next/run", plan(), choose_pair(api, plan()))
+
+
+def test_a_retried_task_leaves_the_window_alone_that_another_run_opened_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    cluster.time += protocol.LEASE_S + 1
+    leftovers, other = restore.leftovers, []
+
+    def slow(api: ClusterApi) -> list[str]:
+        found = leftovers(api)
+        if not other:
+            other.append(None)
+            other[0] = open_and_switch(cluster, "on", holder="other/run")
+        return found
+
+    monkeypatch.setattr("bigtcp_bench.cluster.window.leftovers", slow)
+    api = cluster.client()
+    with pytest.raises(PreconditionFailed, match="held by other/run"):
+        open_window(api, RUN, plan(), choose_pair(api, plan()))
+    assert saved_state.open_state(other[0].api, other[0]).holder == "other/run"
+
+
+def test_a_setting_that_is_ignored_is_named_with_device_and_value() -> None:
+    cluster = Cluster()
+    cluster.faults.add("setting-ignored")
+    with pytest.raises(
+        SwitchFailed, match=r"node node1: Cilium reports maxGSO 65536 for ipv4 .* wanted more than 65536"
+    ):
+        open_and_switch(cluster, "on")
+
+
+@pytest.mark.parametrize(
+    ("scope", "resource", "undo", "words"),
+    [
+        (
+            "nodes",
+            NODES,
+            lambda item: item["metadata"]["labels"].pop(protocol.WINDOW, None),
+            "somebody else has removed the label bigtcp-bench/window from the node",
+        ),
+        (
+            "nodes",
+            CILIUMNODECONFIGS,
+            lambda item: item["spec"].update(defaults={"enable-ipv6-big-tcp": "false"}),
+            "somebody else has removed or changed CiliumNodeConfig zz-bigtcp-bench",
+        ),
+        (
+            "cluster",
+            CONFIGMAPS,
+            lambda item: item["metadata"]["name"] == "cilium-config" and item["data"].update(BIG_TCP_OFF),
+            "somebody else, such as Argo CD or Flux, has put cilium-config back",
+        ),
+    ],
+)
+def test_whoever_undoes_the_benchmarks_settings_is_told_from_who_overrules_them(
+    scope: str, resource: Any, undo: Callable[[Any], object], words: str
+) -> None:
+    class Corrected(Cluster):
+        """A cluster with somebody who puts objects back as soon as they are changed."""
+
+        def reconcile(self) -> None:
+            for item in run(self.store.list(resource)):
+                before = copy.deepcopy(item)
+                undo(item)
+                if item != before:
+                    run(self.store.update(resource, item))
+            super().reconcile()
+
+    with pytest.raises(SwitchFailed, match=f"enable-ipv4-big-tcp=false, wanted true; {words}"):
+        open_and_switch(Corrected(**{key.replace("-", "_"): "false" for key in BIG_TCP_OFF}), "on", scope=scope)
+
+
+def test_another_node_config_that_overrules_ours_is_said_to() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    other = {
+        "metadata": {"name": "zzz", "namespace": "kube-system"},
+        "spec": {"nodeSelector": {}, "defaults": BIG_TCP_OFF},
+    }
+    api.create(find_cilium(api).node_config_kind, other, "kube-system")
+    with pytest.raises(SwitchFailed, match=r"wanted true; another CiliumNodeConfig .* overrules the benchmark's"):
+        open_and_switch(cluster, "on")
+
+
+def test_a_node_that_starts_no_pod_does_not_hide_what_the_other_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The thread that renews knows nothing of simulated time.
+    monkeypatch.setattr(restore, "RESTORE_LEASE_S", protocol.LEASE_S)
+    cluster = Cluster()
+    open_and_switch(cluster, "off")
+    cluster.full.add("node1")
+    cluster.nodes["node2"].limits["gro_max_size"] = BIG
+    with pytest.raises(RestoreFailed, match="the devices of node node1 could not be read back: pod ") as failed:
+        restore.restore(cluster.client(), "test", holder=RUN)
+    assert "node2" not in str(failed.value)
+    assert cluster.nodes["node2"].limits["gro_max_size"] == SMALL, "it was restarted once more"
+
+
+def test_a_restore_that_was_overtaken_deletes_no_pod_of_the_next_run() -> None:
+    """It is stopped before its n-th request, the cluster is restored and taken, the restore goes on."""
+
+    def take_over(cluster: Cluster, number: int, seen: list[Any], when: str, change: int) -> None:
+        if (when, change) == ("before", number) and not seen:
+            restore.restore(cluster.client(), "by hand", force=True)
+            open_and_switch(cluster, "on", holder="next/run")
+            seen.append(pods.create_pod(cluster.client(), pods.build_pod("server", image="x", node="node1")))
+
+    number = 0
+    while True:
+        number += 1
+        cluster = Cluster()
+        open_and_switch(cluster, "on")
+        pods.create_pod(cluster.client(), pods.build_pod("client", image="x", node="node1"))
+        api = cluster.client()
+        seen: list[Any] = []
+        api.interrupt = partial(take_over, cluster, number, seen)
+        with contextlib.suppress(FenceLost, RestoreFailed, Conflict):
+            restore.restore(api, "test", holder=RUN)
+        if not seen:
+            assert number > 10
+            return
+        assert seen[0]["metadata"]["name"] in cluster.state()["pods"], f"stopped before change {number}"
+        assert cluster.lease()["holderIdentity"] == "next/run"
+
+
+def test_a_switch_of_all_nodes_that_was_killed_before_the_restart_is_finished_by_the_next_try() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on", scope="cluster")
+    api = cluster.client()
+    pair = choose_pair(api, plan())
+
+    def kill(when: str, change: int) -> None:
+        if when == "after" and cluster.state()["cilium-config"]["enable-ipv4-big-tcp"] == "false":
+            raise Killed
+
+    api.interrupt = kill
+    with pytest.raises(Killed):
+        switch(api, Fence(api, RUN, window=fence.window), "off", pair, plan())
+    counts = [node.agents_started for node in cluster.nodes.values()]
+    report = switch(cluster.client(), fence, "off", pair, plan())
+    assert report.changed == ["DaemonSet kube-system/cilium"]
+    assert cluster.state()["template"]["metadata"]["annotations"][protocol.RESTARTED].startswith(
+        f"{fence.window}-off-"
+    )
+    # Another try finds that done as well.
+    assert switch(cluster.client(), fence, "off", pair, plan()).changed == []
+    assert [node.agents_started for node in cluster.nodes.values()] == [count + 1 for count in counts]
+
+
+def test_a_daemonset_that_is_always_changed_by_somebody_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def conflict(*_: object, **__: object) -> None:
+        raise Conflict("met another change", 409)
+
+    cluster = Cluster()
+    with monkeypatch.context() as patched:
+        patched.setattr(bigtcp_switch, "rollout", conflict)
+        with pytest.raises(SwitchFailed, match="DaemonSet cilium is being changed by somebody else all the time"):
+            open_and_switch(cluster, "on", scope="cluster")
+    api = cluster.client()
+    switch(api, Fence(api, RUN), "on", choose_pair(api, plan()), plan())
+    monkeypatch.setattr(restore, "rollout", conflict)
+    with pytest.raises(RestoreFailed, match="DaemonSet cilium is being changed by somebody else all the time"):
+        restore.restore(cluster.client(), "test", holder=RUN)
+
+
+def test_limits_left_by_a_broken_agent_are_mended_by_another_restart() -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    open_and_switch(cluster, "off")
+    cluster.nodes["node2"].limits["gro_max_size"] = BIG
+    report = restore.restore(cluster.client(), "test", holder=RUN)
+    assert report.nodes["node2"]["restarted"]
+    assert not report.nodes["node1"]["restarted"]
+    assert cluster.state() == before
+
+
+def test_nothing_is_changed_without_a_saved_state() -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster)
+    api = cluster.client()
+    api.delete(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
+    before = cluster.state()
+    with pytest.raises(FenceLost, match="saved no state"):
+        switch(api, fence, "on", choose_pair(api, plan()), plan())
+    assert cluster.state() == before
+    assert protocol.WINDOW not in api.get(NODE, "node1")["metadata"]["labels"]
+
+
+def test_a_saved_state_that_cannot_be_read_says_what_to_do_by_hand() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    pods.ensure_namespace(api)
+    body = {"metadata": {"name": protocol.STATE_NAME}, "data": {protocol.STATE_KEY: "{}"}}
+    api.create(CONFIGMAP, body, pods.BENCH_NAMESPACE)
+    with pytest.raises(RestoreFailed, match="put back by hand"):
+        restore.restore(api, "test")
+
+
+def _agent(api: object, node: str) -> str:
+    from bigtcp_bench.cluster.cilium import agent_pod
+
+    found = agent_pod(api, find_cilium(api), node)  # type: ignore[arg-type]
+    assert found is not None
+    return str(found["metadata"]["name"])

@@ -1,0 +1,234 @@
+"""The commands of `bigtcp-bench` on a warehouse of stored rows, and on files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bigtcp_bench.commands.main import main
+from bigtcp_bench.judging.night import Nightly
+from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.warehouse.queries import query_names
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.support.nights import add_night
+
+NIGHTS = 23
+PERIOD = ["--since", "2026-03-01", "--until", "2026-12-31"]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """A warehouse with an A/A run, and with nights of which the last one opened an incident."""
+    warehouse = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('cli')}/warehouse.db")
+    warehouse.migrate()
+    calibration = add_night(warehouse, -1, is_aa=True, plan={"order": ["off", "off"]})
+    noise = {"scenario": "ipv4-stream-1", "metric": "throughput_bps", "n": 10}
+    warehouse.store_noise(
+        calibration,
+        [
+            noise | {"level": level, "sd": sd}
+            for level, sd in (("repetition", 0.02), ("generation", 0.06), ("switch", 0.01))
+        ],
+    )
+    for number in range(NIGHTS - 1):
+        run = add_night(warehouse, number, cilium_version="1.18.3" if number < 10 else "1.18.4")
+    warehouse.store_raw(run, [{"block": 1, "generation": 1, "kind": "hello", "document": b"x"}])
+    last = add_night(warehouse, NIGHTS - 1, on={"ipv4-stream-1": 0.7})
+    Nightly(warehouse, last, Thresholds.model_validate({})).judge()
+    return warehouse
+
+
+@pytest.fixture
+def command(stored: Warehouse, capsys: pytest.CaptureFixture[str]):
+    """Run one command on the stored warehouse and return its status, output and errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main([*arguments, "--warehouse", stored.url])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_the_questions_are_listed(command):
+    status, out, _ = command("trend")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(query_names())
+
+
+@pytest.mark.parametrize("name", list(query_names()))
+def test_every_question_has_an_answer(command, name):
+    status, out, err = command("trend", name, *PERIOD)
+    assert (status, err) == (0, "")
+    assert out
+
+
+def test_a_trend_is_filtered_and_written_in_every_format(command, tmp_path):
+    filters = [
+        "--cluster",
+        "lab",
+        "--scenario",
+        "ipv4-rr",
+        "--metric",
+        "transactions_per_s",
+        "--version",
+        "1.18.4",
+    ]
+    asked = ["trend", "nightly_trend", *PERIOD, *filters]
+    _, table, _ = command(*asked)
+    assert table.splitlines()[0].split()[:3] == ["scenario", "night", "started_at"]
+    _, text, _ = command(*asked, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {row["cilium_version"] for row in rows} == {"1.18.4"}
+    assert len(rows) == 2 * (NIGHTS - 1 - 10)
+    _, text, _ = command(*asked, "--format", "json")
+    assert [row["run"] for row in json.loads(text)] == [int(row["run"]) for row in rows]
+    for form, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
+        path = tmp_path / f"trend.{form}"
+        assert command(*asked, "--format", form, "--output", str(path)) == (0, "", "")
+        assert len(read(path)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trend", "nothing"], "trend query 'nothing' does not exist; allowed are "),
+        (["trend", "cpu_cost", "--cluster", "moon"], "cluster 'moon' is not in the warehouse; known are lab"),
+        (["trend", "cpu_cost", "--since", "soon"], "since = 'soon': must be a date such as 2026-01-31"),
+        (["trend", "cpu_cost", "--format", "parquet"], "Parquet is not text: it needs the path of a file"),
+        (["trend", "cpu_cost", "--output", "/proc/none/x"], "/proc/none/x cannot be written: "),
+        (["export", "/proc/none/x"], "/proc/none"),
+        (["export", "x.zip", "--until", "late"], "--until = 'late': must be a date"),
+        (["import", "/proc/none"], "/proc/none is not a file that `bigtcp-bench export` wrote"),
+        (["incident", "ack", "99", "--note", "x"], "incident 99 is not in the warehouse"),
+        (["noise", "--cluster", "moon"], "cluster 'moon' is not in the warehouse; known are lab"),
+        (["noise", "--plan", "none"], "plan 'none' does not exist"),
+        (["warehouse", "prune", "--keep-days", "-1"], "keep_days = -1: must be 0 or more"),
+        (["show", "999"], "run 999 is not in the warehouse"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(command, arguments, sentence):
+    status, out, err = command(*arguments)
+    assert (status, out) == (1, "")
+    assert sentence in err
+    assert err.startswith("bigtcp-bench: ")
+    assert err.count("\n") == 1
+
+
+def test_show_tells_the_state_of_the_night(command):
+    status, out, _ = command("show")
+    assert status == 0
+    assert "ipv4-stream-1: suspect" in out
+    assert "1 suspect, 2 steady" in out
+
+
+def test_export_and_import_into_another_warehouse(command, tmp_path, capsys):
+    file = tmp_path / "out.zip"
+    status, out, _ = command("export", str(file), "--cluster", "lab")
+    assert status == 0
+    assert f"{NIGHTS + 1} run" in out
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert main(["import", str(file), "--warehouse", other]) == 1
+    assert "bigtcp-bench warehouse migrate" in capsys.readouterr().err
+    Warehouse(other).migrate()
+    for _ in range(2):
+        assert main(["import", str(file), "--warehouse", other]) == 0
+        assert f"imported {NIGHTS + 1} run" in capsys.readouterr().out
+    _, expected, _ = command("trend", "nightly_trend", *PERIOD, "--format", "csv")
+    assert expected.splitlines()[1].startswith("ipv4-stream-1,2026-03-01")
+    assert main(["trend", "nightly_trend", *PERIOD, "--format", "csv", "--warehouse", other]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_noise_sizes_a_plan(command):
+    status, out, _ = command("noise", "--plan", "quick", "--format", "json")
+    (row,) = json.loads(out)
+    assert status == 0
+    assert (row["scenario"], row["generation_sd"]) == ("ipv4-stream-1", 0.06)
+    assert row["detects"] > 0.05
+    assert row["generations"] > 2
+
+
+def test_incidents_are_listed_and_acknowledged_once(command):
+    _, out, _ = command("incident", "list", "--format", "json")
+    (row,) = json.loads(out)
+    assert (row["state"], row["acknowledged_by"]) == ("suspect", None)
+    ack = ["incident", "ack", str(row["id"]), "--note", "the driver"]
+    assert "acknowledged by kim" in command(*ack, "--by", "kim")[1]
+    assert "was acknowledged before, by kim" in command(*ack, "--by", "lee")[1]
+    assert json.loads(command("incident", "list", "--format", "json")[1])[0]["note"] == "the driver"
+
+
+def test_prune_deletes_documents_and_no_results(command, stored):
+    assert "deleted 1 documents" in command("warehouse", "prune", "--keep-days", "0")[1]
+    assert "deleted 0 documents" in command("warehouse", "prune", "--keep-days", "0")[1]
+    assert len(stored.runs_frame("lab")) == NIGHTS + 1
+
+
+def series_csv(path: Path, values: list[float | str], header: str = "date,value") -> str:
+    first = datetime(2026, 1, 1, tzinfo=UTC)
+    lines = [header, *(f"{first + timedelta(days=day):%Y-%m-%d},{value}" for day, value in enumerate(values))]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_judge_prints_a_line_for_every_night_and_a_regression_is_no_error(tmp_path, capsys):
+    usual = [100 + (day * 7 % 5) / 10 for day in range(30)]
+    file = series_csv(tmp_path / "mine.csv", [*usual, 80, 80, 80, 80, 80])
+    assert main(["judge", file, "--json"]) == 0
+    nights = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(nights) == 35
+    assert set(nights[0]) == {"series", "date", "state", "change_pct", "since"}
+    assert [night["state"] for night in nights[:14]] == ["learning"] * 14
+    assert nights[-1]["state"] == "regression"
+    assert nights[-1]["since"] == "2026-01-31"
+    assert nights[-1]["change_pct"] == pytest.approx(-20, abs=1)
+    assert main(["judge", file, "--json", "--better", "lower"]) == 0
+    assert "regression" not in capsys.readouterr().out
+    assert main(["judge", file]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == [
+        "series",
+        "date",
+        "state",
+        "change_pct",
+        "since",
+        "attribution",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "header", "sentence"),
+    [
+        ([1, 2, "three"], "date,value", "line 4, column value: 'three' is not a number"),
+        ([1], "date,speed", "line 1: column value is missing"),
+    ],
+)
+def test_a_bad_csv_is_one_sentence_with_line_and_column(tmp_path, capsys, values, header, sentence):
+    assert main(["judge", series_csv(tmp_path / "bad.csv", values, header), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
+    file = series_csv(tmp_path / "long.csv", [100.0] * 3000)
+    program = Path(sys.executable).with_name("bigtcp-bench")
+    done = subprocess.run(
+        f"set -o pipefail; {program} judge {file} --json | head -1",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["state"] == "learning"

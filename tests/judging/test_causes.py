@@ -1,0 +1,229 @@
+"""From a stored run to its causes: what is read out of rows and documents, and what is written back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigtcp_bench.analysis.diagnosis import CAUSES, NodeSetting, PodLimits, Throttled
+from bigtcp_bench.judging.causes import (
+    NONE_FOUND,
+    diagnose_run,
+    evidence_of,
+    needs_diagnosis,
+    window_limited_share,
+)
+from bigtcp_bench.readings.agent_log import packed
+from bigtcp_bench.report.summary import run_summary
+from bigtcp_bench.report.view import RunView
+from bigtcp_bench.warehouse.store import Warehouse
+
+SMALL, BIG = 65_536, 196_608
+RUN = {
+    "cluster": "lab",
+    "dag_id": "bigtcp_benchmark",
+    "run_id": "manual__1",
+    "plan": {"name": "short", "scenarios": ["ipv4-stream-1"], "order": ["off", "on", "off"]},
+    "environment": {"tso_max_size": {"node1": {"eth0": 524_280}}},
+}
+SOCKETS = (
+    "0 3000000 10.244.0.2:1 10.244.1.2:5201 cubic wscale:7,7 bytes_sent:9 busy:800ms rwnd_limited:600ms(75.0%) "
+    "sndbuf_limited:4ms(0.5%) minrtt:0.01\n"
+)
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    found = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    found.migrate()
+    return found
+
+
+def snapshot(periods: int, too_big: int, size: int = SMALL) -> dict[str, Any]:
+    return {
+        "device": "eth0",
+        "monotonic_s": 100.0 + periods / 10,
+        "cpu_pressure": f"some avg10=0.00 total={periods * 75_000}\nfull avg10=0.00 total=0\n",
+        "devices": {"eth0": {"gso_ipv4_max_size": size, "gro_ipv4_max_size": size, "mtu": 1500}},
+        "cgroup_cpu_stat": f"nr_periods {periods}\nnr_throttled {periods // 10}\n",
+        "netstat": f"TcpExt: SyncookiesSent TCPToZeroWindowAdv\nTcpExt: 0 {periods}\nIpExt: A\nIpExt: 1\n",
+        "snmp6": f"Ip6InReceives\t7\nIcmp6InPktTooBigs\t{too_big}\n",
+    }
+
+
+def repetition(sockets: str | None = SOCKETS) -> dict[str, Any]:
+    used = {"host_total": 62.5, "remote_total": 11.0}
+    return {
+        "client": {"before": snapshot(0, 1), "after": snapshot(0, 4)},
+        "server": {"before": snapshot(0, 0), "after": snapshot(20, 0)},
+        "sockets": sockets,
+        "iperf3": {"end": {"cpu_utilization_percent": used}},
+    }
+
+
+def fill(warehouse: Warehouse, *, on_limit: int = BIG, retransmits: float = 5.0, **run: Any) -> int:
+    """Store a run of two blocks as the DAG does, and return its number."""
+    number = warehouse.start_run({**RUN, **run})
+    for block, arm, size in ((1, "off", SMALL), (2, "on", on_limit)):
+        limits = {"gso_ipv4_max_size": size, "gro_ipv4_max_size": size, "gso_max_size": None}
+        told = {"ipv4": arm == "on", "ipv6": arm == "on"}
+        node = {"merged": told, "max_gso": {"ipv4": size}, "limits": {"eth0": limits}, "cilium": "1.18.3"}
+        warehouse.store_block(
+            number, {"block": block, "arm": arm, "switch_report": {"arm": arm, "nodes": {"node1": node}}}
+        )
+        key = {"block": block, "generation": 1}
+        place = {**key, "scenario": "ipv4-stream-1", "repetition": 1}
+        ends = {pod: {"snapshot": snapshot(0, 0, size)} for pod in ("client", "server")}
+        warehouse.store_generation(
+            number,
+            block,
+            1,
+            results=[
+                {**place, "arm": arm, "metric": metric, "value": value}
+                for metric, value in (
+                    ("bytes_per_packet_sender", size - 1.0),
+                    ("bytes_per_packet_receiver", size - 2.0),
+                    ("retransmits_per_gb", retransmits),
+                )
+            ],
+            raw=[
+                {**key, "kind": "hello", "document": packed(ends)},
+                {**place, "kind": "repetition", "document": packed(repetition())},
+            ],
+        )
+        counters = {"snmp6/Ip6InTooBigErrors": 3, "cilium/Success/egress/packets": 9, "cpu/user_s": 1}
+        warehouse.store_counters(
+            number,
+            [
+                {"block": block, "arm": arm, "node": "node1", "counter": name, "value": value}
+                for name, value in counters.items()
+            ],
+        )
+    return number
+
+
+def test_evidence_is_read_out_of_rows_and_documents(warehouse):
+    evidence = evidence_of(warehouse, fill(warehouse))
+    assert evidence.families == ("ipv4",)
+    assert evidence.ceilings == {"node1": {"eth0": 524_280}}
+    limits = {"gso_ipv4_max_size": BIG, "gro_ipv4_max_size": BIG}
+    assert evidence.settings[1] == NodeSetting(
+        2, "on", "node1", {"ipv4": True, "ipv6": True}, {"ipv4": BIG}, {"eth0": limits}
+    )
+    assert evidence.pods[2] == PodLimits(2, "on", 1, "client", limits)
+    row = evidence.measured[1]
+    assert (row.block, row.arm, row.scenario) == (2, "on", "ipv4-stream-1")
+    assert (row.sender_b, row.receiver_b, row.retransmits_per_gb) == (BIG - 1, BIG - 2, 5.0)
+    assert (row.window_limited_share, row.sender_cpus, row.receiver_cpus) == (0.75, 0.625, 0.11)
+    assert (row.too_big_messages, row.zero_windows, row.cpu_wait_share) == (3, 20, 0.75)
+    assert evidence.counters[0].grown == {"snmp6/Ip6InTooBigErrors": 3, "cilium/Success/egress/packets": 9}
+    assert evidence.throttled == (Throttled(1, 1, "server", 0.1), Throttled(2, 1, "server", 0.1))
+
+
+def test_a_run_that_compares_off_with_itself_asks_nothing_of_its_devices(warehouse):
+    plan = RUN["plan"] | {"order": ["off", "off"]}
+    assert evidence_of(warehouse, fill(warehouse, plan=plan)).ceilings == {}
+
+
+def test_a_run_that_has_only_begun_has_no_evidence(warehouse):
+    number = warehouse.start_run({**RUN, "plan": None, "environment": None, "status": "failed"})
+    evidence = evidence_of(warehouse, number)
+    assert (evidence.families, evidence.ceilings, evidence.measured, evidence.settings) == ((), {}, (), ())
+    assert diagnose_run(warehouse, number) == []
+
+
+@pytest.mark.parametrize(
+    ("sockets", "share"),
+    [
+        (SOCKETS, 0.75),
+        (SOCKETS + SOCKETS.replace("rwnd_limited:600ms(75.0%) ", ""), 0.375),
+        ("0 0 a b cubic busy:20ms minrtt:1", 0.0),
+        ("0 0 a b cubic minrtt:1", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_how_long_senders_waited_is_read_from_ss(sockets, share):
+    assert window_limited_share(sockets) == share
+
+
+def test_causes_are_stored_once_and_shown(warehouse):
+    number = fill(warehouse, status="invalid", on_limit=SMALL)
+    causes = diagnose_run(warehouse, number)
+    assert [cause.name for cause in causes] == ["setting-not-effective", "throttled"]
+    assert causes[1].explains == ("receiver-cpu",)
+    assert diagnose_run(warehouse, number) == causes
+    frame = warehouse.diagnosis_frame(number)
+    assert frame[["position", "cause", "node", "arm"]].to_numpy().tolist()[0] == [
+        1,
+        "setting-not-effective",
+        "node1",
+        "on",
+    ]
+    assert frame["figures"][0] == {"gso_ipv4_max_size": SMALL, "device": "eth0", "agent_max_gso": SMALL}
+    view = RunView.from_warehouse(warehouse, number)
+    shown = view.causes
+    assert shown == tuple(causes)
+    assert "- throttled: a CPU limit held the server pod back in 10%" in " ".join(run_summary(view).split())
+
+
+def test_fewer_causes_than_before_leave_none_of_those(warehouse):
+    number = fill(warehouse, status="invalid", on_limit=SMALL)
+    assert len(diagnose_run(warehouse, number)) == 2
+    for block in (1, 2):
+        warehouse.store_generation(number, block, 1, results=[])
+    assert [cause.name for cause in diagnose_run(warehouse, number)] == ["setting-not-effective"]
+    assert warehouse.diagnosis_frame(number)["position"].tolist() == [1]
+
+
+def test_a_run_that_is_well_again_has_no_causes_left(warehouse):
+    number = fill(warehouse, status="invalid")
+    assert diagnose_run(warehouse, number)
+    warehouse.update_run(number, status="valid")
+    assert diagnose_run(warehouse, number) == []
+    assert warehouse.diagnosis_frame(number).empty
+
+
+def test_where_no_known_cause_shows_that_is_said(warehouse):
+    number = fill(warehouse, status="invalid")
+    # What is left of a run whose documents were pruned, but for one.
+    quiet = repetition(sockets=None) | {"server": {}}
+    key = {"block": 2, "generation": 1, "scenario": "ipv4-stream-1", "repetition": 1}
+    for block in (1, 2):
+        warehouse.store_generation(number, block, 1, results=[])
+    warehouse.store_raw(number, [{**key, "kind": "repetition", "document": packed(quiet)}])
+    (cause,) = diagnose_run(warehouse, number)
+    assert cause.name == NONE_FOUND
+    assert NONE_FOUND not in CAUSES
+    assert warehouse.diagnosis_frame(number)["cause"].tolist() == [NONE_FOUND]
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "state", "needed"),
+    [
+        ("valid", "faster", "steady", False),
+        ("valid", "slower", "steady", True),
+        ("valid", "faster", "suspect", True),
+        ("valid", "equivalent", "regression", True),
+        ("invalid", "invalid", None, True),
+        ("failed", None, None, True),
+        ("running", None, None, False),
+    ],
+)
+def test_what_is_worth_a_diagnosis(warehouse, status, verdict, state, needed):
+    number = warehouse.start_run({**RUN, "status": status})
+    series = {"metric": "throughput_bps", "scenario": "ipv4-stream-1"}
+    if verdict:
+        warehouse.store_comparisons(number, [{**series, "verdict": verdict}])
+    if state:
+        warehouse.store_judgements(number, [{**series, "state": state}])
+    assert needs_diagnosis(warehouse, number) is needed
+
+
+def test_a_difference_below_the_margin_is_not_slower(warehouse):
+    number = warehouse.start_run({**RUN, "status": "valid"})
+    series = {"metric": "throughput_bps", "scenario": "ipv4-stream-1"}
+    warehouse.store_comparisons(number, [{**series, "verdict": "slower", "below_margin": True}])
+    assert needs_diagnosis(warehouse, number) is False

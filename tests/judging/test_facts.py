@@ -1,0 +1,109 @@
+"""From stored documents to the gates: what trips on a node that was busy, or not left alone by its hypervisor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bigtcp_bench.analysis.verdicts import environment_problems, judge_run
+from bigtcp_bench.judging.facts import facts_of
+from bigtcp_bench.planning.plan import load_plan
+from bigtcp_bench.readings.agent_log import packed
+from bigtcp_bench.warehouse.records import RawDocument
+from tests.analysis.runs import make_frame, make_plan
+
+PLAN = make_plan(scenarios=["ipv4-stream-1"])
+
+
+def stat(busy: int, idle: int, steal: int = 0) -> dict[str, Any]:
+    return {"proc_stat": f"cpu  {busy} 0 0 {idle} 0 0 0 {steal} 0 0\ncpu0 1 0 0 1 0 0 0 0 0 0\n"}
+
+
+def document(moment: str, snapshot: dict[str, Any], block: int = 1, **fields: Any) -> RawDocument:
+    content = {"boot_id": "b", "kernel_release": "6.18", "snapshot": snapshot} | fields
+    return RawDocument(block=block, generation=0, kind=f"node-{moment}:n1", document=packed(content))
+
+
+def verdict(documents: list[RawDocument], plan=PLAN) -> tuple[str, tuple[str, ...]]:
+    judged = judge_run(make_frame(plan), plan, facts_of(documents, {}))
+    return judged.status, judged.reasons
+
+
+def test_a_node_that_was_busy_before_a_block_makes_the_run_invalid():
+    idle = document("begin", stat(110, 190), earlier=stat(100, 0))
+    busy = document("begin", stat(240, 60), block=2, earlier=stat(100, 0))
+    assert verdict([idle]) == ("valid", ())
+    assert verdict([idle, busy]) == (
+        "invalid",
+        ("block 2: node n1 was 70% busy with other work before the block; at most 50% is allowed",),
+    )
+
+
+def test_the_plan_of_the_demo_lets_a_busy_machine_pass():
+    thresholds = load_plan("quick").thresholds
+    everything = document("begin", stat(300, 0), earlier=stat(100, 0))
+    assert verdict([everything])[0] == "invalid"
+    assert verdict([everything], PLAN.model_copy(update={"thresholds": thresholds}))[0] == "valid"
+
+
+def test_time_that_the_hypervisor_took_makes_the_run_invalid():
+    documents = [document("begin", stat(0, 0)), document("end", stat(50, 40, 10))]
+    status, (reason,) = verdict(documents)
+    assert status == "invalid"
+    assert reason.startswith("block 1: the hypervisor took 10.0% of the CPU time of node n1")
+
+
+def repetition(periods: int, throttled: int, number: int = 1) -> RawDocument:
+    def snapshot(counted: int, held_back: int) -> dict[str, Any]:
+        return {"cgroup_cpu_stat": f"usage_usec 1\nnr_periods {counted}\nnr_throttled {held_back}\n"}
+
+    ends = {"before": snapshot(100, 50), "after": snapshot(100 + periods, 50 + throttled)}
+    content = {"server": ends, "client": {"before": None, "after": {"cgroup_cpu_stat": "usage_usec 7\n"}}}
+    return RawDocument(
+        block=2,
+        generation=1,
+        kind="repetition",
+        scenario="ipv4-stream-1",
+        repetition=number,
+        document=packed(content),
+    )
+
+
+def test_a_pod_that_a_cpu_limit_held_back_makes_the_run_invalid():
+    assert verdict([repetition(100, 4)]) == ("valid", ())
+    assert verdict([repetition(0, 0)]) == ("valid", ()), "without a limit there are no periods"
+    status, (reason,) = verdict([repetition(100, 30), repetition(100, 4, 2)])
+    assert status == "invalid"
+    assert reason.startswith("block 2, generation 1: a CPU limit held the server pod back in 30% of")
+
+
+def test_a_card_that_is_not_the_same_in_every_block_makes_the_run_invalid():
+    def begin(block: int, **device: Any) -> RawDocument:
+        eth0 = {"driver": "mlx5_core", "firmware": "16.35", "mtu": 9000, "speed_mbps": 25_000} | device
+        return document("begin", {**stat(0, 0), "devices": {"eth0": eth0, "lxc1": {"mtu": 1500}}}, block)
+
+    report = {"nodes": {"n1": {"cilium": "1.18.3", "limits": {"eth0": {}}}}}
+    reports = dict.fromkeys((1, 2, 3), report)
+    same = facts_of([begin(1), begin(2), begin(3)], reports)
+    assert environment_problems(same.environments) == []
+    slower = facts_of([begin(1), begin(2), begin(3, speed_mbps=10_000)], reports)
+    assert environment_problems(slower.environments) == [
+        "eth0 of n1 changed during the run: 'mlx5_core, 16.35, MTU 9000, 25000 Mbit/s' in block 1, "
+        "'mlx5_core, 16.35, MTU 9000, 10000 Mbit/s' in block 3"
+    ]
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        [document("begin", stat(0, 0))],
+        [document("begin", {"proc_stat": None}, earlier={"proc_stat": None})],
+        [document("begin", stat(0, 0)), document("end", stat(0, 40, 60), boot_id="another")],
+    ],
+    ids=["no second reading", "nothing could be read", "restarted in between"],
+)
+def test_what_is_not_known_trips_nothing(documents):
+    (item,) = facts_of(documents, {}).pressure
+    assert (item.steal_share, item.busy_before_share) == (None, None)
+    assert verdict(documents) == ("valid", ())

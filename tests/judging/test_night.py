@@ -1,0 +1,218 @@
+"""Judging across nights with a real warehouse: from the first night to a regression that somebody acknowledges."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bigtcp_bench.judging.night import Night, Nightly, Rerun, rerun_pairs
+from bigtcp_bench.planning.plan import Plan, Thresholds, blocks, rerun_plan, validate_plan
+from bigtcp_bench.warehouse import incidents
+from bigtcp_bench.warehouse.controls import control_history, control_values
+from bigtcp_bench.warehouse.judgements import CARRIED
+from bigtcp_bench.warehouse.store import Warehouse
+from tests.analysis.runs import make_frame
+from tests.support.nights import CLUSTER, SCENARIO_NAMES, add_night
+
+LIMITS = Thresholds.model_validate({})
+STREAM, OTHER_STREAM, RR = SCENARIO_NAMES
+FALL = {STREAM: 0.8}
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    found = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    found.migrate()
+    return found
+
+
+def judge(warehouse: Warehouse, number: int, rerun: Rerun | None = None, **fields) -> Night:
+    return Nightly(warehouse, add_night(warehouse, number, **fields), LIMITS).judge(rerun)
+
+
+def states(night: Night) -> dict[str, str]:
+    return {item.scenario: item.judgement.state for item in night.judgements}
+
+
+def test_many_nights_in_their_order_are_judged_as_one_by_one(warehouse, tmp_path):
+    """With what the night before has in memory, and with what it has left in the warehouse."""
+    alone = Warehouse(f"sqlite:///{tmp_path}/alone.db")
+    alone.migrate()
+    after = None
+    for number in range(30):
+        fields = {"on": FALL} if number >= 24 else {}
+        both = [add_night(one, number, controls=(100.0, 101.0), **fields) for one in (warehouse, alone)]
+        if number in (9, 17, 18):
+            # A scenario that could not be judged that night: its detector catches up later.
+            for one, run in zip((warehouse, alone), both, strict=True):
+                row = one.comparisons_frame(run).to_dict("records")[0]
+                known = {name: value for name, value in row.items() if isinstance(value, list) or value == value}
+                one.store_comparisons(run, [known | {"verdict": "invalid"}])
+        tonight = Nightly(warehouse, both[0], LIMITS, after=after)
+        due = tonight.due()
+        assert due == Nightly(alone, both[1], LIMITS).due()
+        rerun = Rerun(tuple(due)) if due else None
+        tonight.judge(rerun)
+        Nightly(alone, both[1], LIMITS).judge(rerun)
+        if number == 20:
+            # It failed after all, and counts for nothing.
+            for one, run in zip((warehouse, alone), both, strict=True):
+                one.finish_run(run, "failed", ["x"])
+        else:
+            after = tonight
+        frames = [one.judgements_frame(run) for one, run in zip((warehouse, alone), both, strict=True)]
+        pd.testing.assert_frame_equal(*frames)
+    assert "regression" in set(frames[0]["state"])
+
+
+def learned(warehouse: Warehouse, nights: int = 22) -> None:
+    for number in range(nights):
+        add_night(warehouse, number)
+
+
+def test_from_learning_to_a_regression_that_is_acknowledged_and_recovers(warehouse):
+    seen = [set(states(judge(warehouse, number)).values()) for number in range(22)]
+    assert seen == [{"learning"}] * 14 + [{"steady"}] * 8
+
+    night = judge(warehouse, 22, on=FALL)
+    assert states(night) == {STREAM: "suspect", OTHER_STREAM: "steady", RR: "steady"}
+    (suspicion,) = incidents.open_incidents(warehouse, CLUSTER)
+    assert (suspicion.state, suspicion.suspected_on) == ("suspect", "2026-03-23")
+    assert [change.notify for change in night.changes] == [False]
+
+    later = [judge(warehouse, number, on=FALL) for number in (23, 24, 25)]
+    assert states(later[-1])[STREAM] == "regression"
+    (judgement,) = [item.judgement for item in later[-1].judgements if item.scenario == STREAM]
+    assert judgement.change == pytest.approx(-0.2, abs=0.03)
+    assert (judgement.since, judgement.attribution) == ("2026-03-23", "big-tcp")
+    assert sum(change.notify for night in later for change in night.changes) == 1
+
+    (confirmed,) = incidents.open_incidents(warehouse, CLUSTER)
+    assert (confirmed.id, confirmed.state, confirmed.attribution) == (suspicion.id, "regression", "big-tcp")
+    assert incidents.acknowledge(warehouse, confirmed.id, by="kim", note="the driver, we know")
+    # Another scenario falls for the same cause: it joins, and nobody is told again.
+    both = [judge(warehouse, number, on={**FALL, OTHER_STREAM: 0.8}) for number in (26, 27, 28)]
+    assert not any(change.notify for night in both for change in night.changes)
+    (joined,) = incidents.open_incidents(warehouse, CLUSTER)
+    assert {member.scenario for member in joined.members} == {STREAM, OTHER_STREAM}
+
+    back = [judge(warehouse, number) for number in range(29, 33)]
+    assert "recovered" in {state for night in back for state in states(night).values()}
+    assert incidents.open_incidents(warehouse, CLUSTER) == []
+    assert incidents.get(warehouse, confirmed.id).state == "recovered"
+
+
+def test_what_is_carried_over_equals_judging_the_whole_history_again(warehouse, tmp_path):
+    fresh = Warehouse(f"sqlite:///{tmp_path}/fresh.db")
+    fresh.migrate()
+    falls = dict.fromkeys(range(23, 27), FALL)
+    for number in range(30):
+        nights = judge(warehouse, number, on=falls.get(number))
+        run = add_night(fresh, number, on=falls.get(number))
+    assert Nightly(fresh, run, LIMITS).judge().judgements == nights.judgements
+
+
+def test_only_the_last_two_nights_keep_the_state_of_their_detectors(warehouse):
+    for number in range(5):
+        judge(warehouse, number)
+    runs = warehouse.runs_frame(CLUSTER)["id"].tolist()
+    kept = [all(CARRIED in details for details in warehouse.judgements_frame(run)["details"]) for run in runs]
+    assert kept == [True, True, False, False, False]
+
+
+def test_far_off_scenarios_are_due_again_either_way_and_the_median_of_three_counts(warehouse):
+    learned(warehouse)
+    run = add_night(warehouse, 22, on={STREAM: 0.8, RR: 1.3})
+    assert Nightly(warehouse, run, LIMITS).due() == [RR, STREAM]
+    series = (STREAM, "throughput_bps")
+    again = Rerun((STREAM,), {series: [(10.0, 15.1), (10.0, 14.9)]})
+    assert states(Nightly(warehouse, run, LIMITS).judge(again))[STREAM] == "steady"
+    details = warehouse.judgements_frame(run).set_index("scenario")["details"]
+    assert details[STREAM]["rerun"] == {"pairs": [[10.0, 15.1], [10.0, 14.9]], "reasons": []}
+    assert "rerun" not in details[OTHER_STREAM]
+    # The nights to come know of it, too, when they judge the history again.
+    other_limits = LIMITS.model_copy(update={"margin": 0.06})
+    later = Nightly(warehouse, add_night(warehouse, 23), other_limits)
+    assert states(later.judge())[STREAM] == "steady"
+    assert incidents.open_incidents(warehouse) == []
+
+
+def test_a_rerun_that_does_not_count_leaves_the_first_measurement(warehouse):
+    learned(warehouse)
+    night = judge(warehouse, 22, Rerun((STREAM,), reasons=("the switch failed",)), on=FALL)
+    assert states(night)[STREAM] == "suspect"
+    details = warehouse.judgements_frame(int(warehouse.runs_frame(CLUSTER)["id"].iloc[0]))["details"]
+    assert {"pairs": [], "reasons": ["the switch failed"]} in [row.get("rerun") for row in details]
+
+
+def test_runs_and_scenarios_that_are_not_valid_are_nights_that_did_not_happen(warehouse):
+    learned(warehouse)
+    for number in (22, 23, 24):
+        warehouse.update_run(add_night(warehouse, number, on=FALL), status="invalid")
+    night = judge(warehouse, 25, verdict="invalid", on=FALL)
+    assert night.judgements == ()
+    assert set(states(judge(warehouse, 26)).values()) == {"steady"}
+    assert incidents.open_incidents(warehouse) == []
+
+
+def test_a_changed_version_is_named_with_the_regression(warehouse):
+    learned(warehouse)
+    nights = [judge(warehouse, number, on=FALL, cilium_version="1.18.4") for number in range(22, 26)]
+    (judgement,) = [item.judgement for item in nights[-1].judgements if item.scenario == STREAM]
+    assert judgement.coincides_with == {"cilium_version": ("1.18.3", "1.18.4")}
+
+
+def test_when_the_control_falls_too_it_is_the_infrastructure(warehouse):
+    for number in range(22):
+        add_night(warehouse, number, controls=[36_000.0] * 3)
+    everything = dict.fromkeys(SCENARIO_NAMES, 0.7)
+    for number in range(22, 32):
+        night = judge(warehouse, number, off=everything, on=everything, controls=[31_000.0] * 3)
+    assert {item.judgement.attribution for item in night.judgements} == {"infrastructure"}
+    (incident,) = incidents.open_incidents(warehouse)
+    assert (incident.attribution, len(incident.members)) == ("infrastructure", 3)
+
+
+def test_the_control_of_a_run_and_of_the_nights_before_on_the_same_machines(warehouse):
+    add_night(warehouse, 0, controls=[1.0], server_kernel="6.12.0")
+    warehouse.update_run(add_night(warehouse, 1, controls=[100.0, 400.0]), status="invalid")
+    warehouse.update_run(add_night(warehouse, 2, controls=[2.0]), status="failed")
+    add_night(warehouse, 3)
+    add_night(warehouse, 4, controls=[300.0])
+    run = add_night(warehouse, 5, controls=[8.0, 8.0, 27.0])
+    assert control_values(warehouse, [run]) == {run: pytest.approx(12.0)}
+    assert control_history(warehouse, run, 20) == pytest.approx([200.0, 300.0])
+    assert control_history(warehouse, run, 1) == [pytest.approx(300.0)]
+
+
+def test_two_runs_that_judge_at_once_open_one_incident(warehouse):
+    learned(warehouse)
+    runs = [add_night(warehouse, 22, on={STREAM: 0.7, RR: 0.7}, run_id=name) for name in ("one", "two")]
+
+    def judge_once(run: int) -> None:
+        Nightly(Warehouse(warehouse.url), run, LIMITS).judge()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(judge_once, runs))
+    (incident,) = incidents.open_incidents(warehouse)
+    assert {member.scenario for member in incident.members} == {STREAM, RR}
+
+
+def frame_of(plan: Plan) -> pd.DataFrame:
+    return make_frame(plan, effect={"throughput_bps": 0.5})
+
+
+def test_a_rerun_pairs_what_was_measured_next_to_each_other():
+    plan = validate_plan({"scenarios": [STREAM, RR], "generations": 4, "repetitions": 2, "order": "on,off,on"})
+    again = rerun_plan(plan, {STREAM})
+    assert again.scenarios == (STREAM,)
+    assert [(block.arm, block.generations) for block in blocks(again)] == [("off", 1), ("on", 2), ("off", 1)]
+    frame = frame_of(again)
+    pairs = rerun_pairs(frame, again)[STREAM, "throughput_bps"]
+    values = frame[frame["metric"] == "throughput_bps"].groupby(["block", "generation"])["value"].median()
+    assert pairs == [(values[1, 1], values[2, 1]), (values[3, 1], values[2, 2])]
+    lost = frame[(frame["block"] != 3)]
+    assert rerun_pairs(lost, again) == {}

@@ -1,0 +1,185 @@
+"""The plan at the door: what is accepted, what is refused with which sentence, and the blocks it leads to."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigtcp_bench.airflow.params import dag_params, plan_of_params
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.planning.plan import (
+    SLOT_ARMS,
+    blocks,
+    load_plan,
+    plan_names,
+    scenario_order,
+    task_ids,
+    validate_plan,
+)
+
+
+def plan_of(**fields):
+    return validate_plan({"scenarios": ["ipv4-stream-1"], **fields})
+
+
+def test_every_shipped_plan_is_valid():
+    assert {"quick", "nightly", "upgrade"} <= set(plan_names())
+    for name in plan_names():
+        assert load_plan(name).measuring_time_s > 0
+
+
+@pytest.mark.parametrize("image", ["x/netshoot", "x/netshoot:latest", "registry:5000/netshoot"])
+def test_an_image_that_may_be_another_tomorrow_is_refused(image):
+    with pytest.raises(InvalidInput, match="must name a tag other than latest, or a digest"):
+        plan_of(image=image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["nicolaka/netshoot:v0.14", "registry:5000/netshoot:v1", "netshoot@sha256:0123", "x:latest@sha256:0123"],
+)
+def test_a_pinned_image_of_any_registry_is_taken(image):
+    assert plan_of(image=image).image == image
+
+
+def test_pull_secrets_are_a_list_or_a_text():
+    assert plan_of(image_pull_secrets="a, b").image_pull_secrets == ("a", "b")
+    assert plan_of(image_pull_secrets=["a"]).image_pull_secrets == ("a",)
+    assert plan_of().image_pull_secrets == ()
+
+
+def test_task_ids_of_slots():
+    assert [task_ids(SLOT_ARMS, slot) for slot in (1, 2, 3, 6)] == [
+        ("disable_big_tcp", "baseline_iperf3"),
+        ("enable_big_tcp", "test_iperf3"),
+        ("disable_big_tcp_2", "baseline_iperf3_2"),
+        ("enable_big_tcp_3", "test_iperf3_3"),
+    ]
+    assert task_ids(("off", "on", "off"), 3, "rerun_") == ("rerun_disable_big_tcp_2", "rerun_baseline_iperf3_2")
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        # (number, arm, slot, generations with generations=2)
+        ("off,on,off", [(1, "off", 1, 2), (2, "on", 2, 4), (3, "off", 3, 2)]),
+        ("off,on,on,off", [(1, "off", 1, 2), (2, "on", 2, 4), (3, "off", 3, 2)]),
+        ("on,off,on", [(1, "on", 2, 2), (2, "off", 3, 4), (3, "on", 4, 2)]),
+        ("off,on", [(1, "off", 1, 2), (2, "on", 2, 2)]),
+        ("off,off", [(1, "off", 1, 2), (2, "off", 3, 2)]),
+        ("on,on", [(1, "on", 2, 2), (2, "on", 4, 2)]),
+        ("on,off,off,on,on,off", [(1, "on", 2, 2), (2, "off", 3, 4), (3, "on", 4, 4), (4, "off", 5, 2)]),
+    ],
+)
+def test_order_becomes_blocks(order, expected):
+    found = blocks(plan_of(order=order, generations=2))
+    assert [(block.number, block.arm, block.slot, block.generations) for block in found] == expected
+
+
+@given(st.lists(st.sampled_from(["off", "on"]), min_size=1, max_size=10), st.integers(1, 5))
+def test_blocks_of_any_order_fit_their_slots_or_are_refused(order, generations):
+    try:
+        plan = plan_of(order=order, generations=generations)
+    except InvalidInput:
+        assert len(order) == 1 or len(set(order)) == 1 or len(order) > 5
+        return
+    found = blocks(plan)
+    assert [SLOT_ARMS[block.slot - 1] for block in found] == [block.arm for block in found]
+    assert all(left.slot < right.slot for left, right in itertools.pairwise(found))
+    if not plan.is_aa:
+        assert all(left.arm != right.arm for left, right in itertools.pairwise(found))
+    for arm in set(order):
+        of_arm = [block for block in found if block.arm == arm]
+        ends = list(itertools.accumulate(block.generations for block in of_arm))
+        assert [block.arm_offset for block in of_arm] == [0, *ends[:-1]]
+
+
+@pytest.mark.parametrize("palindrome", ["off,on,off", "on,off,on", "off,on,off,on,off", "off,on,on,off"])
+def test_a_linear_drift_cancels_in_palindromes(palindrome):
+    times: dict[str, list[int]] = {"off": [], "on": []}
+    clock = itertools.count()
+    for block in blocks(plan_of(order=palindrome, generations=3)):
+        times[block.arm] += itertools.islice(clock, block.generations)
+    assert sum(times["off"]) / len(times["off"]) == sum(times["on"]) / len(times["on"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"scenarios": ["ipv4-stream-2"]}, ["scenarios", "ipv4-stream-2", "ipv6-rr"]),
+        ({"scenarios": []}, ["scenarios"]),
+        ({"scenarios": ["ipv4-rr", "ipv4-rr"]}, ["only once"]),
+        ({"order": "off"}, ["order", "'off'", "off,on,off", "off,off"]),
+        ({"order": "on,on,on"}, ["order", "one arm"]),
+        ({"order": "off,up"}, ["order", "up"]),
+        ({"order": "on,off,on,off,on,off"}, ["too many switches"]),
+        (
+            {"duration_s": 300, "omit_s": 30, "repetitions": 20, "scenarios": "ipv4-rr,ipv6-rr"},
+            ["13200 s", "10800"],
+        ),
+        ({"duration_s": 0}, ["duration_s", "0", "greater than or equal to 1"]),
+        ({"generations": 10_000}, ["generations", "less than or equal to 20"]),
+        ({"client_node": "a"}, ["client_node", "server_node", "together"]),
+        ({"client_node": "a", "server_node": "a"}, ["two different nodes"]),
+        ({"warmup": 3}, ["warmup", "not a known field"]),
+        ({"thresholds": {"margin": 0}}, ["thresholds.margin", "greater than 0"]),
+    ],
+)
+def test_what_is_wrong_gets_one_sentence(fields, words):
+    with pytest.raises(InvalidInput) as caught:
+        plan_of(**fields)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence
+
+
+def test_a_plan_file_is_read_and_overridden(tmp_path):
+    path = tmp_path / "mine.yaml"
+    # YAML 1.1 reads these as booleans.
+    path.write_text("scenarios: [ipv6-rr]\norder: [off, on, off]\n")
+    plan = load_plan(str(path), {"duration_s": 5, "repetitions": None})
+    assert (plan.name, plan.order, plan.duration_s, plan.repetitions) == ("mine", ("off", "on", "off"), 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[1, 2]", "must be a mapping"), ("a: [", "is not YAML"), ("scenarios: 7", "scenarios = 7")],
+)
+def test_a_broken_plan_file_is_named(tmp_path, text, words):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=r"broken\.yaml") as caught:
+        load_plan(str(path))
+    assert words in str(caught.value)
+
+
+def test_an_unknown_plan_names_the_known_ones():
+    with pytest.raises(InvalidInput, match=r"'weekly' does not exist; allowed are .*nightly.*quick"):
+        load_plan("weekly")
+
+
+def test_both_arms_share_one_sequence_of_shuffles():
+    plan = load_plan("nightly")
+    shuffles = [tuple(scenario.name for scenario in scenario_order(plan, 7, number)) for number in range(12)]
+    assert len(set(shuffles)) > 6
+    assert all(set(shuffle) == set(plan.scenarios) for shuffle in shuffles)
+    again = [tuple(scenario.name for scenario in scenario_order(plan, 7, number)) for number in range(12)]
+    assert shuffles == again
+
+
+def test_a_cluster_may_have_its_own_file_of_a_plan(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGTCP_BENCH_PLANS", str(tmp_path))
+    (tmp_path / "nightly.edge.yaml").write_text("scenarios: [ipv4-rr]\n")
+    (tmp_path / "weekly.yaml").write_text("scenarios: [ipv6-rr]\n")
+    params = {name: param.value for name, param in dag_params().items()}
+    own = plan_of_params({**params, "kubernetes_conn_id": "edge"})
+    # It is the same plan to whoever compares nights or clusters.
+    assert (own.name, own.scenarios) == ("nightly", ("ipv4-rr",))
+    assert plan_of_params({**params, "kubernetes_conn_id": "prod"}) == load_plan("nightly")
+    assert plan_of_params({**params, "kubernetes_conn_id": "edge", "plan": "weekly"}).scenarios == ("ipv6-rr",)
+    assert load_plan("nightly.edge").scenarios == ("ipv4-rr",)
+    assert plan_names() == ["nightly", "quick", "upgrade", "weekly"]
