@@ -52,6 +52,7 @@ CONF = {
     "duration_s": 2,
     "omit_s": 0,
 }
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "generated" / "fault-matrix.md"
 STEPS = (
     "check_kernel",
     "snapshot_config",
@@ -315,7 +316,7 @@ FAULTS: dict[str, Callable[[Place, str], None]] = {
     "run timed out": timed_out,
     "API away for 2 min": api_away,
     "node away for 1 min": node_away,
-    "Airflow gone": airflow_gone,
+    "all of Airflow killed": airflow_gone,
 }
 
 #: A policy that gives every DAG a run time limit, which this package's own does not have.
@@ -401,7 +402,7 @@ def inject(place: Place, name: str, step: str, into_step_s: float) -> Iterator[s
     if await_step(place, run, step) == "running":
         time.sleep(into_step_s)
     FAULTS[name](place, run)
-    if name == "Airflow gone":
+    if name == "all of Airflow killed":
         yield "gone"
     else:
         yield await_end(place, run)
@@ -411,7 +412,7 @@ def inject(place: Place, name: str, step: str, into_step_s: float) -> Iterator[s
         expire_lease(place.api)
         yield run_guardian(place.api)
         left = differences(before, cluster_state(place.api))
-    if name == "Airflow gone":
+    if name == "all of Airflow killed":
         place.start_airflow()
         yield f"then {await_end(place, run)}"
         time.sleep(ORPHANS_S)
@@ -430,6 +431,19 @@ def clean_up(place: Place) -> None:
             await_end(place, path)
 
 
+def write_cell(fault: str, step: str, told: list[str]) -> None:
+    """Write who put the cluster back, or what was left, into the cell of one fault at one step."""
+    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    header = next(line for line in lines if line.startswith("| step |"))
+    column = [cell.strip() for cell in header.split("|")].index(fault)
+    row = next(number for number, line in enumerate(lines) if line.startswith(f"| `{step}` |"))
+    cells = lines[row].split("|")
+    last = told[-1]
+    cells[column] = f" {('guardian' if 'guardian' in told else 'run') if last == 'nothing left' else last} "
+    lines[row] = "|".join(cells)
+    DOCUMENT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Inject all faults that were asked for, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -438,6 +452,7 @@ def main() -> None:
     parser.add_argument("--into-step", type=float, default=INTO_STEP_S, help="seconds; less for short steps")
     parser.add_argument("--port", type=int, default=8190)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--write", action="store_true", help=f"each outcome into {DOCUMENT}")
     options = parser.parse_args()
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="bigtcp-faults-"))).resolve()
     policy = folder / "airflow" / "config" / "airflow_local_settings.py"
@@ -460,6 +475,8 @@ def main() -> None:
                 clean_up(place)
                 took_s = time.monotonic() - started
                 print(f"| {name} | `{step}` | {', '.join(told)} | {took_s:.0f} s |", flush=True)
+                if options.write:
+                    write_cell(name, step, told)
     finally:
         place.stop()
 

@@ -19,7 +19,7 @@ from bigtcp_bench.warehouse import schema
 from bigtcp_bench.warehouse.queries import query_names
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 README = TEXTS["README.md"]
 WAREHOUSE = TEXTS["docs/warehouse.md"]
