@@ -244,8 +244,8 @@ def main() -> None:
     """Print all tables."""
     print("# What the check says\n")
     print(
-        "Written by `python -m benchmarks.check_faults > docs/generated/checks.md`, which switches each fault of the "
-        "lab on and off, and then makes changes as an administrator or an earlier run could have.\n"
+        "Written by `python -m benchmarks.check_faults > docs/generated/checks.md`, which switches each fault of "
+        "the lab on and off, and then makes changes as an administrator or an earlier run could have.\n"
     )
     print("| on the lab | exit status | what the check says beyond the lab's own two warnings |")
     print("|---|---|---|")
@@ -261,8 +261,8 @@ def main() -> None:
     with lab("no-cilium") as (_, kubeconfig):
         Table(kubeconfig, usual).row("`no-cilium`")
     print(
-        "\nThe same from a recorded cluster (Cilium 1.18.3, Kubernetes 1.36.2), spoilt in one way at a time; a test "
-        "holds each line to this."
+        "\nThe same from a recorded cluster (Cilium 1.18.3, Kubernetes 1.36.2), spoilt in one way at a time; a "
+        "test holds each line to this."
     )
     print("\n| known bad, on a recorded cluster | line | judged | what it says |\n|---|---|---|---|")
     for what, (spoil, name, *_) in BAD.items():
