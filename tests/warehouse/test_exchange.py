@@ -150,7 +150,11 @@ def _changed(source: Path, target: Path, name: str, change: dict[str, Any] | str
         ("comparison.jsonl", {"run_id": 77}, "run_id = 77: there is no such row in the file"),
         ("run.jsonl", {"status": "great"}, "run.jsonl from line 2: run: status = 'great'"),
         ("raw.jsonl", {"document": "%"}, "raw.jsonl from line 2: document is not base64"),
-        ("manifest.json", '{"format": "bigtcp-bench", "version": 99}', "has layout version 99; allowed is 1"),
+        (
+            "manifest.json",
+            '{"format": "bigtcp-bench", "version": 99}',
+            "has layout version 99; allowed are 1 to 2",
+        ),
         ("manifest.json", "[]", "is not a file that `bigtcp-bench export` wrote"),
     ],
 )

@@ -136,21 +136,23 @@ def test_packet_sizes_of_a_block_take_the_place_of_those_before(warehouse: Wareh
         warehouse.store_packet_sizes(run, [size(1, 1_500, -1)])
 
 
-def test_a_run_keeps_its_id_its_beginning_and_what_is_known_of_it(warehouse: Warehouse) -> None:
+def test_a_task_that_is_tried_again_begins_its_attempt_once_more(warehouse: Warehouse) -> None:
     plan = load_plan("quick")
     began = datetime(2026, 3, 1, 2, tzinfo=UTC)
-    run = warehouse.start_run(RUN | {"plan": plan, "started_at": began})
-    warehouse.update_run(run, cilium_config={"enable-ipv6-big-tcp": "true"}, client_node="a", note="a\x00b")
-    warehouse.finish_run(run, "invalid", ["off was above 65,536 bytes per packet"])
-    assert warehouse.run(run)["status"] == "invalid"
+    run = warehouse.start_run(RUN | {"plan": load_plan("nightly"), "started_at": began})
+    warehouse.update_run(run, cilium_config={"enable-ipv6-big-tcp": "true"}, checks=[1], reasons=["killed"])
+    warehouse.update_run(run, slack_channel="C1", slack_ts="1.2")
 
-    assert warehouse.start_run(RUN) == run
+    assert warehouse.start_run(RUN | {"plan": plan, "note": "a\x00b"}) == run
     stored = warehouse.run(run)
 
     assert (stored["status"], stored["finished_at"], stored["reasons"]) == ("running", None, [])
+    assert (stored["attempt"], stored["superseded"]) == (1, False)
     assert stored["started_at"] == began
     assert stored["started_at"].tzinfo is UTC
-    assert stored["cilium_config"] == {"enable-ipv6-big-tcp": "true"}
+    # Of the first try nothing is left, but its message.
+    assert (stored["cilium_config"], stored["checks"]) == (None, None)
+    assert (stored["slack_channel"], stored["slack_ts"]) == ("C1", "1.2")
     assert stored["note"] == "a\ufffdb"
     assert (stored["plan_name"], stored["block_order"], stored["is_aa"]) == ("quick", ",".join(plan.order), False)
     assert warehouse.plan_of(run) == plan
@@ -267,7 +269,7 @@ def _write(url: str, generation: int, barrier: Any) -> None:
     warehouse = Warehouse(url)
     barrier.wait()
     for _ in range(10):
-        run = warehouse.start_run(RUN)
+        run = warehouse.start_run(RUN | {"attempt": 1})
         rows = [result(generation=generation, repetition=number) for number in range(1, 51)]
         warehouse.store_results(run, [*rows, result(generation=9)])
         warehouse.store_generation(run, 1, generation, results=rows)

@@ -55,7 +55,7 @@ def newest(
     """
     statement = (
         sa.select(*(run.c[name] for name in _COLUMNS), UID.label("uid"))
-        .where(run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa)
+        .where(run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa, ~run.c.superseded)
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .execution_options(yield_per=_PAGE)
     )

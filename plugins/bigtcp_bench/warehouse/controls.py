@@ -52,6 +52,7 @@ def control_history(warehouse: Warehouse, run_id: int, nights: int) -> list[floa
         .where(
             run.c.started_at < this_run.c.started_at,
             run.c.status.in_(("valid", "invalid")),
+            ~run.c.superseded,
             *(run.c[name].is_not_distinct_from(this_run.c[name]) for name in _MACHINES),
         )
         .order_by(run.c.started_at.desc(), run.c.id.desc())

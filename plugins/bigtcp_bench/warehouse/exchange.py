@@ -27,8 +27,8 @@ from bigtcp_bench.warehouse.records import MemberRecord, StoredIncident, row_of,
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.warehouse.upsert import upsert
 
-#: Of the file's layout. Another number is refused.
-FORMAT_VERSION = 1
+#: Of the file's layout: since 2 a run says which attempt it is, and whether it is a night. Later ones are refused.
+FORMAT_VERSION = 2
 
 #: Tables whose rows belong to a run, in the order in which they are written and read. Messages that wait in the
 #: outbox belong to the warehouse that is to send them, so they stay.
@@ -61,6 +61,8 @@ def export_runs(
 ) -> dict[str, int]:
     """Write runs, their rows and the incidents into the zip file ``path``; return the number of rows per table.
 
+    Earlier attempts of a run are runs here like any other.
+
     :param cluster: only this one.
     :param since: only what began at or after this moment; until: and before that one. Of incidents, which have
         nights and no moments, both nights count.
@@ -79,7 +81,11 @@ def export_runs(
         of_incidents.append(incident.c.suspected_on <= _night(until))
     chosen = sa.select(run.c.id).where(*of_runs)
     known = sa.select(incident.c.id).where(*of_incidents)
-    statements = {"run": sa.select(run).where(run.c.id.in_(chosen)).order_by(run.c.id)}
+    # Which attempt is the newest is for the warehouse to say that they come into.
+    columns = [column for column in run.c if column.name != "superseded"]
+    statements: dict[str, sa.Select[Any]] = {
+        "run": sa.select(*columns).where(run.c.id.in_(chosen)).order_by(run.c.id)
+    }
     for name, table in _OF_RUNS.items():
         if name != "raw" or raw:
             statements[name] = sa.select(table).where(table.c.run_id.in_(chosen)).order_by(*table.primary_key)
@@ -119,7 +125,7 @@ def import_runs(warehouse: Warehouse, path: Path) -> dict[str, int]:
         for where, (row,) in _groups(archive, path, "run", "id"):
             with _named(where):
                 number = row.pop("id")
-                runs[number] = warehouse.start_run(row)
+                runs[number] = warehouse.start_run({"attempt": 1} | row)
         counts["run"] = len(runs)
         for name in _OF_RUNS:
             counts[name] = 0
@@ -178,8 +184,8 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         raise InvalidInput(f"{path} is not a file that `bigtcp-bench export` wrote: {error}") from error
     with archive:
-        if version != FORMAT_VERSION:
-            raise InvalidInput(f"{path} has layout version {version!r}; allowed is {FORMAT_VERSION}")
+        if version not in range(1, FORMAT_VERSION + 1):
+            raise InvalidInput(f"{path} has layout version {version!r}; allowed are 1 to {FORMAT_VERSION}")
         yield archive
 
 

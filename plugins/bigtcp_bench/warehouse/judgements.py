@@ -43,6 +43,7 @@ def last_judged(warehouse: Warehouse, run_id: int) -> dict[Series, Judged]:
             run.c.cluster == sa.select(this.c.cluster).scalar_subquery(),
             run.c.started_at < sa.select(this.c.started_at).scalar_subquery(),
             run.c.status == "valid",
+            ~run.c.superseded,
             run.c.plan_name.is_not_distinct_from(sa.select(this.c.plan_name).scalar_subquery()),
             judged,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from bigtcp_bench.errors import WarehouseError
 from bigtcp_bench.warehouse.engine import WRITES
 from bigtcp_bench.warehouse.schema import metadata
 
@@ -80,10 +81,34 @@ def differences(connection: sa.Connection) -> list[Any]:
 
 @contextmanager
 def _locked(engine: sa.Engine) -> Iterator[sa.Connection]:
-    with engine.execution_options(**{WRITES: True}).begin() as connection:
+    writer = engine.execution_options(**{WRITES: True})
+    with writer.connect() as connection, _without_foreign_keys(connection), connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_KEY)))
         yield connection
+        _refuse_orphans(connection)
+
+
+@contextmanager
+def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
+    # SQLite can change a constraint only by making the table again, which must not take the rows of others along;
+    # within a transaction the pragma does nothing. https://www.sqlite.org/lang_altertable.html
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
+
+
+def _refuse_orphans(connection: sa.Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        if orphans:
+            raise WarehouseError(f"the migration would leave rows of {orphans[0][0]} without what they belong to")
 
 
 def _config(connection: sa.Connection | None) -> Config:

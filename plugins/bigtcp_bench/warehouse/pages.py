@@ -88,7 +88,7 @@ def runs(
     """
     statement = (
         sa.select(*(run.c[name] for name in _LISTED))
-        .where(run.c.dag_id.in_(sorted(dags)))
+        .where(run.c.dag_id.in_(sorted(dags)), ~run.c.superseded)
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .limit(limit)
     )
@@ -111,7 +111,7 @@ def runs_of_dag_run(warehouse: Warehouse, dag_id: str, run_id: str) -> list[dict
     """Return what one run of a DAG has stored: usually one run, or one for each cluster that it measured."""
     statement = (
         sa.select(*(run.c[name] for name in _LISTED))
-        .where(run.c.dag_id == dag_id, run.c.run_id == run_id)
+        .where(run.c.dag_id == dag_id, run.c.run_id == run_id, ~run.c.superseded)
         .order_by(run.c.cluster)
     )
     return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
@@ -121,7 +121,8 @@ def neighbours(warehouse: Warehouse, dags: Collection[str], number: int) -> tupl
     """Return the runs before and after run ``number`` on the same cluster, None where there is none."""
     this = sa.select(run.c.cluster, run.c.started_at).where(run.c.id == number).subquery()
     cluster, started = (sa.select(this.c[name]).scalar_subquery() for name in ("cluster", "started_at"))
-    others = sa.select(run.c.id).where(run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags))).limit(1)
+    wanted = (run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags)), ~run.c.superseded)
+    others = sa.select(run.c.id).where(*wanted).limit(1)
     before = others.where(run.c.started_at < started).order_by(run.c.started_at.desc(), run.c.id.desc())
     after = others.where(run.c.started_at > started).order_by(run.c.started_at, run.c.id)
     return warehouse.read(
@@ -199,6 +200,7 @@ def trend_frame(
             run.c.dag_id.in_(sorted(dags)),
             run.c.status == "valid",
             ~run.c.is_aa,
+            ~run.c.superseded,
             run.c.started_at >= since,
             run.c.started_at < until,
             comparison.c.metric == metric,
@@ -220,6 +222,7 @@ def versions(warehouse: Warehouse, cluster: str, dags: Collection[str]) -> list[
             run.c.cluster == cluster,
             run.c.dag_id.in_(sorted(dags)),
             run.c.status == "valid",
+            ~run.c.superseded,
             run.c.cilium_version.is_not(None),
         )
         .group_by(run.c.cilium_version)
@@ -245,6 +248,7 @@ def nights_of_version(
             run.c.dag_id.in_(sorted(dags)),
             run.c.status == "valid",
             ~run.c.is_aa,
+            ~run.c.superseded,
         )
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .limit(nights)
@@ -265,7 +269,12 @@ def scenarios_of(
     """Return the scenarios that the newest runs of ``cluster`` compared."""
     newest = (
         sa.select(run.c.id)
-        .where(run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags)), run.c.status == "valid")
+        .where(
+            run.c.cluster == cluster,
+            run.c.dag_id.in_(sorted(dags)),
+            run.c.status == "valid",
+            ~run.c.superseded,
+        )
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .limit(_RECENT)
     )

@@ -44,7 +44,8 @@ class Period:
 def period(warehouse: Warehouse, cluster: str, since: datetime, until: datetime) -> Period:
     """Return what the runs of ``cluster`` were that started from ``since`` on and before ``until``."""
     columns, compared = run.c, comparison.c
-    within = (columns.cluster == cluster) & (columns.started_at >= since) & (columns.started_at < until)
+    of_cluster = (columns.cluster == cluster) & ~columns.superseded
+    within = of_cluster & (columns.started_at >= since) & (columns.started_at < until)
     statuses = sa.select(columns.status, sa.func.count()).where(within).group_by(columns.status)
     main = sa.or_(
         *(

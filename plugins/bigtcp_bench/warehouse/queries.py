@@ -132,7 +132,12 @@ def _metric(metric: str | None, scenario: str) -> str:
 def _newest_version(connection: sa.Connection, cluster: str) -> str:
     statement = (
         sa.select(run.c.cilium_version)
-        .where(run.c.cluster == cluster, run.c.status == "valid", run.c.cilium_version.is_not(None))
+        .where(
+            run.c.cluster == cluster,
+            run.c.status == "valid",
+            ~run.c.superseded,
+            run.c.cilium_version.is_not(None),
+        )
         .order_by(run.c.started_at.desc())
         .limit(1)
     )

@@ -29,6 +29,8 @@ from bigtcp_bench.planning.plan import Arm, Family
 RunStatus = Literal["running", "valid", "invalid", "failed"]
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]
 State = Literal["learning", "steady", "suspect", "regression", "recovered"]
+#: What Airflow calls a run that somebody, or something outside of Airflow, has started.
+BY_HAND = "manual"
 NoiseLevel = Literal["repetition", "generation", "switch"]
 IncidentState = Literal["suspect", "regression", "recovered", "dismissed"]
 
@@ -106,6 +108,8 @@ class RunFields(_Row):
 
     status: RunStatus = "running"
     is_aa: bool = False
+    #: Whether the run is one of the nights that the cluster's history is made of.
+    is_night: bool = True
     started_at: Moment = Field(default_factory=lambda: datetime.now(UTC))
     finished_at: Moment | None = None
     trigger: Text | None = None
@@ -149,11 +153,21 @@ class RunFields(_Row):
 
 
 class RunRecord(RunFields):
-    """A run and its identity in Airflow."""
+    """A run and its identity in Airflow, and which attempt of it; None: the one that goes on, or a new one.
+
+    Runs by hand are no nights unless that is said.
+    """
 
     cluster: Name
     dag_id: Name
     run_id: Name
+    attempt: Ordinal | None = None
+
+    @model_validator(mode="after")
+    def _night_by_trigger(self) -> Self:
+        if "is_night" not in self.model_fields_set:
+            self.is_night = self.trigger != BY_HAND
+        return self
 
 
 class BlockRecord(_Row):

@@ -55,7 +55,10 @@ def _key(name: str, kind: type[sa.types.TypeEngine[Any]]) -> Column:
 
 
 #: Further columns that are in an index so that trend queries need nothing but the index.
-TREND_OF_RUN = ("status", "is_aa", "cilium_version", "client_node", "server_node")
+TREND_OF_RUN = (
+    *("status", "is_aa", "superseded", "is_night"),
+    *("cilium_version", "client_node", "server_node"),
+)
 TREND_OF_COMPARISON = (
     "off_median",
     "on_median",
@@ -68,8 +71,10 @@ TREND_OF_COMPARISON = (
     "better",
 )
 
-#: One row per run of the DAG, with everything that its figures depend on. The wide JSON columns come last:
-#: SQLite reads a row from its beginning, and trend queries need only the narrow columns.
+#: One row per attempt of a run of the DAG, with everything that its figures depend on: a run that is cleared and
+#: measured anew has a row, and a number, for each time. ``superseded`` are all of them but the newest, and nothing
+#: that speaks of results reads those unless it is asked for one. The wide JSON columns come last: SQLite reads a
+#: row from its beginning, and trend queries need only the narrow columns.
 run = sa.Table(
     "bigtcp_run",
     metadata,
@@ -77,8 +82,11 @@ run = sa.Table(
     sa.Column("cluster", sa.Text, nullable=False),
     sa.Column("dag_id", sa.Text, nullable=False),
     sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("superseded", sa.Boolean, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("is_aa", sa.Boolean, nullable=False),
+    sa.Column("is_night", sa.Boolean, nullable=False),
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("finished_at", UtcDateTime),
     sa.Column("trigger", sa.Text),
@@ -105,7 +113,7 @@ run = sa.Table(
     sa.Column("environment", Json),
     sa.Column("checks", Json),
     sa.Column("restore_result", Json),
-    sa.UniqueConstraint("cluster", "dag_id", "run_id"),
+    sa.UniqueConstraint("cluster", "dag_id", "run_id", "attempt"),
     # All that a trend query asks of a run: the wide rows themselves are not read.
     sa.Index("ix_bigtcp_run_trend", "cluster", "started_at", *TREND_OF_RUN),
     sa.Index(None, "cluster", "cilium_version", "started_at"),

@@ -121,9 +121,8 @@ def open_incidents(warehouse: Warehouse, cluster: str) -> dict[tuple[str, bool],
 
 
 def _newest(statement: sa.Select[Any], cluster: str, dags: Collection[str]) -> sa.Select[Any]:
-    return statement.where(run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags))).order_by(
-        run.c.started_at.desc(), run.c.id.desc()
-    )
+    of_cluster = (run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags)), ~run.c.superseded)
+    return statement.where(*of_cluster).order_by(run.c.started_at.desc(), run.c.id.desc())
 
 
 def _newest_of_series(

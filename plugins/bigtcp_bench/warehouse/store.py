@@ -112,20 +112,14 @@ class Warehouse:
     # Runs
 
     def start_run(self, run: RunRecord | Mapping[str, Any]) -> int:
-        """Store the beginning of a run and return its id; the same Airflow run keeps its id and first start."""
+        """Store the beginning of an attempt of a run, and return its number.
+
+        A task that is tried again finds the attempt that goes on, as long as nothing is measured, and begins it
+        once more. A run that is cleared and begins again after that gets a new attempt, a row of its own, and all
+        earlier ones are superseded. With an attempt named, its row is written, whatever is there.
+        """
         record = row_of(RunRecord, run, "run")
-        given = record.model_dump(exclude_unset=True)
-        again = {"status": "running", "finished_at": None, "reasons": []} | given
-
-        def work(connection: sa.Connection) -> int:
-            insert = insert_into(connection, schema.run).values(record.model_dump())
-            statement = insert.on_conflict_do_update(
-                index_elements=["cluster", "dag_id", "run_id"],
-                set_={name: insert.excluded[name] for name in again},
-            )
-            return int(connection.execute(statement.returning(schema.run.c.id)).scalar_one())
-
-        return self.write(work)
+        return self.write(lambda connection: _begin(connection, record))
 
     def update_run(self, run_id: int, **columns: Any) -> None:
         """Set ``columns`` of a run. Raises InvalidInput for an unknown column, a bad value or an unknown run."""
@@ -148,12 +142,22 @@ class Warehouse:
         self.update_run(run_id, status=status, reasons=list(reasons), finished_at=finished_at or _now())
 
     def find_run(self, cluster: str, dag_id: str, run_id: str) -> int | None:
-        """Return the id of an Airflow run, or None when it is not stored."""
-        columns = schema.run.c
-        statement = sa.select(columns.id).where(
-            columns.cluster == cluster, columns.dag_id == dag_id, columns.run_id == run_id
-        )
+        """Return the number of an Airflow run's newest attempt, or None when it is not stored."""
+        statement = sa.select(schema.run.c.id).where(_named(cluster, dag_id, run_id), ~schema.run.c.superseded)
         return self.read(lambda connection: connection.execute(statement).scalar())
+
+    def attempts(self, run_id: int) -> list[int]:
+        """Return the numbers of all attempts of the Airflow run that ``run_id`` is one of, the first one first."""
+        this = sa.select(schema.run.c.cluster, schema.run.c.dag_id, schema.run.c.run_id).where(
+            schema.run.c.id == run_id
+        )
+        columns = schema.run.c
+        statement = (
+            sa.select(columns.id)
+            .where(sa.tuple_(columns.cluster, columns.dag_id, columns.run_id).in_(this))
+            .order_by(columns.attempt)
+        )
+        return self.read(lambda connection: list(connection.execute(statement).scalars()))
 
     def run(self, run_id: int) -> dict[str, Any]:
         """Return every column of a run; moments in UTC, JSON as Python values. Raises InvalidInput if unknown."""
@@ -178,10 +182,16 @@ class Warehouse:
     def runs_frame(
         self, cluster: str | None = None, *, since: datetime | None = None, limit: int = 100
     ) -> pd.DataFrame:
-        """Return the newest ``limit`` runs, newest first: every column but the wide JSON ones, and ``reasons``."""
+        """Return the newest ``limit`` runs, newest first: every column but the wide JSON ones, and ``reasons``.
+
+        Of each run the newest attempt.
+        """
         columns = [c for c in schema.run.c if not isinstance(c.type, sa.JSON) or c.name == "reasons"]
         statement = (
-            sa.select(*columns).order_by(schema.run.c.started_at.desc(), schema.run.c.id.desc()).limit(limit)
+            sa.select(*columns)
+            .where(~schema.run.c.superseded)
+            .order_by(schema.run.c.started_at.desc(), schema.run.c.id.desc())
+            .limit(limit)
         )
         if cluster is not None:
             statement = statement.where(schema.run.c.cluster == cluster)
@@ -386,7 +396,7 @@ class Warehouse:
         known = (
             sa.select(noise.metric, noise.scenario, noise.level, noise.sd, noise.n, noise.run_id, rank)
             .join(schema.run, run.id == noise.run_id)
-            .where(run.cluster == cluster, run.status == "valid")
+            .where(run.cluster == cluster, run.status == "valid", ~run.superseded)
             .subquery()
         )
         columns = [column for column in known.c if column.name != "rank"]
@@ -414,7 +424,7 @@ class Warehouse:
         from bigtcp_bench.warehouse.frames import frame_of
 
         run, comparison = schema.run.c, schema.comparison.c
-        counted = (run.status == "valid") & ~run.is_aa
+        counted = (run.status == "valid") & ~run.is_aa & ~run.superseded
         chosen = (
             sa.select(run.id.label("run_id"), run.started_at, *(run[name] for name in ENVIRONMENT))
             .where(run.cluster == cluster)
@@ -526,6 +536,48 @@ class Warehouse:
         from bigtcp_bench.warehouse.frames import frame_of
 
         return self.read(lambda connection: frame_of(connection, statement))
+
+
+def _named(cluster: str, dag_id: str, run_id: str) -> sa.ColumnElement[bool]:
+    columns = schema.run.c
+    return sa.and_(columns.cluster == cluster, columns.dag_id == dag_id, columns.run_id == run_id)
+
+
+def _begin(connection: sa.Connection, record: RunRecord) -> int:
+    named = _named(record.cluster, record.dag_id, record.run_id)
+    columns = schema.run.c
+    newest = connection.execute(
+        sa.select(columns.id, columns.attempt, columns.status)
+        .where(named)
+        .order_by(columns.attempt.desc())
+        .limit(1)
+        .with_for_update()
+    ).first()
+    again = record.attempt
+    if again is None:
+        again = 1
+        if newest is not None:
+            goes_on = newest.status == "running" and not _has_rows(connection, newest.id)
+            again = newest.attempt + (0 if goes_on else 1)
+    values = record.model_dump() | {"attempt": again, "superseded": newest is not None and newest.attempt > again}
+    # Begun once more, it has nothing left of before but its message in Slack, and its start unless one is given.
+    kept = {"id", "slack_channel", "slack_ts", "started_at"} - record.model_fields_set
+    insert = insert_into(connection, schema.run).values(values)
+    statement = insert.on_conflict_do_update(
+        index_elements=["cluster", "dag_id", "run_id", "attempt"],
+        set_={name: insert.excluded[name] for name in values if name not in kept},
+    )
+    number = int(connection.execute(statement.returning(columns.id)).scalar_one())
+    connection.execute(sa.update(schema.run).where(named, columns.attempt < again).values(superseded=True))
+    return number
+
+
+def _has_rows(connection: sa.Connection, run_id: int) -> bool:
+    tables = (schema.block, schema.result, schema.failure, schema.raw, schema.comparison)
+    return any(
+        connection.execute(sa.select(sa.literal(1)).where(table.c.run_id == run_id).limit(1)).scalar()
+        for table in tables
+    )
 
 
 def _with_run(run_id: int, rows: Sequence[Any]) -> list[dict[str, Any]]:
