@@ -141,6 +141,42 @@ def test_why_a_pod_is_not_ready(name: str, words: str) -> None:
     assert waiting_reason(document.get("pod", document)).startswith(words)
 
 
+REFUSED = 'level=fatal msg="failed to start: BIG TCP is not supported with legacy host routing"\n'
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        # A kubelet always fills its own message.
+        (
+            {
+                "waiting": {
+                    "reason": "CrashLoopBackOff",
+                    "message": "back-off 40s restarting failed container=cilium-agent",
+                }
+            },
+            "waits: CrashLoopBackOff, after it ended with Error 1 (level=fatal msg=",
+        ),
+        ({"running": {}}, "was started again after it ended with Error 1 (level=fatal msg="),
+    ],
+)
+def test_why_a_container_ended_before_is_what_counts(state: dict[str, Any], words: str) -> None:
+    last = {"terminated": {"reason": "Error", "exitCode": 1, "message": REFUSED}}
+    item = {"name": "cilium-agent", "state": state, "lastState": last, "restartCount": 3, "ready": False}
+    said = waiting_reason({"status": {"phase": "Running", "containerStatuses": [item]}})
+    assert said.startswith(f"container cilium-agent {words}")
+    assert said.endswith('BIG TCP is not supported with legacy host routing")')
+    assert "back-off" not in said
+
+
+def test_a_container_that_ended_without_a_word_says_how() -> None:
+    last = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}}
+    item = {"name": "cilium-agent", "state": state, "lastState": last}
+    said = waiting_reason({"status": {"containerStatuses": [item]}})
+    assert said == "container cilium-agent waits: CrashLoopBackOff, after it ended with OOMKilled 137"
+
+
 def test_selectors_as_cilium_reads_them() -> None:
     labels = {"a": "1"}
     assert selects({}, labels)

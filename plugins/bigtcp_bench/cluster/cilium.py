@@ -224,14 +224,21 @@ def waiting_reason(pod: Mapping[str, Any]) -> str:
             return f"cannot be scheduled: {condition.get('message', 'no reason given')}"
     for item in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
         state = item.get("state") or {}
-        last = (item.get("lastState") or {}).get("terminated") or {}
+        last = (item.get("lastState") or {}).get("terminated")
         if "waiting" in state:
-            said = state["waiting"].get("message") or last.get("message") or ""
-            return _words(f"container {item['name']} waits: {state['waiting'].get('reason', 'unknown')}", said)
+            reason = state["waiting"].get("reason", "unknown")
+            waits = f"container {item['name']} waits: {reason}"
+            if last is not None and reason == "CrashLoopBackOff":
+                # The kubelet's own words then say no more than that it ended again and again.
+                return _words(f"{waits}, after it ended with {_exit(last)}", last.get("message"))
+            return _words(waits, state["waiting"].get("message"))
         ended = state.get("terminated") or {}
         if ended and ended.get("exitCode") != 0:
-            said = ended.get("message") or ""
-            return _words(f"container {item['name']} ended: {ended.get('reason', ended.get('exitCode'))}", said)
+            reason = ended.get("reason", ended.get("exitCode"))
+            return _words(f"container {item['name']} ended: {reason}", ended.get("message"))
+        if "running" in state and last is not None and not item.get("ready", False):
+            again = f"container {item['name']} was started again after it ended with {_exit(last)}"
+            return _words(again, last.get("message"))
         if "running" in state and not item.get("ready", False):
             return f"container {item['name']} runs but is not ready"
     if status.get("message"):
@@ -239,8 +246,12 @@ def waiting_reason(pod: Mapping[str, Any]) -> str:
     return f"is {status.get('phase', 'Pending')}"
 
 
-def _words(text: str, said: str) -> str:
-    said = " ".join(said.split())
+def _exit(ended: Mapping[str, Any]) -> str:
+    return f"{ended.get('reason', 'Error')} {ended.get('exitCode', '')}".rstrip()
+
+
+def _words(text: str, said: str | None) -> str:
+    said = " ".join((said or "").split())
     return f"{text} ({said[-200:]})" if said else text
 
 
