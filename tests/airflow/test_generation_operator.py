@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.exceptions import AirflowFailException
-from kubernetes.client import ApiClient
+from kubernetes.client import ApiClient, ApiException
 
 from bigtcp_bench.airflow import connections, generation_operator
 from bigtcp_bench.airflow.generation_operator import IperfGenerationOperator
 from bigtcp_bench.cluster import pods
+from bigtcp_bench.cluster.api import SETTLED_S
 from bigtcp_bench.cluster.protocol import LEASE_S
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of
@@ -203,3 +204,34 @@ def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
         operator.execute({})
     assert created == (["deleted"] if moment == "before the server" else ["deleted", "server"])
     assert run(cluster.store.list(PODS, "bigtcp-bench", f"{pods.ROLE_LABEL}=server")) == []
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_a_generation_that_failed_after_an_outage_waits_before_its_next_try(
+    away: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    plan = load_plan("quick").model_dump(mode="json")
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+    client, said = cluster.client(), []
+
+    def lost(*_: object) -> None:
+        if away:
+            client._outage_at = cluster.time
+        raise ApiException(403, "pods did not reach each other")
+
+    monkeypatch.setattr(generation_operator, "say", said.append)
+    monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: client)
+    monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(KubernetesPodOperator, "execute", lost)
+    generation = GENERATION.model_copy(update={"run": number, "run_key": RUN}).model_dump(mode="json")
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation)
+    monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
+    began = cluster.time
+    with pytest.raises(ApiException, match="did not reach"):
+        operator.execute({})
+    assert (cluster.time - began > SETTLED_S - 10) is away
+    assert any("the Kubernetes API was away" in text for text in said) is away

@@ -97,8 +97,8 @@ def test_an_api_that_is_away_is_asked_less_and_less_often(fires):
 
 
 def test_missing_rights_end_the_waiting_at_once(fires):
-    event, pauses = fires(Forbidden("not allowed: list pods in kube-system", 403))
-    assert event == {"error": "not allowed: list pods in kube-system", "noticed": 7}
+    event, pauses = fires(Forbidden("list pods in kube-system", "ask"))
+    assert event == {"error": "not allowed: list pods in kube-system; ask", "noticed": 7}
     assert pauses == []
 
 

@@ -171,7 +171,7 @@ def test_what_cannot_be_known_is_a_warning_and_no_refusal() -> None:
     class MayNot(Client):
         def find(self, kind: Any, name: str, namespace: str | None = None) -> Any:
             if kind is CONFIGMAP and name == "site":
-                raise Forbidden("not allowed", 403)
+                raise Forbidden("get configmaps site", "ask")
             return super().find(kind, name, namespace)
 
     api = MayNot(cluster)

@@ -13,9 +13,11 @@ import pytest
 from kubernetes import client as k8s
 
 from bigtcp_bench.cluster.api import (
+    COMING_BACK_S,
     CONFIGMAP,
     LEASE,
     POD,
+    SETTLED_S,
     ApiProblem,
     ApiUnreachable,
     ClusterApi,
@@ -102,14 +104,90 @@ def test_what_the_api_refuses_is_one_sentence(
     assert len(server.seen) == 1, "a refusal is not asked for again"
 
 
-def test_what_admission_refuses_is_not_a_missing_right(server: Server, api: ClusterApi) -> None:
-    said = 'pods "bigtcp-client-x" is forbidden: exceeded quota: q, requested: cpu=100m, used: cpu=2'
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (
+            'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2',
+            "no room for",
+        ),
+        ('pods "x" is forbidden: failed quota: q: must specify limits.cpu for: base', "take limits.cpu out of it"),
+        ('pods "x" is forbidden: failed quota: q: must specify requests.storage for: base', "no room for"),
+        (
+            'pods "x" is forbidden: violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)',
+            "the namespace needs the level privileged",
+        ),
+        (
+            'pods "x" is forbidden: maximum memory usage per Container is 256Mi, but limit is 512Mi',
+            "a LimitRange of the namespace",
+        ),
+        (
+            'pods "x" is forbidden: memory max limit to request ratio per Container is 2, but provided ratio is 4',
+            "a LimitRange of the namespace",
+        ),
+        (
+            'admission webhook "validate.kyverno.svc-fail" denied the request: no',
+            "an admission rule of the cluster",
+        ),
+    ],
+)
+def test_what_admission_refuses_is_not_a_missing_right(
+    server: Server, api: ClusterApi, said: str, advice: str
+) -> None:
     server.answers = [(403, {"kind": "Status", "message": said})]
-    with pytest.raises(
-        Forbidden, match=r"exceeded quota: q.*; that is no missing right but an admission"
-    ) as caught:
+    with pytest.raises(Forbidden) as caught:
         api.create(POD, {}, "bigtcp-bench")
+    assert caught.value.said == said
+    assert advice in caught.value.advice
+    assert str(caught.value) == f"not allowed: {said}; {caught.value.advice}"
     assert "rbac.yaml" not in str(caught.value)
+
+
+NOBODY_YET = (403, {"message": 'leases is forbidden: User "x" cannot get resource "leases" in API group "y"'})
+
+
+@pytest.mark.parametrize("away", [(0, None), (503, {})])
+@pytest.mark.parametrize("refusal", [NOBODY_YET, (401, {"message": "Unauthorized"})])
+def test_a_server_that_has_just_come_back_refuses_for_a_while(
+    server: Server, api: ClusterApi, away: Answer, refusal: Answer
+) -> None:
+    server.answers = [away, refusal, refusal, (200, {"metadata": {"name": "x"}})]
+    assert api.unsettled_s() == 0
+    assert api.get(LEASE, "x", "n") == {"metadata": {"name": "x"}}
+    assert len(server.seen) == 4
+    assert SETTLED_S - 10 < api.unsettled_s() <= SETTLED_S
+
+
+def test_a_refusal_long_after_an_outage_is_final_and_one_that_stays_ends_as_well(
+    server: Server, api: ClusterApi
+) -> None:
+    now = [0.0]
+    api.monotonic = lambda: now[0]
+    server.answers = [(503, {}), (200, {}), NOBODY_YET]
+    api.get(LEASE, "x", "n")
+    now[0] = COMING_BACK_S + 1
+    with pytest.raises(Forbidden, match="the rights that are needed"):
+        api.get(LEASE, "x", "n")
+    assert len(server.seen) == 3
+
+
+def test_a_right_that_stays_missing_after_an_outage_is_said(server: Server, api: ClusterApi) -> None:
+    now = [0.0]
+
+    def passing(seconds: float) -> None:
+        now[0] += max(seconds, 1.0)
+
+    api.monotonic, api.sleep = lambda: now[0], passing
+    server.answers = [(503, {}), NOBODY_YET]
+    with pytest.raises(Forbidden, match="the rights that are needed"):
+        api.get(LEASE, "x", "n")
+    assert COMING_BACK_S <= now[0] < COMING_BACK_S + 10
+
+
+def test_throttling_is_no_outage(server: Server, api: ClusterApi) -> None:
+    server.answers = [(429, {}), NOBODY_YET]
+    with pytest.raises(Forbidden):
+        api.get(LEASE, "x", "n")
 
 
 def test_an_api_that_comes_back_is_waited_for_and_the_fence_is_asked_each_time(

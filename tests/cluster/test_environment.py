@@ -109,7 +109,7 @@ def test_a_run_goes_on_without_the_right_to_read_what_tells_clusters_apart(
     class Narrow(Client):
         def get(self, kind: Kind, name: str, namespace: str | None = None) -> JsonObject:
             if (kind, name) == (NAMESPACE, "kube-system"):
-                raise Forbidden("not allowed: get namespaces kube-system", 403)
+                raise Forbidden("get namespaces kube-system", "ask")
             return super().get(kind, name, namespace)
 
     api = Narrow(Cluster())

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException
 
 from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed
 from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of, server_pod
@@ -99,7 +99,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         except FenceLost as error:
             # Another run, or a restore, has the cluster now: trying again cannot help.
             raise AirflowFailException(str(error)) from error
-        except (BenchError, AirflowException) as error:
+        except Exception as error:
             store.store_failures(
                 generation.run,
                 [
@@ -111,6 +111,11 @@ class IperfGenerationOperator(KubernetesPodOperator):
                     }
                 ],
             )
+            # In vain right after an outage of the API server: pods that are made then may not reach each other.
+            unsettled_s = api.unsettled_s()
+            if unsettled_s:
+                say(f"{generation}: the Kubernetes API was away; waiting {unsettled_s:.0f} s before another try")
+                api.sleep(unsettled_s)
             raise
 
     def cleanup(

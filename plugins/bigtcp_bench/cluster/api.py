@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,11 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_S = 10.0
 #: Answers that say "not now": throttled, or the API server or its etcd is away.
 TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
+#: A server that has just come back refuses everybody (401, 403) until its caches of accounts and roles are filled:
+#: that took some seconds when it was seen. For so long after an outage a refusal is only passing.
+COMING_BACK_S = 30.0
+#: So long after an outage pods that were just made may not reach each other (up to a minute, when it was seen).
+SETTLED_S = 90.0
 #: Asks for a list without spec and status, in the words of the API server.
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 #: An exec that prints nothing for this long is given up.
@@ -90,7 +96,15 @@ class Conflict(ApiProblem):
 
 
 class Forbidden(ApiProblem):
-    """The credentials in use lack a right, or an admission rule of the cluster says no (403)."""
+    """The credentials in use lack a right, or an admission rule of the cluster says no (403).
+
+    ``said`` is what the API server says, ``advice`` what helps.
+    """
+
+    def __init__(self, said: str, advice: str) -> None:
+        super().__init__(f"not allowed: {said}; {advice}", 403)
+        self.said = said
+        self.advice = advice
 
 
 class ApiUnreachable(ApiProblem):
@@ -99,6 +113,10 @@ class ApiUnreachable(ApiProblem):
 
 class _Transient(Exception):
     """An answer, or none, after which the same request may be made again."""
+
+
+class _Away(_Transient):
+    """The API server itself is away."""
 
 
 class ClusterApi:
@@ -127,6 +145,7 @@ class ClusterApi:
         self.monotonic = monotonic
         self.sleep = sleep
         self._server_ahead_s = 0.0
+        self._outage_at = float("-inf")
 
     @classmethod
     def from_kubeconfig(
@@ -159,6 +178,10 @@ class ClusterApi:
         times mean the same on a worker, in the cluster and on a laptop.
         """
         return self._clock() + self._server_ahead_s
+
+    def unsettled_s(self) -> float:
+        """Return for how long after the last outage that this connection saw pods may not reach each other yet."""
+        return max(0.0, self._outage_at + SETTLED_S - self.monotonic())
 
     def poll(self, timeout_s: float, interval_s: float) -> Iterator[float]:
         """Yield the seconds passed, every ``interval_s``, until ``timeout_s`` is over (at least once)."""
@@ -320,7 +343,7 @@ class ClusterApi:
                 # After the server's own close, close() leaves the socket to the garbage collector.
                 session.sock.shutdown()
         except websocket.WebSocketBadStatusException as error:
-            if error.status_code in TRANSIENT_STATUSES:
+            if error.status_code in TRANSIENT_STATUSES or self._may_be_coming_back(error.status_code):
                 raise _Transient(f"exec was answered with {error.status_code}") from error
             raise _problem(error.status_code, "GET", path, error.resp_body or b"") from error
         except (websocket.WebSocketException, OSError) as error:
@@ -372,14 +395,15 @@ class ClusterApi:
                     _request_timeout=REQUEST_TIMEOUT_S,
                 )
             except k8s.ApiException as error:
-                if error.status in TRANSIENT_STATUSES:
-                    raise _Transient(f"answer {error.status} {error.reason}") from error
+                if error.status in TRANSIENT_STATUSES or self._may_be_coming_back(error.status):
+                    kind = _Away if error.status >= 500 else _Transient
+                    raise kind(f"answer {error.status} {error.reason}") from error
                 if error.status == 0:
                     _refuse_bad_certificate(str(error.reason), self.host)
-                    raise _Transient(_shorten(str(error.reason))) from error
+                    raise _Away(_shorten(str(error.reason))) from error
                 raise _problem(error.status, method, path, error.body) from error
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                raise _Transient(_shorten(str(error))) from error
+                raise _Away(_shorten(str(error))) from error
             self._learn_time(response.urllib3_response.headers.get("Date"))
             text = response.data.decode("utf-8", "replace")
             if answer == "text":
@@ -392,9 +416,18 @@ class ClusterApi:
 
         return self._retried(attempt, f"{method} {path}")
 
+    def _may_be_coming_back(self, status: int) -> bool:
+        return status in (401, 403) and self.monotonic() < self._outage_at + COMING_BACK_S
+
+    def _is_passing(self, failure: BaseException) -> bool:
+        """Return whether the request may be made again; note when the server was last away."""
+        if isinstance(failure, _Away):
+            self._outage_at = self.monotonic()
+        return isinstance(failure, _Transient)
+
     def _retried(self, attempt: Callable[[], Any], what: str) -> Any:
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Transient),
+            retry=tenacity.retry_if_exception(self._is_passing),
             stop=tenacity.stop_after_delay(self._away_s),
             wait=tenacity.wait_exponential(multiplier=0.25, max=5),
             sleep=self.sleep,
@@ -441,17 +474,47 @@ def _problem(status: int, method: str, path: str, body: bytes | str | None) -> A
     if status == 401:
         return ApiProblem(f"the Kubernetes API does not accept the credentials in use for {where}: {message}", 401)
     if status == 403:
-        # As RBAC words it; admission says no with the same status.
-        if '" cannot ' in message:
-            why = "the rights that are needed are in include/manifests/rbac.yaml"
-        else:
-            why = "that is no missing right but an admission rule of the cluster, such as a quota or Pod Security"
-        return Forbidden(f"not allowed: {message}; {why}", 403)
+        return Forbidden(message, _remedy(message))
     if status == 404:
         return NotFound(f"the Kubernetes API has no {path}: {message}", 404)
     if status == 409:
         return Conflict(f"{where} met another change: {message}", 409)
     return ApiProblem(f"the Kubernetes API refused {where} with {status}: {message}", status)
+
+
+#: What the API server's admission says → what helps; of what it says the first that matches counts.
+_REMEDIES = (
+    # As RBAC words it; admission says no with the same status.
+    ('" cannot ', "the rights that are needed are in include/manifests/rbac.yaml"),
+    (
+        r"failed quota: .*must specify limits\.cpu",
+        "that ResourceQuota wants a CPU limit, which benchmark pods must not have: take limits.cpu out of it, or "
+        "give it a scope that leaves them out",
+    ),
+    (
+        "(exceeded|failed) quota: ",
+        "a ResourceQuota of the namespace has no room for the benchmark's pods, one server and one client at a "
+        "time: raise it, or remove it there",
+    ),
+    (
+        'violates PodSecurity "',
+        "the namespace needs the level privileged, for pods that look at their node: kubectl apply -f "
+        "include/manifests/namespace.yaml",
+    ),
+    (
+        "(usage|ratio) per (Container|Pod) is",
+        "a LimitRange of the namespace does not let the benchmark's pods in (requests of 100m CPU and 128Mi, a "
+        "limit of 512Mi): widen it, or remove it there",
+    ),
+    (
+        "",
+        "that is no missing right but an admission rule of the cluster: let the pods of include/manifests pass it",
+    ),
+)
+
+
+def _remedy(message: str) -> str:
+    return next(text for pattern, text in _REMEDIES if re.search(pattern, message))
 
 
 def _refuse_bad_certificate(text: str, host: str) -> None:
