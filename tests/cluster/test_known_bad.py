@@ -13,6 +13,7 @@ import pytest
 from bigtcp_bench.cluster.api import Kind
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import Cilium, Merged, parse_status, version_of_image
+from bigtcp_bench.cluster.fingerprint import Difference
 from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import NodePair, node_info
 from bigtcp_bench.cluster.probe import NodeProbe
@@ -43,6 +44,8 @@ class World:
         self.probes = {name: self._probe(name) for name in ("node1", "node2")}
         self.unreachable: dict[Any, str] = {}
         self.behind: set[str] = set()
+        self.cpu_limits: dict[str, str] = {}
+        self.pending: dict[str, list[Difference]] = {}
         for node in self.nodes:
             node["metadata"]["labels"]["topology.kubernetes.io/zone"] = "a"
 
@@ -110,12 +113,21 @@ class World:
             node_configs=self.node_configs,
             nodes=self.nodes,
             agents={
-                name: AgentSeen("cilium-x", parse_status(document), off, current=name not in self.behind)
+                name: AgentSeen(
+                    "cilium-x",
+                    parse_status(document),
+                    off,
+                    current=name not in self.behind,
+                    pending=self.pending.get(name, []),
+                )
                 for name, document in self.statuses.items()
             },
             hold=[],
         )
-        probes = {name: NodeProbe(name, Probe.model_validate(one)) for name, one in self.probes.items()}
+        probes = {
+            name: NodeProbe(name, Probe.model_validate(one), self.cpu_limits.get(name, ""))
+            for name, one in self.probes.items()
+        }
         return judge(seen, the_plan, pair, probes, self.unreachable)
 
 
@@ -265,6 +277,31 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         lambda w: w.before_1_16("v1.15.19", datapath_mode="lb-only"),
         *("datapath mode", "fail", "lb-only", "any mode but veth"),
     ),
+    "CNI chaining with AWS": (
+        lambda w: w.status(cni_chaining={"mode": "aws-cni"}),
+        *("CNI chaining", "fail", "aws-cni", "Cilium sets no limits on these"),
+    ),
+    "CNI chaining in general": (
+        lambda w: w.status(cni_chaining={"mode": "generic-veth"}),
+        *("CNI chaining", "fail", "generic-veth", "has to be the CNI itself"),
+    ),
+    "CNI chaining that only the configuration tells": (
+        lambda w: (w.cilium("v1.18.3", cni_chaining_mode="aws-cni"), w.status(cni_chaining={"mode": ""})),
+        *("CNI chaining", "fail", "aws-cni", "no pod gets BIG TCP"),
+    ),
+    "a default CPU limit": (
+        lambda w: w.cpu_limits.update(node1="200m"),
+        *(
+            "CPU limit",
+            "fail",
+            "pods get a CPU limit of 200m",
+            "take the default out of the namespace's LimitRange",
+        ),
+    ),
+    "agents that wait for a restart": (
+        lambda w: w.pending.update(node1=[Difference("enable-host-legacy-routing", None, "true")]),
+        *("pending settings", "fail", "enable-host-legacy-routing not set → true", "restart them first"),
+    ),
     "an unknown datapath": (
         lambda w: w.status(datapath_mode="ipvlan"),
         *("datapath mode", "warn", "ipvlan", "known to work with veth and netkit"),
@@ -351,7 +388,7 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     ),
     "a packaging without the init container": (
         lambda w: w.config_container(name="mount-cgroup"),
-        *("config overrides", "fail", "has no init container config", "use scope cluster"),
+        *("config overrides", "fail", "has no init container config", "scope cluster does without"),
     ),
     "a distribution without CiliumNodeConfig": (
         lambda w: setattr(w, "served", None),
@@ -614,6 +651,48 @@ def test_what_scope_cluster_cannot_do(spoil: Spoil, name: str, found: str) -> No
     assert (lines[name].status, found in lines[name].found) == ("fail", True)
     assert "use scope nodes" in lines[name].advice
     assert lines["scope"].status == "warn"
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+def test_a_managed_cilium_that_can_be_measured_in_no_way_says_so(scope: str) -> None:
+    """GKE's Dataplane V2: no CiliumNodeConfig, and an addon manager that puts cilium-config back."""
+    world = World()
+    world.daemonset["metadata"]["name"] = "anetd"
+    world.daemonset["metadata"]["labels"]["addonmanager.kubernetes.io/mode"] = "Reconcile"
+    world.served = None
+    world.config_container(name="other")
+    (line,) = [check for check in world.judged(scope=scope) if check.status == "fail"]
+    assert "use scope" not in line.advice
+    other = {"nodes": "cluster", "cluster": "nodes"}[scope]
+    assert f"scope {other} is no way either: " in line.advice
+    assert line.advice.endswith(
+        "a managed Cilium like this cannot be measured, only one that you install yourself"
+    )
+
+
+def test_a_managed_cilium_that_follows_ciliumnodeconfigs_is_measured_by_them() -> None:
+    """AKS: the addon manager puts cilium-config back, but agents merge what a CiliumNodeConfig says."""
+    world = World()
+    world.daemonset["metadata"]["labels"]["addonmanager.kubernetes.io/mode"] = "Reconcile"
+    assert [check.name for check in world.judged() if check.status == "fail"] == []
+    (line,) = [check for check in world.judged(scope="cluster") if check.status == "fail"]
+    assert line.advice.endswith("; use scope nodes")
+
+
+def test_two_obstacles_of_ones_own_making_do_not_point_at_each_other() -> None:
+    world = World()
+    world.daemonset["spec"]["updateStrategy"]["type"] = "OnDelete"
+    world.config_container(args=["--deny-config-keys=enable-ipv4-big-tcp"])
+    for scope in ("nodes", "cluster"):
+        (line,) = [check for check in world.judged(scope=scope) if check.status == "fail"]
+        assert "is no way either: " in line.advice
+        assert "managed" not in line.advice
+
+
+def test_host_ports_by_chaining_portmap_are_no_obstacle() -> None:
+    world = World()
+    world.status(cni_chaining={"mode": "portmap"})
+    assert [str(check) for check in world.judged() if check.status != "pass"] == []
 
 
 def test_a_plan_that_refuses_busy_nodes() -> None:

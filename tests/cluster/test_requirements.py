@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from bigtcp_bench.cluster import pods, protocol, requirements
-from bigtcp_bench.cluster.api import DAEMONSET
+from bigtcp_bench.cluster.api import DAEMONSET, _problem
 from bigtcp_bench.cluster.checks import Check, refuse_failed
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
@@ -346,3 +347,87 @@ def test_nodes_are_chosen_by_name_by_label_or_as_they_come() -> None:
     change(cluster, NODES, "node1", None, taint)
     with pytest.raises(PreconditionFailed, match="node1 has the taint gpu:NoSchedule"):
         choose_pair(api, plan)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "node.cilium.io/agent-not-ready",
+        "ignore-taint.cluster-autoscaler.kubernetes.io/cilium-agent-not-ready",
+        "node.cloudprovider.kubernetes.io/uninitialized",
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_taint_that_passes_by_itself_is_waited_for(key: str, named: bool) -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    pair = {"client_node": "node1", "server_node": "node2"} if named else {}
+    plan = validate_plan({"scenarios": "ipv4-rr", **pair})
+    taints = [{"key": key, "effect": "NoSchedule"}]
+    change(cluster, NODES, "node1", None, lambda found: found["spec"].update(taints=taints))
+    began, sleep = cluster.time, api.sleep
+
+    def passing(seconds: float) -> None:
+        sleep(seconds)
+        if cluster.time - began > 30:
+            change(cluster, NODES, "node1", None, lambda found: found["spec"].pop("taints", None))
+
+    api.sleep = passing  # type: ignore[method-assign]
+    assert choose_pair(api, plan).names == ("node1", "node2")
+    assert 30 <= cluster.time - began < 40
+    change(cluster, NODES, "node1", None, lambda found: found["spec"].update(taints=taints))
+    api.sleep = sleep  # type: ignore[method-assign]
+    with pytest.raises(PreconditionFailed, match=r"node1 has the taint .*, which has not passed"):
+        choose_pair(api, plan)
+
+
+def test_a_taint_that_does_not_pass_gives_the_place_to_another_node_after_a_while() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    node = run(cluster.store.get(NODES, "node2"))
+    copy = {"metadata": {"name": "node3", "labels": dict(node["metadata"]["labels"])}, "spec": {}}
+    run(cluster.store.create(NODES, copy))
+    created = run(cluster.store.get(NODES, "node3"))
+    created["status"] = node["status"]
+    run(cluster.store.update(NODES, created, "status"))
+    taints = [{"key": "node.cilium.io/agent-not-ready", "effect": "NoSchedule"}]
+    change(cluster, NODES, "node1", None, lambda found: found["spec"].update(taints=taints))
+    assert choose_pair(api, validate_plan({"scenarios": "ipv4-rr"})).names == ("node2", "node3")
+
+
+QUOTA = 'pods "bigtcp-probe-x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0'
+SECURITY = 'pods "bigtcp-probe-x" is forbidden: violates PodSecurity "restricted:latest": host namespaces'
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (QUOTA, "a ResourceQuota of the namespace has no room"),
+        (SECURITY, "the namespace needs the level privileged"),
+    ],
+)
+def test_what_admission_refuses_is_one_line_with_the_advice_that_fits(
+    said: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(api: Client, pod: Any, **_: Any) -> Any:
+        raise _problem(403, "POST", "/api/v1/namespaces/bigtcp-bench/pods", json.dumps({"message": said}))
+
+    monkeypatch.setattr(pods, "create_pod", refuse)
+    line = checks(Cluster())["pods", ""]
+    assert (line.status, line.found) == ("fail", f"not allowed: {said}")
+    assert advice in line.advice
+    assert "rbac.yaml" not in line.sentence
+
+
+def test_a_cpu_limit_that_admission_gives_is_seen_on_the_admitted_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = pods.create_pod
+
+    def admitted(api: Client, pod: Any, **options: Any) -> Any:
+        """Create it as the API server does where a LimitRange of the namespace has a default."""
+        container = pod["spec"]["containers"][0]
+        container["resources"]["limits"].setdefault("cpu", "200m")
+        return create(api, pod, **options)
+
+    monkeypatch.setattr(pods, "create_pod", admitted)
+    line = checks(Cluster())["CPU limit", "node1"]
+    assert (line.status, line.found) == ("fail", "pods get a CPU limit of 200m, although they ask for none")

@@ -306,6 +306,8 @@ class AgentStatus:
     kube_proxy_replacement: str
     masquerading: str
     encryption: str
+    #: The plugin that makes the pods' devices where that is not Cilium; empty where the agent does not tell.
+    cni_chaining: str
     devices: tuple[str, ...]
     raw: JsonObject
 
@@ -347,6 +349,7 @@ def parse_status(document: JsonObject) -> AgentStatus:
         kube_proxy_replacement=str(replacement.get("mode", "")),
         masquerading=str(masquerading.get("mode", "")) if masquerading.get("enabled") else "Disabled",
         encryption=str((document.get("encryption") or {}).get("mode", "Disabled")),
+        cni_chaining=str((document.get("cni-chaining") or {}).get("mode", "")),
         devices=tuple(_status_devices(document)),
         raw=document,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from bigtcp_bench.cluster import protocol, saved_state
 from bigtcp_bench.cluster.agent_settings import NODE_PREFIX, PENDING_ADVICE, merging_of, pending_text
@@ -78,61 +79,120 @@ def rollout_check(daemonset: JsonObject, behind: Sequence[str], plan: Plan) -> C
             name, "", "warn", found, "a rollout is under way elsewhere; both nodes of the pair are through it"
         )
     advice = "a rollout is under way; wait for its end"
-    if (daemonset["spec"].get("updateStrategy") or {}).get("type") == "OnDelete":
+    if _strategy(daemonset) == "OnDelete":
         advice = "the update strategy is OnDelete: delete the pods of the older agents"
     if current and behind:
         found += f", an older one on {' and '.join(behind)}"
     return Check(name, "", "fail", found, advice)
 
 
-def change_checks(cilium: Cilium, daemonset: JsonObject, plan: Plan) -> Iterator[Check]:
-    """Judge whether the settings can be changed in the way that the plan's scope asks for."""
+@dataclass(frozen=True)
+class _Problem:
+    """Why the settings cannot be changed in the way of one scope: name of the line, finding and advice."""
+
+    name: str
+    found: str
+    advice: str
+
+
+def change_checks(cilium: Cilium, daemonset: JsonObject, config: JsonObject, plan: Plan) -> Iterator[Check]:
+    """Judge whether the settings can be changed in the way that the plan's scope asks for.
+
+    The other scope is advised only where it can be used.
+    """
+    in_nodes, in_cluster = list(_nodes_problems(cilium, daemonset)), list(_cluster_problems(daemonset, config))
     if plan.scope == "cluster":
-        strategy = (daemonset["spec"].get("updateStrategy") or {}).get("type", "RollingUpdate")
-        if strategy == "RollingUpdate":
-            yield Check("update strategy", "", "pass", strategy)
-        else:
-            advice = "scope cluster restarts the agents by a rolling update; use scope nodes"
-            yield Check("update strategy", "", "fail", strategy, advice)
+        way_out = _way_out("use scope nodes", "nodes", in_nodes, daemonset)
+        for problem in in_cluster:
+            yield Check(problem.name, "", "fail", problem.found, f"{problem.advice}; {way_out}")
+        if not any(problem.name == "update strategy" for problem in in_cluster):
+            yield Check("update strategy", "", "pass", _strategy(daemonset))
         found = "every pod created anywhere in the cluster while BIG TCP is on keeps its large limits afterwards"
         yield Check("scope", "", "warn", found, "scope nodes touches two nodes only")
         return
+    if cilium.node_config is not None:
+        yield Check("CiliumNodeConfig", "", "pass", f"served as {cilium.node_config.api_version}")
+    way_out = _way_out("scope cluster does without", "cluster", in_cluster, daemonset)
+    for problem in in_nodes:
+        yield Check(problem.name, "", "fail", problem.found, f"{problem.advice}; {way_out}")
+    if not in_nodes:
+        yield _overrides(daemonset)
+
+
+def _way_out(words: str, other: str, problems: Sequence[_Problem], daemonset: JsonObject) -> str:
+    """Return ``words`` where the ``other`` scope can be used, else why it cannot either."""
+    if not problems:
+        return words
+    managed = ADDON_MODE in (daemonset["metadata"].get("labels") or {})
+    end = "; a managed Cilium like this cannot be measured, only one that you install yourself" * managed
+    return f"scope {other} is no way either: {problems[0].found}{end}"
+
+
+def _nodes_problems(cilium: Cilium, daemonset: JsonObject) -> Iterator[_Problem]:
+    """Find why a CiliumNodeConfig cannot set our two keys, if so."""
     if cilium.node_config is None:
-        found = "the cluster serves no cilium.io CiliumNodeConfig"
-        advice = (
-            "it comes with Cilium's chart from 1.13 on; managed distributions may leave it out; use scope cluster"
-        )
-        yield Check("CiliumNodeConfig", "", "fail", found, advice)
+        advice = "it comes with Cilium's chart from 1.13 on; managed distributions may leave it out"
+        yield _Problem("CiliumNodeConfig", "the cluster serves no cilium.io CiliumNodeConfig", advice)
         return
-    yield Check("CiliumNodeConfig", "", "pass", f"served as {cilium.node_config.api_version}")
-    yield _overrides(daemonset)
+    name, merging = "config overrides", merging_of(daemonset)
+    if merging is None:
+        found = f"DaemonSet {daemonset['metadata']['name']} has no init container config"
+        yield _Problem(name, found, "this packaging of Cilium ignores CiliumNodeConfig")
+        return
+    refused = [key for key in KEYS.values() if not merging.counts(key)]
+    if refused and merging.allowed:
+        found = f"{refused[0]} is not among --allow-config-keys"
+        yield _Problem(name, found, "add it to Helm's daemon.allowedConfigOverrides")
+    elif refused:
+        found = f"{refused[0]} may not be overridden (--deny-config-keys)"
+        yield _Problem(name, found, "remove it from Helm's daemon.blockedConfigOverrides")
+    elif merging.later is None:
+        found = f"the sources are {','.join(merging.sources)}"
+        yield _Problem(name, found, "add cilium-node-config to Helm's daemon.configSources")
 
 
 def _overrides(daemonset: JsonObject) -> Check:
-    """Judge the init container that merges the configuration: may our two keys be overridden at all?"""
-    name = "config overrides"
+    """Tell what is applied after our CiliumNodeConfig, where that may set our two keys at all."""
     merging = merging_of(daemonset)
-    if merging is None:
-        advice = "this packaging of Cilium ignores CiliumNodeConfig; use scope cluster"
-        return Check(
-            name, "", "fail", f"DaemonSet {daemonset['metadata']['name']} has no init container config", advice
-        )
-    refused = [key for key in KEYS.values() if not merging.counts(key)]
-    if refused and merging.allowed:
-        advice = "add it to Helm's daemon.allowedConfigOverrides, or use scope cluster"
-        return Check(name, "", "fail", f"{refused[0]} is not among --allow-config-keys", advice)
-    if refused:
-        advice = "remove it from Helm's daemon.blockedConfigOverrides, or use scope cluster"
-        return Check(name, "", "fail", f"{refused[0]} may not be overridden (--deny-config-keys)", advice)
-    sources, later = merging.sources, merging.later
-    if later is None:
-        advice = "add cilium-node-config to Helm's daemon.configSources, or use scope cluster"
-        return Check(name, "", "fail", f"the sources are {','.join(sources)}", advice)
-    others = [source for source in later if _kind(source) != "node"]
+    assert merging is not None
+    others = [source for source in merging.later or () if _kind(source) != "node"]
     if others:
         advice = f"make sure that it sets neither {' nor '.join(KEYS.values())}, or use scope cluster"
-        return Check(name, "", "warn", f"source {others[0]} is applied after CiliumNodeConfigs", advice)
-    return Check(name, "", "pass", f"both keys may be overridden; sources {','.join(sources)}")
+        found = f"source {others[0]} is applied after CiliumNodeConfigs"
+        return Check("config overrides", "", "warn", found, advice)
+    found = f"both keys may be overridden; sources {','.join(merging.sources)}"
+    return Check("config overrides", "", "pass", found)
+
+
+def _strategy(daemonset: JsonObject) -> str:
+    return str((daemonset["spec"].get("updateStrategy") or {}).get("type", "RollingUpdate"))
+
+
+def _cluster_problems(daemonset: JsonObject, config: JsonObject) -> Iterator[_Problem]:
+    """Find why ``cilium-config`` cannot be changed for a run, if so."""
+    if _strategy(daemonset) != "RollingUpdate":
+        advice = "scope cluster restarts the agents by a rolling update"
+        yield _Problem("update strategy", _strategy(daemonset), advice)
+    correcting = _correcting(daemonset, config)
+    if correcting:
+        yield _Problem(
+            "managed by", correcting, f"it may undo a change of {CONFIGMAP_NAME} in the middle of a run"
+        )
+
+
+def _correcting(daemonset: JsonObject, config: JsonObject) -> str:
+    """Return who puts Cilium's objects back when they are changed, as a finding; empty if nobody says so."""
+    found: set[str] = set()
+    for item in (daemonset, config):
+        meta = item["metadata"]
+        present = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
+        found |= {tool for mark, tool in GITOPS_MARKS.items() if mark in present}
+        if present.get(ADDON_MODE) == "Reconcile":
+            found.add("the addon manager")
+        elif INSTANCE in present and HELM_RELEASE not in present and not GITOPS_MARKS.keys() & present.keys():
+            found.add("Argo CD (label tracking) or a similar tool")
+    source = "in Git" if found <= {*GITOPS_MARKS.values()} else "at their source"
+    return f"{' and '.join(sorted(found))} keeps Cilium's objects as they are {source}" if found else ""
 
 
 def _kind(source: str) -> str:
@@ -141,31 +201,19 @@ def _kind(source: str) -> str:
 
 def manager_checks(daemonset: JsonObject, config: JsonObject, plan: Plan) -> Iterator[Check]:
     """Judge who else looks after Cilium's objects, and what they would do about our changes."""
-    correcting: set[str] = set()
     managers: set[str] = set()
     for item in (daemonset, config):
         meta = item["metadata"]
         present = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
-        correcting |= {tool for mark, tool in GITOPS_MARKS.items() if mark in present}
-        if present.get(ADDON_MODE) == "Reconcile":
-            correcting.add("the addon manager")
-        elif INSTANCE in present and HELM_RELEASE not in present and not GITOPS_MARKS.keys() & present.keys():
-            correcting.add("Argo CD (label tracking) or a similar tool")
         managers |= {present[MANAGED_BY]} if MANAGED_BY in present else set()
-    others = sorted(managers - {"Helm"})
-    if correcting:
-        source = "in Git" if correcting <= {*GITOPS_MARKS.values()} else "at their source"
-        found = f"{' and '.join(sorted(correcting))} keeps Cilium's objects as they are {source}"
-        if plan.scope == "cluster":
-            advice = f"it may undo a change of {CONFIGMAP_NAME} in the middle of a run; use scope nodes"
-            yield Check("managed by", "", "fail", found, advice)
-        else:
-            advice = "make sure that it does not prune foreign CiliumNodeConfigs in Cilium's namespace"
-            yield Check("managed by", "", "warn", found, advice)
+    others, correcting = sorted(managers - {"Helm"}), _correcting(daemonset, config)
+    if correcting and plan.scope == "nodes":
+        advice = "make sure that it does not prune foreign CiliumNodeConfigs in Cilium's namespace"
+        yield Check("managed by", "", "warn", correcting, advice)
     elif others:
         advice = "see that it neither puts changed objects of Cilium back nor removes foreign CiliumNodeConfigs"
         yield Check("managed by", "", "warn", f"{' and '.join(others)} ({MANAGED_BY})", advice)
-    else:
+    elif not correcting:
         yield Check("managed by", "", "pass", ", ".join(managers) or "nobody that says so")
     annotations = daemonset["spec"]["template"]["metadata"].get("annotations") or {}
     rolls = "yes: a Helm upgrade that changes the configuration restarts all agents by itself"
@@ -263,6 +311,7 @@ def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObj
     else:
         advice = "BIG TCP needs BPF host routing: kubeProxyReplacement and bpf.masquerade, no legacy routing"
         yield Check("host routing", node, "fail", status.host_routing or "unknown", advice)
+    yield _chaining(node, status, data)
     mode = status.datapath_mode
     if not mode and (0, 0, 0) < version < (1, 16, 0):
         # Another mode than veth had to be configured, and agents did not tell theirs.
@@ -284,6 +333,18 @@ def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObj
         advice = "Cilium documents BIG TCP with bpf.masquerade=true only"
         yield Check("masquerading", node, "warn", status.masquerading or "unknown", advice)
     yield from _dispatch(node, data, version)
+
+
+def _chaining(node: str, status: AgentStatus, data: Mapping[str, str]) -> Check:
+    """Judge whether Cilium makes the pods' devices itself; with portmap it does, and only adds host ports."""
+    mode = status.cni_chaining or data.get("cni-chaining-mode", "none")
+    if mode in ("none", "portmap"):
+        return Check("CNI chaining", node, "pass", mode)
+    advice = (
+        "another plugin makes the pods' devices, and Cilium sets no limits on these, so no pod gets BIG TCP; "
+        "Cilium has to be the CNI itself (cni.chainingMode=none)"
+    )
+    return Check("CNI chaining", node, "fail", mode, advice)
 
 
 def _datapath(node: str, mode: str, version: Version) -> Check:

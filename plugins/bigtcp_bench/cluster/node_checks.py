@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from bigtcp_bench.cluster.api import Forbidden
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check, Status
 from bigtcp_bench.cluster.cilium import LIMIT_NAMES, TUNNEL_DEVICES, AgentStatus, Merged
 from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import PAIR_LABEL, TAINT_KEY, NodeInfo, NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
+from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, Family, Plan
 from bigtcp_bench.readings.agent_log import Device
 
@@ -175,6 +177,30 @@ def _restorable(node: str, device: str, limits: Mapping[str, int], merged: Merge
             found = f"{device}: {name} is {value} although BIG TCP is off, so it was set by hand"
             advice = f"Cilium would leave {CLASSIC_MAX_PACKET_BYTES} behind; set it to that before a benchmark"
             yield Check("limits", node, "fail", found, advice)
+
+
+def cpu_limit_checks(probed: NodeProbe) -> Iterator[Check]:
+    """Find a CPU limit that the cluster has given to our pods, which ask for none."""
+    if probed.cpu_limit:
+        found = f"pods get a CPU limit of {probed.cpu_limit}, although they ask for none"
+        advice = (
+            "its throttling would be what is measured; take the default out of the namespace's LimitRange "
+            "(kubectl -n bigtcp-bench get limitrange)"
+        )
+        yield Check("CPU limit", probed.node, "fail", found, advice)
+
+
+def refused_check(error: BenchError, plan: Plan) -> Check:
+    """Tell why the pods that look at the nodes could not run, with what helps against just that."""
+    if isinstance(error, Forbidden):
+        return Check("pods", "", "fail", f"not allowed: {error.said}", error.advice)
+    if isinstance(error, PreconditionFailed):
+        advice = "kubectl apply -f include/manifests/namespace.yaml, priorityclass.yaml and rbac.yaml, once"
+    elif "cannot be scheduled" in str(error):
+        advice = "make room for one pod on each node (0.1 CPU, 128 MiB), or choose other nodes"
+    else:
+        advice = f"pods of image {plan.image} must be able to run on both nodes, with python3 and iperf3 in it"
+    return Check("pods", "", "fail", str(error), advice)
 
 
 def alike_check(pair: NodePair, probes: Mapping[str, NodeProbe], statuses: Mapping[str, AgentStatus]) -> Check:

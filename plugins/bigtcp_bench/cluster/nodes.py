@@ -14,6 +14,12 @@ from bigtcp_bench.planning.plan import Plan
 PAIR_LABEL = "bigtcp-bench"
 #: Pods of the benchmark tolerate a taint of this key, whatever its value and effect.
 TAINT_KEY = "bigtcp-bench"
+#: Ends of the keys of taints that pass by themselves: of Cilium's operator until the node's agent is ready (the
+#: key is a setting, also with a prefix for the cluster autoscaler), of a cloud's controller, of a new network.
+PASSING_TAINTS = ("agent-not-ready", "node.cloudprovider.kubernetes.io/uninitialized", "network-unavailable")
+#: So long such a taint is waited for; an agent that was just restarted has it for some seconds.
+PASSING_S = 120.0
+POLL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,12 @@ class NodeInfo:
         return self.ready and self.schedulable and not self.blocking_taints and self.os == "linux"
 
     @property
+    def soon_usable(self) -> bool:
+        """Return whether it is usable, or only has taints that pass by themselves."""
+        passing = all(taint.rpartition(":")[0].endswith(PASSING_TAINTS) for taint in self.blocking_taints)
+        return self.ready and self.schedulable and passing and self.os == "linux"
+
+    @property
     def unusable_because(self) -> str:
         """Return why no benchmark pod can run there; empty if one can."""
         if not self.ready:
@@ -55,7 +67,8 @@ class NodeInfo:
         if not self.schedulable:
             return "is cordoned"
         if self.blocking_taints:
-            return f"has the taint {self.blocking_taints[0]}, which benchmark pods do not tolerate"
+            passes = ", which has not passed" if self.soon_usable else ", which benchmark pods do not tolerate"
+            return f"has the taint {self.blocking_taints[0]}{passes}"
         return "" if self.os == "linux" else f"runs {self.os}, not linux"
 
 
@@ -97,37 +110,49 @@ def candidates(api: ClusterApi, plan: Plan) -> list[JsonObject]:
     return api.select(NODE, labels=f"{PAIR_LABEL}=true") or api.select(NODE)
 
 
-def choose_pair(api: ClusterApi, plan: Plan) -> NodePair:
+def choose_pair(api: ClusterApi, plan: Plan, *, passing_s: float = PASSING_S) -> NodePair:
     """Return the nodes to measure between: named by the plan, else the labelled ones, else the first two usable.
 
+    A taint that passes by itself is waited for, up to ``passing_s`` seconds, before another node takes the place.
     Raises PreconditionFailed, in one sentence, if there is no such pair.
     """
-    nodes = sorted((node_info(node) for node in candidates(api, plan)), key=lambda node: node.name)
-    by_name = {node.name: node for node in nodes}
-    if plan.client_node is not None and plan.server_node is not None:
-        for role, name in (("client_node", plan.client_node), ("server_node", plan.server_node)):
-            if name not in by_name:
-                names = sorted(node["metadata"]["name"] for node in api.select(NODE, metadata_only=True))
-                raise PreconditionFailed(
-                    f"plan {plan.name!r}: {role} {name!r} does not exist in this cluster; "
-                    f"its nodes are {_listed(names)}"
-                )
-        pair = NodePair(by_name[plan.client_node], by_name[plan.server_node])
-    else:
-        usable = [node for node in nodes if node.usable]
-        if len(usable) < 2:
-            group = f"labelled {PAIR_LABEL}=true" if any(node.labelled for node in nodes) else "in this cluster"
-            reasons = "; ".join(f"{node.name} {node.unusable_because}" for node in nodes if not node.usable)
-            raise PreconditionFailed(
-                f"two usable nodes are needed, but of the nodes {group} ({_listed(list(by_name))}) "
-                f"{len(usable)} can run benchmark pods{': ' + reasons if reasons else ''}; label two nodes "
-                f"with {PAIR_LABEL}=true or name client_node and server_node in the plan"
-            )
-        pair = NodePair(usable[0], usable[1])
+    for passed_s in api.poll(passing_s, POLL_S):
+        nodes = sorted((node_info(node) for node in candidates(api, plan)), key=lambda node: node.name)
+        last = passed_s >= passing_s
+        pair = _named(api, plan, nodes) if plan.client_node is not None else _first_two(nodes, usable=last)
+        if all(node.usable for node in pair.nodes) or not all(node.soon_usable for node in pair.nodes):
+            break
     for node in pair.nodes:
         if node.unusable_because:
             raise PreconditionFailed(f"node {node.name} {node.unusable_because}; choose another one or mend it")
     return pair
+
+
+def _named(api: ClusterApi, plan: Plan, nodes: list[NodeInfo]) -> NodePair:
+    """Return the pair that the plan names. Raises PreconditionFailed if one of them does not exist."""
+    by_name = {node.name: node for node in nodes}
+    for role, name in (("client_node", plan.client_node), ("server_node", plan.server_node)):
+        if name not in by_name:
+            names = sorted(node["metadata"]["name"] for node in api.select(NODE, metadata_only=True))
+            raise PreconditionFailed(
+                f"plan {plan.name!r}: {role} {name!r} does not exist in this cluster; "
+                f"its nodes are {_listed(names)}"
+            )
+    return NodePair(by_name[str(plan.client_node)], by_name[str(plan.server_node)])
+
+
+def _first_two(nodes: list[NodeInfo], *, usable: bool) -> NodePair:
+    """Return the first two that are usable, or will be soon. Raises PreconditionFailed if there are not two."""
+    found = [node for node in nodes if (node.usable if usable else node.soon_usable)]
+    if len(found) < 2:
+        group = f"labelled {PAIR_LABEL}=true" if any(node.labelled for node in nodes) else "in this cluster"
+        reasons = "; ".join(f"{node.name} {node.unusable_because}" for node in nodes if node not in found)
+        raise PreconditionFailed(
+            f"two usable nodes are needed, but of the nodes {group} ({_listed([node.name for node in nodes])}) "
+            f"{len(found)} can run benchmark pods{': ' + reasons if reasons else ''}; label two nodes "
+            f"with {PAIR_LABEL}=true or name client_node and server_node in the plan"
+        )
+    return NodePair(found[0], found[1])
 
 
 def node_info(node: JsonObject) -> NodeInfo:

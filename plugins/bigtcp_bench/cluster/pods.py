@@ -203,6 +203,12 @@ def node_of(pod: Mapping[str, Any]) -> str:
     return str(terms[0]["matchFields"][0]["values"][0])
 
 
+def cpu_limit(pod: Mapping[str, Any]) -> str:
+    """Return the CPU limit of a stored pod; empty if it has none, as ours unless admission adds one."""
+    container = pod["spec"]["containers"][0]
+    return str(((container.get("resources") or {}).get("limits") or {}).get("cpu", ""))
+
+
 def pod_addresses(pod: Mapping[str, Any]) -> dict[str, str]:
     """Return ``ipv4``/``ipv6`` → address of a running pod; a family that it has no address of is absent."""
     status = pod.get("status") or {}

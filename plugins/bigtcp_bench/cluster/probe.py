@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bigtcp_bench.cluster import pods
@@ -21,10 +21,11 @@ _MASTERS = ("bond", "team")
 
 @dataclass(frozen=True)
 class NodeProbe:
-    """What a probe saw on one node."""
+    """What a probe saw on one node; ``cpu_limit`` is what admission has given its pod, if anything."""
 
     node: str
     probe: Probe
+    cpu_limit: str = ""
 
     @property
     def devices(self) -> dict[str, Device]:
@@ -152,8 +153,9 @@ def probing(
 
 
 def _read(api: ClusterApi, node: str, pod: str, timeout_s: float) -> NodeProbe:
-    pods.wait_ended(api, pod, timeout_s)
-    return probe_of_log(node, api.logs(pods.BENCH_NAMESPACE, pod, pods.CONTAINER))
+    ended = pods.wait_ended(api, pod, timeout_s)
+    seen = probe_of_log(node, api.logs(pods.BENCH_NAMESPACE, pod, pods.CONTAINER))
+    return replace(seen, cpu_limit=pods.cpu_limit(ended))
 
 
 def probe_of_log(node: str, text: str) -> NodeProbe:

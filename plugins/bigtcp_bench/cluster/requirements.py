@@ -124,12 +124,8 @@ def preflight(
         if agents_answer:
             run_key = holder or f"check/{uuid.uuid4().hex[:12]}"
             unreachable = unreachable_families(api, plan, pair, run_key)
-    except PodFailed as error:
-        advice = f"pods of image {plan.image} must be able to run on both nodes, with python3 and iperf3 in it"
-        problems.append(Check("pods", "", "fail", str(error), advice))
-    except (Forbidden, PreconditionFailed) as error:
-        advice = "kubectl apply -f include/manifests/namespace.yaml, priorityclass.yaml and rbac.yaml, once"
-        problems.append(Check("pods", "", "fail", str(error), advice))
+    except (PodFailed, Forbidden, PreconditionFailed) as error:
+        problems.append(node_checks.refused_check(error, plan))
     checks = [*judge(seen, plan, pair, probes, unreachable), *problems]
     return Preflight(checks, seen, probes, complete=bool(probes) and agents_answer)
 
@@ -193,7 +189,7 @@ def judge(
         *seen.rights,
         cilium_checks.version_check(cilium, statuses.values()),
         cilium_checks.rollout_check(seen.daemonset, behind, plan),
-        *cilium_checks.change_checks(cilium, seen.daemonset, plan),
+        *cilium_checks.change_checks(cilium, seen.daemonset, seen.config, plan),
         *cilium_checks.manager_checks(seen.daemonset, seen.config, plan),
         *cilium_checks.config_checks(seen.config, plan),
         node_checks.chosen_check(pair, plan, usable, labelled),
@@ -206,6 +202,7 @@ def judge(
             checks += node_checks.kernel_checks(node.name, probed, plan)
             checks.append(node_checks.memory_check(node.name, probed))
             checks.append(node_checks.load_check(node.name, probed, plan))
+            checks += node_checks.cpu_limit_checks(probed)
         meta = metas.get(node.name, {})
         checks += cilium_checks.override_checks(node.name, meta, seen.node_configs, seen.daemonset)
         if agent.status is None or agent.merged is None:
