@@ -47,7 +47,7 @@ def running_server(*, durable: bool = False, port: int | None = None) -> Iterato
     prefix: list[str] = []
     if os.geteuid() == 0:
         # PostgreSQL refuses to run as root.
-        user = _unprivileged_user()
+        user = unprivileged_user()
         os.chown(home, user.pw_uid, user.pw_gid)
         prefix = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     # SIGINT is a fast shutdown; the kernel sends it when we die, however that happens.
@@ -98,7 +98,8 @@ def create_database(server_url: str, name: str, template: str = "template0") -> 
     return server_url.replace("/postgres?", f"/{name}?")
 
 
-def _unprivileged_user() -> pwd.struct_passwd:
+def unprivileged_user() -> pwd.struct_passwd:
+    """Return whom root runs a server as that refuses to be run by root."""
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.warehouse import incidents, schema
-from bigtcp_bench.warehouse.exchange import export_runs, import_runs
+from bigtcp_bench.warehouse.exchange import MAX_LINE_BYTES, export_runs, import_runs
 from bigtcp_bench.warehouse.store import Warehouse
 
 FIRST = datetime(2026, 3, 1, 2, 0, 0, 123456, tzinfo=UTC)
@@ -178,3 +179,123 @@ def test_a_file_that_is_no_archive_gets_a_sentence(tmp_path: Path) -> None:
     for name in ("a.zip", "missing.zip"):
         with pytest.raises(InvalidInput, match=f"{name} is not a file that"):
             import_runs(warehouse, tmp_path / name)
+
+
+RUN = {"id": 1, "cluster": "c", "dag_id": "d", "run_id": "r", "started_at": "2026-01-01T00:00:00+00:00"}
+RESULT = {"run_id": 1, "block": 1, "arm": "off", "generation": 1, "scenario": "s", "repetition": 1}
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def archive_of(path: Path, **entries: bytes | str) -> Path:
+    """Write a file as `export` lays it out; ``entries`` are tables and their lines."""
+    manifest = json.dumps({"format": "bigtcp-bench", "version": 1})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", entries.pop("manifest", manifest))
+        for name, lines in entries.items():
+            archive.writestr(f"{name}.jsonl", lines)
+    return path
+
+
+def with_plan(plan: str) -> str:
+    return f'{json.dumps(RUN)[:-1]}, "plan": {plan}}}'
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ({"manifest": DEEP}, "is not a file that `bigtcp-bench export` wrote"),
+        ({"run": with_plan(DEEP)}, "run.jsonl line 1: is nested too deep"),
+        ({"run": with_plan("[" * 99 + "]" * 99)}, "run.jsonl from line 1: run: plan = .*deeper than 64"),
+        ({"run": with_plan("1e999")}, "run.jsonl from line 1: run: plan = inf: must be JSON without NaN"),
+        ({"run": json.dumps(RUN).encode("utf-16")}, "run.jsonl line 1: is not UTF-8"),
+        ({"run": json.dumps({**RUN, "note": "Grüße"}, ensure_ascii=False).encode("latin-1")}, "is not UTF-8"),
+        (
+            {"run": json.dumps(RUN).replace("1", "1e999", 1)},
+            "line 1: is not a JSON object with 'id', a whole number",
+        ),
+        ({"run": json.dumps({**RUN, "id": True})}, "line 1: is not a JSON object with 'id', a whole number"),
+        ({"run": json.dumps({**RUN, "id": "x" * 100})}, "line 1: is not a JSON object with 'id', a whole number"),
+        ({"run": json.dumps({**RUN, "mtu": 2**31})}, "run: mtu = 2147483648: Input should be less than"),
+        ({"run": json.dumps({**RUN, "mtu": "9" * 5000})}, "run: mtu = "),
+        (
+            {"run": json.dumps({**RUN, "started_at": "0001-01-01T00:00:00+23:59"})},
+            "run: started_at = .*1970 to 9998",
+        ),
+        ({"run": f"{json.dumps(RUN)}\n", "result": json.dumps({**RESULT, "value": 10**400})}, "result of run 1"),
+        ({"run": json.dumps({**RUN, "note": "x" * MAX_LINE_BYTES})}, "line 1: has more than the 8388608 bytes"),
+        ({"run": b" " * (100 << 20)}, "bytes and would unpack to [0-9]+; allowed is 200 times that"),
+    ],
+)
+def test_a_file_made_to_do_harm_gets_a_sentence(
+    tmp_path: Path, entries: dict[str, bytes | str], sentence: str
+) -> None:
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    warehouse.migrate()
+    archive = archive_of(tmp_path / "bad.zip", **entries)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInput, match=sentence) as refusal:
+            import_runs(warehouse, archive)
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "bad.zip" in str(refusal.value)
+    assert len(str(refusal.value)) < 400
+    assert peak < 100 << 20
+
+
+def test_few_rows_are_in_memory_at_a_time(warehouse: Warehouse, tmp_path: Path) -> None:
+    """A run of many rows comes in portions; of a table that is replaced as a whole, more than one is refused."""
+    counter = {"run_id": 1, "block": 1, "arm": "off", "node": "n"}
+    lines = "".join(json.dumps({**counter, "counter": f"c{n}", "value": n}) + "\n" for n in range(5_001))
+    archive = archive_of(tmp_path / "a.zip", run=json.dumps(RUN), counter=lines)
+    assert import_runs(warehouse, archive)["counter"] == 5_001
+    assert len(warehouse.counters_frame(1)) == 5_001
+    cause = {"run_id": 1, "cause": "steal", "sentence": "s", "strength": 0.4, "figures": {}}
+    lines = "".join(json.dumps({**cause, "position": n}) + "\n" for n in range(1, 5_002))
+    with pytest.raises(InvalidInput, match=r"diagnosis.jsonl from line 5001: one run may have 5000 rows"):
+        import_runs(warehouse, archive_of(tmp_path / "b.zip", run=json.dumps(RUN), diagnosis=lines))
+
+
+def test_damaged_and_strangely_packed_files_get_a_sentence(tmp_path: Path) -> None:
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    warehouse.migrate()
+    text = json.dumps(RUN) + "\n"
+    good = archive_of(tmp_path / "good.zip", run=text, result=text * 100).read_bytes()
+    middle = good.index(b"run.jsonl") + 40
+    (tmp_path / "bad.zip").write_bytes(good[:middle] + b"\xff\xff" + good[middle + 2 :])
+    encrypted = bytearray(good)
+    at = encrypted.index(b"PK\x01\x02", encrypted.index(b"PK\x01\x02") + 1)
+    encrypted[at + 8] |= 1
+    (tmp_path / "encrypted.zip").write_bytes(encrypted)
+    for name in ("bad.zip", "encrypted.zip"):
+        with pytest.raises(InvalidInput, match=rf"{name}: run.jsonl cannot be unpacked after line 0"):
+            import_runs(warehouse, tmp_path / name)
+
+
+def test_texts_that_no_database_holds_are_made_harmless(warehouse: Warehouse, tmp_path: Path) -> None:
+    text = "a\x00b\ud800c\\u0000"
+    row = {**RUN, "note": text, "plan": {text: [text]}, "reasons": [text]}
+    import_runs(warehouse, archive_of(tmp_path / "a.zip", run=json.dumps(row)))
+    harmless = "a\ufffdb\ufffdc\\u0000"
+    stored = warehouse.run(1)
+    assert (stored["note"], stored["plan"], stored["reasons"]) == (harmless, {harmless: [harmless]}, [harmless])
+
+
+def test_a_file_does_not_say_where_to_write_in_slack(warehouse: Warehouse, tmp_path: Path) -> None:
+    fill(warehouse)
+    export_runs(warehouse, tmp_path / "a.zip")
+    place = {"slack_channel": "C_OTHER", "slack_ts": "1.1"}
+    _changed(tmp_path / "a.zip", tmp_path / "b.zip", "incident.jsonl", place)
+    _changed(tmp_path / "b.zip", tmp_path / "c.zip", "run.jsonl", place)
+    other = Warehouse(f"sqlite:///{tmp_path}/other.db")
+    other.migrate()
+    import_runs(other, tmp_path / "c.zip")
+    (one,) = incidents.open_incidents(other)
+    assert (one.slack_channel, one.slack_ts, other.run(2)["slack_channel"]) == (None, None, None)
+    # Nor does a file that comes home take away where the thread is.
+    mine = {"slack_channel": "C_MINE", "slack_ts": "2.2"}
+    other.write(lambda connection: connection.execute(sa.update(schema.incident).values(mine)))
+    import_runs(other, tmp_path / "c.zip")
+    (one,) = incidents.open_incidents(other)
+    assert (one.slack_channel, one.slack_ts) == ("C_MINE", "2.2")

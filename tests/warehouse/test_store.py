@@ -304,17 +304,6 @@ def test_a_url_that_is_no_warehouse_gets_a_sentence(url: str, sentence: str) -> 
     assert "allowed are sqlite:///path" in str(refusal.value)
 
 
-@pytest.mark.postgres
-def test_a_postgresql_session_is_in_utc_and_keeps_the_urls_own_options(postgres_url: str) -> None:
-    warehouse = Warehouse(f"{postgres_url}&options=-c%20search_path%3Dteam&application_name=x")
-    shown = warehouse.read(
-        lambda connection: [
-            connection.exec_driver_sql(f"SHOW {name}").scalar() for name in ("timezone", "search_path")
-        ]
-    )
-    assert shown == ["UTC", "team"]
-
-
 def test_a_server_that_is_away_gets_a_sentence_without_the_password() -> None:
     warehouse = Warehouse("postgres://user:secret@127.0.0.1:1/db")
     with pytest.raises(WarehouseError, match="cannot be used") as failure:

@@ -22,6 +22,12 @@ NAMES = ("ipv4-stream-1", "ipv6-stream-1", "ipv6-rate", "ipv6-rr")
 #: What a hostile cluster, pod or colleague could have put into texts.
 HOSTILE = "<script>alert(1)</script>"
 
+
+def connection_of(cluster: str) -> str:
+    """Return the Airflow connection of ``cluster``, as its environment variable holds it."""
+    return json.dumps({"conn_type": "kubernetes", "extra": {"cluster_name": cluster}})
+
+
 #: Usual value of arm off, and what BIG TCP makes of it.
 _LEVELS = {
     "throughput_bps": (41e9, 1.42),

@@ -12,7 +12,7 @@ from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.resources import include_dir
 from tests.monitoring.servers import application, asked, prometheus, promtool, until
-from tests.web.history import CLUSTER, DAG_ID, LAB, LAB_DAG_ID, NAMES, NIGHTS
+from tests.web.history import CLUSTER, DAG_ID, LAB, LAB_DAG_ID, NAMES, NIGHTS, connection_of
 
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0"}
 
@@ -128,10 +128,12 @@ def test_labels_are_bounded_whatever_is_stored(client, warehouse):
     assert sum(map(len, found.values())) < 500
 
 
-def test_a_scraper_sees_what_its_user_may_read(client, warehouse):
+def test_a_scraper_sees_what_its_user_may_read(client, warehouse, monkeypatch):
     lab = client("ada", dags={LAB_DAG_ID})
     assert CLUSTER not in lab.get("metrics").text
     assert of(scraped(lab)["run_in_progress"], cluster=LAB) == [1]
+    assert of(scraped(lab)["hidden_clusters"]) == [1]
+    assert of(scraped(client("vera"))["hidden_clusters"]) == [0]
     # Incidents and states are judged from the runs of all DAGs.
     other = {"cluster": CLUSTER, "dag_id": "bigtcp_weekly", "run_id": "w1", "started_at": "2026-01-01T00:00:00Z"}
     warehouse.start_run(other)
@@ -139,10 +141,20 @@ def test_a_scraper_sees_what_its_user_may_read(client, warehouse):
     warehouse.store_judgements(NIGHTS, [judgement])
     found = scraped(client("ada", dags={DAG_ID}))
     assert not {"open_incidents", "series_state"} & set(found)
+    assert of(found["judgements_hidden"], cluster=CLUSTER) == [1]
     assert of(found["run_in_progress"], cluster=CLUSTER) == [0]
-    found = scraped(client("ada", dags={DAG_ID, "bigtcp_weekly"}))
+    whole = client("ada", dags={DAG_ID, "bigtcp_weekly"})
+    assert_all_is_seen(scraped(whole))
+    # Where it is configured which DAG measures the cluster, one run of another hides nothing.
+    monkeypatch.setenv("BIGTCP_BENCH_CLUSTERS", "prod")
+    monkeypatch.setenv("AIRFLOW_CONN_PROD", connection_of(CLUSTER))
+    assert_all_is_seen(scraped(client("ada", dags={DAG_ID})))
+
+
+def assert_all_is_seen(found):
     assert sum(of(found["open_incidents"], cluster=CLUSTER)) == 2
     assert sum(of(found["series_state"], cluster=CLUSTER)) == 1
+    assert of(found["judgements_hidden"], cluster=CLUSTER) == [0]
 
 
 def test_an_empty_warehouse_has_a_version_and_a_broken_one_is_an_error(client, warehouse, tmp_path, monkeypatch):
@@ -151,7 +163,7 @@ def test_an_empty_warehouse_has_a_version_and_a_broken_one_is_an_error(client, w
     assert answer.status_code == 503
     assert "warehouse migrate" in answer.text
     type(warehouse)(f"sqlite:///{tmp_path}/empty.db").migrate()
-    assert list(scraped(client("vera"))) == ["build_info"]
+    assert list(scraped(client("vera"))) == ["build_info", "hidden_clusters"]
 
 
 @pytest.mark.prometheus

@@ -288,6 +288,25 @@ def test_raw_documents_can_be_downloaded(reader, warehouse):
     assert "has no such document" in missing.text
 
 
+def test_no_name_out_of_a_pod_becomes_a_path(reader, warehouse):
+    names = ("../../../etc/cron.d/x", "a/b", "a\\b", "a:b", "c\nd", "C:x", "..", "x" * 253)
+    rows = [{"block": 7, "generation": 1, "kind": name, "document": zlib.compress(b"{}")} for name in names]
+    warehouse.store_raw(NIGHTS, rows)
+    place = {"block": 7, "generation": 1, "kind": "hello", "scenario": "../../x", "repetition": 1}
+    warehouse.store_raw(NIGHTS, [place | {"document": zlib.compress(b"{}")}])
+    archive = reader.get(f"run/{NIGHTS}/documents.zip")
+    with zipfile.ZipFile(io.BytesIO(archive.content)) as opened:
+        found = opened.namelist()
+    assert len(found) == len(set(found)) == len(warehouse.raw_documents(NIGHTS))
+    for name in found:
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}", name), name
+    for name in names:
+        if name.isprintable():
+            query = {"block": 7, "generation": 1, "kind": name}
+            one = reader.get(f"run/{NIGHTS}/document", params=query)
+            assert re.fullmatch(r'attachment; filename="[A-Za-z0-9._-]+"', one.headers["content-disposition"])
+
+
 def test_documents_of_an_unknown_encoding_come_as_they_are(reader, warehouse):
     row = {"block": 7, "generation": 1, "kind": "capture", "encoding": "pcap", "document": b"\\x00\\x01"}
     warehouse.store_raw(NIGHTS, [row])

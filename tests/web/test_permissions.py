@@ -9,7 +9,7 @@ import pytest
 from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.web.app import build_app
 from bigtcp_bench.web.rendering import static_version
-from tests.web.history import CLUSTER, DAG_ID, LAB, LAB_DAG_ID, NIGHTS
+from tests.web.history import CLUSTER, DAG_ID, LAB, LAB_DAG_ID, NIGHTS, connection_of
 
 SAMPLES = {"number": str(NIGHTS), "name": "comparison", "version": static_version(), "path": "anything"}
 #: What FastAPI would serve by itself, and what is nowhere.
@@ -101,13 +101,35 @@ def test_incidents_are_judged_from_all_dags_of_their_cluster(client, warehouse):
     assert f"run/{NIGHTS}" in one.get("runs").text
     assert one.get(f"run/{number}").status_code == 404
     assert f"Incidents of {CLUSTER} are hidden" in one.get("incidents").text
-    assert "Hidden: they are judged" in one.get("overview").text
+    assert "Hidden: you may not read" in one.get("overview").text
     assert one.get("incidents/3").status_code == 404
     assert one.post("incidents/3/acknowledge", data={"note": "x"}, headers=SAME_ORIGIN).status_code == 404
     assert "incident" not in str(one.get(f"chart/trend.json?cluster={CLUSTER}&scenario=ipv6-stream-1").json())
     both = client("ada", dags={DAG_ID, "bigtcp_weekly"})
     assert both.get("incidents/3").status_code == 200
     assert "incident" in str(both.get(f"chart/trend.json?cluster={CLUSTER}&scenario=ipv6-stream-1").json())
+
+
+def test_one_run_of_another_dag_hides_nothing_of_a_configured_cluster(client, warehouse, monkeypatch):
+    """Who may see is what is configured, not who once ran there."""
+    monkeypatch.setenv("BIGTCP_BENCH_CLUSTERS", "prod,staging")
+    monkeypatch.setenv("AIRFLOW_CONN_PROD", connection_of(CLUSTER))
+    stray = {"cluster": CLUSTER, "dag_id": f"{DAG_ID}_staging", "started_at": "2026-01-01T00:00:00Z"}
+    number = warehouse.start_run({**stray, "run_id": "stray"})
+    reader = client("ada", role="admin", dags={DAG_ID})
+    assert "hidden" not in reader.get("incidents").text
+    assert reader.get("incidents/3").status_code == 200
+    assert reader.get(f"run/{number}").status_code == 404
+    assert acknowledge(reader).status_code == 303
+    # The reader of the other DAG sees its own run, and no incident of a cluster that is not its own.
+    other = client("bob", role="admin", dags={f"{DAG_ID}_staging"})
+    assert other.get(f"run/{number}").status_code == 200
+    assert other.get("incidents/3").status_code == 404
+    assert acknowledge(other).status_code == 404
+    # Two DAGs that are configured for one cluster count both.
+    monkeypatch.setenv("AIRFLOW_CONN_STAGING", connection_of(CLUSTER))
+    assert client("ada", dags={DAG_ID}).get("incidents/3").status_code == 404
+    assert client("ada", dags={DAG_ID, f"{DAG_ID}_staging"}).get("incidents/3").status_code == 200
 
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}

@@ -57,16 +57,23 @@ ARM_METRICS: dict[str, ArmMetric] = {
 
 
 class Families:
-    """A collector, as prometheus_client wants it: what is known of ``clusters`` as metric families."""
+    """A collector, as prometheus_client wants it: what is known of ``clusters`` as metric families.
 
-    def __init__(self, clusters: Sequence[ClusterFacts]) -> None:
+    ``hidden`` is how many more there are that the scraper's user may not see.
+    """
+
+    def __init__(self, clusters: Sequence[ClusterFacts], hidden: int = 0) -> None:
         self._clusters = clusters
+        self._hidden = hidden
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family, also those that have no sample."""
         build = InfoMetricFamily(f"{PREFIX}build", "The version of bigtcp-bench.")
         build.add_metric([], {"version": __version__})
         yield build
+        hidden = _gauge("hidden_clusters", "Clusters with runs, none of which the scraper's user may read.", [])
+        hidden.add_metric([], self._hidden)
+        yield hidden
         yield from self._of_clusters()
         yield from self._of_series()
         yield from self._of_arms()
@@ -86,6 +93,9 @@ class Families:
             "restore_verified", "Whether the newest restore is known to have put the cluster back.", ["cluster"]
         )
         incidents = _gauge("open_incidents", "Open incidents.", ["cluster", "state", "acknowledged"])
+        hidden = _gauge(
+            "judgements_hidden", "Whether open incidents and states of series are hidden.", ["cluster"]
+        )
         for one in self._clusters:
             flags = {"emulated": _word(one.runs.emulated), "generated": _word(one.runs.generated)}
             origin.add_metric([one.name], flags)
@@ -95,12 +105,13 @@ class Families:
                 status.add_metric([one.name], _one_of(STATUSES, one.runs.ended))
             if one.runs.restore is not None:
                 restored.add_metric([one.name], one.runs.restore != "not_verified")
+            hidden.add_metric([one.name], one.incidents is None)
             if one.incidents is not None:
                 for state in INCIDENT_STATES:
                     for known in (False, True):
                         count = one.incidents.get((state, known), 0)
                         incidents.add_metric([one.name, state, _word(known)], count)
-        yield from (origin, started, running, status, restored, incidents)
+        yield from (origin, started, running, status, restored, incidents, hidden)
 
     def _of_series(self) -> Iterator[Metric]:
         labels = ["cluster", "scenario", "metric"]

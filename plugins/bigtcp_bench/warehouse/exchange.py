@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
-import itertools
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +46,19 @@ _OF_RUNS: dict[str, sa.Table] = {
     "raw": schema.raw,
 }
 
+#: Where a message about them stands in Slack. A file from elsewhere never says where to write.
+_PLACE_IN_SLACK = ("slack_channel", "slack_ts")
+
 _ROWS_AT_ONCE = 5000
+
+#: What a file from outside may take of memory: a line, and the lines that are stored at once.
+MAX_LINE_BYTES = 8 << 20
+_BYTES_AT_ONCE = 8 << 20
+#: 200 generated nights shrink to an eleventh, their most regular table to a 67th; nothing of ours to a 200th.
+MAX_INFLATION = 200
+_INFLATION_FREE_BYTES = 64 << 20
+#: Of these tables a run's rows take the place of all that it had, so they are stored at once.
+_WHOLE = ("packet_size", "diagnosis")
 
 
 def export_runs(
@@ -81,15 +92,15 @@ def export_runs(
         of_incidents.append(incident.c.suspected_on <= _night(until))
     chosen = sa.select(run.c.id).where(*of_runs)
     known = sa.select(incident.c.id).where(*of_incidents)
-    # Which attempt is the newest is for the warehouse to say that they come into.
-    columns = [column for column in run.c if column.name != "superseded"]
     statements: dict[str, sa.Select[Any]] = {
-        "run": sa.select(*columns).where(run.c.id.in_(chosen)).order_by(run.c.id)
+        "run": sa.select(*_portable(run)).where(run.c.id.in_(chosen)).order_by(run.c.id)
     }
     for name, table in _OF_RUNS.items():
         if name != "raw" or raw:
             statements[name] = sa.select(table).where(table.c.run_id.in_(chosen)).order_by(*table.primary_key)
-    statements["incident"] = sa.select(incident).where(incident.c.id.in_(known)).order_by(incident.c.id)
+    statements["incident"] = (
+        sa.select(*_portable(incident)).where(incident.c.id.in_(known)).order_by(incident.c.id)
+    )
     statements["incident_member"] = (
         sa.select(member).where(member.c.incident_id.in_(known)).order_by(*member.primary_key)
     )
@@ -122,29 +133,41 @@ def import_runs(warehouse: Warehouse, path: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     with _open_archive(path) as archive:
         runs: dict[int, int] = {}
-        for where, (row,) in _groups(archive, path, "run", "id"):
+        for where, number, (row,) in _batches(archive, path, "run", "id", rows=1):
             with _named(where):
-                number = row.pop("id")
-                runs[number] = warehouse.start_run({"attempt": 1} | row)
+                runs[number] = warehouse.start_run({"attempt": 1} | _without_place(row))
         counts["run"] = len(runs)
         for name in _OF_RUNS:
             counts[name] = 0
-            for where, rows in _groups(archive, path, name, "run_id"):
+            last = None
+            for where, number, rows in _batches(archive, path, name, "run_id"):
                 with _named(where):
-                    _store_rows(warehouse, name, _translated(runs, rows, "run_id"), rows)
+                    if name in _WHOLE and number == last:
+                        raise InvalidInput(f"one run may have {_ROWS_AT_ONCE} rows, and {_BYTES_AT_ONCE} bytes")
+                    _store_rows(warehouse, name, _translated(runs, number, "run_id"), rows)
+                last = number
                 counts[name] += len(rows)
         incidents: dict[int, int] = {}
-        for where, (row,) in _groups(archive, path, "incident", "id"):
+        for where, number, (row,) in _batches(archive, path, "incident", "id", rows=1):
             with _named(where):
-                number = row.pop("id")
-                incidents[number] = _store_incident(warehouse, row)
+                incidents[number] = _store_incident(warehouse, _without_place(row))
         counts["incident"] = len(incidents)
         counts["incident_member"] = 0
-        for where, rows in _groups(archive, path, "incident_member", "incident_id"):
+        for where, number, rows in _batches(archive, path, "incident_member", "incident_id"):
             with _named(where):
-                _store_members(warehouse, _translated(incidents, rows, "incident_id"), rows)
+                _store_members(warehouse, _translated(incidents, number, "incident_id"), rows)
             counts["incident_member"] += len(rows)
     return counts
+
+
+def _portable(table: sa.Table) -> list[sa.Column[Any]]:
+    # Which attempt is the newest is for the warehouse to say that they come into.
+    return [column for column in table.c if column.name not in (*_PLACE_IN_SLACK, "superseded")]
+
+
+def _without_place(row: dict[str, Any]) -> dict[str, Any]:
+    # Files of earlier versions have it.
+    return {name: value for name, value in row.items() if name not in _PLACE_IN_SLACK}
 
 
 def _night(moment: datetime) -> str:
@@ -175,40 +198,79 @@ def _plain(value: Any) -> str:
     return base64.b64encode(value).decode("ascii")
 
 
+#: What zipfile raises for an archive that is damaged, encrypted, or packed in a way that it does not know.
+_DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+
 @contextlib.contextmanager
 def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
-        manifest = json.loads(archive.read("manifest.json"))
+        packed, unpacked = path.stat().st_size, sum(item.file_size for item in archive.infolist())
+        if unpacked > MAX_INFLATION * packed + _INFLATION_FREE_BYTES:
+            raise InvalidInput(
+                f"{path} has {packed} bytes and would unpack to {unpacked}; allowed is {MAX_INFLATION} times that"
+            )
+        with archive.open("manifest.json") as file:
+            manifest = json.loads(file.read(MAX_LINE_BYTES))
         version = manifest["version"] if manifest["format"] == "bigtcp-bench" else None
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+    # RecursionError: JSON that is nested too deep.
+    except (*_DAMAGED, KeyError, ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(f"{path} is not a file that `bigtcp-bench export` wrote: {error}") from error
     with archive:
         if version not in range(1, FORMAT_VERSION + 1):
-            raise InvalidInput(f"{path} has layout version {version!r}; allowed are 1 to {FORMAT_VERSION}")
+            raise InvalidInput(f"{path} has layout version {version!r:.80}; allowed are 1 to {FORMAT_VERSION}")
         yield archive
 
 
-def _groups(
-    archive: zipfile.ZipFile, path: Path, name: str, key: str
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield neighbouring rows with the same ``key``, and the sentence part that says where they stand."""
+def _lines(archive: zipfile.ZipFile, path: Path, name: str, key: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield number, size in bytes and object of every line. Raises InvalidInput for one that is none of ours."""
     if f"{name}.jsonl" not in archive.namelist():
         return
-
-    def lines() -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    try:
+        # zipfile reads no more of an entry than the size that _open_archive has counted.
         with archive.open(f"{name}.jsonl") as file:
-            for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8"), 1):
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                where = f"{path}: {name}.jsonl line {number}"
+                if len(line) > MAX_LINE_BYTES:
+                    raise InvalidInput(f"{where}: has more than the {MAX_LINE_BYTES} bytes that are allowed")
                 try:
-                    row = json.loads(line)
-                    yield number, row | {key: int(row[key])}
-                except (ValueError, KeyError, TypeError) as error:
-                    where = f"{path}: {name}.jsonl line {number}"
-                    raise InvalidInput(f"{where}: is not a JSON object with {key!r}") from error
+                    row = json.loads(line.decode("utf-8"))
+                except UnicodeDecodeError as error:
+                    raise InvalidInput(f"{where}: is not UTF-8: {error.reason} at byte {error.start}") from error
+                except RecursionError as error:
+                    raise InvalidInput(f"{where}: is nested too deep") from error
+                except ValueError as error:
+                    raise InvalidInput(f"{where}: is not a JSON object with {key!r}: {error}") from error
+                if not isinstance(row, dict) or type(row.get(key)) is not int:
+                    raise InvalidInput(f"{where}: is not a JSON object with {key!r}, a whole number")
+                yield number, len(line), row
+    except _DAMAGED as error:
+        raise InvalidInput(f"{path}: {name}.jsonl cannot be unpacked after line {number}: {error}") from error
 
-    for _key, group in itertools.groupby(lines(), key=lambda item: item[1][key]):
-        numbers, rows = zip(*group, strict=True)
-        yield f"{path}: {name}.jsonl from line {numbers[0]}", list(rows)
+
+def _batches(
+    archive: zipfile.ZipFile, path: Path, name: str, key: str, *, rows: int = _ROWS_AT_ONCE
+) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
+    """Yield neighbouring rows of one ``key``: where they stand, the key, and at most ``rows`` rows without it.
+
+    However many a file holds, few of them are in memory at a time.
+    """
+    batch: list[dict[str, Any]] = []
+    first, size, of = 1, 0, 0
+    for number, length, row in _lines(archive, path, name, key):
+        value = row.pop(key)
+        if batch and (value != of or len(batch) >= rows or size + length > _BYTES_AT_ONCE):
+            yield f"{path}: {name}.jsonl from line {first}", of, batch
+            batch = []
+        if not batch:
+            first, size, of = number, 0, value
+        batch.append(row)
+        size += length
+    if batch:
+        yield f"{path}: {name}.jsonl from line {first}", of, batch
 
 
 @contextlib.contextmanager
@@ -219,9 +281,8 @@ def _named(where: str) -> Iterator[None]:
         raise InvalidInput(f"{where}: {error}") from error
 
 
-def _translated(numbers: dict[int, int], rows: Iterable[dict[str, Any]], key: str) -> int:
-    """Take ``key`` out of all ``rows`` and return the number that it has in this warehouse."""
-    (old,) = {row.pop(key) for row in rows}
+def _translated(numbers: dict[int, int], old: int, key: str) -> int:
+    """Return the number that a row of the file has in this warehouse."""
     if old not in numbers:
         raise InvalidInput(f"{key} = {old}: there is no such row in the file")
     return numbers[old]
@@ -258,7 +319,7 @@ def _store_incident(warehouse: Warehouse, row: dict[str, Any]) -> int:
     find = sa.select(schema.incident.c.id).where(schema.incident.c.uid == values["uid"])
 
     def work(connection: sa.Connection) -> int:
-        upsert(connection, schema.incident, [values], keys=["uid"])
+        upsert(connection, schema.incident, [_without_place(values)], keys=["uid"])
         return int(connection.execute(find).scalar_one())
 
     return warehouse.write(work)

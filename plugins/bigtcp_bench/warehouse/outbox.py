@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from bigtcp_bench.warehouse.records import json_of
 from bigtcp_bench.warehouse.schema import incident, outbox, run
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.warehouse.upsert import insert_into
@@ -73,7 +74,7 @@ def keep(warehouse: Warehouse, cluster: str, drafts: Iterable[Draft], *, now: da
             "kind": draft.kind,
             "run_id": draft.run_id,
             "incident_id": draft.incident_id,
-            "payload": draft.payload,
+            "payload": json_of(draft.payload),
             "created_at": moment,
             "attempts": 0,
         }

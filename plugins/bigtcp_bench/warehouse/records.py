@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from functools import cache
@@ -34,6 +36,13 @@ BY_HAND = "manual"
 NoiseLevel = Literal["repetition", "generation", "switch"]
 IncidentState = Literal["suspect", "regression", "recovered", "dismissed"]
 
+#: Deeper JSON is no document of ours, and would end a reader that follows it by recursion.
+MAX_DEPTH = 64
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+#: Of the database's columns: PostgreSQL's integer and bigint.
+_MAX_INTEGER, _MAX_BIGINT = 2**31 - 1, 2**63 - 1
+
 
 def _plain(value: Any) -> Any:
     # numpy's scalars come out of every data frame, and pydantic takes its integers for strangers.
@@ -41,18 +50,27 @@ def _plain(value: Any) -> Any:
 
 
 def _clean(value: Any) -> Any:
-    # A zero byte is legal in a pod's output but not in PostgreSQL's text.
-    return value.replace("\x00", "\ufffd") if isinstance(value, str) else value
+    # Both are legal in a pod's output or in JSON, and no database holds both: zero bytes, half a surrogate pair.
+    return _UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def _json(value: Any) -> Any:
-    if value is None:
-        return None
-    try:
-        text = json.dumps(to_jsonable_python(value, inf_nan_mode="constants"), allow_nan=False)
-    except ValueError as error:
-        raise ValueError("must be JSON without NaN and infinity") from error
-    return json.loads(text.replace("\\u0000", "\\ufffd"))
+    return None if value is None else json_of(value)
+
+
+def json_of(value: Any, depth: int = 0) -> Any:
+    """Return ``value`` as JSON that can be stored. Raises ValueError for what is none, or is nested too deep."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"must not be nested deeper than {MAX_DEPTH}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be JSON without NaN and infinity")
+    if value is None or isinstance(value, str | int | float):
+        return _clean(value)
+    if isinstance(value, list | tuple):
+        return [json_of(one, depth + 1) for one in value]
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {_clean(name): json_of(one, depth + 1) for name, one in value.items()}
+    return json_of(to_jsonable_python(value, inf_nan_mode="constants"), depth)
 
 
 def _known_metric(value: str) -> str:
@@ -84,6 +102,8 @@ def _labels(value: str) -> str:
 
 
 def _to_utc(value: datetime) -> datetime:
+    if not 1970 <= value.year <= 9998:
+        raise ValueError("must be a moment from 1970 to 9998")
     return value.astimezone(UTC)
 
 
@@ -91,8 +111,9 @@ Text = Annotated[str, BeforeValidator(_clean)]
 Name = Annotated[str, BeforeValidator(_clean), Field(min_length=1, max_length=253)]
 MetricName = Annotated[str, AfterValidator(_known_metric)]
 Number = Annotated[float, BeforeValidator(_plain)]
-Count = Annotated[int, BeforeValidator(_plain), Field(ge=0)]
-Ordinal = Annotated[int, BeforeValidator(_plain), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_plain), Field(ge=0, le=_MAX_INTEGER)]
+BigCount = Annotated[int, BeforeValidator(_plain), Field(ge=0, le=_MAX_BIGINT)]
+Ordinal = Annotated[int, BeforeValidator(_plain), Field(ge=1, le=_MAX_INTEGER)]
 Night = Annotated[str, BeforeValidator(_night)]
 Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 JsonValue = Annotated[Any, AfterValidator(_json)]
@@ -256,8 +277,8 @@ class PacketSizeRow(_Row):
     end: Literal["sender", "receiver"]
     direction: Literal["sent", "received"]
     upper_bytes: Ordinal
-    packets: Count
-    bytes: Count
+    packets: BigCount
+    bytes: BigCount
 
 
 class RawDocument(_Row):

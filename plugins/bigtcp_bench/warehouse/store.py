@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from bigtcp_bench import __version__
 from bigtcp_bench.errors import InvalidInput, WarehouseError, WrongVersion
 from bigtcp_bench.planning.plan import Plan, validate_plan
+from bigtcp_bench.settings import without_secrets
 from bigtcp_bench.warehouse import migrate, schema
 from bigtcp_bench.warehouse.engine import WRITES, engine_of, is_transient, prepared
 from bigtcp_bench.warehouse.records import (
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
+
+#: What helps where the database's encoding lacks a character.
+_UTF8 = "; a database that is made with ENCODING 'UTF8' holds every text"
 
 #: What a figure depends on beside BIG TCP: a change in one of these begins a new epoch of a series.
 ENVIRONMENT = (
@@ -79,8 +83,8 @@ class Warehouse:
 
     @property
     def url(self) -> str:
-        """Return the URL without its password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        """Return the URL without its secrets."""
+        return without_secrets(self.engine.url.render_as_string(hide_password=True))
 
     # Version of the tables
 
@@ -508,10 +512,25 @@ class Warehouse:
     def _in_one_sentence(self, call: Callable[[], T]) -> T:
         try:
             return call()
+        # What is wrong with a value is said to whoever gave it, who need not know where the warehouse is.
         except IntegrityError as error:
             raise InvalidInput(
-                f"the warehouse {self.url} refuses a row, probably of an unknown run: {_first_line(error)}"
+                f"the warehouse refuses a row, probably of an unknown run: {_first_line(error)}"
             ) from error
+        except UnicodeEncodeError as error:
+            found = error.object[error.start]
+            raise InvalidInput(
+                f"a text holds {found!a} (U+{ord(found):04X}), which the warehouse's database cannot hold: "
+                f"its encoding is {error.encoding}{_UTF8}"
+            ) from error
+        except DataError as error:
+            found = _first_line(error)
+            advice = _UTF8 if "in encoding" in found else ""
+            raise InvalidInput(
+                f"the warehouse's database cannot hold or compare a value: {found}{advice}"
+            ) from error
+        except OverflowError as error:
+            raise InvalidInput(f"the warehouse's database cannot hold or compare a value: {error}") from error
         except DBAPIError as error:
             missing = getattr(error.orig, "sqlstate", "") == "42P01" or "no such table" in str(error.orig)
             advice = ": run `bigtcp-bench warehouse migrate`" if missing else ""

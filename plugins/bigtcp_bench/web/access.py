@@ -12,7 +12,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_da
 from airflow.configuration import conf
 from fastapi import Depends, HTTPException, Request, status
 
-from bigtcp_bench.airflow import dag_ids
+from bigtcp_bench.airflow import connections, dag_ids
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.warehouse.pages import dags_by_cluster
 from bigtcp_bench.web.data import open_warehouse
@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Access:
-    """What one request may see. ``dags`` are the DAGs with stored runs, by cluster; none that may not be read."""
+    """What one request may see.
+
+    ``dags`` are the DAGs with stored runs, by cluster. ``configured`` are those that measure it now. Incidents and
+    states are judged from all runs of a cluster: they are for those who may read these, whoever else ran there.
+    """
 
     request: Request
     user: BaseUser
     dags: Mapping[str, frozenset[str]]
+    configured: Mapping[str, frozenset[str]]
     readable: frozenset[str]
 
     @property
@@ -38,8 +43,13 @@ class Access:
 
     @property
     def whole_clusters(self) -> list[str]:
-        """Return the clusters of which the runs of all DAGs may be read: incidents are judged from all."""
-        return sorted(cluster for cluster, dags in self.dags.items() if dags and dags <= self.readable)
+        """Return the clusters of which all may be seen: every DAG that is configured for them may be read."""
+        return sorted(cluster for cluster in self.dags if self._dags_of(cluster) <= self.readable)
+
+    @property
+    def hidden_clusters(self) -> int:
+        """Return how many clusters have runs, none of which may be read."""
+        return len(self.dags) - len(self.clusters)
 
     @property
     def user_name(self) -> str:
@@ -47,9 +57,13 @@ class Access:
         return self.user.get_name() or self.user.get_id()
 
     def may_edit(self, cluster: str) -> bool:
-        """Return whether the user may edit every DAG that measures ``cluster``."""
-        dags = self.dags.get(cluster, frozenset())
+        """Return whether the user may edit every DAG that is configured for ``cluster``."""
+        dags = self._dags_of(cluster)
         return bool(dags) and all(_allowed("PUT", None, dag_id, self.request, self.user) for dag_id in dags)
+
+    def _dags_of(self, cluster: str) -> frozenset[str]:
+        # One that is measured no more belongs to those who may read all that has measured it.
+        return self.configured.get(cluster) or self.dags.get(cluster, frozenset())
 
 
 def access_of(request: Request, user: GetUserDep) -> Access:
@@ -59,24 +73,35 @@ def access_of(request: Request, user: GetUserDep) -> Access:
     except BenchError:
         # The page says itself why there is nothing to see; whether the user may be told is another question.
         dags = {}
-    known = _configured_dags().union(*dags.values())
+    configured = _configured_dags()
+    # Who may read a configured DAG may see the pages before anything has been stored.
+    known = frozenset().union(*configured.values(), *dags.values())
     readable = frozenset(
         dag_id for dag_id in sorted(known) if _allowed("GET", DagAccessEntity.RUN, dag_id, request, user)
     )
     if not readable:
         raise HTTPException(status.HTTP_403_FORBIDDEN, "Airflow does not let you read the runs of the benchmark")
-    access = Access(request, user, dags, readable)
+    access = Access(request, user, dags, configured, readable)
     # Pages that say what went wrong are made where there are no dependencies.
     request.state.access = access
     return access
 
 
-def _configured_dags() -> set[str]:
-    """Return the benchmark's DAGs: who may read their runs may see the pages before anything has been stored."""
+def _configured_dags() -> dict[str, frozenset[str]]:
+    """Return the DAGs that are configured, by the name of their cluster."""
     try:
-        return {dag_ids.dag_id_of(conn_id) for conn_id in dag_ids.configured()}
+        conn_ids = dag_ids.configured()
     except BenchError:
-        return {dag_ids.DAG_ID}
+        # Airflow makes no DAG then, and says why; those who might read one may see the pages say it, too.
+        return {"": frozenset({dag_ids.DAG_ID})}
+    found: dict[str, set[str]] = {}
+    for conn_id in conn_ids:
+        try:
+            name = connections.cluster_name(conn_id)
+        except BenchError:
+            name = conn_id
+        found.setdefault(name, set()).add(dag_ids.dag_id_of(conn_id))
+    return {name: frozenset(dags) for name, dags in found.items()}
 
 
 AccessDep = Annotated[Access, Depends(access_of)]

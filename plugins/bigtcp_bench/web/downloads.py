@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import zipfile
 import zlib
@@ -107,10 +108,12 @@ def documents(access: AccessDep, number: NumberPath) -> Response:
     # Only the place in memory or on disk is opened here; it is closed when everything has been sent.
     file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for key in pages.document_keys(warehouse, number):
+        for count, key in enumerate(pages.document_keys(warehouse, number), 1):
             place = (key.block, key.generation, key.kind, key.scenario, key.repetition)
             found = pages.document(warehouse, number, place)
-            with archive.open(_name(number, found), "w") as entry:
+            name = _name(number, found)
+            # Two strange kinds may have become one name.
+            with archive.open(f"{count}_{name}" if name in archive.NameToInfo else name, "w") as entry:
                 for chunk in _content(found):
                     entry.write(chunk)
     file.seek(0)
@@ -126,15 +129,15 @@ def _is_plain(found: RawDocument) -> bool:
 
 
 def _name(number: int, found: RawDocument) -> str:
-    parts = [
-        f"run-{number}",
-        f"block-{found.block}",
-        f"generation-{found.generation}",
-        found.kind.replace(":", "-"),
-    ]
+    parts = [f"run-{number}", f"block-{found.block}", f"generation-{found.generation}", _as_name(found.kind)]
     if found.scenario:
-        parts += [found.scenario, f"repetition-{found.repetition}"]
+        parts += [_as_name(found.scenario), f"repetition-{found.repetition}"]
     return f"{'_'.join(parts)}.{'json' if _is_plain(found) else 'bin'}"
+
+
+def _as_name(word: str) -> str:
+    # Kinds and scenarios were printed by pods: here they become names of files, and never a path.
+    return re.sub(r"[^A-Za-z0-9._-]", "-", word)[:80]
 
 
 def _content(found: RawDocument) -> Iterator[bytes]:

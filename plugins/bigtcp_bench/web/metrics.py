@@ -22,5 +22,5 @@ def metrics(request: Request, access: AccessDep) -> Response:
         for cluster in access.clusters
     ]
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    families = Families([facts for facts in found if facts is not None])
+    families = Families([facts for facts in found if facts is not None], access.hidden_clusters)
     return Response(encode(families), media_type=content_type)
