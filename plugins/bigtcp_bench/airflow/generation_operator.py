@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed
+from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed, PreconditionFailed
 from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of, server_pod
+from bigtcp_bench.planning.plan import RERUN_PREFIX
 from bigtcp_bench.progress import say
 from bigtcp_bench.resources import load_manifest
 
@@ -76,6 +77,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
 
         generation = Generation.model_validate(self.generation)
         api, store = cluster_api(str(self.kubernetes_conn_id)), warehouse()
+        self._refuse_ended(store, generation)
         plan = store.plan_of(generation.run)
         fence = Fence(api, generation.run_key)
         try:
@@ -117,6 +119,19 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 say(f"{generation}: the Kubernetes API was away; waiting {unsettled_s:.0f} s before another try")
                 api.sleep(unsettled_s)
             raise
+
+    def _refuse_ended(self, store: Warehouse, generation: Generation) -> None:
+        """End the task if it was cleared after its attempt had ended: its arm is no longer in force."""
+        from bigtcp_bench.judging.attempts import has_ended, refuse_ended
+
+        try:
+            if not self.task_id.startswith(RERUN_PREFIX):
+                refuse_ended(store, generation.run)
+            elif has_ended(store.run(generation.run)):
+                # What is measured twice tells of its night. The run itself stays as it is.
+                raise PreconditionFailed(f"run {generation.run} has ended; nothing of it is measured again now")
+        except PreconditionFailed as error:
+            raise AirflowFailException(str(error)) from error
 
     def cleanup(
         self, pod: V1Pod, remote_pod: V1Pod, xcom_result: dict | None = None, context: Context | None = None

@@ -209,78 +209,49 @@ class DagRunStep:
         if self.params.get("dry_run"):
             self._tell_outline()
             raise DownstreamTasksSkipped(tasks=[task for task in self.task_ids if task != self.task_id])
-        from bigtcp_bench.airflow.dag_ids import identity_checks
-        from bigtcp_bench.airflow.params import plan_of_params
-        from bigtcp_bench.cluster import environment, load, nodes, requirements
-        from bigtcp_bench.cluster.checks import counted, refuse_failed
-        from bigtcp_bench.report.preflight import checks_note, checks_text
-
         self.warehouse.check_version()
-        number = self.warehouse.start_run(
-            {
-                "cluster": self._cluster,
-                "dag_id": self.dag_id,
-                "run_id": self.run_id,
-                "status": "running",
-                "is_aa": False,
-                "started_at": datetime.now(UTC),
-                "trigger": self.run_type,
-                "note": self.params.get("note"),
-                "package_version": __version__,
-                "reasons": [],
-            }
-        )
-        plan = plan_of_params(self.params)
-        self.warehouse.update_run(
-            number,
-            plan=plan.model_dump(mode="json"),
-            plan_name=plan.name,
-            block_order=",".join(plan.order),
-            is_aa=plan.is_aa,
-        )
-        requirements.refuse_held(self.api, self.run_key)
-        self._close_abandoned()
-        requirements.put_back_abandoned(self.api, self.run_key, progress=say)
-        pair = nodes.choose_pair(self.api, plan)
-        say(f"checking {pair.client.name} (sends) and {pair.server.name} (receives)")
-        found = requirements.preflight(self.api, plan, pair, holder=self.run_key)
-        uid = environment.cluster_uid(self.api)
-        checks = [*found.checks, *identity_checks(self.warehouse, self._cluster, uid)]
-        print(checks_text(checks))
-        for check in checks:
-            if check.status != "pass":
-                say(str(check))
-        say(counted(checks))
-        self._add_note(checks_note(checks))
-        row: Result = {"checks": [check.to_dict() for check in checks]}
-        if found.complete:
-            row = environment.describe(self.api, pair, found.probes, checks)
-        self.warehouse.update_run(number, **row)
-        refuse_failed(checks)
-        load.await_quiet(self.api, plan, pair, found.probes, progress=say)
-        self._say_shortfall(plan)
-        return {"run": number, "client_node": pair.client.name, "server_node": pair.server.name}
+        stored, due = self._stored_blocks()
+        if stored and not due:
+            raise AirflowSkipException("the check was cleared alone: nothing is to be measured after it")
+        return self._begin()
 
     @_opening
     @_reported
     def snapshot_config(self) -> Result:
-        """Take the cluster for this run and save its configuration in it; changes nothing else."""
-        from bigtcp_bench.cluster.window import open_window
+        """Take the cluster for this run and save its configuration in it; changes nothing else.
 
+        A run that is cleared so that all of it is measured again, but not checked, is checked here.
+        """
+        from bigtcp_bench.cluster.window import open_window
+        from bigtcp_bench.judging.attempts import has_ended, measured_anew, refuse_parts
+
+        stored, due = self._stored_blocks()
+        anew = measured_anew(self._planned(), stored, due, has_ended(self.warehouse.run(self.number)))
+        if anew == "partly":
+            refuse_parts(self.warehouse, self.number)
+        if anew == "whole":
+            self._begin()
         window = open_window(self.api, self.run_key, self.plan, self.pair, progress=say)
         return {"window": window.fence.window, "saved_at": window.state.saved_at}
 
     @_reported
     def switch(self, slot: int) -> list[Result]:
         """Put the arm of this slot's block in force and prove it; return its generations, for the mapped task."""
+        from bigtcp_bench.judging.attempts import refuse_ended
+
+        refuse_ended(self.warehouse, self.number)
         return self._switched(self._block_of(slot), "plan")
 
     @_reported
     def rerun_switch(self, slot: int) -> list[Result]:
         """Do what ``switch`` does for a block of the re-run; skips unless there are scenarios to measure again."""
+        from bigtcp_bench.judging.attempts import has_ended
+
         due = self._due()
         if not due:
             raise AirflowSkipException("no scenario is to be measured again tonight")
+        if has_ended(self.warehouse.run(self.number)):
+            raise AirflowSkipException("the run has ended: what it measured twice, or did not, stays as it is")
         block = self._rerun_blocks(due)[slot - 1]
         try:
             return self._switched(block, "rerun", due)
@@ -393,7 +364,9 @@ class DagRunStep:
             reasons += [f"task {task} ended {states[task]}" for task in bad if states[task] != "upstream_failed"]
         if status == "failed" and not reasons:
             reasons = ["the run was ended before it was judged"]
-        self.warehouse.finish_run(self.number, status, [] if status == "valid" else reasons)
+        # Judged or told once more, it ended when it ended.
+        ended = row["finished_at"]
+        self.warehouse.finish_run(self.number, status, [] if status == "valid" else reasons, finished_at=ended)
         self._diagnose()
         view = self._view()
         if states.get("notify") != "success" or restore is None or restore["state"] == "not_verified":
@@ -405,6 +378,74 @@ class DagRunStep:
 
     # Parts of steps
 
+    def _begin(self) -> Result:
+        """Begin an attempt of this run, and do what check_kernel is for."""
+        from bigtcp_bench.airflow.dag_ids import identity_checks
+        from bigtcp_bench.airflow.params import plan_of_params
+        from bigtcp_bench.cluster import environment, load, nodes, requirements
+        from bigtcp_bench.cluster.checks import counted, refuse_failed
+        from bigtcp_bench.report.preflight import checks_note, checks_text
+
+        number = self.warehouse.start_run(
+            {
+                "cluster": self._cluster,
+                "dag_id": self.dag_id,
+                "run_id": self.run_id,
+                "status": "running",
+                "is_aa": False,
+                "started_at": datetime.now(UTC),
+                "trigger": self.run_type,
+                "note": self.params.get("note"),
+                "package_version": __version__,
+                "reasons": [],
+            }
+        )
+        self._forget()
+        plan = plan_of_params(self.params)
+        self.warehouse.update_run(
+            number,
+            plan=plan.model_dump(mode="json"),
+            plan_name=plan.name,
+            block_order=",".join(plan.order),
+            is_aa=plan.is_aa,
+        )
+        requirements.refuse_held(self.api, self.run_key)
+        self._close_abandoned()
+        requirements.put_back_abandoned(self.api, self.run_key, progress=say)
+        pair = nodes.choose_pair(self.api, plan)
+        say(f"checking {pair.client.name} (sends) and {pair.server.name} (receives)")
+        found = requirements.preflight(self.api, plan, pair, holder=self.run_key)
+        uid = environment.cluster_uid(self.api)
+        checks = [*found.checks, *identity_checks(self.warehouse, self._cluster, uid)]
+        print(checks_text(checks))
+        for check in checks:
+            if check.status != "pass":
+                say(str(check))
+        say(counted(checks))
+        self._add_note(checks_note(checks))
+        row: Result = {"checks": [check.to_dict() for check in checks]}
+        if found.complete:
+            row = environment.describe(self.api, pair, found.probes, checks)
+        self.warehouse.update_run(number, **row)
+        refuse_failed(checks)
+        load.await_quiet(self.api, plan, pair, found.probes, progress=say)
+        self._say_shortfall(plan)
+        return {"run": number, "client_node": pair.client.name, "server_node": pair.server.name}
+
+    def _forget(self) -> None:
+        """Ask for the attempt and what belongs to it again: another one has begun."""
+        for known in ("number", "plan", "pair"):
+            self.__dict__.pop(known, None)
+
+    def _stored_blocks(self) -> tuple[set[int], set[int]]:
+        """Return the blocks of the newest attempt that are stored, and those whose switch is still to run."""
+        from bigtcp_bench.judging.attempts import pending
+
+        if self._stored_number() is None:
+            return set(), set()
+        stored = set(self.warehouse.blocks_frame(self.number)["block"].tolist())
+        return stored, pending(self._planned(), self.task_states()) if stored else set()
+
     def _close_unopened(self, failure: BaseException) -> None:
         """Close the run that ended by ``failure`` before its teardowns could run, and tell it."""
         cause = failure.__cause__
@@ -414,6 +455,7 @@ class DagRunStep:
             number = self._stored_number()
             if number is None:
                 return
+            self._forget()
             # A time-out has written none.
             reasons = self.warehouse.run(number)["reasons"] or [f"task {self.task_id}: {_first_line(failure)}"]
             if isinstance(cause, RestoreFailed):

@@ -251,13 +251,13 @@ def invalid_lines(view: RunView) -> list[str]:
 
 def legend(view: RunView) -> str:
     """Return what the columns and words of the comparison mean; ``view`` must have judged comparisons."""
-    first = view.judged[0]
+    level, margin = (_share_of(view, name) for name in ("level", "margin"))
     off, on = sides(view)
     n_off, n_on = (_range(getattr(comparison, name) for comparison in view.judged) for name in ("n_off", "n_on"))
     return (
         f"Medians over fresh pod pairs ({off}: {n_off}, {on}: {n_on}). change: {on} against {off}, with its "
-        f"{first.level * 100:g} % confidence interval. faster, slower: better, worse in the metric's own "
-        f"direction. equivalent: surely within ±{first.margin * 100:g} %. inconclusive: too noisy to tell; it "
+        f"{level} confidence interval. faster, slower: better, worse in the metric's own "
+        f"direction. equivalent: surely within ±{margin}. inconclusive: too noisy to tell; it "
         "would have seen a change of the size given."
     )
 
@@ -305,9 +305,18 @@ def change_legend(change: ChangeView) -> str:
     )
 
 
-def _range(numbers: Iterable[int]) -> str:
-    found = sorted(set(numbers))
+def _range(numbers: Iterable[int | None]) -> str:
+    found = sorted({number for number in numbers if number is not None})
+    if not found:
+        return units.MISSING
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _share_of(view: RunView, name: str) -> str:
+    """Return the share called ``name`` that the first comparison which has one was judged by, in per cent."""
+    shares = (getattr(comparison, name) for comparison in view.judged)
+    share = next((value for value in shares if value is not None), None)
+    return units.MISSING if share is None else f"{share * 100:g} %"
 
 
 def _proof_table(proofs: Sequence[Proof], order: Sequence[str]) -> Table:

@@ -34,11 +34,25 @@ class Judged:
 
 
 def last_judged(warehouse: Warehouse, run_id: int) -> dict[Series, Judged]:
-    """Return the last judgement of every series of ``run_id`` before it, from valid runs of the same plan."""
+    """Return the last judgement of every series of ``run_id`` before it, from valid runs of the same plan.
+
+    One that still knew an attempt which is superseded since has no details: nothing may go on from it.
+    """
     this = sa.select(run.c.cluster, run.c.started_at, run.c.plan_name).where(run.c.id == run_id).subquery()
     judged = sa.exists().where(judgement.c.run_id == run.c.id)
+    earlier, next_one = run.alias("earlier"), run.alias("next_one")
+    same_run = (next_one.c[name] == earlier.c[name] for name in ("cluster", "dag_id", "run_id"))
+    outdated = sa.exists().where(
+        earlier.c.cluster == run.c.cluster,
+        earlier.c.superseded,
+        earlier.c.status == "valid",
+        earlier.c.started_at <= run.c.started_at,
+        *same_run,
+        next_one.c.attempt == earlier.c.attempt + 1,
+        next_one.c.started_at > run.c.started_at,
+    )
     newest = (
-        sa.select(run.c.id, run.c.started_at)
+        sa.select(run.c.id, run.c.started_at, outdated.label("outdated"))
         .where(
             run.c.cluster == sa.select(this.c.cluster).scalar_subquery(),
             run.c.started_at < sa.select(this.c.started_at).scalar_subquery(),
@@ -52,19 +66,24 @@ def last_judged(warehouse: Warehouse, run_id: int) -> dict[Series, Judged]:
         .subquery()
     )
     known = (
-        sa.select(*_KEY)
+        sa.select(*_KEY, newest.c.outdated)
         .join(newest, newest.c.id == judgement.c.run_id)
         .order_by(newest.c.started_at.desc(), newest.c.id.desc())
     )
 
     def work(connection: sa.Connection) -> dict[Series, Judged]:
         runs: dict[Series, list[int]] = {}
-        for number, metric, scenario in connection.execute(known):
+        old = set()
+        for number, metric, scenario, is_outdated in connection.execute(known):
             runs.setdefault((scenario, metric), []).append(number)
+            if is_outdated:
+                old.add(number)
         details = _details(connection, [(numbers[0], *series) for series, numbers in runs.items()])
         return {
             series: Judged(
-                numbers[0], details.get((numbers[0], *series), {}), numbers[1] if len(numbers) > 1 else None
+                numbers[0],
+                {} if numbers[0] in old else details.get((numbers[0], *series), {}),
+                numbers[1] if len(numbers) > 1 else None,
             )
             for series, numbers in runs.items()
         }

@@ -587,8 +587,21 @@ def _begin(connection: sa.Connection, record: RunRecord) -> int:
         set_={name: insert.excluded[name] for name in values if name not in kept},
     )
     number = int(connection.execute(statement.returning(columns.id)).scalar_one())
-    connection.execute(sa.update(schema.run).where(named, columns.attempt < again).values(superseded=True))
+    _supersede(connection, sa.and_(named, columns.attempt < again, ~columns.superseded))
     return number
+
+
+def _supersede(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Mark attempts as earlier ones: one that went on has failed, and what waits to be told of it is not."""
+    columns, waiting = schema.run.c, schema.outbox.c
+    rows = connection.execute(sa.select(columns.id, columns.status, columns.reasons).where(which)).all()
+    for number, status, reasons in rows:
+        values: dict[str, Any] = {"superseded": True}
+        if status == "running":
+            values |= {"status": "failed", "reasons": [*reasons, "the run was cleared before it had ended"]}
+        connection.execute(sa.update(schema.run).where(columns.id == number).values(values))
+        unsent = waiting.sent_at.is_(None) & waiting.attempted_at.is_(None)
+        connection.execute(sa.delete(schema.outbox).where(waiting.run_id == number, waiting.kind == "run", unsent))
 
 
 def _has_rows(connection: sa.Connection, run_id: int) -> bool:
