@@ -132,7 +132,7 @@ def test_a_run_is_printed_or_sent(server, command):
     status, output, _ = command(str(run), "--print")
     printed = json.loads(output)
     assert status == 0
-    assert printed["text"] == "lab: VALID: BIG TCP on against off: 3 faster"
+    assert printed["text"] == "lab: VALID · helps 3, worse 0"
     assert block_problems(printed["blocks"]) == []
     assert server.requests == 0
     status, output, _ = command(str(run))

@@ -57,7 +57,7 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     (opening,) = tell(night_view(warehouse, 21))
     assert (opening.kind, opening.incident_id) == ("incident", number)
     assert opening.payload["text"].splitlines() == [
-        "ipv4-stream-1 throughput -12.3 % against the usual level of 60 nights, arm on relative to arm off",
+        "ipv4-stream-1 throughput −12.3 % against the usual level of 60 nights, arm on relative to arm off",
         "Since the night 2026-03-20, confirmed on 2026-03-22.",
         "Attributed to BIG TCP: arm on got worse against arm off. "
         "About then changed: cilium version 1.18.3 → 1.18.4.",
@@ -70,13 +70,13 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     revise(warehouse, "2026-03-23", {("ipv4-stream-1", "throughput_bps"): -0.14})
     same = tell(night_view(warehouse, 22))
     assert kinds(same) == [("incident", False)]
-    assert "Still there, day 4: ipv4-stream-1 throughput -14.0 %." in text(same)
+    assert "Still there, day 4: ipv4-stream-1 throughput −14.0 %." in text(same)
 
     # 3 % worse than at the beginning, though not than the night before.
     revise(warehouse, "2026-03-24", {("ipv4-stream-1", "throughput_bps"): -0.16})
     grown = tell(night_view(warehouse, 23))
     assert kinds(grown) == [("incident", True)]
-    assert "*Grown*: ipv4-stream-1 throughput -12.3 % → -16.0 %." in text(grown)
+    assert "*Grown*: ipv4-stream-1 throughput −12.3 % → −16.0 %." in text(grown)
     revise(warehouse, "2026-03-25", TWO)
     assert "ipv6-rr latency p99 +21.0 %, new" in text(tell(night_view(warehouse, 24)))
 
@@ -172,7 +172,7 @@ def test_a_restore_that_was_not_verified_is_told_in_any_case_and_mentions(wareho
     revise(warehouse, "2026-03-22")
     first, second = tell(view, settings)
     assert (first.kind, second.kind) == ("restore", "incident")
-    assert first.payload["text"].startswith("<@U123> lab: RESTORE NOT VERIFIED: eth0 of node2 differs")
+    assert first.payload["text"].startswith("<@U123> lab: RESTORE NOT VERIFIED · eth0 of node2 differs")
     assert "<@U123>" not in text([second])
 
 

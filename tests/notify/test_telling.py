@@ -60,7 +60,7 @@ def test_a_month_of_nights(warehouse, server):
         number += 1
     assert lines == ["sent to Slack: 1 message"]
     (opening,) = server.messages
-    assert "Regression on lab: ipv4-stream-1 throughput -2" in str(opening["blocks"])
+    assert "Regression on lab: ipv4-stream-1 throughput −2" in str(opening["blocks"])
     assert opening["text"].splitlines()[2] == "Attributed to BIG TCP: arm on got worse against arm off."
     (picture,) = server.files
     assert picture["thread_ts"] == opening["ts"]

@@ -37,7 +37,7 @@ def test_a_regression_says_size_since_when_what_is_to_blame_and_what_changed():
     history = HistoryView((FALLEN, USUAL), (INCIDENT,), 14)
     assert history.state_line() == "1 regression, 1 steady"
     assert history.lines() == [
-        "ipv4-stream-1: regression since 2026-03-23: throughput -12.3 %; attributed to BIG TCP; "
+        "ipv4-stream-1: regression since 2026-03-23: throughput −12.3 %; attributed to BIG TCP; "
         "about then changed cilium version 1.18.3 → 1.18.4",
         "incident 3: regression since 2026-03-23, 1 series, BIG TCP",
     ]
@@ -61,7 +61,7 @@ def test_summary_and_slack_tell_it():
     slack = str(run_message(view).blocks)
     for text in (" ".join(run_summary(view).split()), slack):
         assert "1 regression, 1 steady" in text
-        assert "regression since 2026-03-23: throughput -12.3 %" in text
+        assert "regression since 2026-03-23: throughput −12.3 %" in text
 
 
 def test_from_the_warehouse(tmp_path):

@@ -97,7 +97,7 @@ def test_an_emulated_cluster_says_so(detail):
 
 def test_a_restore_that_was_not_verified_is_loud(detail):
     text = body(run_view(restore=RestoreView("not_verified", "the agent is away")), detail)
-    assert re.search(r'class="headline loud"><strong>lab: RESTORE NOT VERIFIED: the agent is away', text)
+    assert re.search(r'class="headline loud"><strong>lab: RESTORE NOT VERIFIED · the agent is away', text)
 
 
 def test_reasons_stand_before_the_figures(detail):

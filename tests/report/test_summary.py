@@ -17,13 +17,13 @@ ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 def test_the_summary_tells_every_fact_of_a_run():
     text = run_summary(run_view())
     first = text.splitlines()[0]
-    assert first == "lab: VALID: BIG TCP on against off: 1 slower, 1 faster, 1 equivalent, 2 inconclusive"
+    assert first == "lab: VALID · helps 1, worse 1 (ipv4-stream-1 CPU receiver), no difference 1, too noisy 2"
     for row in (
-        r"throughput +14\.2 Gbit/s +24\.1 Gbit/s +\+69\.7 % \[\+65\.7, \+73\.7\] +faster",
-        r"CPU receiver .* slower below margin",
-        r"retransmits +0 /GB +0\.200 /GB +– +inconclusive sees 6\.1 %",
-        r"transactions +12,345 /s +12,400 /s .* equivalent",
-        r"latency p99 +187 µs +190 µs .* inconclusive sees 6\.1 %",
+        r"throughput +14\.2 Gbit/s +24\.1 Gbit/s +\+69\.7 % \[\+65\.7, \+73\.7\] +better",
+        r"CPU receiver .* worse below margin",
+        r"retransmits +0 /GB +0\.200 /GB +– +too noisy sees 6\.1 %",
+        r"transactions +12,345 /s +12,400 /s .* no difference",
+        r"latency p99 +187 µs +190 µs .* too noisy sees 6\.1 %",
         r"ipv4-stream-1 +59,012 B +58,990 B +150,234 B +149,876 B +proven",
         r"ipv6-rr +9,000 B +8,000 B +– +– +not judged",
     ):
@@ -82,7 +82,7 @@ def test_a_narrow_terminal_gets_the_table_of_80_columns():
 
 def test_an_invalid_run_gives_its_reasons():
     view = run_view(status="invalid", reasons=("packets stayed below 65,536 B", "node2 was rebooted"))
-    assert headline(view) == "lab: INVALID: packets stayed below 65,536 B (and 1 more)"
+    assert headline(view) == "lab: INVALID · packets stayed below 65,536 B (and 1 more)"
     assert "- node2 was rebooted" in run_summary(view)
 
 
@@ -105,9 +105,11 @@ def test_a_comparison_that_is_invalid_says_why_once():
 
 def test_a_failed_restore_is_the_first_thing_said_even_of_a_valid_run():
     view = run_view(restore=RestoreView("not_verified", "eth0 of node2 has gso_max_size 196608, was 65536"))
-    assert headline(view).startswith("lab: RESTORE NOT VERIFIED: eth0 of node2 has gso_max_size 196608, was 65536")
+    assert headline(view).startswith(
+        "lab: RESTORE NOT VERIFIED · eth0 of node2 has gso_max_size 196608, was 65536"
+    )
     assert "bigtcp_restore" in headline(view)
-    assert "the run itself: valid" in headline(view)
+    assert "the run itself: VALID · helps 1" in headline(view)
 
 
 def test_a_run_that_failed_before_its_plan_still_has_a_summary():

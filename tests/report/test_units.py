@@ -61,7 +61,7 @@ def test_every_unit_renders_every_number(unit, value):
 
 def test_changes_carry_sign_and_interval():
     assert units.change_with_interval(0.742, 0.701, 0.785) == "+74.2 % [+70.1, +78.5]"
-    assert units.change_with_interval(-0.051, -0.08, -0.02) == "-5.1 % [-8.0, -2.0]"
+    assert units.change_with_interval(-0.051, -0.08, -0.02) == "−5.1 % [−8.0, −2.0]"
     assert units.change_with_interval(0.742, None, None) == "+74.2 %"
     assert units.change_with_interval(0.742, math.nan, 0.8) == "+74.2 %"
     assert units.change_with_interval(None, 0.1, 0.2) == "–"

@@ -223,7 +223,7 @@ def test_overview_leads_on(user):
     expect(card).to_contain_text("1 not acknowledged")
     expect(card).to_contain_text("none planned: the DAG is paused")
     card.get_by_text("The same as a table").click()
-    expect(card.get_by_role("row", name="ipv6-stream-1")).to_contain_text("faster")
+    expect(card.get_by_role("row", name="ipv6-stream-1")).to_contain_text("better")
     card.get_by_role("link", name="ipv6-stream-1").click()
     expect(page.locator("#scenario")).to_have_value("ipv6-stream-1")
     page.go_back()

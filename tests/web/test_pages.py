@@ -103,7 +103,7 @@ def test_overview(reader, monkeypatch):
     shown = text_of(reader.get("overview"))
     assert "2 open , 1 not acknowledged" in shown
     assert re.search(r"Last run valid run 420 , \d+ h ago", shown)
-    assert "Verdict 22 faster, 3 equivalent" in shown
+    assert "VALID · helps 22, worse 0, no difference 3" in shown
     assert "Restore verified" in shown
     assert "none planned: the DAG is paused" in shown
     assert "running run 423" in shown
@@ -164,7 +164,13 @@ def test_a_dag_leads_to_the_trend_of_its_cluster(reader):
 def test_a_run_has_its_verdicts_its_files_and_its_neighbours(reader):
     answer = reader.get(f"run/{NIGHTS}")
     shown = text_of(answer)
-    for words in ("22 faster, 3 equivalent", "Proof of effect", "worker-1", "snmp/TcpRetransSegs", "verified"):
+    for words in (
+        "helps 22, worse 0, no difference 3",
+        "Proof of effect",
+        "worker-1",
+        "snmp/TcpRetransSegs",
+        "verified",
+    ):
         assert words in shown, words
     for path in (f"run/{NIGHTS - 1}", f"compare?a={NIGHTS - 1}&amp;b={NIGHTS}", f"trend?cluster={CLUSTER}"):
         assert f'href="/bigtcp-bench/{path}"' in answer.text, path
@@ -247,14 +253,14 @@ def test_a_scenario_that_one_of_two_runs_could_not_judge_is_named(reader, wareho
 def test_two_versions_are_compared_by_their_nights(reader):
     shown = text_of(reader.get(f"compare?cluster={CLUSTER}&before=1.18.1&after=1.18.3"))
     found = re.search(r"ipv6-stream-1 throughput .*? ipv6-rate", shown)[0]
-    assert re.search(r"-1[345]\.\d % \[-1\d\.\d, -1\d\.\d\]", found)
+    assert re.search(r"−1[345]\.\d % \[−1\d\.\d, −1\d\.\d\]", found)
     assert "means over the newest 60 valid nights with 1.18.1 and 24 with 1.18.3" in shown
 
 
 def test_incidents(reader):
     shown = text_of(reader.get("incidents"))
     assert re.search(
-        r"3 prod-eu regression [\d-]+ open 1 series: ipv6-stream-1; -14\.0 % BIG TCP nobody yet", shown
+        r"3 prod-eu regression [\d-]+ open 1 series: ipv6-stream-1; −14\.0 % BIG TCP nobody yet", shown
     )
     assert "the platform, in both arms" in shown
     assert "grace: the switch was replaced" in shown
@@ -326,7 +332,7 @@ def test_figures_can_be_downloaded(reader, warehouse):
     assert (row["family"], row["upper_bytes"], row["packets"]) == ("ipv6", "196608", "5")
     report = reader.get(f"run/{NIGHTS}/report.html")
     assert report.headers["content-disposition"] == f'attachment; filename="run-{NIGHTS}.html"'
-    assert "22 faster, 3 equivalent" in report.text
+    assert "helps 22, worse 0, no difference 3" in report.text
 
 
 def test_figures_from_prometheus_are_offered_where_there_are_some(reader, warehouse):

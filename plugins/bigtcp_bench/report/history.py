@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
+from bigtcp_bench.report.words import CAUSES
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.store import Warehouse
@@ -17,14 +18,6 @@ if TYPE_CHECKING:
 #: States in the order in which they are counted; the first three are worth a line of their own.
 STATES = ("regression", "suspect", "recovered", "steady", "learning")
 _TOLD = STATES[:3]
-
-#: What an attribution says in a sentence.
-CAUSES = {
-    "big-tcp": "BIG TCP",
-    "platform": "the platform, in both arms",
-    "infrastructure": "the infrastructure",
-    "off-improved": "an improvement without BIG TCP",
-}
 
 
 @dataclass(frozen=True)
@@ -94,6 +87,16 @@ class HistoryView:
             learning_nights=thresholds.learning_nights,
         )
 
+    @property
+    def known(self) -> dict[tuple[str, str], str]:
+        """Return the series of incidents that somebody has acknowledged, each with that name."""
+        return {
+            series: one.acknowledged_by
+            for one in self.incidents
+            if one.acknowledged_by is not None
+            for series in one.series
+        }
+
     def state_line(self) -> str:
         """Return the states of all series in one line; empty when the night was not judged."""
         counts = Counter(one.state for one in self.series)
@@ -105,12 +108,11 @@ class HistoryView:
 
     def lines(self) -> list[str]:
         """Return one line for everything that is not as usual; what an acknowledged incident covers is silent."""
-        silent = {series for one in self.incidents if one.acknowledged_by is not None for series in one.series}
         found = []
         for scenario in dict.fromkeys(one.scenario for one in self.series):
             of = [one for one in self.series if one.scenario == scenario]
             for state in _TOLD:
-                told = [one for one in of if one.state == state and (scenario, one.metric) not in silent]
+                told = [one for one in of if one.state == state and (scenario, one.metric) not in self.known]
                 if told:
                     found.append(_told_line(scenario, state, told))
             found += _rerun_line(of[0])

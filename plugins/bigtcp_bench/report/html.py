@@ -29,6 +29,7 @@ from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import summary, units
 from bigtcp_bench.report.charts import vega
 from bigtcp_bench.report.charts.of_run import RunChart, run_charts
+from bigtcp_bench.report.words import verdict_word
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.compare import Comparison
@@ -102,6 +103,7 @@ def _templates() -> jinja2.Environment:
         "clean": summary.clean,
         "change": units.change_text,
         "number": _number,
+        "verdict": verdict_word,
     }
     environment.globals |= {
         "interval": units.change_with_interval,

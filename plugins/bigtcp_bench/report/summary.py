@@ -16,7 +16,9 @@ from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.report import units
 from bigtcp_bench.report.change import ChangeView
-from bigtcp_bench.report.view import VERDICTS, NodeView, Proof, RunView
+from bigtcp_bench.report.headline import RESTORE_ADVICE
+from bigtcp_bench.report.view import NodeView, Proof, RunView
+from bigtcp_bench.report.words import verdict_word
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.change import Moved
@@ -77,11 +79,9 @@ def change_text(change: ChangeView, width: int = PLAIN_WIDTH) -> str:
 
 
 def headline(view: RunView) -> str:
-    """Return what a reader must know of the run, in one sentence."""
-    cluster = f"{'GENERATED, NOT MEASURED: ' if view.generated else ''}{clean(view.cluster)}"
-    if view.restore_failed:
-        return f"{cluster}: RESTORE {_restore_line(view)} (the run itself: {view.status})"
-    return f"{cluster}: {view.status.upper()}: {_outcome(view)}"
+    """Return the run's news in one line, with its cluster, and first of all if nothing of it was measured."""
+    made_up = "GENERATED, NOT MEASURED: " if view.generated else ""
+    return f"{made_up}{clean(view.cluster)}: {clean(view.headline.text)}"
 
 
 def facts(view: RunView) -> list[tuple[str, str]]:
@@ -192,19 +192,6 @@ def _summary(view: RunView, width: int) -> Group:
     return Group(*parts, Text(), grid)
 
 
-def _outcome(view: RunView) -> str:
-    if view.status in ("invalid", "failed"):
-        first = clean(view.reasons[0]) if view.reasons else "no reason was stored"
-        more = f" (and {len(view.reasons) - 1} more)" if len(view.reasons) > 1 else ""
-        return f"{first}{more}"
-    if view.status == "running":
-        return "the run has not ended"
-    counts = view.verdict_counts()
-    words = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
-    what = "A/A run, the same arm twice" if view.is_aa else "BIG TCP on against off"
-    return f"{what}: {', '.join(words) or 'nothing to compare'}"
-
-
 def _comparison_table(view: RunView, comparisons: Sequence[Comparison], width: int) -> Table:
     narrow = width < PLAIN_WIDTH
     table = _table("scenario, metric", gap=1 if narrow else 2)
@@ -227,13 +214,14 @@ def _comparison_table(view: RunView, comparisons: Sequence[Comparison], width: i
 
 
 def verdict_text(comparison: Comparison, separator: str = " ") -> str:
-    """Return the verdict, with the size that it needs to be understood."""
+    """Return the verdict for people, with the size that it needs to be understood."""
+    word = verdict_word(comparison.verdict)
     if comparison.below_margin:
-        return f"{comparison.verdict}{separator}below margin"
+        return f"{word}{separator}below margin"
     if comparison.verdict == "inconclusive" and comparison.smallest_detectable_change is not None:
         size = units.change_text(comparison.smallest_detectable_change).lstrip("+")
-        return f"{comparison.verdict}{separator}sees {size}"
-    return comparison.verdict
+        return f"{word}{separator}sees {size}"
+    return word
 
 
 def sides(view: RunView) -> tuple[str, str]:
@@ -246,7 +234,7 @@ def invalid_lines(view: RunView) -> list[str]:
     reasons = (
         reason for comparison in view.judged if comparison.verdict == "invalid" for reason in comparison.reasons
     )
-    return [f"invalid: {clean(reason)}" for reason in dict.fromkeys(reasons) if reason not in view.reasons]
+    return [f"not judged: {clean(reason)}" for reason in dict.fromkeys(reasons) if reason not in view.reasons]
 
 
 def legend(view: RunView) -> str:
@@ -256,9 +244,9 @@ def legend(view: RunView) -> str:
     n_off, n_on = (_range(getattr(comparison, name) for comparison in view.judged) for name in ("n_off", "n_on"))
     return (
         f"Medians over fresh pod pairs ({off}: {n_off}, {on}: {n_on}). change: {on} against {off}, with its "
-        f"{level} confidence interval. faster, slower: better, worse in the metric's own "
-        f"direction. equivalent: surely within ±{margin}. inconclusive: too noisy to tell; it "
-        "would have seen a change of the size given."
+        f"{level} confidence interval. better, worse: in the metric's own direction. below margin: surely, but by "
+        f"less than {margin}. no difference: surely within ±{margin}. too noisy: a change of the size given would "
+        "have been seen."
     )
 
 
@@ -376,5 +364,5 @@ def _restore_line(view: RunView) -> str:
     state = _RESTORE[view.restore.state]
     line = f"{state}: {detail}" if detail else state
     if view.restore_failed:
-        line += "; run the DAG bigtcp_restore or `bigtcp-bench restore`"
+        line += f"; {RESTORE_ADVICE}"
     return line

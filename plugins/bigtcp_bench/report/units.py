@@ -87,7 +87,12 @@ def significant(value: float, digits: int = 3) -> str:
     rounded = round(value, decimals)
     if decimals and rounded and math.floor(math.log10(abs(rounded))) > math.floor(math.log10(abs(value))):
         decimals -= 1  # 9.996 is 10.0, not 10.00
-    return f"{value:,.{decimals}f}"
+    return minus(f"{value:,.{decimals}f}")
+
+
+def minus(text: str) -> str:
+    """Return ``text`` of a number with the sign that charts draw, too: a minus instead of a hyphen."""
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def axis(unit: str, largest: float) -> tuple[float, str]:
@@ -114,7 +119,7 @@ def _prefixed(value: float, unit: str) -> str:
 
 
 def _signed(change: float) -> str:
-    return f"{change * 100:+z,.1f}"
+    return minus(f"{change * 100:+z,.1f}")
 
 
 _AXES = {"1": (0.01, "%"), "1/s": (1.0, "per second"), "1/GB": (1.0, "per GB")}

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
 from bigtcp_bench.report.change import ChangeView
+from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class RunView:
     causes: tuple[Cause, ...] = ()
     #: Against the last run before Cilium was changed; None where that is no question, or there is no such run.
     change: ChangeView | None = None
+    #: Of every series that is a regression: what BIG TCP gained before, and gains now.
+    gains: Mapping[Series, Gain] = field(default_factory=dict)
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, number: int, airflow_url: str | None = None) -> RunView:
@@ -145,6 +148,8 @@ class RunView:
         again = set(blocks[blocks["purpose"] == "rerun"]["block"])
         of_plan = results[results["scenario"].isin(scenarios)]
         repetitions = len(of_plan[["block", "generation", "scenario", "repetition"]].drop_duplicates())
+        comparisons = _comparisons(warehouse.comparisons_frame(number), scenarios)
+        history = HistoryView.from_warehouse(warehouse, row)
         return cls(
             cluster=row["cluster"],
             dag_id=row["dag_id"],
@@ -159,7 +164,7 @@ class RunView:
             reasons=tuple(row["reasons"]),
             nodes=_nodes(row),
             cilium_version=row["cilium_version"],
-            comparisons=_comparisons(warehouse.comparisons_frame(number), scenarios),
+            comparisons=comparisons,
             # A re-run has gates of its own; these are the run's.
             proofs=_proofs(results[~results["block"].isin(again)], scenarios),
             control=_control(warehouse, number, plan),
@@ -170,10 +175,11 @@ class RunView:
             emulated=bool(environment.get("emulated")),
             generated=bool(environment.get("generated")),
             url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
-            history=HistoryView.from_warehouse(warehouse, row),
+            history=history,
             causes=_causes(warehouse.diagnosis_frame(number)),
             noise=_noise(warehouse, row) if row["is_aa"] else (),
             change=ChangeView.from_warehouse(warehouse, row),
+            gains=_gains(warehouse, row["cluster"], history, comparisons),
         )
 
     @property
@@ -197,6 +203,26 @@ class RunView:
     def restore_failed(self) -> bool:
         """Whether the cluster may still be in another state than before the run."""
         return self.restore.state == "not_verified"
+
+    @property
+    def headline(self) -> Headline:
+        """Return the run's news in one line."""
+        return headline(
+            Outcome(
+                status=self.status,
+                night=self.started.date() if self.started else None,
+                reasons=self.reasons,
+                is_aa=self.is_aa,
+                restore_failed=self.restore_failed,
+                restore_detail=self.restore.detail,
+                verdicts=self.verdict_counts(),
+                worse=[(one.scenario, one.metric) for one in self.judged if one.verdict == "slower"],
+                series=self.history.series,
+                gains=self.gains,
+                learning_nights=self.history.learning_nights,
+                known=self.history.known,
+            )
+        )
 
     def verdict_counts(self) -> Counter[str]:
         """Return how many comparisons have which verdict."""
@@ -227,6 +253,22 @@ def _causes(frame: pd.DataFrame) -> tuple[Cause, ...]:
         )
         for row in frame.to_dict("records")
     )
+
+
+def _gains(
+    warehouse: Warehouse, cluster: str, history: HistoryView, comparisons: tuple[Comparison, ...]
+) -> dict[Series, Gain]:
+    from bigtcp_bench.warehouse.gains import gains_before
+
+    now = {(one.scenario, one.metric): one.change for one in comparisons}
+    since = {
+        (one.scenario, one.metric): one.since for one in history.series if one.state == "regression" and one.since
+    }
+    before = gains_before(warehouse, cluster, [(*series, night) for series, night in since.items()])
+    return {
+        series: Gain.of(series[1], before.get((*series, night)), now.get(series))
+        for series, night in since.items()
+    }
 
 
 def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
 from bigtcp_bench.warehouse import pages
-from bigtcp_bench.warehouse.store import ENVIRONMENT
 from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.one_run import readable_run
@@ -23,15 +22,13 @@ from bigtcp_bench.web.runs import newest_cluster, origin_of
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.change import ScenarioChange
     from bigtcp_bench.analysis.nights import NightsChange
+    from bigtcp_bench.report.differences import Difference
     from bigtcp_bench.warehouse.store import Warehouse
 
 router = APIRouter()
 
 #: Newest nights of a version that are compared: more would reach into other times of the cluster.
 NIGHTS = 60
-
-#: Columns of a run in which two runs may differ, beside what the cluster is made of.
-_OF_PLAN = ("plan_name", "block_order", "package_version")
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,7 @@ class TwoRuns:
 
     a: dict[str, Any]
     b: dict[str, Any]
-    #: Name, value of A, value of B.
-    differences: list[tuple[str, Any, Any]]
+    differences: list[Difference]
     moved: list[ScenarioChange]
     #: Scenarios of both runs that one of them could not judge.
     left_out: list[str]
@@ -96,6 +92,7 @@ def compare(request: Request, access: AccessDep, choice: CompareQuery) -> Respon
 def _two_runs(warehouse: Warehouse, access: Access, choice: CompareChoice) -> TwoRuns:
     from bigtcp_bench.analysis.change import compare_runs
     from bigtcp_bench.report.change import runs_like
+    from bigtcp_bench.report.differences import differences
 
     a, b = (readable_run(warehouse, access, number) for number in (choice.a or 0, choice.b or 0))
     before, after = (warehouse.comparisons_frame(row["id"]) for row in (a, b))
@@ -112,7 +109,7 @@ def _two_runs(warehouse: Warehouse, access: Access, choice: CompareChoice) -> Tw
     return TwoRuns(
         a=a,
         b=b,
-        differences=_differences(a, b),
+        differences=differences(a, b),
         moved=moved,
         left_out=[name for name in scenarios if comparing and name not in shown],
         verdicts=_verdicts(before.to_dict("records"), after.to_dict("records")),
@@ -144,13 +141,6 @@ def _two_versions(
         main=[change for change in changes if _is_main(change)],
         rest=[change for change in changes if not _is_main(change)],
     )
-
-
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    rows = [(name.replace("_", " "), a[name], b[name]) for name in ("cluster", *ENVIRONMENT, *_OF_PLAN)]
-    first, last = (row["cilium_config"] or {} for row in (a, b))
-    rows += [(f"Cilium {key}", first.get(key), last.get(key)) for key in sorted({*first, *last})]
-    return [row for row in rows if row[1] != row[2]]
 
 
 def _verdicts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.rendering import page
 
 if TYPE_CHECKING:
+    from bigtcp_bench.report.headline import Headline
+    from bigtcp_bench.report.incident import IncidentStory
     from bigtcp_bench.warehouse.store import Warehouse
     from bigtcp_bench.web.access import Access
 
@@ -33,13 +34,13 @@ class ClusterCard:
 
     name: str
     last: dict[str, Any]
-    verdicts: Counter[str]
+    headline: Headline
     restore: dict[str, Any] | None
     compared: dict[str, Any] | None
     #: Headline comparisons of that run: scenario, metric, change, ci_low, ci_high, verdict.
     benefits: list[dict[Any, Any]]
-    #: Open incidents, and how many of them nobody has acknowledged; None where they may not be seen.
-    incidents: tuple[int, int] | None
+    #: Open incidents; None where they may not be seen.
+    incidents: list[IncidentStory] | None
     origin: pages.Origin
     next_runs: list[NextRun] = field(default_factory=list)
 
@@ -57,25 +58,33 @@ def overview(request: Request, access: AccessDep) -> HTMLResponse:
 
 
 def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
+    from bigtcp_bench.report.outcomes import headlines
+
     recent = pages.runs(warehouse, access.readable, cluster=name, limit=_RECENT)
     last = recent[0]
     compared = next(iter(pages.runs(warehouse, access.readable, cluster=name, compared=True, limit=1)), None)
-    counts = pages.open_incident_counts(warehouse, [name]).get(name, (0, 0))
     due = next_runs(dict.fromkeys(row["dag_id"] for row in recent))
     return ClusterCard(
         name=name,
         last=last,
-        verdicts=pages.verdict_counts(warehouse, [last["id"]])[last["id"]],
+        headline=headlines(warehouse, [last["id"]])[last["id"]],
         restore=pages.restore_results(warehouse, [last["id"]])[last["id"]],
         compared=compared,
-        benefits=headlines(warehouse, compared["id"]) if compared else [],
-        incidents=counts if name in access.whole_clusters else None,
+        benefits=main_comparisons(warehouse, compared["id"]) if compared else [],
+        incidents=_open_incidents(warehouse, name) if name in access.whole_clusters else None,
         origin=pages.origins(warehouse, [last["id"]])[last["id"]],
         next_runs=list(due.values()),
     )
 
 
-def headlines(warehouse: Warehouse, number: int) -> list[dict[Any, Any]]:
+def _open_incidents(warehouse: Warehouse, cluster: str) -> list[IncidentStory]:
+    from bigtcp_bench.report.incident import IncidentStory
+    from bigtcp_bench.warehouse.incidents import open_incidents
+
+    return [IncidentStory.from_warehouse(warehouse, one) for one in open_incidents(warehouse, cluster)]
+
+
+def main_comparisons(warehouse: Warehouse, number: int) -> list[dict[Any, Any]]:
     """Return the comparison that stands for each scenario of a run, in the order of the scenarios."""
     order = list(SCENARIOS)
     found = [

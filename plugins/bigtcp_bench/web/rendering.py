@@ -16,12 +16,9 @@ from markupsafe import Markup
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import links, units
-from bigtcp_bench.report.history import CAUSES
-from bigtcp_bench.report.view import VERDICTS
+from bigtcp_bench.report.words import CAUSES, verdict_word
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from starlette.requests import Request
 
     from bigtcp_bench.web.access import Access
@@ -128,7 +125,7 @@ def _templates() -> jinja2.Environment:
         "change": units.change_text,
         "value": units.value_text,
         "duration": units.duration,
-        "counts": verdict_text,
+        "verdict": verdict_word,
         "label": metric_label,
         "short": lambda name: METRICS[name].short_label if name in METRICS else name,
         "unit": lambda name: METRICS[name].unit if name in METRICS else "",
@@ -160,11 +157,6 @@ def text(value: Any) -> str:
     """Return ``value`` as text, a dash where there is none; frames have NaN in place of a missing text."""
     missing = value is None or (isinstance(value, float) and math.isnan(value))
     return units.MISSING if missing else str(value)
-
-
-def verdict_text(counts: Counter[str]) -> str:
-    """Return counted verdicts in the order of every report: ``1 slower, 5 faster``."""
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
 
 
 def metric_label(name: str) -> str:

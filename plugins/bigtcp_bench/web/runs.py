@@ -22,6 +22,8 @@ router = APIRouter()
 @router.get("/runs")
 def runs(request: Request, access: AccessDep, choice: RunsQuery) -> Response:
     """List runs, newest first."""
+    from bigtcp_bench.report.outcomes import headlines
+
     warehouse = open_warehouse()
     if choice.cluster is not None and choice.cluster not in access.clusters:
         return unknown_cluster(request, access, choice.cluster)
@@ -34,7 +36,7 @@ def runs(request: Request, access: AccessDep, choice: RunsQuery) -> Response:
         "runs.html",
         access,
         rows=rows,
-        verdicts=pages.verdict_counts(warehouse, numbers),
+        headlines=headlines(warehouse, numbers),
         origins=pages.origins(warehouse, numbers),
         origin=origin_of(warehouse, numbers),
         choice=choice,

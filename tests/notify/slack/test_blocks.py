@@ -20,7 +20,7 @@ ANY = st.one_of(st.text(LETTERS, max_size=200), st.sampled_from(["c" * 5000, "<&
     ("text", "shown"),
     [
         ("<!channel> & <http://evil|look>", "&lt;!channel&gt; &amp; &lt;http://evil|look&gt;"),
-        ("*bold* _it_ ~no~ `code`", "∗bold* ˍit_ ∼no~ ˋcode`"),
+        ("*bold* _it_ ~no~ `code`", "∗bold* ˍit_ ∼no~ ˋcodeˋ"),
         ("scheduled__2026_11 bigtcp_benchmark a*b", "scheduled__2026_11 bigtcp_benchmark a*b"),
         ("two\nlines\x1b[31m", "two lines[31m"),
     ],
@@ -32,7 +32,7 @@ def test_text_is_shown_as_it_is(text, shown):
 @given(ANY)
 def test_no_text_can_mention_link_or_format(text):
     shown = blocks.escaped(text)
-    assert not re.search(r"[<>\n]|&(?!amp;|lt;|gt;)|(?<!\w)[*_~`]", shown)
+    assert not re.search(r"[<>\n]|&(?!amp;|lt;|gt;)|(?<!\w)[*_~]|`", shown)
 
 
 @given(ANY, st.integers(1, 300))

@@ -74,7 +74,9 @@ def test_a_valid_run_arrives_with_its_figures(server):
     message = run_message(run_view())
     client = slack_client(server.token, server.base_url, timeout_s=5)
     assert post(client, "C0BENCH", message).sent
-    assert message.text == "lab: VALID: BIG TCP on against off: 1 slower, 1 faster, 1 equivalent, 2 inconclusive"
+    assert (
+        message.text == "lab: VALID · helps 1, worse 1 (ipv4-stream-1 CPU receiver), no difference 1, too noisy 2"
+    )
     text = "\n".join(texts_of(message))
     for fact in (
         "24.1 Gbit/s",
@@ -94,7 +96,7 @@ def test_a_valid_run_arrives_with_its_figures(server):
 @pytest.mark.parametrize("status", ["invalid", "failed"])
 def test_a_run_without_verdict_says_why(status):
     message = run_message(run_view(status=status, reasons=("node2 was rebooted", "second reason")))
-    assert message.text == f"lab: {status.upper()}: node2 was rebooted (and 1 more)"
+    assert message.text == f"lab: {status.upper()} · node2 was rebooted (and 1 more)"
     assert any("second reason" in text for text in texts_of(message))
     assert status in texts_of(message)[0]
 
@@ -115,7 +117,9 @@ def test_a_failed_restore_is_loudest():
     message = run_message(view, "<!channel>")
     first, second, *_ = texts_of(message)
     assert "RESTORE NOT VERIFIED" in first
-    assert second.startswith("<!channel> *lab: RESTORE NOT VERIFIED: eth0 of node2 differs")
+    assert second.startswith(
+        "<!channel> *lab: RESTORE NOT VERIFIED · eth0 of node2 differs · first run the DAG bigtcp_restore"
+    )
     # What is said without blocks, in a notification, mentions too.
     assert message.text.startswith("<!channel> lab: RESTORE NOT VERIFIED")
     assert "<!channel>" not in str(run_message(run_view(), "<!channel>"))
@@ -182,7 +186,7 @@ def test_a_digest():
     assert title == ":calendar: BIG TCP on lab: week 46, 9 Nov to 15 Nov 2026"
     assert lines.splitlines() == [
         "*Runs*: 6 valid, 1 invalid.",
-        "*Open regressions*: ipv4-stream-1 throughput -12.3 % since 2026-11-20 (acknowledged by ann).",
+        "*Open regressions*: ipv4-stream-1 throughput −12.3 % since 2026-11-20 (acknowledged by ann).",
         "*Noise*: a night sees changes from 3.0 % on in the quietest scenario, 6.0 % in the noisiest.",
     ]
     assert table.splitlines()[1].split() == [

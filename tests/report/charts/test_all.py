@@ -218,7 +218,7 @@ def test_less_is_a_benefit_where_lower_is_better():
     frame = nights(5, metric="cpu_s_per_gb_sender", change=-0.2, ci_low=-0.25, ci_high=-0.1)
     rows, _ = series_of(frame, "change").benefit()
     assert (rows[0]["value"], rows[0]["low"], rows[0]["high"]) == (20.0, 10.0, 25.0)
-    assert rows[0]["text"].startswith("-20.0 %")
+    assert rows[0]["text"].startswith("−20.0 %")
 
 
 def test_changes_of_cilium_and_kernel_are_found_once():

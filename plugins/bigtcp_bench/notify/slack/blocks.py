@@ -37,8 +37,8 @@ BULLETS_SHOWN = 10
 TEXT_CHARS = 4_000
 
 #: Slack has no escape for what makes text bold, italic, struck through or code. It does so only where a word
-#: begins, so the signs in names such as bigtcp_benchmark can stay.
-_MARKUP = re.compile(r"(?<!\w)[*_~`]")
+#: begins, so the signs in names such as bigtcp_benchmark can stay. Backticks come in pairs, so both go.
+_MARKUP = re.compile(r"(?<!\w)[*_~]|`")
 _LOOKALIKES = str.maketrans({"*": "∗", "_": "ˍ", "~": "∼", "`": "ˋ"})
 
 

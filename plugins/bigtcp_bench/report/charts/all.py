@@ -51,6 +51,7 @@ from bigtcp_bench.report.charts.style import (
     Theme,
     config_of,
 )
+from bigtcp_bench.report.words import verdict_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,9 +179,12 @@ def comparison_chart(view: RunView) -> alt.LayerChart:
         return empty(title, "This run compared nothing.")
     level, margin = compared[0].level * 100, compared[0].margin * 100
     rows = [_comparison_row(comparison) for comparison in compared]
-    verdicts = [verdict for verdict in VERDICT_COLOURS if any(row["verdict"] == verdict for row in rows)]
-    colours = alt.Scale(domain=verdicts, range=[VERDICT_COLOURS[verdict] for verdict in verdicts])
-    shapes = alt.Scale(domain=verdicts, range=[VERDICT_SHAPES[verdict] for verdict in verdicts])
+    verdicts = [
+        verdict for verdict in VERDICT_COLOURS if any(row["verdict"] == verdict_word(verdict) for row in rows)
+    ]
+    words = [verdict_word(verdict) for verdict in verdicts]
+    colours = alt.Scale(domain=words, range=[VERDICT_COLOURS[verdict] for verdict in verdicts])
+    shapes = alt.Scale(domain=words, range=[VERDICT_SHAPES[verdict] for verdict in verdicts])
     named = "change, positive is better (%)"
     y, colour = scenario_axis(rows), alt.Color("verdict:N", title=None, scale=colours)
     base = chart_of(rows)
@@ -525,7 +529,7 @@ def _comparison_row(comparison: Comparison) -> dict[str, Any]:
         "off": units.value_text(comparison.off_median, metric.unit),
         "on": units.value_text(comparison.on_median, metric.unit),
         "text": units.change_with_interval(comparison.change, low, high),
-        "verdict": comparison.verdict,
+        "verdict": verdict_word(comparison.verdict),
     }
 
 

@@ -1,0 +1,215 @@
+"""A run's news in one line, the same everywhere: what needs a person, whether BIG TCP helps, what got worse.
+
+Pure: who shows a run (pages, terminal, Slack, the note in Airflow) hands over an ``Outcome`` and gets the words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.report import units
+from bigtcp_bench.report.history import SeriesView
+from bigtcp_bench.report.words import VERDICT_WORDS, gain_text, series_text
+
+#: Scenario and metric.
+Series = tuple[str, str]
+
+_SEPARATOR = " · "
+#: Regressions that begin on different nights and are told one by one; more are counted.
+_MOST_TOLD = 2
+_PLATFORM = {"platform": "in both arms", "infrastructure": "in both arms, as between the nodes themselves"}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What BIG TCP gained in one series, positive when better: ``before`` it changed, and ``now``."""
+
+    before: float | None
+    now: float | None
+
+    @classmethod
+    def of(cls, metric: str, before: float | None, now: float | None) -> Gain:
+        """Return the gain for two changes of ``metric``, on against off (0.1 = 10 % more)."""
+        sign = -1.0 if METRICS[metric].better == "lower" else 1.0
+        return cls(*(None if change is None else sign * change for change in (before, now)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run, as far as its headline says it. Words are those that are stored."""
+
+    status: str
+    night: date | None = None
+    reasons: Sequence[str] = ()
+    is_aa: bool = False
+    restore_failed: bool = False
+    restore_detail: str = ""
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    #: The series that are worse with BIG TCP than without.
+    worse: Sequence[Series] = ()
+    #: The run among the other nights; nothing for a run that is none of them.
+    series: Sequence[SeriesView] = ()
+    gains: Mapping[Series, Gain] = field(default_factory=dict)
+    learning_nights: int = 0
+    #: Series of incidents that somebody has acknowledged, with that name.
+    known: Mapping[Series, str] = field(default_factory=dict)
+    #: What the comparison with an earlier run came to, or why there is none.
+    against: str = ""
+    #: How far a run has come that has not ended.
+    progress: str = ""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The parts of a headline: the state in capitals, what needs a person, and the rest."""
+
+    state: str
+    needs: tuple[str, ...]
+    rest: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Return it in one line."""
+        return _SEPARATOR.join((self.state, *self.needs, *self.rest))
+
+
+#: What to do first when nobody knows whether the cluster is as it was before.
+RESTORE_ADVICE = "first run the DAG bigtcp_restore or `bigtcp-bench restore`"
+
+
+def headline(outcome: Outcome) -> Headline:
+    """Return the headline of a run."""
+    found = _of_run(outcome)
+    if not outcome.restore_failed:
+        return found
+    detail = outcome.restore_detail or "nobody knows whether the cluster is as it was before"
+    # A run that failed by its restore has the same reason.
+    own = found.state if any(detail in need for need in found.needs) else found.text
+    return Headline("RESTORE NOT VERIFIED", (detail, RESTORE_ADVICE, f"the run itself: {own}"), ())
+
+
+def _of_run(outcome: Outcome) -> Headline:
+    state = outcome.status.upper()
+    if outcome.status in ("invalid", "failed"):
+        first = outcome.reasons[0] if outcome.reasons else "no reason was stored"
+        more = f" (and {len(outcome.reasons) - 1} more)" if len(outcome.reasons) > 1 else ""
+        return Headline(state, (f"{first}{more}",), ())
+    if outcome.status == "running":
+        return Headline(state, (), (outcome.progress or "the run has not ended",))
+    rest = [_helps(outcome), outcome.against, _across_nights(outcome)]
+    return Headline(state, tuple(_regressions(outcome)), tuple(part for part in rest if part))
+
+
+def main_first(series: Series, change: float | None) -> tuple[bool, float, str, str]:
+    """Return by what series are sorted to have the most telling one first.
+
+    That is the one whose scenario's main metric got worse most; ``change`` is relative.
+    """
+    scenario, metric = series
+    main = scenario in SCENARIOS and HEADLINE[SCENARIOS[scenario].traffic] == metric
+    return (not main, -badness(metric, change), scenario, metric)
+
+
+def badness(metric: str, change: float | None) -> float:
+    """Return how much worse a relative change is in the metric's own direction."""
+    if change is None:
+        return 0.0
+    return change if METRICS[metric].better == "lower" else -change
+
+
+def moved_text(series: Series, change: float | None, attribution: str | None, gain: Gain | None) -> str:
+    """Return how one series got worse: ``ipv4-stream-1 throughput, gain fell from +41 % to +28 %``."""
+    name, metric = series_text(*series), METRICS[series[1]]
+    if attribution in _PLATFORM:
+        went = "rose" if (change or 0) > 0 else "fell"
+        return f"{name} {went} by {gain_text(change).lstrip('+−')} {_PLATFORM[attribution]}"
+    if gain is None or gain.before is None or gain.now is None or metric.scale == "linear":
+        return f"{name} {units.change_text(change)}"
+    texts = gain_text(gain.before), gain_text(gain.now)
+    if gain.now >= gain.before or texts[0] == texts[1]:
+        # The newest night alone does not show what the newest nights together do.
+        return f"{name} {units.change_text(change)} of its usual level"
+    return f"{name}, gain fell from {texts[0]} to {texts[1]}"
+
+
+def day_text(night: str | date, seen_from: date | None) -> str:
+    """Return a night as people say it: ``9 Nov``, with the year where it is not that of ``seen_from``."""
+    day = date.fromisoformat(night) if isinstance(night, str) else night
+    year = f" {day.year}" if seen_from is None or day.year != seen_from.year else ""
+    return f"{day.day} {day:%b}{year}"
+
+
+def counts_text(verdicts: Mapping[str, int], worse: Sequence[Series] = (), helps: str = "helps") -> str:
+    """Return counted verdicts, the first two always, for they are the answer: ``helps 27, worse 0, too noisy 4``.
+
+    ``worse`` are the series behind the second one; the most telling of them is named.
+    """
+    counts = Counter(verdicts)
+    named = ""
+    if worse:
+        first = series_text(*min(worse, key=lambda one: main_first(one, None)))
+        named = f" ({first}{f' and {len(worse) - 1} more' if len(worse) > 1 else ''})"
+    words = [f"{helps} {counts['faster']}", f"worse {counts['slower']}{named}"]
+    others = ("equivalent", "inconclusive", "invalid")
+    words += [f"{VERDICT_WORDS[verdict]} {counts[verdict]}" for verdict in others if counts[verdict]]
+    return ", ".join(words)
+
+
+def _helps(outcome: Outcome) -> str:
+    if not any(outcome.verdicts.values()):
+        return "nothing to compare"
+    if outcome.is_aa:
+        return f"A/A run, the same arm twice: {counts_text(outcome.verdicts, outcome.worse, 'better')}"
+    return counts_text(outcome.verdicts, outcome.worse)
+
+
+def _regressions(outcome: Outcome) -> list[str]:
+    by_night: dict[str, list[SeriesView]] = {}
+    for one in outcome.series:
+        if one.state == "regression":
+            by_night.setdefault(one.since or "", []).append(one)
+    told = [_regression(night, by_night[night], outcome) for night in sorted(by_night, reverse=True)]
+    if len(told) > _MOST_TOLD:
+        return [*told[:_MOST_TOLD], f"and regressions since {len(told) - _MOST_TOLD} earlier nights"]
+    return told
+
+
+def _regression(night: str, members: list[SeriesView], outcome: Outcome) -> str:
+    lead, *others = sorted(members, key=lambda one: main_first((one.scenario, one.metric), one.change))
+    series = lead.scenario, lead.metric
+    by = outcome.known.get(series)
+    word = f"regression known to {by}" if by else "regression"
+    since = f" since {day_text(night, outcome.night)}" if night else ""
+    more = f" (and {len(others)} more)" if others else ""
+    return f"{word}{since}: {moved_text(series, lead.change, lead.attribution, outcome.gains.get(series))}{more}"
+
+
+def _across_nights(outcome: Outcome) -> str:
+    states = Counter(one.state for one in outcome.series)
+    if not states:
+        return ""
+    learning = states["learning"]
+    if learning == len(outcome.series):
+        known = min(one.nights for one in outcome.series)
+        return f"learning what is usual: {known} of {outcome.learning_nights} nights"
+    parts = [_told(outcome, "suspect", "suspicion"), _told(outcome, "recovered", "recovered")]
+    if not states["regression"] and not any(parts):
+        parts.append("nothing got worse since the nights before")
+    if learning:
+        parts.append(f"{learning} of {len(outcome.series)} series still learning")
+    return ", ".join(part for part in parts if part)
+
+
+def _told(outcome: Outcome, state: str, word: str) -> str:
+    found = [one for one in outcome.series if one.state == state]
+    if not found:
+        return ""
+    lead = min(found, key=lambda one: main_first((one.scenario, one.metric), one.change))
+    size = f" {units.change_text(lead.change)}" if state == "suspect" else ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{word}: {series_text(lead.scenario, lead.metric)}{size}{more}"

@@ -1,0 +1,101 @@
+"""One incident as people need it: what got worse, by how much, since which run, and what changed about then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+from bigtcp_bench.report.differences import Difference, differences
+from bigtcp_bench.report.headline import Gain, day_text, main_first, moved_text
+from bigtcp_bench.report.words import series_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bigtcp_bench.warehouse.gains import RunOfSeries
+    from bigtcp_bench.warehouse.incidents import Incident, Member
+    from bigtcp_bench.warehouse.store import Warehouse
+
+
+@dataclass(frozen=True)
+class IncidentStory:
+    """An incident with what the warehouse knows about its beginning.
+
+    ``last_good`` and ``first_bad`` are the valid runs on either side of it that measured the leading series;
+    ``changed`` is what was recorded of them and differs, None where one of the two is not known.
+    """
+
+    incident: Incident
+    gain: Gain | None = None
+    last_good: RunOfSeries | None = None
+    first_bad: RunOfSeries | None = None
+    changed: tuple[Difference, ...] | None = None
+
+    @classmethod
+    def from_warehouse(cls, warehouse: Warehouse, incident: Incident) -> IncidentStory:
+        """Return what ``warehouse`` knows about ``incident``."""
+        from bigtcp_bench.warehouse.gains import gains_before, runs_about
+
+        lead = lead_of(incident.members)
+        if lead is None:
+            return cls(incident)
+        about = runs_about(
+            warehouse, incident.cluster, lead.scenario, lead.metric, incident.changed_on, incident.closed_on
+        )
+        key = (lead.scenario, lead.metric, incident.changed_on)
+        before = gains_before(warehouse, incident.cluster, [key]).get(key)
+        good, bad = about.last_before, about.first_after
+        changed = None
+        if good is not None and bad is not None:
+            changed = tuple(differences(warehouse.run(good.number), warehouse.run(bad.number)))
+        gain = Gain.of(lead.metric, before, about.newest_change)
+        return cls(incident, gain, good, bad, changed)
+
+    @property
+    def lead(self) -> Member | None:
+        """Return the series that stands for the incident."""
+        return lead_of(self.incident.members)
+
+    @property
+    def versions(self) -> tuple[str, str] | None:
+        """Return Cilium's version before and after, where it changed about then."""
+        known = (one.cilium_version if one else None for one in (self.last_good, self.first_bad))
+        before, after = known
+        return (before, after) if before and after and before != after else None
+
+    def what(self) -> str:
+        """Return what got worse by how much: ``ipv4-stream-1 throughput, gain fell from +41 % to +28 %``."""
+        lead = self.lead
+        if lead is None:
+            return "no series (any more)"
+        others = len(self.incident.members) - 1
+        moved = moved_text((lead.scenario, lead.metric), lead.change, self.incident.attribution, self.gain)
+        return f"{moved}{f' (and {others} more)' if others else ''}"
+
+    def text(self, seen_from: date | None = None) -> str:
+        """Return it in one line: ``regression since 9 Nov: …``."""
+        return f"{self.incident.state} since {day_text(self.incident.changed_on, seen_from)}: {self.what()}"
+
+    def changed_text(self) -> str:
+        """Return what changed about that night, in words."""
+        if self.changed is None:
+            return "not known: there is no valid run on both sides of its beginning"
+        return "; ".join(map(str, self.changed)) or "nothing that is recorded"
+
+
+def lead_of(members: Iterable[Member]) -> Member | None:
+    """Return the member that stands for all: confirmed, a scenario's main metric, moved most."""
+    return next(iter(most_telling(members)), None)
+
+
+def most_telling(members: Iterable[Member]) -> list[Member]:
+    """Return ``members``, the most telling first."""
+    return sorted(
+        members, key=lambda one: (not one.confirmed, *main_first((one.scenario, one.metric), one.change))
+    )
+
+
+def member_text(member: Member) -> str:
+    """Return how a member is called: ``ipv4-stream-1 throughput``."""
+    return series_text(member.scenario, member.metric)

@@ -1,0 +1,75 @@
+"""The headlines of many runs, for lists, in a few queries; ``RunView.headline`` has the same words for one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
+from bigtcp_bench.report.history import SeriesView
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.lists import ListedComparison, ListedSeries
+    from bigtcp_bench.warehouse.store import Warehouse
+
+#: Scenario, metric, and the night since when it is a regression, → the change of arm on against off before.
+_Before = dict[tuple[str, str, str], float]
+
+
+def headlines(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Headline]:
+    """Return the headline of each of these runs."""
+    from bigtcp_bench.warehouse.gains import gains_before
+    from bigtcp_bench.warehouse.incidents import open_incidents
+    from bigtcp_bench.warehouse.lists import listed_comparisons, listed_runs, listed_series
+
+    runs = listed_runs(warehouse, numbers)
+    comparisons, series = listed_comparisons(warehouse, numbers), listed_series(warehouse, numbers)
+    before: dict[str, _Before] = {}
+    for cluster in {run.cluster for run in runs.values()}:
+        of = [one for number, run in runs.items() if run.cluster == cluster for one in series[number]]
+        before[cluster] = gains_before(
+            warehouse,
+            cluster,
+            [(one.scenario, one.metric, one.since) for one in of if one.state == "regression" and one.since],
+        )
+    incidents = [one for cluster in before for one in open_incidents(warehouse, cluster) if one.acknowledged_by]
+    found = {}
+    for number, run in runs.items():
+        night = run.started_at.date()
+        known = {
+            (member.scenario, member.metric): one.acknowledged_by or ""
+            for one in incidents
+            if one.cluster == run.cluster and one.suspected_on <= night.isoformat()
+            for member in one.members
+        }
+        restore = run.restore or {}
+        found[number] = headline(
+            Outcome(
+                status=run.status,
+                night=night,
+                reasons=run.reasons,
+                is_aa=run.is_aa,
+                restore_failed=restore.get("state") == "not_verified",
+                restore_detail=restore.get("detail") or "",
+                verdicts=Counter(one.verdict for one in comparisons[number]),
+                worse=[(one.scenario, one.metric) for one in comparisons[number] if one.verdict == "slower"],
+                series=[SeriesView(**vars(one) | {"nights": one.nights or 0}) for one in series[number]],
+                gains=_gains(series[number], comparisons[number], before[run.cluster]),
+                learning_nights=run.learning_nights or Thresholds.model_validate({}).learning_nights,
+                known=known,
+            )
+        )
+    return found
+
+
+def _gains(series: list[ListedSeries], comparisons: list[ListedComparison], before: _Before) -> dict[Series, Gain]:
+    now = {(one.scenario, one.metric): one.change for one in comparisons}
+    return {
+        (one.scenario, one.metric): Gain.of(
+            one.metric, before.get((one.scenario, one.metric, one.since)), now.get((one.scenario, one.metric))
+        )
+        for one in series
+        if one.state == "regression" and one.since
+    }

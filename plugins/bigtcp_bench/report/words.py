@@ -1,0 +1,48 @@
+"""What stored words are called for people, and what they mean: verdicts and attributions, each said once."""
+
+from __future__ import annotations
+
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.report import units
+
+#: Stored verdict → what people read. CPU time, retransmits and latency are not "faster" when they are less.
+VERDICT_WORDS = {
+    "faster": "better",
+    "slower": "worse",
+    "equivalent": "no difference",
+    "inconclusive": "too noisy",
+    "invalid": "not judged",
+}
+
+#: Stored attribution → what is to blame, in a sentence.
+CAUSES = {
+    "big-tcp": "BIG TCP",
+    "platform": "the platform, in both arms",
+    "infrastructure": "the infrastructure",
+    "off-improved": "an improvement without BIG TCP",
+}
+
+#: Stored attribution → how that is known.
+CAUSE_MEANINGS = {
+    "big-tcp": "arm on got worse against arm off of the same nights, in which everything else was the same",
+    "platform": "both arms got worse together, so it is not BIG TCP: kernel, Cilium, nodes or NIC",
+    "infrastructure": "traffic between the nodes themselves got worse, too: nodes, NIC, network or neighbours",
+    "off-improved": "arm off got better and arm on did not: the gain is smaller, and nothing got slower",
+}
+
+
+def verdict_word(verdict: str) -> str:
+    """Return what people read for a stored verdict: ``better`` for ``faster``."""
+    return VERDICT_WORDS.get(verdict, verdict)
+
+
+def series_text(scenario: str, metric: str) -> str:
+    """Return how a series is called: ``ipv4-stream-1 throughput``."""
+    return f"{scenario} {METRICS[metric].short_label if metric in METRICS else metric}"
+
+
+def gain_text(gain: float | None) -> str:
+    """Return a gain for a sentence: whole per cents from ten on, ``+41 %`` or ``+3.2 %``."""
+    if gain is not None and abs(gain) >= 0.095:
+        return units.minus(f"{gain * 100:+.0f} %")
+    return units.change_text(gain)

@@ -1,0 +1,101 @@
+"""What lists of many runs need of each of them, in one query each: its end, its verdicts, its judged series."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.warehouse.schema import comparison, judgement, run
+from bigtcp_bench.warehouse.store import Warehouse
+
+_Row = TypeVar("_Row")
+
+_JUDGED = sorted(name for name, metric in METRICS.items() if metric.judged)
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """How one run ended. ``learning_nights`` is None where its plan does not say it."""
+
+    number: int
+    cluster: str
+    status: str
+    is_aa: bool
+    started_at: datetime
+    reasons: tuple[str, ...]
+    restore: dict[str, Any] | None
+    learning_nights: int | None
+
+
+@dataclass(frozen=True)
+class ListedComparison:
+    """One judged comparison of both arms; ``change`` is on against off."""
+
+    scenario: str
+    metric: str
+    verdict: str
+    change: float | None
+
+
+@dataclass(frozen=True)
+class ListedSeries:
+    """What one night said of one series; ``nights`` is how many usual ones are known."""
+
+    scenario: str
+    metric: str
+    state: str
+    change: float | None
+    since: str | None
+    attribution: str | None
+    nights: int | None
+
+
+def listed_runs(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, ListedRun]:
+    """Return how each of these runs ended."""
+    learning = run.c.plan["thresholds", "learning_nights"].as_integer()
+    names = ("id", "cluster", "status", "is_aa", "started_at", "reasons", "restore_result")
+    statement = sa.select(*(run.c[name] for name in names), learning).where(run.c.id.in_(list(numbers)))
+
+    def work(connection: sa.Connection) -> dict[int, ListedRun]:
+        return {
+            number: ListedRun(number, cluster, status, is_aa, started_at, tuple(reasons or ()), *rest)
+            for number, cluster, status, is_aa, started_at, reasons, *rest in connection.execute(statement)
+        }
+
+    return warehouse.read(work)
+
+
+def listed_comparisons(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, list[ListedComparison]]:
+    """Return the judged comparisons of each of these runs."""
+    names = ("run_id", "scenario", "metric", "verdict", "change")
+    statement = sa.select(*(comparison.c[name] for name in names)).where(
+        comparison.c.run_id.in_(list(numbers)), comparison.c.metric.in_(_JUDGED)
+    )
+    return _by_run(warehouse, numbers, statement, ListedComparison)
+
+
+def listed_series(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, list[ListedSeries]]:
+    """Return what each of these runs said of every series; nothing where a run was not judged among nights."""
+    names = ("run_id", "scenario", "metric", "state", "change", "since", "attribution")
+    nights = judgement.c.details["nights"].as_integer()
+    statement = sa.select(*(judgement.c[name] for name in names), nights).where(
+        judgement.c.run_id.in_(list(numbers))
+    )
+    return _by_run(warehouse, numbers, statement, ListedSeries)
+
+
+def _by_run(
+    warehouse: Warehouse, numbers: Collection[int], statement: sa.Select[Any], row: type[_Row]
+) -> dict[int, list[_Row]]:
+    def work(connection: sa.Connection) -> dict[int, list[_Row]]:
+        found: dict[int, list[_Row]] = {number: [] for number in numbers}
+        for number, *values in connection.execute(statement):
+            found[number].append(row(*values))
+        return found
+
+    return warehouse.read(work)
