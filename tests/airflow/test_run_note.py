@@ -79,6 +79,13 @@ def test_a_note_is_added_once_and_below_what_a_person_wrote(server: Server) -> N
     assert server.note == "after the upgrade\n\n**Preflight**: 3 of 3 checks passed"
 
 
+def test_the_news_of_a_run_stands_first(server: Server) -> None:
+    server.note = "**Preflight**: 3 of 3 checks passed"
+    for _ in range(2):
+        api(server).add_note("bigtcp_benchmark", "manual__2026+1", "**lab: VALID · helps 3, worse 0**", first=True)
+    assert server.note == "**lab: VALID · helps 3, worse 0**\n\n**Preflight**: 3 of 3 checks passed"
+
+
 def test_a_long_note_is_cut(server: Server) -> None:
     api(server).add_note("bigtcp_benchmark", "manual__2026+1", "x" * 2000)
     assert server.note is not None

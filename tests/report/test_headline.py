@@ -126,6 +126,6 @@ def test_a_list_of_runs_says_the_same_as_each_run(tmp_path):
     texts = {number: one.text for number, one in headlines(warehouse, numbers).items()}
     assert texts == {number: RunView.from_warehouse(warehouse, number).headline.text for number in numbers}
     assert (
-        "regression known to kim since 25 Mar: ipv4-stream-1 throughput, gain fell from +50 % to +2" in texts[30]
+        "regression known to kim since 25 Mar: ipv4-stream-1 throughput, gain fell from +51 % to +2" in texts[30]
     )
     assert texts[31] == "FAILED · node2 is not ready"

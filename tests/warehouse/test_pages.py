@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -79,10 +78,8 @@ def test_what_is_not_real(warehouse, nights):
     assert pages.origins(warehouse, []) == {}
 
 
-def test_verdicts_and_restores_by_run(warehouse, nights):
+def test_restores_by_run(warehouse, nights):
     warehouse.update_run(nights[0], restore_result={"state": "verified"})
-    counts = pages.verdict_counts(warehouse, nights[:2])
-    assert counts == {nights[0]: Counter(faster=3), nights[1]: Counter(slower=3)}
     assert pages.restore_results(warehouse, nights[:2]) == {nights[0]: {"state": "verified"}, nights[1]: None}
 
 
@@ -152,8 +149,6 @@ def test_incidents(warehouse):
     assert (row["series"], row["scenarios"]) == (2, ["ipv4-stream-1", "ipv6-stream-1"])
     assert row["changes"] == [-0.1, -0.2]
     incidents.acknowledge(warehouse, a, by="ada", at=datetime(2026, 3, 21, tzinfo=UTC))
-    assert pages.open_incident_counts(warehouse, [CLUSTER, "far"]) == {CLUSTER: (2, 1), "far": (1, 1)}
-    assert pages.open_incident_counts(warehouse, []) == {}
     covering = pages.incidents_of_series(warehouse, CLUSTER, "ipv6-stream-1", "throughput_bps")
     assert ids(covering) == sorted([d, a, b], key=lambda number: (number != d, number))
     assert pages.incidents_of_series(warehouse, CLUSTER, "ipv6-rr", "throughput_bps") == []

@@ -101,7 +101,11 @@ def test_overview(reader, monkeypatch):
     due = {"bigtcp_benchmark": NextRun(DAG_ID, reason="the DAG is paused")}
     monkeypatch.setattr(overview, "next_runs", lambda dags: {dag: due.get(dag, NextRun(dag)) for dag in dags})
     shown = text_of(reader.get("overview"))
-    assert "2 open , 1 not acknowledged" in shown
+    assert re.search(
+        r"Incident 3 : regression since .* ipv6-stream-1 throughput, gain fell from \+4\d % to", shown
+    )
+    assert "; nobody has acknowledged it" in shown
+    assert "; known to grace" in shown
     assert re.search(r"Last run valid run 420 , \d+ h ago", shown)
     assert "VALID · helps 22, worse 0, no difference 3" in shown
     assert "Restore verified" in shown
@@ -232,7 +236,7 @@ def test_formulas_in_texts_do_no_harm_in_a_spreadsheet(reader, warehouse):
 
 def test_two_runs_are_compared_with_what_differs(reader):
     shown = text_of(reader.get(f"compare?a={NIGHTS - 40}&b={NIGHTS}"))
-    assert "cilium version 1.18.1 1.18.3" in shown
+    assert "Cilium 1.18.1 1.18.3" in shown
     assert re.search(r"ipv6-stream-1 throughput \S+ Gbit/s → \S+ Gbit/s \S+ % \[", shown)
     shown = text_of(reader.get(f"compare?a={NIGHTS}&b={NIGHTS}"))
     assert "Nothing that is recorded" in shown
@@ -267,6 +271,11 @@ def test_incidents(reader):
     assert len(re.findall("regression", text_of(reader.get("incidents?state=open")))) == 2
     assert "No incident is like that." in reader.get(f"incidents?cluster={LAB}").text
     one = text_of(reader.get("incidents/3"))
+    assert re.search(r"regression on prod-eu since [\d-]+: ipv6-stream-1 throughput, gain fell from \+4", one)
+    assert "About then changed Cilium 1.18.1 → 1.18.3 (compare the two versions )" in one
+    assert "Last good, first bad run" in one
+    assert "Blamed BIG TCP : arm on got worse" in one
+    assert "Do next Compare the runs" in one
     assert "nobody has acknowledged it" in one
     assert "Acknowledging needs Airflow's permission to edit" in one
     assert "acknowledged by grace" in text_of(reader.get("incidents/2"))

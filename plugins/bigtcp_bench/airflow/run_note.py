@@ -32,8 +32,8 @@ class AirflowApi:
     login: str
     password: str = field(repr=False)
 
-    def add_note(self, dag_id: str, run_id: str, text: str) -> None:
-        """Put ``text`` under the note that the run has. Raises NoteFailed, in one sentence."""
+    def add_note(self, dag_id: str, run_id: str, text: str, *, first: bool = False) -> None:
+        """Put ``text`` under the note that the run has, or above it. Raises NoteFailed, in one sentence."""
         token = self._call("POST", "auth/token", {"username": self.login, "password": self.password})[
             "access_token"
         ]
@@ -42,7 +42,7 @@ class AirflowApi:
         before = (self._call("GET", path, token=token).get("note") or "").strip()
         if text in before:
             return
-        note = f"{before}\n\n{text}" if before else text
+        note = "\n\n".join(filter(None, (text, before) if first else (before, text)))
         if len(note) > NOTE_CHARS:
             note = f"{note[: NOTE_CHARS - 1]}…"
         self._call("PATCH", f"{path}?update_mask=note", {"note": note}, token=token)

@@ -371,6 +371,7 @@ class DagRunStep:
         view = self._view()
         if states.get("notify") != "success" or restore is None or restore["state"] == "not_verified":
             self._print(view)
+        self._note_headline(view)
         self._tell_slack(view, budget_s=300)
         if status != "valid":
             raise AirflowFailException(f"the run is {status}: {reasons[0]}")
@@ -465,6 +466,7 @@ class DagRunStep:
             self._diagnose()
             view = self._view()
             self._print(view)
+            self._note_headline(view)
             self._tell_slack(view, budget_s=60)
         except Exception as error:
             say(f"the run could not be closed: {_first_line(error)}")
@@ -493,14 +495,20 @@ class DagRunStep:
             stop=tenacity.stop_after_delay(wait_s), wait=tenacity.wait_fixed(STORE_EVERY_S), reraise=True
         )(store)
 
-    def _add_note(self, text: str) -> None:
+    def _add_note(self, text: str, *, first: bool = False) -> None:
         """Put ``text`` into the run's note where there is a connection to do it with; the run goes on without."""
         try:
             airflow = connections.airflow_api()
             if airflow is not None:
-                airflow.add_note(self.dag_id, self.run_id, text)
+                airflow.add_note(self.dag_id, self.run_id, text, first=first)
         except BenchError as error:
             say(f"the run has no note: {error}")
+
+    def _note_headline(self, view: RunView) -> None:
+        """Put the run's news above everything else in its note: a long note is cut at its end."""
+        from bigtcp_bench.report.summary import headline
+
+        self._add_note(f"**{headline(view)}**", first=True)
 
     def _tell_outline(self) -> None:
         """Print what a run would do; nothing is created, changed or stored."""

@@ -30,6 +30,25 @@ CAUSE_MEANINGS = {
     "off-improved": "arm off got better and arm on did not: the gain is smaller, and nothing got slower",
 }
 
+#: Stored attribution → what to do next.
+CAUSE_ADVICE = {
+    "big-tcp": (
+        "Compare the runs on both sides of its beginning. Where Cilium, the kernel or the NIC's driver "
+        "changed about then, look for BIG TCP, GSO and GRO in its release notes, or measure the version "
+        "before once more. Switch BIG TCP off only where its gain has become a loss."
+    ),
+    "platform": (
+        "Look for what changed on the nodes about then: kernel, Cilium, driver, tuning. Switching BIG "
+        "TCP off brings nothing back, for without it traffic got slower, too."
+    ),
+    "infrastructure": (
+        "Look at the nodes, their NICs, the network between them and their neighbours: traffic that "
+        "neither pods nor Cilium carry got slower, too."
+    ),
+}
+#: What to do about an incident that nothing is blamed for yet.
+NO_CAUSE_ADVICE = "Wait for the next nights: a suspicion is confirmed or comes to nothing by itself."
+
 
 def verdict_word(verdict: str) -> str:
     """Return what people read for a stored verdict: ``better`` for ``faster``."""

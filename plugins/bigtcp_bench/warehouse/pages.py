@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -146,23 +145,6 @@ def origins(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Origin]
             for number, emulated, generated in connection.execute(statement)
         }
     )
-
-
-def verdict_counts(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Counter[str]]:
-    """Return run → how many of its judged comparisons have which verdict."""
-    statement = (
-        sa.select(comparison.c.run_id, comparison.c.verdict, sa.func.count())
-        .where(comparison.c.run_id.in_(list(numbers)), comparison.c.metric.in_(_JUDGED))
-        .group_by(comparison.c.run_id, comparison.c.verdict)
-    )
-
-    def work(connection: sa.Connection) -> dict[int, Counter[str]]:
-        found: dict[int, Counter[str]] = {number: Counter() for number in numbers}
-        for number, verdict, count in connection.execute(statement):
-            found[number][verdict] = count
-        return found
-
-    return warehouse.read(work)
 
 
 def trend_frame(
@@ -332,21 +314,6 @@ def incidents(
         return rows
 
     return warehouse.read(work)
-
-
-def open_incident_counts(warehouse: Warehouse, clusters: Collection[str]) -> dict[str, tuple[int, int]]:
-    """Return cluster → how many incidents are open, and how many of those nobody has acknowledged."""
-    new = sa.case((incident.c.acknowledged_at.is_(None), 1), else_=0)
-    statement = (
-        sa.select(incident.c.cluster, sa.func.count(), sa.func.sum(new))
-        .where(incident.c.closed_on.is_(None), incident.c.cluster.in_(sorted(clusters)))
-        .group_by(incident.c.cluster)
-    )
-    return warehouse.read(
-        lambda connection: {
-            cluster: (int(count), int(unknown)) for cluster, count, unknown in connection.execute(statement)
-        }
-    )
 
 
 def has_prometheus(warehouse: Warehouse, number: int) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.planning.metrics import HEADLINE
+from bigtcp_bench.report.words import CAUSE_ADVICE, CAUSE_MEANINGS, NO_CAUSE_ADVICE
 from bigtcp_bench.warehouse import incidents as stored
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep, check_same_origin
@@ -17,6 +17,9 @@ from bigtcp_bench.web.one_run import NumberPath
 from bigtcp_bench.web.params import ROWS, IncidentsQuery
 from bigtcp_bench.web.rendering import Site, page
 from bigtcp_bench.web.runs import origin_of, unknown_cluster
+
+if TYPE_CHECKING:
+    from bigtcp_bench.report.incident import IncidentStory
 
 router = APIRouter()
 
@@ -56,14 +59,21 @@ def incidents(request: Request, access: AccessDep, choice: IncidentsQuery) -> Re
 @router.get("/incidents/{number}")
 def incident(request: Request, access: AccessDep, number: NumberPath) -> Response:
     """Show one incident: its series, its nights, and who knows of it."""
+    from bigtcp_bench.report.incident import IncidentStory, most_telling
+
     warehouse = open_warehouse()
     found = _readable(access, number)
+    story = IncidentStory.from_warehouse(warehouse, found)
     return page(
         request,
         "incident.html",
         access,
         incident=found,
-        main=_main_member(found),
+        story=story,
+        members=most_telling(found.members),
+        comparable=_versions(story),
+        meaning=CAUSE_MEANINGS.get(found.attribution or ""),
+        advice=CAUSE_ADVICE.get(found.attribution or "", NO_CAUSE_ADVICE),
         may_edit=access.may_edit(found.cluster),
         note_chars=NOTE_CHARS,
         since=_day_before(found.changed_on),
@@ -102,10 +112,12 @@ def _readable(access: Access, number: int) -> stored.Incident:
     return found
 
 
-def _main_member(found: stored.Incident) -> stored.Member | None:
-    """Return the series that is drawn: one of the metrics that stand for a scenario, if there is one."""
-    main = set(HEADLINE.values())
-    return next((one for one in found.members if one.metric in main), next(iter(found.members), None))
+def _versions(story: IncidentStory) -> dict[str, str] | None:
+    """Return the choice of *Compare* for the Cilium versions about the beginning, where it was changed then."""
+    if story.versions is None:
+        return None
+    before, after = story.versions
+    return {"cluster": story.incident.cluster, "before": before, "after": after}
 
 
 def _origin(warehouse: Any, access: Access, clusters: set[str]) -> pages.Origin:
