@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class IncidentStory:
     """An incident with what the warehouse knows about its beginning.
 
-    ``last_good`` and ``first_bad`` are the valid runs on either side of it that measured the leading series;
-    ``changed`` is what was recorded of them and differs, None where one of the two is not known.
+    ``last_good`` and ``first_bad`` are the nights on either side of its estimated beginning that measured the
+    leading series. ``changed`` is what was recorded and differs between some nights before and after it, None
+    where one side is not known; ``versions`` are Cilium's, where it is among that.
     """
 
     incident: Incident
@@ -31,6 +32,7 @@ class IncidentStory:
     last_good: RunOfSeries | None = None
     first_bad: RunOfSeries | None = None
     changed: tuple[Difference, ...] | None = None
+    versions: tuple[str, str] | None = None
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, incident: Incident) -> IncidentStory:
@@ -45,24 +47,17 @@ class IncidentStory:
         )
         key = (lead.scenario, lead.metric, incident.changed_on)
         before = gains_before(warehouse, incident.cluster, [key]).get(key)
-        good, bad = about.last_before, about.first_after
-        changed = None
-        if good is not None and bad is not None:
-            changed = tuple(differences(warehouse.run(good.number), warehouse.run(bad.number)))
         gain = Gain.of(lead.metric, before, about.newest_change)
-        return cls(incident, gain, good, bad, changed)
+        if not (about.before and about.after):
+            return cls(incident, gain)
+        ends = about.before[-1], about.after[-1]
+        changed = tuple(differences(*(warehouse.run(one.number) for one in ends)))
+        return cls(incident, gain, about.before[0], about.after[0], changed, _versions(*ends))
 
     @property
     def lead(self) -> Member | None:
         """Return the series that stands for the incident."""
         return lead_of(self.incident.members)
-
-    @property
-    def versions(self) -> tuple[str, str] | None:
-        """Return Cilium's version before and after, where it changed about then."""
-        known = (one.cilium_version if one else None for one in (self.last_good, self.first_bad))
-        before, after = known
-        return (before, after) if before and after and before != after else None
 
     def what(self) -> str:
         """Return what got worse by how much: ``ipv4-stream-1 throughput, gain fell from +41 % to +28 %``."""
@@ -82,6 +77,11 @@ class IncidentStory:
         if self.changed is None:
             return "not known: there is no valid run on both sides of its beginning"
         return "; ".join(map(str, self.changed)) or "nothing that is recorded"
+
+
+def _versions(before: RunOfSeries, after: RunOfSeries) -> tuple[str, str] | None:
+    known = before.cilium_version, after.cilium_version
+    return (known[0], known[1]) if known[0] and known[1] and known[0] != known[1] else None
 
 
 def lead_of(members: Iterable[Member]) -> Member | None:

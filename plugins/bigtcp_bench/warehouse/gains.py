@@ -15,6 +15,8 @@ from bigtcp_bench.warehouse.store import Warehouse
 
 #: Newest nights before a change whose median is the usual gain.
 NIGHTS = 30
+#: The estimated night of a change is right to within some nights: what changed is looked for in that many of them.
+NEAR_RUNS = 3
 
 #: Scenario, metric, and the ISO date of the night of the change.
 Before = tuple[str, str, str]
@@ -48,44 +50,41 @@ class RunOfSeries:
 
 @dataclass(frozen=True)
 class RunsAbout:
-    """The runs on either side of a night, and the change, on against off, of the newest one."""
+    """The runs on either side of a night, the nearest first, and the change, on against off, of the newest one."""
 
-    last_before: RunOfSeries | None
-    first_after: RunOfSeries | None
+    before: tuple[RunOfSeries, ...]
+    after: tuple[RunOfSeries, ...]
     newest_change: float | None
 
 
 def runs_about(
     warehouse: Warehouse, cluster: str, scenario: str, metric: str, night: str, closed_on: str | None = None
 ) -> RunsAbout:
-    """Return the runs of a series about the ISO date ``night``: the last before it, the first of it or after it.
+    """Return up to NEAR_RUNS runs of a series before the ISO date ``night``, and as many of it and after it.
 
     The newest one is of the nights before ``closed_on``, if that is given.
     """
-    begin = _moment(night)
-    valid = _valid(cluster, scenario, metric)
-    late = valid.where(run.c.started_at >= begin)
-    until = late if closed_on is None else late.where(run.c.started_at < _moment(closed_on))
+    valid, begin = _valid(cluster, scenario, metric), _moment(night)
+    newest_first = (run.c.started_at.desc(), run.c.id.desc())
+    until = run.c.started_at < _moment(closed_on) if closed_on else sa.true()
+
+    def runs(connection: sa.Connection, statement: sa.Select[Any]) -> tuple[RunOfSeries, ...]:
+        rows = connection.execute(statement.limit(NEAR_RUNS))
+        return tuple(RunOfSeries(row.id, row.started_at, row.cilium_version) for row in rows)
 
     def work(connection: sa.Connection) -> RunsAbout:
-        last, first, newest = (
-            connection.execute(statement.limit(1)).first()
-            for statement in (
-                valid.where(run.c.started_at < begin).order_by(run.c.started_at.desc(), run.c.id.desc()),
-                late.order_by(run.c.started_at, run.c.id),
-                until.order_by(run.c.started_at.desc(), run.c.id.desc()),
-            )
+        newest = valid.where(run.c.started_at >= begin, until).order_by(*newest_first).limit(1)
+        found = connection.execute(newest).first()
+        return RunsAbout(
+            runs(connection, valid.where(run.c.started_at < begin).order_by(*newest_first)),
+            runs(connection, valid.where(run.c.started_at >= begin).order_by(run.c.started_at, run.c.id)),
+            found.change if found else None,
         )
-        ends = (
-            None if row is None else RunOfSeries(row.id, row.started_at, row.cilium_version)
-            for row in (last, first)
-        )
-        return RunsAbout(*ends, newest.change if newest else None)
 
     return warehouse.read(work)
 
 
-def _before(cluster: str, scenario: str, metric: str, night: str) -> sa.Select[tuple[float]]:
+def _before(cluster: str, scenario: str, metric: str, night: str) -> sa.Select[Any]:
     return (
         _valid(cluster, scenario, metric)
         .with_only_columns(comparison.c.change)
@@ -104,6 +103,8 @@ def _valid(cluster: str, scenario: str, metric: str) -> sa.Select[Any]:
             run.c.cluster == cluster,
             run.c.status == "valid",
             ~run.c.is_aa,
+            ~run.c.superseded,
+            run.c.is_night,
             comparison.c.scenario == scenario,
             comparison.c.metric == metric,
             comparison.c.verdict != "invalid",
