@@ -129,6 +129,11 @@ def test_data_of_the_first_version_survives_every_migration(empty_url: str) -> N
     warehouse.check_version()
     assert warehouse.read(migrate.differences) == []
     after = _rows(warehouse, list(before))
+    # Thresholds were a copy in every verdict; what only a copy had is in the plan of its run now.
+    for row in before["bigtcp_run"]:
+        row["plan"] = row["plan"] | {"thresholds": before["bigtcp_comparison"][0]["thresholds"]}
+    for row in before["bigtcp_comparison"]:
+        del row["thresholds"]
     for name, rows in before.items():
         assert [{column: row[column] for column in rows[0]} for row in after[name]] == rows, name
     # It is not only there: today's code reads it, and goes on from it.

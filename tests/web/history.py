@@ -202,7 +202,6 @@ def _comparisons(night: int, random: np.random.Generator) -> Iterator[dict[str, 
                 "below_margin": False,
                 "verdict": "invalid" if kind == "invalid" else verdict,
                 "reasons": [],
-                "thresholds": None,
             }
 
 

@@ -277,10 +277,7 @@ class DagRunStep:
         """
         plan = self.plan
         verdict = self._verdict(plan)
-        thresholds = plan.thresholds.model_dump(mode="json")
-        self.warehouse.store_comparisons(
-            self.number, [{**asdict(one), "thresholds": thresholds} for one in verdict.comparisons]
-        )
+        self.warehouse.store_comparisons(self.number, verdict.comparisons)
         reasons = [*verdict.reasons, *self._failures(self._planned())] if verdict.reasons else []
         self.warehouse.update_run(self.number, status=verdict.status, reasons=reasons)
         say(f"the run is {verdict.status}" + "".join(f"; {reason}" for reason in verdict.reasons))

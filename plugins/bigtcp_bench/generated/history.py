@@ -160,10 +160,7 @@ class _Writer:
         from bigtcp_bench.analysis.noise import measure_noise
 
         verdict = self._verdict(number, plan, results)
-        thresholds = plan.thresholds.model_dump(mode="json")
-        self._warehouse.store_comparisons(
-            number, [vars(one) | {"thresholds": thresholds} for one in verdict.comparisons]
-        )
+        self._warehouse.store_comparisons(number, verdict.comparisons)
         self._warehouse.update_run(number, status=verdict.status, reasons=list(verdict.reasons))
         if verdict.status == "valid" and plan.is_aa:
             self._warehouse.store_noise(number, measure_noise(results, plan))

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from bigtcp_bench.errors import WarehouseError
 from bigtcp_bench.warehouse.engine import WRITES
+from bigtcp_bench.warehouse.meanings import write_comments
 from bigtcp_bench.warehouse.schema import metadata
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def upgrade(engine: sa.Engine, revision: str = "head") -> None:
 
     with _locked(engine) as connection:
         command.upgrade(_config(connection), revision)
+        if revision == "head":
+            write_comments(connection)
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
@@ -76,7 +79,9 @@ def differences(connection: sa.Connection) -> list[Any]:
             "include_name": lambda name, kind, _parents: kind != "table" or name in metadata.tables,
         },
     )
-    return list(compare_metadata(context, metadata))
+    # Several changes of one column come as a list. Comments belong to no migration: they are written after each.
+    found = [one if isinstance(one, list) else [one] for one in compare_metadata(context, metadata)]
+    return [change for changes in found for change in changes if "comment" not in change[0]]
 
 
 @contextmanager

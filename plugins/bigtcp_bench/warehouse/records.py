@@ -321,7 +321,6 @@ class ComparisonRow(_Row):
     below_margin: bool = False
     verdict: Verdict
     reasons: Reasons = []
-    thresholds: JsonValue = None
 
     @model_validator(mode="after")
     def _facts_of_metric(self) -> ComparisonRow:

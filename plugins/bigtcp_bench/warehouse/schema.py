@@ -249,7 +249,6 @@ comparison = sa.Table(
     sa.Column("below_margin", sa.Boolean, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
     sa.Column("reasons", Json, nullable=False),
-    sa.Column("thresholds", Json),
     # One metric of all runs in one place and a fifth as wide: all that a trend query asks of these rows.
     sa.Index("ix_bigtcp_comparison_trend", "metric", "run_id", "scenario", *TREND_OF_COMPARISON),
     sqlite_with_rowid=False,
