@@ -24,7 +24,7 @@ from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab.api.discovery import PODS
 from tests.cluster.simulated import Cluster, run
 from tests.cluster.test_restore import RUN, open_and_switch
-from tests.readings.documents import frame, orders, recorded_document, repetition_frame
+from tests.readings.documents import TOKEN, frame, orders, recorded_document, repetition_frame
 
 GENERATION = Generation(
     run=1,
@@ -52,7 +52,7 @@ def test_the_client_pod_keeps_everything_of_its_manifest() -> None:
         client_node="node1",
         server_node="node2",
     )
-    wanted = client_pod(generation, plan, orders_of(generation, plan, {"ipv4": "10.0.0.1"}))
+    wanted = client_pod(generation, plan, orders_of(generation, plan, {"ipv4": "10.0.0.1"}, TOKEN))
     operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=generation.model_dump(mode="json"))
     operator.pod_template_dict = wanted
     # It only says in a label where Airflow runs.

@@ -107,7 +107,7 @@ def test_an_address_is_found_however_it_is_written(
         (["[1]"], "orders are not a JSON object"),
         (['{"version":2,"do":"probe"}'], "orders have version 2; this agent knows 1"),
         (['{"version":1,"do":"dance"}'], "allowed are serve, measure, capture, reach, probe"),
-        (['{"version":1,"do":"serve","iperf_port":1}'], "orders to serve lack the field 'rr_port'"),
+        (['{"version":1,"do":"serve","iperf_port":1}'], "orders to serve lack the field 'token'"),
     ],
 )
 def test_orders_it_cannot_carry_out_end_in_one_sentence(arguments: list[str], sentence: str) -> None:

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS
 from bigtcp_bench.readings.agent_log import absences, measurements, parse_log, problems, proof
 from bigtcp_bench.readings.orders import CaptureOrders, MeasureOrders, ReachOrders, ServeOrders
 from tests.in_cluster.namespaces import ADDRESSES, Pair, joined_namespaces
-from tests.readings.documents import orders
+from tests.readings.documents import TOKEN, orders
 
 pytestmark = pytest.mark.lab
 
+BEGIN_IPERF3 = '{"do":"iperf3","address":"10.99.0.2"}'
 NO_ADDRESS = '{"do":"snapshot","address":"eth0"}'
 AGENT = str(Path(measure.__file__))
 Process = subprocess.Popen[str]
@@ -47,6 +48,13 @@ def start(pair: Pair, end: Any, argument: str) -> Process:
     )
 
 
+def wait_until(condition: Callable[[], bool], problem: str, timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, problem
+        time.sleep(0.02)
+
+
 def read_until(process: Process, text: str, timeout_s: float = 20) -> str:
     """Return what ``process`` printed up to the line that contains ``text``."""
     assert process.stdout is not None
@@ -63,9 +71,13 @@ def read_until(process: Process, text: str, timeout_s: float = 20) -> str:
     return printed.decode()
 
 
+def serve_orders(**fields: Any) -> ServeOrders:
+    return ServeOrders(token=TOKEN, **{"addresses": tuple(ADDRESSES["server"].values()), **fields})
+
+
 @contextmanager
 def serving(pair: Pair, **fields: Any) -> Iterator[Process]:
-    process = start(pair, "server", ServeOrders(lifetime_s=120, **fields).to_argument())
+    process = start(pair, "server", serve_orders(lifetime_s=120, **fields).to_argument())
     try:
         ready = parse_log(read_until(process, '"kind":"ready"')).ready
         assert ready is not None
@@ -127,7 +139,7 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
 
 
 def capture_orders(**fields: Any) -> CaptureOrders:
-    context = {"run_key": "dag/run", "block": 1, "arm": "on", "duration_s": 1}
+    context = {"token": TOKEN, "run_key": "dag/run", "block": 1, "arm": "on", "duration_s": 1}
     return CaptureOrders.model_validate({**context, "server": ADDRESSES["server"], **fields})
 
 
@@ -211,15 +223,25 @@ def test_a_scenario_of_a_family_the_server_lacks_fails(pair: Pair) -> None:
 
 
 def _children(process: Process) -> list[int]:
-    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(child) for child in text.split()]
+    """Return the children of all its threads that have not ended."""
+    found = []
+    for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has just ended
+            found += [int(child) for child in path.read_text().split()]
+    return [child for child in found if _is_alive(child)]
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def _ask(pair: Pair, *requests: str) -> list[tuple[float, dict[str, Any]]]:
     """Return seconds and answer of each request to the control server, asked over one connection."""
     script = (
         "import json,socket,sys,time\n"
-        "s=socket.create_connection(('10.99.0.2',5203),10); f=s.makefile('rb')\n"
+        f"s=socket.create_connection(('10.99.0.2',5203),10); s.sendall({TOKEN.encode()}); f=s.makefile('rb')\n"
         "for line in sys.argv[1:]:\n"
         "    t=time.monotonic(); s.sendall(line.encode()+b'\\n'); a=json.loads(f.readline())\n"
         "    print(json.dumps([time.monotonic()-t, a]))\n"
@@ -240,7 +262,7 @@ def test_the_control_server_answers_at_once_and_survives_nonsense(pair: Pair) ->
     assert [answer["error"] for _, answer in answers[20:24]] == [
         "expected a JSON object with the field do",
         "expected a JSON object with the field do",
-        "unknown request 'dance'; known are snapshot, hello, capture, end_capture, restart_iperf3",
+        "unknown request 'dance'; known are snapshot, hello, capture, end_capture, iperf3",
         "no snapshot for address 'eth0': illegal IP address string passed to inet_pton",
     ]
     assert answers[24][1]["tools"]["python"]
@@ -262,18 +284,164 @@ def test_the_control_server_captures_until_it_is_told_to_end_and_only_what_it_wa
     assert answers[5] == {"error": "nothing is captured"}
 
 
-def test_the_server_starts_iperf3_again_when_it_dies(pair: Pair) -> None:
-    wanted = short_orders("ipv4-stream-1")
+def test_iperf3_serves_one_test_of_the_partner_and_is_gone_with_it(pair: Pair) -> None:
+    begin, elsewhere = '{"do":"iperf3","address":"10.99.0.2"}', '{"do":"iperf3","address":"127.0.0.1"}'
     with serving(pair) as server:
-        (first,) = _children(server)
-        os.kill(first, signal.SIGKILL)
-        read_until(server, "starting it again")
-        ((_, answer),) = _ask(pair, '{"do":"restart_iperf3"}')
-        assert answer == {"listening": True}
-        assert _children(server) != [first]
-        _, out, _ = measure(pair, wanted)
-    (repetition,) = parse_log(out).repetitions
-    assert problems(repetition, wanted) == []
+        assert _children(server) == []
+        answers = [answer for _, answer in _ask(pair, begin, begin, elsewhere)]
+        assert answers[0] == answers[1] == {"port": 5201}
+        assert "this server has 10.99.0.2 and fd99::2" in answers[2]["error"]
+        wait_until(lambda: _children(server) == [], "iperf3 outlives the connection that began it")
+        _, out, _ = measure(pair, short_orders("ipv4-stream-1", "ipv6-stream-1"))
+        wait_until(lambda: _children(server) == [], "iperf3 outlives its partner")
+    for repetition in parse_log(out).repetitions:
+        assert problems(repetition, short_orders("ipv4-stream-1", "ipv6-stream-1")) == []
+
+
+def test_an_iperf3_that_died_costs_no_other_repetition(pair: Pair) -> None:
+    wanted = short_orders("ipv4-stream-1", repetitions=2, duration_s=2)
+    with serving(pair) as server:
+        client = start(pair, "client", wanted.to_argument())
+        printed = read_until(client, "ipv4-stream-1 1/2: measuring")
+        wait_until(lambda: _children(server) != [], "no iperf3 was started")
+        time.sleep(0.5)
+        os.kill(_children(server)[0], signal.SIGKILL)
+        out, _ = client.communicate(timeout=60)
+    first, second = parse_log(printed + out).repetitions
+    assert problems(first, wanted)
+    assert problems(second, wanted) == []
+
+
+# What a stranger of the cluster finds.
+
+
+def _stranger(pair: Pair, body: str, *arguments: str) -> str:
+    """Return what a program in the client's namespace prints; it has ``at(port)``, a connected socket."""
+    script = (
+        "import json,socket,struct,sys,time\n"
+        "def at(port): return socket.create_connection(('10.99.0.2',port),5)\n" + body
+    )
+    done = subprocess.run(
+        pair.command("client", sys.executable, "-c", script, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _memory_mib(process: Process) -> float:
+    (line,) = [text for text in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "VmHWM" in text]
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.parametrize("port", [5202, 5203])
+@pytest.mark.parametrize("said", ["", "0" * 32, '{"do":"hello"}' + " " * 18, TOKEN[:-1] + "x"])
+def test_who_has_no_token_is_told_nothing(pair: Pair, port: int, said: str) -> None:
+    body = (
+        's=at(int(sys.argv[1])); s.sendall(sys.argv[2].encode()+b\'{"do":"hello"}\\n\'*bool(sys.argv[2]))\n'
+        "s.settimeout(10); t=time.monotonic()\n"
+        "try: got=s.recv(100)\n"
+        "except ConnectionResetError: got=b''\n"
+        "print(got, time.monotonic()-t < 8)\n"
+    )
+    with serving(pair):
+        assert _stranger(pair, body, str(port), said) == "b'' True\n"
+
+
+def test_strangers_cost_neither_memory_nor_a_measurement(pair: Pair) -> None:
+    """Lines without end, the sizes of eight large requests, and more silent connections than one could serve."""
+    body = (
+        "held=[]\n"
+        "for port in (5202, 5203):\n"
+        "    for _ in range(8):\n"
+        "        s=at(port); s.sendall(b'x'*32+struct.pack('!Q',100_000_000)); held.append(s)\n"
+        "    s=at(port); s.setblocking(True)\n"
+        "    try:\n"
+        "        for _ in range(100): s.sendall(b'x'*1_000_000)\n"
+        "    except OSError: pass\n"
+        "    held+=[at(port) for _ in range(100)]\n"
+        "print('ready',flush=True); time.sleep(30)\n"
+    )
+    wanted = short_orders("ipv4-stream-1", "ipv4-rr")
+    with serving(pair) as server:
+        before = _memory_mib(server)
+        script = "import socket,struct,time\ndef at(port): return socket.create_connection(('10.99.0.2',port),5)\n"
+        stranger = subprocess.Popen(
+            pair.command("client", sys.executable, "-c", script + body), stdout=subprocess.PIPE, text=True
+        )
+        try:
+            read_until(stranger, "ready")
+            _, out, _ = measure(pair, wanted)
+            grown = _memory_mib(server) - before
+        finally:
+            stranger.kill()
+            stranger.communicate()
+    assert [problems(repetition, wanted) for repetition in parse_log(out).repetitions] == [[], []]
+    assert grown < 30
+
+
+def test_a_partner_with_a_line_without_end_is_hung_up_on(pair: Pair) -> None:
+    body = (
+        "s=at(5203); s.sendall(sys.argv[1].encode())\n"
+        "try:\n"
+        "    for _ in range(200): s.sendall(b'x'*1_000_000)\n"
+        "    print('took it all')\n"
+        "except OSError: print('closed')\n"
+    )
+    with serving(pair) as server:
+        before = _memory_mib(server)
+        assert _stranger(pair, body, TOKEN) == "closed\n"
+        assert _memory_mib(server) - before < 10
+
+
+def test_it_listens_on_its_own_addresses_only(pair: Pair) -> None:
+    pair.run("server", "ip", "addr", "add", "10.99.1.2/32", "dev", "lo")
+    body = (
+        "for address in ('10.99.0.2','10.99.1.2'):\n"
+        "    try: socket.create_connection((address,5203),2); print(address)\n"
+        "    except OSError: pass\n"
+    )
+    try:
+        pair.run("client", "ip", "route", "add", "10.99.1.2/32", "via", "10.99.0.2")
+        with serving(pair):
+            assert _stranger(pair, body) == "10.99.0.2\n"
+    finally:
+        pair.run("server", "ip", "addr", "del", "10.99.1.2/32", "dev", "lo")
+
+
+def test_the_addresses_that_kubernetes_gives_are_those_it_listens_on(pair: Pair) -> None:
+    argument = serve_orders(addresses=(), families=("ipv4",), lifetime_s=60).to_argument()
+    command = pair.command("server", "env", "POD_IPS=10.99.0.2,fd99::2", sys.executable, "-I", AGENT, argument)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        read_until(server, '"kind":"ready"')
+        tried = (
+            "for address in ('10.99.0.2','fd99::2'):\n"
+            "    try: socket.create_connection((address,5203),2); print(address)\n"
+            "    except OSError: pass\n"
+        )
+        assert _stranger(pair, tried) == "10.99.0.2\n"
+        server.terminate()
+        server.communicate(timeout=10)
+    without = start(pair, "server", argument)
+    _, err = without.communicate(timeout=10)
+    assert (without.returncode, "neither the orders nor POD_IPS name one" in err) == (1, True)
+
+
+def test_the_token_is_in_nothing_that_is_printed(pair: Pair) -> None:
+    wanted = short_orders("ipv4-stream-1", "ipv4-rr")
+    with serving(pair) as server:
+        _, out, err = measure(pair, wanted)
+        capturing = start(pair, "client", capture_orders().to_argument())
+        captured, _ = capturing.communicate(timeout=60)
+        server.terminate()
+        served, complaints = server.communicate(timeout=10)
+    for text in (out, err, captured, served, complaints):
+        assert TOKEN not in text
+    documents = [one.raw for one in parse_log(out).repetitions] + [one.raw for one in parse_log(captured).captures]
+    assert documents
+    assert TOKEN not in json.dumps(documents)
 
 
 def test_a_server_that_is_killed_in_the_middle_costs_that_repetition(pair: Pair) -> None:
@@ -281,6 +449,7 @@ def test_a_server_that_is_killed_in_the_middle_costs_that_repetition(pair: Pair)
     with serving(pair) as server:
         client = start(pair, "client", wanted.to_argument())
         printed = read_until(client, "measuring 3 s")
+        wait_until(lambda: _children(server) != [], "no iperf3 was started")
         time.sleep(1)
         (iperf3,) = _children(server)
         server.kill()  # first the one that would start another
@@ -316,18 +485,28 @@ def test_sigterm_keeps_what_was_measured_and_ends_iperf3(pair: Pair) -> None:
 
 
 def test_a_server_ends_by_itself_after_its_lifetime_and_takes_iperf3_along(pair: Pair) -> None:
-    server = start(pair, "server", ServeOrders(lifetime_s=1).to_argument())
+    server = start(pair, "server", serve_orders(lifetime_s=3).to_argument())
     read_until(server, '"kind":"ready"')
-    (iperf3,) = _children(server)
-    out, _ = server.communicate(timeout=10)
+    hold = f"s=at(5203); s.sendall(b'{TOKEN}'+b'{BEGIN_IPERF3}\\n'); s.recv(100); time.sleep(20)\n"
+    script = "import socket,time\ndef at(port): return socket.create_connection(('10.99.0.2',port),5)\n"
+    partner = subprocess.Popen(pair.command("client", sys.executable, "-c", script + hold))
+    try:
+        wait_until(lambda: _children(server) != [], "no iperf3 was started")
+        (iperf3,) = _children(server)
+        out, _ = server.communicate(timeout=10)
+    finally:
+        partner.kill()
+        partner.wait()
     assert server.returncode == 0
-    assert out.endswith("server ends: lifetime of 1 s is over\n")
+    assert out.endswith("server ends: lifetime of 3 s is over\n")
     assert not Path(f"/proc/{iperf3}").exists()
 
 
 def test_a_taken_port_is_one_sentence(pair: Pair) -> None:
     with serving(pair):
-        second = start(pair, "server", ServeOrders().to_argument())
+        second = start(pair, "server", serve_orders().to_argument())
         out, err = second.communicate(timeout=30)
     assert (second.returncode, out) == (1, "")
-    assert re.fullmatch(r"bigtcp-bench agent: cannot listen on port 5202: Address already in use\n", err)
+    assert re.fullmatch(
+        r"bigtcp-bench agent: cannot listen on port 5202 of 10\.99\.0\.2: Address already in use\n", err
+    )

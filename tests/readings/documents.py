@@ -14,6 +14,7 @@ from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.readings.agent_log import Repetition, parse_log
 from bigtcp_bench.readings.orders import MeasureOrders
 
+TOKEN = "0123456789abcdef" * 2
 RECORDED = Path(__file__).parent.parent / "recorded"
 
 
@@ -90,6 +91,7 @@ def repetition(document: dict[str, Any], scenario: str = "ipv4-stream-1", **fiel
 
 def orders(**fields: Any) -> MeasureOrders:
     defaults: dict[str, Any] = {
+        "token": TOKEN,
         "run_key": "dag/run",
         "block": 1,
         "arm": "on",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.log import mask_secret
 
 from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed, PreconditionFailed
 from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of, server_pod
@@ -87,7 +88,10 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 if server is None:
                     pods.delete_pods(api, before=fence.check)
                     server = self._new_server(api, fence, generation, plan)
-                orders = orders_of(generation, plan, pods.pod_addresses(server))
+                token = pods.orders_in(server)["token"]
+                # The provider logs a pod that cannot be created as a whole.
+                mask_secret(token)
+                orders = orders_of(generation, plan, pods.pod_addresses(server), token)
                 self.pod_template_dict = client_pod(generation, plan, orders)
                 self._stored = _Stored(api, store, generation, orders)
                 say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
@@ -200,8 +204,9 @@ class IperfGenerationOperator(KubernetesPodOperator):
     @staticmethod
     def _new_server(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> dict[str, Any]:
         from bigtcp_bench.cluster import pods
+        from bigtcp_bench.readings.orders import new_token
 
-        created = pods.create_pod(api, server_pod(generation, plan), before=fence.check)
+        created = pods.create_pod(api, server_pod(generation, plan, new_token()), before=fence.check)
         return pods.wait_ready(api, created["metadata"]["name"])
 
 

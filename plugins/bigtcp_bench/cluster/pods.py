@@ -203,6 +203,12 @@ def node_of(pod: Mapping[str, Any]) -> str:
     return str(terms[0]["matchFields"][0]["values"][0])
 
 
+def orders_in(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a stored benchmark pod was told."""
+    found: dict[str, Any] = json.loads(pod["spec"]["containers"][0]["args"][0])
+    return found
+
+
 def cpu_limit(pod: Mapping[str, Any]) -> str:
     """Return the CPU limit of a stored pod; empty if it has none, as ours unless admission adds one."""
     container = pod["spec"]["containers"][0]

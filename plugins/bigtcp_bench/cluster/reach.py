@@ -10,7 +10,7 @@ from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.planning.plan import Family, Plan
 from bigtcp_bench.readings.agent_log import parse_log
-from bigtcp_bench.readings.orders import ReachOrders, ServeOrders
+from bigtcp_bench.readings.orders import ReachOrders, ServeOrders, new_token
 
 #: Both pods end by themselves long after they are needed, should nobody be left who deletes them.
 LIFETIME_S = 300
@@ -24,7 +24,7 @@ def unreachable_families(api: ClusterApi, plan: Plan, pair: NodePair, run_key: s
     """
     families = families_of(plan)
     try:
-        server = pods.create_pod(api, server_pod(plan, pair, run_key))["metadata"]["name"]
+        server = pods.create_pod(api, server_pod(plan, pair, run_key, new_token()))["metadata"]["name"]
         found = pods.pod_addresses(pods.wait_ready(api, server))
         addresses: dict[Family, str] = {family: found[family] for family in families if family in found}
         lacking: dict[Family, str] = {
@@ -44,9 +44,9 @@ def unreachable_families(api: ClusterApi, plan: Plan, pair: NodePair, run_key: s
     return {**lacking, **reach.unreachable}
 
 
-def server_pod(plan: Plan, pair: NodePair, run_key: str) -> JsonObject:
-    """Return the pod that is connected to."""
-    return _pod("server", plan, pair.server.name, ServeOrders(lifetime_s=LIFETIME_S), run_key)
+def server_pod(plan: Plan, pair: NodePair, run_key: str, token: str) -> JsonObject:
+    """Return the pod that is connected to; nobody needs its ``token``, since nothing is asked."""
+    return _pod("server", plan, pair.server.name, ServeOrders(token=token, lifetime_s=LIFETIME_S), run_key)
 
 
 def client_pod(plan: Plan, pair: NodePair, run_key: str, addresses: Mapping[Family, str]) -> JsonObject:

@@ -3,7 +3,8 @@
 Run as ``python3 agent.py '<orders as JSON>'``. It is mounted into any image with python3 and iperf3, so it uses
 the standard library only and no syntax newer than Python 3.9. Five orders:
 
-- ``serve``: ``iperf3 -s``, an echo server for request/response, and a control server that answers with snapshots;
+- ``serve``: an echo server for request/response, and a control server that answers with snapshots and starts
+  ``iperf3 -s`` for each test; both only for whom has the token of the orders;
 - ``measure``: every scenario × repetition against such a server, one frame printed for each;
 - ``capture``: a second of traffic over each family to such a server, and one frame for each that says how large
   the packets were at both ends (both pods need CAP_NET_RAW);
@@ -21,7 +22,9 @@ import base64
 import bisect
 import collections
 import contextlib
+import errno
 import fcntl
+import hmac
 import json
 import math
 import mmap
@@ -42,8 +45,9 @@ from typing import Any, NoReturn
 VERSION = 1
 MARKER = "@@bigtcp-bench "
 
-#: How long a client waits for its server: a pod of a cached image starts within a few seconds.
-CONNECT_DEADLINE_S = 30
+#: How long a client waits for its server: a pod of a cached image starts within a few seconds, but right after an
+#: outage of the API server fresh pods may not reach each other for a minute.
+CONNECT_DEADLINE_S = 75
 #: Wait for one TCP connection, and for one answer of the control server.
 CONNECT_TIMEOUT_S = 5
 #: An iperf3 that needs this much longer than it was told to run hangs.
@@ -54,6 +58,13 @@ RESPONSE_TIMEOUT_S = 10
 WRITE_SIZE = "1M"
 #: Sanity bound of the echo server, which allocates what a client asks for.
 MAX_REQUEST_BYTES = 100_000_000
+#: No request to the control server is longer.
+MAX_LINE_BYTES = 4096
+#: A connection that has not said the token by then is closed, and earlier where so many others have not either.
+TOKEN_TIMEOUT_S = 5
+MAX_STRANGERS = 32
+#: iperf3 listens a few milliseconds after its start; less than CONNECT_TIMEOUT_S, for which a client waits.
+IPERF3_START_S = 3
 
 Json = dict[str, Any]
 
@@ -347,21 +358,28 @@ def _output_of(*command: str) -> str | None:
 
 
 def serve(orders: Json) -> int:
-    """Serve iperf3, request/response and snapshots until SIGTERM or the end of ``lifetime_s``."""
+    """Serve request/response, snapshots and iperf3, one test at a time, until SIGTERM or ``lifetime_s`` is over.
+
+    On the pod's own addresses, and only to whom begins a connection with the token of the orders.
+    """
+    addresses = _own_addresses(orders)
     iperf3 = Iperf3Server(orders["iperf_port"])
-    family = _listen_family(orders["families"])
-    echo = _listen(family, orders["rr_port"], _echo)
-    control = _listen(family, orders["control_port"], lambda connection: Control(iperf3).answer_all(connection))
+    ports = [
+        (orders["rr_port"], _echo),
+        (orders["control_port"], lambda connection: Control(iperf3, addresses).answer_all(connection)),
+    ]
+    token = orders["token"].encode()
+    servers = [_listen(address, port, token, answer) for port, answer in ports for address in addresses]
     end = "stopped by SIGTERM"
     try:
         signal.alarm(orders["lifetime_s"])
-        iperf3.start()
-        for server in (echo, control):
+        for server in servers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
         print_frame(
             "ready", {name: orders[name] for name in ("iperf_port", "rr_port", "control_port")}, describe()
         )
-        iperf3.keep_running()
+        while True:
+            signal.pause()
     except Stopped as stopped:
         if stopped.args == (signal.SIGALRM,):
             end = f"lifetime of {orders['lifetime_s']} s is over"
@@ -371,65 +389,57 @@ def serve(orders: Json) -> int:
     return 0
 
 
+def _own_addresses(orders: Json) -> list[str]:
+    """Return where to listen: on the addresses of the orders, else on those that Kubernetes gave to the pod."""
+    given = orders["addresses"] or os.environ.get("POD_IPS", "").split(",")
+    found = [address for address in given if address and _family(address) in orders["families"]]
+    if not found:
+        wanted = " or ".join(orders["families"])
+        raise CannotStart(f"this pod has no {wanted} address: neither the orders nor POD_IPS name one")
+    return found
+
+
+def _family(address: str) -> str:
+    return "ipv6" if ":" in address else "ipv4"
+
+
 class Iperf3Server:
-    """An ``iperf3 -s`` that is started again whenever it dies."""
+    """Starts an ``iperf3 -s`` for one test: it knows no token, so it only runs while the partner measures."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Start iperf3 and wait until it listens. Raises CannotStart."""
-        self._launch()
-        if not self._wait_until_listening(CONNECT_DEADLINE_S):
-            code = self.process.poll() if self.process else None
-            raise CannotStart(f"iperf3 -s does not listen on port {self.port} (exit code {code})")
+    def start_one(self, address: str) -> None:
+        """Start a server on ``address`` that ends after its first test. Raises OSError with what is wrong.
 
-    def keep_running(self) -> NoReturn:
-        """Wait for iperf3 to die and start it again, for ever."""
-        while True:
-            assert self.process is not None
-            code = self.process.wait()
-            say(f"iperf3 -s ended with exit code {code}; starting it again")
-            time.sleep(0.2)
-            self._launch()
-
-    def restart(self) -> bool:
-        """End the running iperf3 (``keep_running`` starts the next) and return whether the next one listens.
-
-        After a client was lost in the middle of a test, iperf3 calls itself busy until its own timeout.
+        One that is still there goes: after a client was lost in the middle of a test, it would call itself busy.
         """
-        old = self.process
-        if old is not None:
-            old.kill()
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
-        while self.process is old and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return self._wait_until_listening(CONNECT_TIMEOUT_S)
+        with self._lock:
+            self._end()
+            # Its report comes to the client's document (--get-server-output); complaints go to the log.
+            command = ["iperf3", "-s", "-1", "-B", address, "-p", str(self.port)]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            self._process = process
+            deadline = time.monotonic() + IPERF3_START_S
+            while time.monotonic() < deadline and process.poll() is None:
+                if _is_listening(self.port):
+                    return
+                time.sleep(0.01)
+            code = process.poll()
+            self._end()
+        raise OSError(f"iperf3 -s does not listen on port {self.port} of {address} (exit code {code})")
 
     def stop(self) -> None:
-        """End iperf3 for good."""
-        if self.process is not None:
-            _end(self.process)
+        """End what may be running."""
+        with self._lock:
+            self._end()
 
-    def _launch(self) -> None:
-        try:
-            # Its report comes to the client's document (--get-server-output); complaints go to the log.
-            self.process = subprocess.Popen(
-                ["iperf3", "-s", "-p", str(self.port)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
-        except OSError as error:
-            raise CannotStart(f"iperf3 cannot be run: {_reason(error)}") from error
-
-    def _wait_until_listening(self, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if self.process is None or self.process.poll() is not None:
-                break
-            if _is_listening(self.port):
-                return True
-            time.sleep(0.02)
-        return False
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process)
 
 
 def _is_listening(port: int) -> bool:
@@ -442,43 +452,67 @@ def _is_listening(port: int) -> bool:
     return False
 
 
-def _listen_family(families: list[str]) -> socket.AddressFamily:
-    """Return AF_INET6 (which serves both families), unless IPv6 is not ordered or not in this kernel."""
-    if "ipv6" in families:
+class Listener(socketserver.ThreadingTCPServer):
+    """Calls ``answer(connection)`` in a thread for every connection that begins with the token.
+
+    A connection that does not say it at once is closed, the oldest first where many wait.
+    """
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 4 * MAX_STRANGERS
+
+    def __init__(self, address: str, port: int, token: bytes, answer: Callable[[socket.socket], None]) -> None:
+        self.address_family = socket.AF_INET6 if _family(address) == "ipv6" else socket.AF_INET
+        self._token = token
+        self._answer = answer
+        self._strangers: collections.deque[socket.socket] = collections.deque()
+        super().__init__((address, port), socketserver.BaseRequestHandler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle a new connection in a thread of its own."""
+        self._strangers.append(request)
+        if len(self._strangers) > MAX_STRANGERS:
+            with contextlib.suppress(OSError, IndexError):
+                self._strangers.popleft().shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer one connection. A client that goes away in the middle is its own affair."""
+        with contextlib.suppress(OSError):
+            try:
+                known = self._says_token(request)
+            finally:
+                with contextlib.suppress(ValueError):
+                    self._strangers.remove(request)
+            if known:
+                request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                request.settimeout(None)
+                self._answer(request)
+
+    def _says_token(self, connection: socket.socket) -> bool:
+        deadline = time.monotonic() + TOKEN_TIMEOUT_S
+        said = b""
+        while len(said) < len(self._token):
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            part = connection.recv(len(self._token) - len(said))
+            if not part:
+                return False
+            said += part
+        return hmac.compare_digest(said, self._token)
+
+
+def _listen(address: str, port: int, token: bytes, answer: Callable[[socket.socket], None]) -> Listener:
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
+    while True:
         try:
-            socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
-            return socket.AF_INET6
+            return Listener(address, port, token, answer)
         except OSError as error:
-            say(f"no IPv6 here ({_reason(error)}); serving IPv4 only")
-    return socket.AF_INET
-
-
-def _listen(
-    family: socket.AddressFamily, port: int, answer: Callable[[socket.socket], None]
-) -> socketserver.ThreadingTCPServer:
-    """Return a server on all addresses that calls ``answer(connection)`` in a thread for every connection."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            # A client that goes away in the middle is its own affair.
-            with contextlib.suppress(OSError):
-                self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                answer(self.request)
-
-    class Server(socketserver.ThreadingTCPServer):
-        address_family = family
-        allow_reuse_address = True
-        daemon_threads = True
-
-        def server_bind(self) -> None:
-            if family == socket.AF_INET6:
-                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            super().server_bind()
-
-    try:
-        return Server(("::" if family == socket.AF_INET6 else "0.0.0.0", port), Handler)
-    except OSError as error:
-        raise CannotStart(f"cannot listen on port {port}: {_reason(error)}") from error
+            # A fresh IPv6 address is not usable until the kernel has looked for a second owner.
+            if error.errno == errno.EADDRNOTAVAIL and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            raise CannotStart(f"cannot listen on port {port} of {address}: {_reason(error)}") from error
 
 
 def _echo(connection: socket.socket) -> None:
@@ -505,28 +539,35 @@ def _receive_exactly(connection: socket.socket, view: memoryview) -> memoryview:
 
 
 class Control:
-    """What one control connection asks for. A capture ends with the connection that began it."""
+    """What one control connection asks for. A capture or an iperf3 ends with the connection that began it."""
 
-    def __init__(self, iperf3: Iperf3Server) -> None:
+    def __init__(self, iperf3: Iperf3Server, addresses: list[str]) -> None:
         self._iperf3 = iperf3
+        self._addresses = addresses
         self._capture: Capture | None = None
+        self._has_iperf3 = False
 
     def answer_all(self, connection: socket.socket) -> None:
-        """Answer one JSON line for each JSON line."""
+        """Answer one JSON line for each JSON line, until one is longer than any request is."""
         try:
             with connection.makefile("rb") as lines:
-                for line in lines:
+                while True:
+                    line = lines.readline(MAX_LINE_BYTES)
+                    if not line.endswith(b"\n"):
+                        return
                     answer = self._answer(line)
                     connection.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
         finally:
             if self._capture is not None:
                 self._capture.stop()
+            if self._has_iperf3:
+                self._iperf3.stop()
 
     def _answer(self, line: bytes) -> Json:
         try:
             request = json.loads(line)
             wanted, address = request["do"], request.get("address")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {"error": "expected a JSON object with the field do"}
         try:
             if wanted == "snapshot":
@@ -535,14 +576,21 @@ class Control:
                 return {**describe(), "snapshot": snapshot(address)}
             if wanted == "capture":
                 return self._begin_capture(address)
+            if wanted == "iperf3":
+                return self._begin_iperf3(address)
         except (OSError, TypeError) as error:
             return {"error": f"no {wanted} for address {address!r}: {_reason(error)}"}
         if wanted == "end_capture":
             return self._end_capture()
-        if wanted == "restart_iperf3":
-            return {"listening": self._iperf3.restart()}
-        known = "snapshot, hello, capture, end_capture, restart_iperf3"
+        known = "snapshot, hello, capture, end_capture, iperf3"
         return {"error": f"unknown request {wanted!r}; known are {known}"}
+
+    def _begin_iperf3(self, address: str) -> Json:
+        if address not in self._addresses:
+            raise OSError(f"this server has {' and '.join(self._addresses)}")
+        self._has_iperf3 = True
+        self._iperf3.start_one(address)
+        return {"port": self._iperf3.port}
 
     def _begin_capture(self, address: str) -> Json:
         self._end_capture()
@@ -562,8 +610,9 @@ class Control:
 class Server:
     """The server pod as its client sees it: one address for each family, and the control connection."""
 
-    def __init__(self, addresses: dict[str, str], control_port: int) -> None:
+    def __init__(self, addresses: dict[str, str], control_port: int, token: str = "") -> None:
         self.addresses = addresses
+        self._token = token.encode()
         self.control_port = control_port
         self._connection: socket.socket | None = None
 
@@ -617,7 +666,10 @@ class Server:
                 self._connection = connection
                 connection.sendall(line)
                 with connection.makefile("rb") as answers:
-                    answer = json.loads(answers.readline())
+                    text = answers.readline()
+                if not text:
+                    raise ConnectionResetError("the connection was closed")
+                answer = json.loads(text)
                 if "error" in answer:
                     raise Failed(f"the server answered {do!r} with: {answer['error']}")
                 return dict(answer)
@@ -649,6 +701,8 @@ class Server:
                 f"cannot reach {address} port {self.control_port} over {family}: {_reason(error)}"
             ) from error
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # whoever asks something notices
+            connection.sendall(self._token)
         return connection
 
 
@@ -660,7 +714,7 @@ def reach(orders: Json) -> int:
 
 def measure(orders: Json) -> int:
     """Run every scenario × repetition in the order given and print one frame for each, failed ones too."""
-    server = Server(orders["server"], orders["control_port"])
+    server = Server(orders["server"], orders["control_port"], orders["token"])
     unreachable = server.wait()
     for reason in unreachable.values():
         say(f"going on without it: {reason}")
@@ -726,6 +780,8 @@ def _repetition(server: Server, orders: Json, scenario: Json) -> tuple[Json, Jso
     error: str | None = None
     try:
         server.reach(family)
+        if scenario["traffic"] != "rr":
+            server.ask("iperf3", family)
         document["server"]["before"] = server.ask("snapshot", family)
         own_address = _own_address(server, family)
         document["client"]["before"] = snapshot(own_address)
@@ -739,10 +795,6 @@ def _repetition(server: Server, orders: Json, scenario: Json) -> tuple[Json, Jso
         document["server"]["after"] = server.ask("snapshot", family)
     except (Failed, OSError) as failure:
         error = error or _reason(failure)
-    if error and "command" in document:
-        # A test that was cut off would keep the server busy for the next repetition.
-        with contextlib.suppress(Failed):
-            server.ask("restart_iperf3", family)
     elapsed_s = round(time.monotonic() - started, 3)
     return {"started_s": round(started_s, 3), "elapsed_s": elapsed_s, "error": error}, document
 
@@ -843,7 +895,7 @@ def _run_rr(address: str, orders: Json, scenario: Json) -> Json:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.sendall(struct.pack("!Q", size))
+            connection.sendall(orders["token"].encode() + struct.pack("!Q", size))
             warm = clock() + orders["omit_s"] * 1_000_000_000
             while clock() < warm:
                 connection.sendall(view)
@@ -1054,7 +1106,7 @@ def _tcp_ports(packet: bytes) -> tuple[int, int] | None:
 
 def capture(orders: Json) -> int:
     """Send a stream over each family to a server and print for each a frame: packet sizes at both ends."""
-    server = Server(orders["server"], orders["control_port"])
+    server = Server(orders["server"], orders["control_port"], orders["token"])
     unreachable = server.wait()
     context = {name: orders[name] for name in ("run_key", "block", "arm")}
     for family in server.addresses:
@@ -1074,6 +1126,7 @@ def capture(orders: Json) -> int:
 
 def _captured(server: Server, orders: Json, family: str) -> Json:
     """Return how large the packets of one stream were: ``sender`` and ``receiver``. Raises Failed or OSError."""
+    server.ask("iperf3", family)
     server.ask("capture", family)
     near = Capture(_own_address(server, family), orders["iperf_port"])
     try:
@@ -1183,13 +1236,13 @@ def _ethtool(device: str, command: bytes, size: int) -> bytes:
 
 #: What can be ordered: the function, and the fields its orders must have.
 TASKS: dict[str, tuple[Callable[[Json], int], str]] = {
-    "serve": (serve, "iperf_port rr_port control_port families lifetime_s"),
+    "serve": (serve, "token addresses iperf_port rr_port control_port families lifetime_s"),
     "measure": (
         measure,
-        "run_key block arm generation server iperf_port rr_port control_port scenarios repetitions "
+        "token run_key block arm generation server iperf_port rr_port control_port scenarios repetitions "
         "duration_s omit_s rate_bps request_bytes",
     ),
-    "capture": (capture, "run_key block arm server iperf_port control_port duration_s"),
+    "capture": (capture, "token run_key block arm server iperf_port control_port duration_s"),
     "reach": (reach, "server control_port"),
     "probe": (probe, ""),
 }

@@ -13,7 +13,7 @@ from bigtcp_bench.errors import MeasurementFailed
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import CONTROL_MAX_S, Arm, Family, Plan, control_scenario
 from bigtcp_bench.readings.agent_log import Measurement, measurements, parse_log, problems
-from bigtcp_bench.readings.orders import MeasureOrders, ServeOrders
+from bigtcp_bench.readings.orders import MeasureOrders, ServeOrders, new_token
 
 #: On the nodes themselves, so not the ports of iperf3 and its like, where something else may listen.
 IPERF_PORT, RR_PORT, CONTROL_PORT = 15201, 15202, 15203
@@ -30,7 +30,7 @@ def measure_control(
 
     Raises MeasurementFailed or PodFailed, in one sentence, if there is no such measurement.
     """
-    server, client, orders = control_pods(plan, pair, run_key, block, arm)
+    server, client, orders = control_pods(plan, pair, run_key, block, arm, new_token())
     try:
         pods.wait_ready(api, pods.create_pod(api, server)["metadata"]["name"], _START_S)
         name = pods.create_pod(api, client)["metadata"]["name"]
@@ -42,14 +42,15 @@ def measure_control(
 
 
 def control_pods(
-    plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm
+    plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm, token: str
 ) -> tuple[JsonObject, JsonObject, MeasureOrders]:
-    """Return the pod that answers, the pod that asks, and what the latter is told.
+    """Return the pod that answers, the pod that asks, and what the latter is told; both have ``token``.
 
     Raises MeasurementFailed if the nodes have no address of the same family.
     """
     family, address = _server_address(pair)
     orders = MeasureOrders(
+        token=token,
         iperf_port=IPERF_PORT,
         rr_port=RR_PORT,
         control_port=CONTROL_PORT,
@@ -67,6 +68,9 @@ def control_pods(
     )
     lifetime_s = orders.time_limit_s + int(_START_S)
     serve = ServeOrders(
+        token=token,
+        # Of all that the node has, the one that the client asks.
+        addresses=(address,),
         iperf_port=IPERF_PORT,
         rr_port=RR_PORT,
         control_port=CONTROL_PORT,
@@ -106,7 +110,9 @@ def _node_pod(
     container.pop("ports", None)
     for probe in ("startupProbe", "readinessProbe"):
         if probe in container:
-            container[probe]["tcpSocket"]["port"] = CONTROL_PORT
+            # The kubelet would ask the node's first address.
+            (address,) = orders.addresses if isinstance(orders, ServeOrders) else (None,)
+            container[probe]["tcpSocket"] = {"port": CONTROL_PORT, "host": address}
     return pod
 
 

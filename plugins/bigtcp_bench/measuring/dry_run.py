@@ -54,8 +54,9 @@ from bigtcp_bench.resources import load_manifest
 
 Verb = Literal["create", "change", "delete", "restart"]
 
-#: Stands in manifests for what only a run has: the id of its window, the server pod's addresses.
+#: Stand in manifests for what only a run has: the id of its window, the token of two pods, the server's addresses.
 WINDOW_ID = "WINDOW-ID"
+TOKEN = "0" * 32
 ADDRESSES: dict[Family, str] = {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1"}
 
 
@@ -275,7 +276,7 @@ class _Sketch:
         elif there.get("data") != body["data"]:
             yield Act(task, "change", _name(body), "to the script of this package; stays", (body,))
         yield from self._probes(task, "look at both nodes, end after seconds")
-        server = reach.server_pod(self.plan, self.pair, self.holder)
+        server = reach.server_pod(self.plan, self.pair, self.holder, TOKEN)
         client = reach.client_pod(self.plan, self.pair, self.holder, ADDRESSES)
         yield _pods(task, "see whether pods reach each other", server, client)
 
@@ -314,15 +315,15 @@ class _Sketch:
             yield from self._control(switch, told.block)
         if self.plan.packet_sizes:
             block = told.block
-            receives = packet_sizes.server_pod(self.plan, self.pair, self.holder, block.number, block.arm)
+            receives = packet_sizes.server_pod(self.plan, self.pair, self.holder, block.number, block.arm, TOKEN)
             sends, _ = packet_sizes.client_pod(
-                self.plan, self.pair, self.holder, block.number, block.arm, self._addresses()
+                self.plan, self.pair, self.holder, block.number, block.arm, self._addresses(), TOKEN
             )
             yield _pods(switch, "capture a second of traffic over each family", receives, sends)
         yield from self._probes(switch, "read the counters at the beginning")
         of_block = generations_of(told.block, run=0, run_key=self.holder, nodes=self.pair.names)
-        server = server_pod(of_block[0], self.plan)
-        client = client_pod(of_block[0], self.plan, orders_of(of_block[0], self.plan, ADDRESSES))
+        server = server_pod(of_block[0], self.plan, TOKEN)
+        client = client_pod(of_block[0], self.plan, orders_of(of_block[0], self.plan, ADDRESSES, TOKEN))
         yield _pods(measure, "one pair for each generation", server, client, count=len(of_block))
 
     def _node_settings(self, task: str, told: BlockOutline, *, first: bool) -> Iterator[Act]:
@@ -347,7 +348,7 @@ class _Sketch:
 
     def _control(self, task: str, block: Block) -> Iterator[Act]:
         try:
-            server, client, _ = control_pods(self.plan, self.pair, self.holder, block.number, block.arm)
+            server, client, _ = control_pods(self.plan, self.pair, self.holder, block.number, block.arm, TOKEN)
         except MeasurementFailed:
             return
         yield _pods(task, "the control between the nodes themselves", server, client)

@@ -72,7 +72,7 @@ def generations_of(
     ]
 
 
-def orders_of(generation: Generation, plan: Plan, addresses: Mapping[Any, str]) -> MeasureOrders:
+def orders_of(generation: Generation, plan: Plan, addresses: Mapping[Any, str], token: str) -> MeasureOrders:
     """Return what the client pod is told; ``addresses`` are the server pod's, by IP family."""
     from bigtcp_bench.planning.plan import scenario_order
     from bigtcp_bench.readings.orders import MeasureOrders
@@ -81,6 +81,7 @@ def orders_of(generation: Generation, plan: Plan, addresses: Mapping[Any, str]) 
         plan = plan.model_copy(update={"scenarios": generation.scenarios})
     return MeasureOrders.model_validate(
         {
+            "token": token,
             "run_key": generation.run_key,
             "block": generation.block,
             "arm": generation.arm,
@@ -96,19 +97,19 @@ def orders_of(generation: Generation, plan: Plan, addresses: Mapping[Any, str]) 
     )
 
 
-def server_pod(generation: Generation, plan: Plan) -> dict[str, Any]:
-    """Return the pod that receives, to be created."""
+def server_pod(generation: Generation, plan: Plan, token: str) -> dict[str, Any]:
+    """Return the pod that receives, to be created; it answers only to whom has ``token``."""
     from bigtcp_bench.cluster import pods
     from bigtcp_bench.readings.orders import ServeOrders
 
     # The server's addresses are not known yet; the time limit does not depend on them, only on their number.
-    orders = orders_of(generation, plan, {"ipv4": "127.0.0.1", "ipv6": "::1"})
+    orders = orders_of(generation, plan, {"ipv4": "127.0.0.1", "ipv6": "::1"}, token)
     lifetime_s = orders.time_limit_s + int(pods.POD_START_S)
     return pods.build_pod(
         "server",
         image=plan.image,
         node=generation.server_node,
-        orders=ServeOrders(lifetime_s=lifetime_s).to_argument(),
+        orders=ServeOrders(token=token, lifetime_s=lifetime_s).to_argument(),
         deadline_s=lifetime_s,
         labels=generation.labels,
         pull_secrets=plan.image_pull_secrets,

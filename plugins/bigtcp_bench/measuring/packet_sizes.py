@@ -15,7 +15,7 @@ from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.errors import MeasurementFailed
 from bigtcp_bench.planning.plan import CAPTURE_S, SCENARIOS, Arm, Plan
 from bigtcp_bench.readings.agent_log import Captured, parse_log
-from bigtcp_bench.readings.orders import CaptureOrders, ServeOrders
+from bigtcp_bench.readings.orders import CaptureOrders, ServeOrders, new_token
 
 #: The image is on both nodes already, since they were probed with it.
 _START_S = 60.0
@@ -31,12 +31,13 @@ def measure_packet_sizes(
     Raises MeasurementFailed or PodFailed, in one sentence, if nothing was captured at all.
     """
     try:
-        server = pods.create_pod(api, server_pod(plan, pair, run_key, block, arm))
+        token = new_token()
+        server = pods.create_pod(api, server_pod(plan, pair, run_key, block, arm, token))
         addresses = pods.pod_addresses(pods.wait_ready(api, server["metadata"]["name"], _START_S))
         wanted = {family: address for family, address in addresses.items() if family in families(plan)}
         if not wanted:
             raise MeasurementFailed(f"the pod that receives has no {' or '.join(families(plan))} address")
-        client, orders = client_pod(plan, pair, run_key, block, arm, wanted)
+        client, orders = client_pod(plan, pair, run_key, block, arm, wanted, token)
         name = pods.create_pod(api, client)["metadata"]["name"]
         pods.wait_ended(api, name, orders.time_limit_s + _START_S)
         captured = parse_log(api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER)).captures
@@ -52,18 +53,18 @@ def families(plan: Plan) -> list[str]:
     return sorted({SCENARIOS[name].family for name in plan.scenarios})
 
 
-def server_pod(plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm) -> JsonObject:
-    """Return the pod that receives, to be created."""
-    lifetime_s = _orders(run_key, block, arm, _ANY_ADDRESSES).time_limit_s + int(_START_S)
-    orders = ServeOrders(lifetime_s=lifetime_s)
+def server_pod(plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm, token: str) -> JsonObject:
+    """Return the pod that receives, to be created; it answers only to whom has ``token``."""
+    lifetime_s = _orders(run_key, block, arm, _ANY_ADDRESSES, token).time_limit_s + int(_START_S)
+    orders = ServeOrders(token=token, lifetime_s=lifetime_s)
     return _pod("server", plan, pair.server.name, orders, lifetime_s, run_key)
 
 
 def client_pod(
-    plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm, addresses: Mapping[Any, str]
+    plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm, addresses: Mapping[Any, str], token: str
 ) -> tuple[JsonObject, CaptureOrders]:
     """Return the pod that sends, to be created, and what it is told; ``addresses`` are the server's by family."""
-    orders = _orders(run_key, block, arm, addresses)
+    orders = _orders(run_key, block, arm, addresses, token)
     return _pod("client", plan, pair.client.name, orders, orders.time_limit_s, run_key), orders
 
 
@@ -88,10 +89,9 @@ def losses(captured: Sequence[Captured]) -> Iterator[str]:
                 yield f"the capture of {one.family} missed {missed} at the {end}"
 
 
-def _orders(run_key: str, block: int, arm: Arm, addresses: Mapping[Any, str]) -> CaptureOrders:
-    return CaptureOrders.model_validate(
-        {"run_key": run_key, "block": block, "arm": arm, "server": dict(addresses), "duration_s": CAPTURE_S}
-    )
+def _orders(run_key: str, block: int, arm: Arm, addresses: Mapping[Any, str], token: str) -> CaptureOrders:
+    context = {"token": token, "run_key": run_key, "block": block, "arm": arm}
+    return CaptureOrders.model_validate({**context, "server": dict(addresses), "duration_s": CAPTURE_S})
 
 
 def _pod(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import secrets
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,10 +12,17 @@ from bigtcp_bench.in_cluster import measure
 from bigtcp_bench.planning.plan import Arm, Family, Scenario
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
+#: What a server's partner knows and nobody else; shown nowhere.
+Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", repr=False)]
+
+
+def new_token() -> str:
+    """Return a token for one server pod and its partner."""
+    return secrets.token_hex(16)
 
 
 class _Orders(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     version: Literal[1] = 1
 
@@ -39,9 +47,14 @@ class _Ports(_Orders):
 
 
 class ServeOrders(_Ports):
-    """The server pod: iperf3, request/response and the control server, until ``lifetime_s`` is over."""
+    """The server pod: iperf3, request/response and the control server, until ``lifetime_s`` is over.
+
+    It listens on ``addresses``; without any, on those that Kubernetes gives to the pod.
+    """
 
     do: Literal["serve"] = "serve"
+    token: Token = Field(default_factory=new_token)
+    addresses: tuple[str, ...] = ()
     families: tuple[Family, ...] = Field(default=("ipv4", "ipv6"), min_length=1)
     lifetime_s: int = Field(default=600, ge=1, le=86_400)
 
@@ -50,6 +63,7 @@ class MeasureOrders(_Ports):
     """The client pod: each scenario, in this order, ``repetitions`` times against one server."""
 
     do: Literal["measure"] = "measure"
+    token: Token
     run_key: str = Field(min_length=1)
     block: int = Field(ge=1)
     arm: Arm
@@ -83,6 +97,7 @@ class CaptureOrders(_Ports):
     """A pod that sends a stream of ``duration_s`` seconds over each family and captures it, as its server does."""
 
     do: Literal["capture"] = "capture"
+    token: Token
     run_key: str = Field(min_length=1)
     block: int = Field(ge=1)
     arm: Arm
