@@ -1,4 +1,4 @@
-"""What an administrator does before the first run on a cluster: applies namespace, priority class and rights."""
+"""What an administrator does before the first run on a cluster: applies the manifests that a run expects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from bigtcp_bench.cluster.api import ClusterApi, Conflict, Kind
 from bigtcp_bench.resources import load_manifests
 
-MANIFESTS = ("namespace.yaml", "priorityclass.yaml", "rbac.yaml")
+MANIFESTS = ("namespace.yaml", "priorityclass.yaml", "networkpolicy.yaml", "rbac.yaml")
 
 
 def apply_manifests(kubeconfig: Path) -> None:
@@ -28,4 +28,4 @@ def apply_manifests(kubeconfig: Path) -> None:
 
 def _plural(kind: str) -> str:
     name = kind.lower()
-    return name + ("es" if name.endswith("s") else "s")
+    return f"{name.removesuffix('y')}ies" if name.endswith("y") else name + ("es" if name.endswith("s") else "s")

@@ -40,6 +40,7 @@ from bigtcp_lab.api.discovery import (
     DAEMONSETS,
     LEASES,
     NAMESPACES,
+    NETWORKPOLICIES,
     NODES,
     PODS,
     SELFSUBJECTACCESSREVIEWS,
@@ -89,6 +90,7 @@ def _seeded() -> Store:
     # What an administrator has applied.
     run(store.create(NAMESPACES, {"metadata": {"name": "bigtcp-bench"}}))
     run(store.create(SERVICEACCOUNTS, {"metadata": {"name": GUARDIAN_NAME}}, "bigtcp-bench"))
+    run(store.create(NETWORKPOLICIES, {"metadata": {"name": "bigtcp-bench"}}, "bigtcp-bench"))
     return store
 
 

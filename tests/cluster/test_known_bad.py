@@ -538,7 +538,14 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
     ),
     "pods that do not reach each other": (
         lambda w: w.unreachable.update(ipv6="cannot reach fd44::9 port 5203 over ipv6: timed out"),
-        *("pod to pod, ipv6", "fail", "cannot reach fd44::9", "routes and network policies"),
+        *("pod to pod, ipv6", "fail", "cannot reach fd44::9", "routes and firewalls"),
+    ),
+    "pods that a policy keeps apart": (
+        lambda w: w.unreachable.update(
+            ipv4="cannot reach 10.244.0.9 port 5203 over ipv4: timed out; Cilium on node2 dropped 4 packets "
+            "meanwhile: Policy denied"
+        ),
+        *("pod to pod, ipv4", "fail", "dropped 4 packets meanwhile: Policy denied", "networkpolicy.yaml"),
     ),
     "nodes that nobody has chosen": (
         lambda w: (

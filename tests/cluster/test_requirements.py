@@ -14,7 +14,8 @@ from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.planning.plan import validate_plan
-from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
+from bigtcp_bench.resources import load_manifest
+from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NETWORKPOLICIES, NODES, PODS
 
 from .simulated import Client, Cluster, run
 
@@ -222,6 +223,44 @@ def test_pods_that_do_not_reach_each_other() -> None:
         True,
     )
     assert run(cluster.store.list(PODS, "bigtcp-bench")) == []
+
+
+def test_pods_that_a_default_deny_policy_keeps_apart_end_in_one_sentence() -> None:
+    cluster = Cluster()
+    cluster.unreachable = {"ipv4": "cannot reach 10.244.0.9 port 5203 over ipv4: timed out"}
+
+    class Denying(Client):
+        denied = 7
+
+        def exec(self, namespace: str, pod: str, container: str, argv: Any) -> str:
+            if list(argv[1:3]) == ["bpf", "metrics"]:
+                Denying.denied += 2
+                return json.dumps([{"reason": "Policy denied", "direction": "INGRESS", "packets": Denying.denied}])
+            return super().exec(namespace, pod, container, argv)
+
+    line = checks(cluster, Denying(cluster))["pod to pod, ipv4", ""]
+    assert line.found.endswith("Cilium on node2 dropped 4 packets meanwhile: Policy denied")
+    assert "kubectl apply -f include/manifests/networkpolicy.yaml" in line.advice
+
+
+def test_a_network_policy_that_is_missing_is_only_said() -> None:
+    cluster = Cluster()
+    run(cluster.store.delete(NETWORKPOLICIES, "bigtcp-bench", "bigtcp-bench"))
+    line = checks(cluster)["network policy", ""]
+    assert (line.status, "every pod of the cluster" in line.found) == ("warn", True)
+    assert "networkpolicy.yaml" in line.advice
+
+
+def test_the_shipped_policy_lets_benchmark_pods_reach_each_other_and_nobody_else() -> None:
+    policy = load_manifest("networkpolicy.yaml")
+    labels = load_manifest("server-pod.yaml")["metadata"]["labels"].items()
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    (rule,), (way_out,) = policy["spec"]["ingress"], policy["spec"]["egress"]
+    assert rule["from"] == way_out["to"] == [{"podSelector": policy["spec"]["podSelector"]}]
+    served = {port["containerPort"] for port in load_manifest("server-pod.yaml")["spec"]["containers"][0]["ports"]}
+    assert {port["port"] for port in rule["ports"]} == {port["port"] for port in way_out["ports"]} == served
+    assert policy["metadata"]["name"] == pods.POLICY_NAME
 
 
 def test_an_image_that_cannot_run_is_one_line() -> None:

@@ -113,6 +113,10 @@ CRDS = Resource(
 PRIORITYCLASSES = Resource(
     "scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", False, ("pc",), has_generation=True
 )
+#: Kept, not enforced: the lab's pods have no Cilium in their way.
+NETWORKPOLICIES = Resource(
+    "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", True, ("netpol",), has_generation=True
+)
 _RBAC = "rbac.authorization.k8s.io"
 ROLES = Resource(_RBAC, "v1", "Role", "roles", True)
 ROLEBINDINGS = Resource(_RBAC, "v1", "RoleBinding", "rolebindings", True)
@@ -144,6 +148,7 @@ RESOURCES: tuple[Resource, ...] = (
     CILIUMNODECONFIGS_ALPHA,
     CRDS,
     PRIORITYCLASSES,
+    NETWORKPOLICIES,
     ROLES,
     ROLEBINDINGS,
     CLUSTERROLES,

@@ -76,6 +76,7 @@ NAMESPACE = Kind("", "v1", "namespaces", namespaced=False)
 NODE = Kind("", "v1", "nodes", namespaced=False)
 DAEMONSET = Kind("apps", "v1", "daemonsets")
 LEASE = Kind("coordination.k8s.io", "v1", "leases")
+NETWORKPOLICY = Kind("networking.k8s.io", "v1", "networkpolicies")
 PRIORITYCLASS = Kind("scheduling.k8s.io", "v1", "priorityclasses", namespaced=False)
 
 

@@ -11,6 +11,7 @@ from bigtcp_bench.cluster.cilium import LIMIT_NAMES, TUNNEL_DEVICES, AgentStatus
 from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import PAIR_LABEL, TAINT_KEY, NodeInfo, NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
+from bigtcp_bench.cluster.reach import POLICY_DENIED
 from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, Family, Plan
 from bigtcp_bench.readings.agent_log import Device
@@ -242,7 +243,12 @@ def reach_checks(pair: NodePair, plan: Plan, unreachable: Mapping[Family, str]) 
     for family in families_of(plan):
         name = f"pod to pod, {family}"
         if family in unreachable:
-            advice = "see to routes and network policies; server pods listen on TCP 5201 to 5203"
+            advice = "see to routes and firewalls; server pods listen on TCP 5201 to 5203"
+            if POLICY_DENIED in unreachable[family]:
+                advice = (
+                    "a network policy keeps the pods of namespace bigtcp-bench apart: kubectl apply -f "
+                    "include/manifests/networkpolicy.yaml; where that is there, look for one of Cilium's own"
+                )
             yield Check(name, "", "fail", unreachable[family], advice)
         else:
             yield Check(name, "", "pass", f"a pod on {pair.client.name} reaches one on {pair.server.name}")

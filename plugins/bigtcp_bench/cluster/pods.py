@@ -32,6 +32,8 @@ ROLE_LABEL = "bigtcp-bench/role"
 RUN_LABEL = "bigtcp-bench/run"
 CONTAINER = "base"
 AGENT_CONFIGMAP = "bigtcp-bench-agent"
+#: Of include/manifests/networkpolicy.yaml.
+POLICY_NAME = "bigtcp-bench"
 AGENT_FILE = "agent.py"
 #: Pods that carry traffic; they take over the limits in force when they are created, so none may outlive a switch.
 TRAFFIC_ROLES = ("server", "client")

@@ -14,7 +14,15 @@ from bigtcp_bench.cluster import (
     restore,
     rights,
 )
-from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, ApiProblem, ClusterApi, Forbidden, JsonObject
+from bigtcp_bench.cluster.api import (
+    CONFIGMAP,
+    DAEMONSET,
+    NETWORKPOLICY,
+    ApiProblem,
+    ClusterApi,
+    Forbidden,
+    JsonObject,
+)
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import (
@@ -36,7 +44,7 @@ from bigtcp_bench.cluster.fingerprint import Difference
 from bigtcp_bench.cluster.lease import busy_sentence, read_lease
 from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.nodes import NodePair, candidates, node_info
-from bigtcp_bench.cluster.pods import PodFailed
+from bigtcp_bench.cluster.pods import BENCH_NAMESPACE, POLICY_NAME, PodFailed
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
 from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.cluster.reach import unreachable_families
@@ -45,7 +53,7 @@ from bigtcp_bench.planning.plan import Family, Plan
 
 #: A run goes on without these: the guardian has a line of its own, and so has the cluster's uid; events only say
 #: more about a pod that fails.
-OPTIONAL_RESOURCES = ("cronjobs", "serviceaccounts", "events")
+OPTIONAL_RESOURCES = ("cronjobs", "serviceaccounts", "events", "networkpolicies")
 OPTIONAL_NAMES = (GUARDIAN_NAME, FIRST_NAMESPACE)
 
 
@@ -163,7 +171,7 @@ def look(api: ClusterApi, plan: Plan, pair: NodePair, hold: list[Check], abandon
         agents={name: look_at_agent(api, cilium, daemonset, name) for name in pair.names},
         hold=hold,
         abandoned=abandoned,
-        rights=[_rights(api, plan, cilium, pair), _guardian(api, plan)],
+        rights=[_rights(api, plan, cilium, pair), _guardian(api, plan), _policy(api)],
     )
 
 
@@ -302,3 +310,14 @@ def _guardian(api: ClusterApi, plan: Plan) -> Check:
     if reason:
         return Check("guardian", "", "warn", f"none: {reason}", guardian_objects.REMEDY)
     return Check("guardian", "", "pass", "puts the cluster back if Airflow never comes back")
+
+
+def _policy(api: ClusterApi) -> Check:
+    try:
+        found = api.find(NETWORKPOLICY, POLICY_NAME, BENCH_NAMESPACE)
+    except Forbidden as error:
+        return Check("network policy", "", "warn", f"cannot be told: {error.said}", error.advice)
+    if found is not None:
+        return Check("network policy", "", "pass", "benchmark pods are reached by benchmark pods only")
+    advice = "kubectl apply -f include/manifests/networkpolicy.yaml"
+    return Check("network policy", "", "warn", "every pod of the cluster reaches the benchmark's ports", advice)
