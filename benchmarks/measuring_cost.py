@@ -38,6 +38,8 @@ LEVEL = 0.95
 QUIET_LOAD = 0.5
 #: How far the agent may be from equal.
 TOLERANCE = 0.01
+#: Of the iperf3 that is started by hand.
+HAND_PORT = 5301
 #: The least number of pairs whose interval means anything.
 MIN_PAIRS = 2
 
@@ -47,14 +49,19 @@ class Bench:
     """Two pods on two nodes, one of which serves, and what is measured between them."""
 
     api: ClusterApi
+    server: str
     client: str
+    token: str
     addresses: dict[str, str]
     plan: Plan
     scenario: Scenario
 
     def by_hand(self) -> float:
-        """Return bits per second received, from bare iperf3."""
-        command = ["iperf3", "-c", self.addresses[self.scenario.family], "-t", str(self.plan.duration_s)]
+        """Return bits per second received, from bare iperf3 at both ends."""
+        address, port = self.addresses[self.scenario.family], str(HAND_PORT)
+        serve = ["iperf3", "-s", "-1", "-D", "-B", address, "-p", port]
+        self.api.exec(pods.BENCH_NAMESPACE, self.server, pods.CONTAINER, serve)
+        command = ["iperf3", "-c", address, "-p", port, "-t", str(self.plan.duration_s)]
         command += ["-l", WRITE_SIZE, "-P", str(self.scenario.streams), "-J"]
         command += ["-O", str(self.plan.omit_s)] if self.plan.omit_s else []
         output = self.api.exec(pods.BENCH_NAMESPACE, self.client, pods.CONTAINER, command)
@@ -64,6 +71,7 @@ class Bench:
         """Return bits per second received, from the agent: with its snapshots of both ends around iperf3."""
         orders = MeasureOrders.model_validate(
             {
+                "token": self.token,
                 "run_key": RUN_KEY,
                 "block": 1,
                 "arm": "off",
@@ -109,16 +117,18 @@ def bench(api: ClusterApi, plan: Plan, lifetime_s: int) -> Iterator[Bench]:
     pods.ensure_agent_configmap(api)
     pair = choose_pair(api, plan)
     labels = {pods.RUN_LABEL: pods.run_label(RUN_KEY)}
-    orders = ServeOrders(lifetime_s=lifetime_s).to_argument()
+    orders = ServeOrders(lifetime_s=lifetime_s)
     common = {"image": plan.image, "deadline_s": lifetime_s, "labels": labels}
-    server = pods.build_pod("server", node=pair.server.name, orders=orders, **common)
+    server = pods.build_pod("server", node=pair.server.name, orders=orders.to_argument(), **common)
     client = pods.build_pod("client", node=pair.client.name, **common)
     container = client["spec"]["containers"][0]
     container["command"], container["args"] = ["sleep", str(lifetime_s)], []
     try:
-        addresses = pods.pod_addresses(pods.wait_ready(api, pods.create_pod(api, server)["metadata"]["name"]))
+        serving = pods.wait_ready(api, pods.create_pod(api, server)["metadata"]["name"])
+        addresses = pods.pod_addresses(serving)
         name = pods.wait_ready(api, pods.create_pod(api, client)["metadata"]["name"])["metadata"]["name"]
-        yield Bench(api, name, addresses, plan, SCENARIOS[plan.scenarios[0]])
+        where = serving["metadata"]["name"], name
+        yield Bench(api, *where, orders.token, addresses, plan, SCENARIOS[plan.scenarios[0]])
     finally:
         pods.delete_pods(api, run_key=RUN_KEY)
 

@@ -292,7 +292,7 @@ class TestRights:
         (tmp_path / "account").write_text(yaml.safe_dump(config))
         program = f"""
 import time
-from bigtcp_bench.cluster import guard
+from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.nodes import choose_pair
@@ -300,7 +300,7 @@ from bigtcp_bench.planning.plan import Plan
 api = ClusterApi.from_kubeconfig({str(tmp_path / "account")!r})
 plan = Plan.model_validate_json({PLAN.model_dump_json()!r})
 pair = choose_pair(api, plan)
-window = guard.open_window(api, "test/gone", plan, pair, lease_s=4)
+window = open_window(api, "test/gone", plan, pair, lease_s=4)
 with window.fence.renewing(0.5):
     switch(api, window.fence, "on", pair, plan)
     print("on", flush=True)
