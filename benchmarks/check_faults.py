@@ -21,11 +21,12 @@ from typing import Any
 
 from tests.cluster.test_known_bad import BAD, World
 
-from bigtcp_bench.cluster import protocol, restore
+from bigtcp_bench.cluster import restore
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, LEASE, NODE, POD, ClusterApi, Conflict, Kind
 from bigtcp_bench.cluster.cilium import AGENT_LABELS
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.planning.plan import load_plan
 from bigtcp_lab import administrator, daemon
 from bigtcp_lab.faults import FAULTS, WHOLE_CLUSTER

@@ -36,9 +36,9 @@ from tests.support.cluster_state import NAMESPACE, cluster_state
 from bigtcp_bench.cluster import restore
 from bigtcp_bench.cluster.api import LEASE, ClusterApi, Kind
 from bigtcp_bench.cluster.guardian_objects import CRONJOB
-from bigtcp_bench.cluster.protocol import GUARDIAN_NAME, LEASE_NAME
 from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.errors import BenchError
+from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME, LEASE_NAME
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab import administrator, daemon
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def node_object(node: LabNode) -> Object:
                 "machineID": "",
                 "operatingSystem": "linux",
                 "osImage": platform.freedesktop_os_release().get("PRETTY_NAME", "Linux"),
-                "systemUUID": "",
+                # Of each node its own: another one under an old name is another machine.
+                "systemUUID": str(uuid.uuid5(uuid.NAMESPACE_DNS, node.name)),
             },
         },
     }

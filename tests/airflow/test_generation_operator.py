@@ -15,8 +15,8 @@ from bigtcp_bench.airflow import connections, generation_operator
 from bigtcp_bench.airflow.generation_operator import IperfGenerationOperator
 from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import SETTLED_S
-from bigtcp_bench.cluster.protocol import LEASE_S
 from bigtcp_bench.errors import BenchError
+from bigtcp_bench.in_cluster.protocol import LEASE_S
 from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of
 from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.readings.agent_log import packed

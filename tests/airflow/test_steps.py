@@ -12,10 +12,11 @@ from airflow.sdk.exceptions import AirflowFailException
 from bigtcp_bench.airflow import connections, steps
 from bigtcp_bench.airflow.params import dag_params
 from bigtcp_bench.airflow.steps import DagRunStep
-from bigtcp_bench.cluster import bigtcp_switch, environment, load, nodes, pods, protocol, restore
+from bigtcp_bench.cluster import bigtcp_switch, environment, load, nodes, pods, restore
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.measuring import control, packet_sizes
 from bigtcp_bench.monitoring import collect
 from bigtcp_bench.planning.plan import CONTROL, Block, validate_plan

@@ -15,7 +15,8 @@ from bigtcp_bench.cluster.api import ApiUnreachable
 from bigtcp_bench.errors import PreconditionFailed, RestoreFailed, WarehouseError
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.store import Warehouse
-from tests.cluster.simulated import Client, Cluster
+from bigtcp_lab.api.discovery import DAEMONSETS, PODS
+from tests.cluster.simulated import Client, Cluster, run
 from tests.cluster.test_restore import RUN, open_and_switch
 from tests.support.nights import CLUSTER, add_night
 
@@ -94,15 +95,18 @@ def test_whatever_keeps_the_cluster_from_being_put_back_is_not_verified_and_trie
     assert cluster.state() == before
 
 
-def test_a_cilium_that_is_being_replaced_is_tried_again(warehouse, monkeypatch):
+def test_a_cilium_that_is_being_replaced_is_tried_again(warehouse):
     cluster = Cluster()
     open_and_switch(cluster, "on")
 
-    def absent(*_: object) -> None:
-        raise PreconditionFailed("no Cilium: no namespace has a DaemonSet labelled k8s-app=cilium")
-
-    monkeypatch.setattr(restore, "find_cilium", absent)
-    with pytest.raises(AirflowException, match="could not be put back") as caught:
+    cluster.reconcile = lambda: None
+    for name in cluster.nodes:
+        for pod in cluster.agents(name):
+            run(cluster.store.delete(PODS, pod["metadata"]["name"], "kube-system", grace_period_seconds=0))
+    run(cluster.store.delete(DAEMONSETS, "cilium", "kube-system"))
+    with pytest.raises(
+        AirflowException, match="agent on node node1 was not Ready within 180 s: there is"
+    ) as caught:
         step_on(cluster.client()).restore_config()
     assert not isinstance(caught.value, AirflowFailException)
 
@@ -190,4 +194,38 @@ def test_a_task_knows_whether_airflow_tries_it_again(try_number, last, monkeypat
     run = SimpleNamespace(run_id=RUN_ID, run_type="manual")
     context = {"ti": instance, "dag_run": run, "params": {}, "dag": SimpleNamespace(task_ids=[])}
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: context)
-    assert DagRunStep.current().last_try is last
+    monkeypatch.setenv("AIRFLOW_VAR_BIGTCP_INSTALLATION", "here")
+    step = DagRunStep.current()
+    assert step.last_try is last
+    assert step.run_key == f"{DAG_ID}/{RUN_ID}@here"
+
+
+class Variables:
+    """Airflow's own, in the database of one Airflow; another task may set one first."""
+
+    def __init__(self, monkeypatch, first=None):
+        self.kept, self.first = {}, first
+        monkeypatch.setattr("airflow.sdk.Variable", self)
+
+    def get(self, name, default=None):
+        return self.kept.get(name, default)
+
+    def set(self, name, value, description):
+        self.kept[name] = self.first or value
+
+
+def test_an_installation_has_a_name_of_its_own_that_lasts(monkeypatch):
+    Variables(monkeypatch)
+    one = connections.installation()
+    assert connections.installation() == one
+    Variables(monkeypatch)
+    assert connections.installation() != one
+    Variables(monkeypatch, first="another-task")
+    assert connections.installation() == "another-task"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 41])
+def test_an_installation_is_named_by_a_short_word(monkeypatch, name):
+    Variables(monkeypatch).kept["bigtcp_installation"] = name
+    with pytest.raises(PreconditionFailed, match=r"bigtcp_installation = .*must be up to 40 letters"):
+        connections.installation()

@@ -28,9 +28,8 @@ from bigtcp_bench.cluster.cilium import (
     TEMPLATE_GENERATION,
 )
 from bigtcp_bench.cluster.pods import node_of
-from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
-from bigtcp_bench.in_cluster.guardian import selects
 from bigtcp_bench.in_cluster.measure import MARKER
+from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME, is_agent, selects
 from bigtcp_lab.api import paths
 from bigtcp_lab.api.copies import copied
 from bigtcp_lab.api.discovery import (
@@ -162,9 +161,16 @@ class Cluster:
                 "saved": self.find(CONFIGMAPS, "bigtcp-bench-saved-state"),
                 "guardian": [*self.find(CRONJOBS, GUARDIAN_NAME), *self.find(CONFIGMAPS, GUARDIAN_NAME)],
                 "pods": [item["metadata"]["name"] for item in run(self.store.list(PODS, "bigtcp-bench"))],
-                "template": run(self.store.list(DAEMONSETS))[0]["spec"]["template"],
+                "template": self.daemonset()["spec"]["template"],
             }
         )
+
+    def lose_state(self) -> None:
+        """Do as somebody who takes the finalizer off the saved state and deletes it."""
+        place = ("bigtcp-bench-saved-state", "bigtcp-bench")
+        body = {"metadata": {"finalizers": None}}
+        run(self.store.patch(CONFIGMAPS, *place, "application/merge-patch+json", body))
+        run(self.store.delete(CONFIGMAPS, *place))
 
     def find(self, resource: Any, name: str) -> list[dict[str, Any]]:
         return [item for item in run(self.store.list(resource)) if item["metadata"]["name"] == name]
@@ -174,8 +180,18 @@ class Cluster:
 
     # What controllers, kubelets and agents do
 
+    def daemonset(self) -> dict[str, Any]:
+        """Return Cilium's."""
+        found: dict[str, Any] = run(self.store.get(DAEMONSETS, "cilium", "kube-system"))
+        return found
+
+    def agents(self, node: str) -> list[dict[str, Any]]:
+        """Return the pods of Cilium's DaemonSet on ``node``."""
+        pods = run(self.store.list(PODS, "kube-system", None, f"spec.nodeName={node}"))
+        return [pod for pod in pods if is_agent(pod, "cilium")]
+
     def reconcile(self) -> None:
-        daemonset = run(self.store.list(DAEMONSETS))[0]
+        daemonset = self.daemonset()
         for pod in run(self.store.list(PODS)):
             meta = pod["metadata"]
             if meta.get("deletionTimestamp"):
@@ -185,7 +201,7 @@ class Cluster:
             elif meta.get("annotations", {}).get("template") != self._template(daemonset):
                 run(self.store.delete(PODS, meta["name"], meta["namespace"], grace_period_seconds=0))
         for name in self.nodes:
-            if not run(self.store.list(PODS, "kube-system", None, f"spec.nodeName={name}")):
+            if not self.agents(name):
                 self._start_agent(name, daemonset)
         count = len(self.nodes)
         numbers = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable", "numberReady")
@@ -221,6 +237,15 @@ class Cluster:
                     POD_TEMPLATE_GENERATION: daemonset["metadata"]["annotations"][TEMPLATE_GENERATION],
                 },
                 "annotations": {"template": self._template(daemonset)},
+                "ownerReferences": [
+                    {
+                        "apiVersion": "apps/v1",
+                        "kind": "DaemonSet",
+                        "name": daemonset["metadata"]["name"],
+                        "uid": daemonset["metadata"]["uid"],
+                        "controller": True,
+                    }
+                ],
             },
             "spec": {"nodeName": name, "containers": [{"name": "cilium-agent", "image": "cilium"}]},
         }

@@ -28,7 +28,7 @@ from bigtcp_bench.cluster.cilium import (
     waiting_reason,
 )
 from bigtcp_bench.errors import SwitchFailed
-from bigtcp_bench.in_cluster.guardian import selects
+from bigtcp_bench.in_cluster.protocol import selects
 from bigtcp_lab.api.discovery import DAEMONSETS, PODS
 
 from .simulated import Client, Cluster, run, status_before_1_16

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.analysis.verdicts import environment_problems
-from bigtcp_bench.cluster import protocol, requirements, restore, rights
+from bigtcp_bench.cluster import requirements, restore, rights
 from bigtcp_bench.cluster.api import NAMESPACE, Forbidden, JsonObject, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.environment import cluster_uid, describe, merged_config
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.judging.facts import facts_of
 from bigtcp_bench.planning.plan import blocks, validate_plan
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS

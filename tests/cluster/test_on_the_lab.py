@@ -18,7 +18,7 @@ from kubernetes import client as k8s
 from kubernetes import config as k8s_config
 
 from bigtcp_bench.analysis.verdicts import pressure_problems
-from bigtcp_bench.cluster import pods, probe, protocol, requirements, restore, rights, saved_state
+from bigtcp_bench.cluster import pods, probe, requirements, restore, rights, saved_state
 from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
@@ -31,6 +31,7 @@ from bigtcp_bench.cluster.rollout import observe
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.commands import main
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.judging.facts import facts_of
 from bigtcp_bench.measuring.dry_run import outline
 from bigtcp_bench.measuring.packet_sizes import measure_packet_sizes, rows

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.cluster import pods, protocol, requirements
+from bigtcp_bench.cluster import pods, requirements
 from bigtcp_bench.cluster.api import DAEMONSET, _problem
 from bigtcp_bench.cluster.checks import Check, refuse_failed
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.planning.plan import validate_plan
 from bigtcp_bench.resources import load_manifest
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NETWORKPOLICIES, NODES, PODS

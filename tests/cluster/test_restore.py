@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
-from bigtcp_bench.cluster import bigtcp_switch, pods, protocol, restore, saved_state
+from bigtcp_bench.cluster import bigtcp_switch, pods, requirements, restore, saved_state
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ApiUnreachable, ClusterApi, Conflict
 from bigtcp_bench.cluster.bigtcp_switch import node_config, switch
 from bigtcp_bench.cluster.cilium import KEYS, find_cilium, rollout
-from bigtcp_bench.cluster.lease import Fence, annotate, read_lease
+from bigtcp_bench.cluster.lease import Fence, annotate, holder_of, read_lease
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, SwitchFailed
+from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.planning.plan import Plan, validate_plan
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, NODES
 
@@ -215,7 +216,7 @@ def test_a_stale_task_that_wakes_up_after_the_restore_changes_nothing(scope: str
 @pytest.mark.parametrize("scope", ["nodes", "cluster"])
 def test_a_late_write_that_no_version_stopped_is_taken_back(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The task itself does so, with what its own window had saved, when it learns that it was too late."""
-    monkeypatch.setattr(restore._Restorer, "_age", lambda *_: None)
+    monkeypatch.setattr(core.Restoration, "_age", lambda *_, **__: None)
     cluster = Cluster()
     put_node_config_of_our_name(cluster, "false")
     before = cluster.state()
@@ -303,6 +304,29 @@ def test_only_one_run_holds_the_cluster() -> None:
     assert cluster.nodes["node1"].limits["gso_max_size"] == SMALL
 
 
+def test_two_airflows_with_the_same_dag_and_schedule_do_not_take_the_cluster_from_each_other() -> None:
+    """Their runs have the same id; the second one ends before it has touched anything."""
+    cluster = Cluster()
+    before = cluster.state()
+    one, two = (holder_of("bigtcp_benchmark", "scheduled__2026-11-24", name) for name in ("a", "b"))
+    fence = open_and_switch(cluster, "off", "on", holder=one)
+    api = cluster.client()
+    during = cluster.state()
+    with pytest.raises(PreconditionFailed, match=f"held by {one}"):
+        requirements.refuse_held(api, two)
+    requirements.put_back_abandoned(api, two, progress=lambda text: None)
+    found = requirements.preflight(api, plan(), choose_pair(api, plan()), holder=two)
+    (held,) = [check for check in found.checks if check.name == "lease"]
+    assert (held.status, found.probes) == ("fail", {})
+    with pytest.raises(PreconditionFailed, match=f"held by {one}"):
+        open_window(api, two, plan(), choose_pair(api, plan()))
+    assert restore.restore(api, "its teardown", holder=two).outcome == "nothing"
+    fence.check()
+    assert (cluster.state(), api.changes) == (during, 0)
+    restore.restore(api, "the other one's teardown", holder=one)
+    assert cluster.state() == before
+
+
 def test_a_forced_restore_ends_a_living_run() -> None:
     cluster = Cluster()
     before = cluster.state()
@@ -363,41 +387,6 @@ def test_settings_that_no_restart_would_bring_back_are_not_saved() -> None:
         open_and_switch(cluster)
     assert saved_state.read_state(api) is None
     assert cluster.lease()["holderIdentity"] == ""
-
-
-def drift_before_the_run(cluster: Cluster) -> None:
-    """Make an open window one that was opened after a ``helm upgrade`` that restarted no agent."""
-    api = cluster.client()
-    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
-    api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
-    found = api.get(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
-    state = json.loads(found["data"][protocol.STATE_KEY])
-    for node in state["nodes"].values():
-        node["expected"] = {"ipv4": True, "ipv6": True}
-    state["config_map"] = values
-    found["data"][protocol.STATE_KEY] = json.dumps(state)
-    del found["immutable"]
-    api.delete(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
-    body = {key: found["metadata"][key] for key in ("name", "labels", "annotations")}
-    api.create(CONFIGMAP, {**found, "metadata": body}, pods.BENCH_NAMESPACE)
-
-
-@pytest.mark.parametrize("arms", [(), ("on",), ("on", "off")])
-def test_a_restarted_agent_follows_a_configuration_that_had_changed_before_the_run(arms: tuple[str, ...]) -> None:
-    cluster = Cluster()
-    fence = open_and_switch(cluster)
-    drift_before_the_run(cluster)
-    api = cluster.client()
-    for arm in arms:
-        switch(api, fence, arm, choose_pair(api, plan()), plan(), force_restart=True)  # type: ignore[arg-type]
-    counts = [node.agents_started for node in cluster.nodes.values()]
-    report = restore.restore(api, "test", holder=RUN)
-    if not arms:
-        assert [node.agents_started for node in cluster.nodes.values()] == counts, "nothing to restart for"
-        assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {SMALL}
-        return
-    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG}
-    assert any("before the run, but its configuration said on for ipv4" in note for note in report.notes)
 
 
 def test_what_somebody_else_changed_meanwhile_stays() -> None:
@@ -461,7 +450,7 @@ def test_a_changed_cilium_config_is_put_back_without_a_saved_state_or_said_not_t
     fence = open_and_switch(cluster, "on", "off", "on", scope="cluster")
     fence.release()
     api = cluster.client()
-    api.delete(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
+    cluster.lose_state()
     if lost == "state":
         assert restore.restore(api, "test").outcome == "restored"
         assert cluster.state() == before
@@ -471,7 +460,9 @@ def test_a_changed_cilium_config_is_put_back_without_a_saved_state_or_said_not_t
         restore.restore(api, "test")
     with pytest.raises(RestoreFailed, match="nothing tells"):
         open_window(api, "next/run", plan(), choose_pair(api, plan()))
-    assert saved_state.read_state(api) is None, "what the run had set must not become what is put back"
+    state = saved_state.read_state(api)
+    assert state is not None
+    assert state.config_map is None, "what the run had set must not become what is put back"
     by_hand = {"metadata": {"annotations": {protocol.ARM: None}}, "data": dict.fromkeys(KEYS.values(), "false")}
     api.patch(CONFIGMAP, "cilium-config", by_hand, "kube-system")
     assert restore.restore(api, "test").actions[0] == "restarted all agents of DaemonSet cilium"
@@ -493,9 +484,7 @@ def test_no_window_is_opened_on_what_the_restore_has_left(monkeypatch: pytest.Mo
     cluster = Cluster()
     fence = open_and_switch(cluster, "on")
     fence.release()
-    monkeypatch.setattr(
-        "bigtcp_bench.cluster.window.restore", lambda *_, **__: restore.RestoreReport("nothing", RUN, "test")
-    )
+    monkeypatch.setattr(restore, "restore", lambda *_, **__: restore.RestoreReport("nothing", RUN, "test"))
     api = cluster.client()
     with pytest.raises(PreconditionFailed, match="the restore has not removed it: label bigtcp-bench/window on"):
         open_window(api, "next/run", plan(), choose_pair(api, plan()))
@@ -516,7 +505,7 @@ def test_a_retried_task_leaves_the_window_alone_that_another_run_opened_meanwhil
             other[0] = open_and_switch(cluster, "on", holder="other/run")
         return found
 
-    monkeypatch.setattr("bigtcp_bench.cluster.window.leftovers", slow)
+    monkeypatch.setattr(restore, "leftovers", slow)
     api = cluster.client()
     with pytest.raises(PreconditionFailed, match="held by other/run"):
         open_window(api, RUN, plan(), choose_pair(api, plan()))
@@ -585,14 +574,12 @@ def test_another_node_config_that_overrules_ours_is_said_to() -> None:
         open_and_switch(cluster, "on")
 
 
-def test_a_node_that_starts_no_pod_does_not_hide_what_the_other_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The thread that renews knows nothing of simulated time.
-    monkeypatch.setattr(restore, "RESTORE_LEASE_S", protocol.LEASE_S)
+def test_a_node_that_starts_no_pod_does_not_hide_what_the_other_one_has() -> None:
     cluster = Cluster()
     open_and_switch(cluster, "off")
     cluster.full.add("node1")
     cluster.nodes["node2"].limits["gro_max_size"] = BIG
-    with pytest.raises(RestoreFailed, match="the devices of node node1 could not be read back: pod ") as failed:
+    with pytest.raises(RestoreFailed, match="the devices of node node1 could not be read back: ") as failed:
         restore.restore(cluster.client(), "test", holder=RUN)
     assert "node2" not in str(failed.value)
     assert cluster.nodes["node2"].limits["gro_max_size"] == SMALL, "it was restarted once more"
@@ -660,9 +647,20 @@ def test_a_daemonset_that_is_always_changed_by_somebody_else_is_named(monkeypatc
             open_and_switch(cluster, "on", scope="cluster")
     api = cluster.client()
     switch(api, Fence(api, RUN), "on", choose_pair(api, plan()), plan())
-    monkeypatch.setattr(restore, "rollout", conflict)
-    with pytest.raises(RestoreFailed, match="DaemonSet cilium is being changed by somebody else all the time"):
-        restore.restore(cluster.client(), "test", holder=RUN)
+    client = cluster.client()
+    request = client._request
+
+    def busy(method: str, path: str, **given: Any) -> Any:
+        if method == "PATCH" and path.endswith("/daemonsets/cilium"):
+            conflict()
+        return request(method, path, **given)
+
+    client._request = busy  # type: ignore[method-assign]
+    words = (
+        "the agents of DaemonSet cilium could not be restarted: it is being changed by somebody else all the time"
+    )
+    with pytest.raises(RestoreFailed, match=words):
+        restore.restore(client, "test", holder=RUN)
 
 
 def test_limits_left_by_a_broken_agent_are_mended_by_another_restart() -> None:
@@ -680,7 +678,7 @@ def test_nothing_is_changed_without_a_saved_state() -> None:
     cluster = Cluster()
     fence = open_and_switch(cluster)
     api = cluster.client()
-    api.delete(CONFIGMAP, protocol.STATE_NAME, pods.BENCH_NAMESPACE)
+    cluster.lose_state()
     before = cluster.state()
     with pytest.raises(FenceLost, match="saved no state"):
         switch(api, fence, "on", choose_pair(api, plan()), plan())

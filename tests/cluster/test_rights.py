@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from bigtcp_bench.cluster import environment, pods, requirements, restore
-from bigtcp_bench.cluster.api import CONFIGMAP
+from bigtcp_bench.cluster.api import CONFIGMAP, LEASE
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.cluster.rights import Right, needed
+from bigtcp_bench.cluster.rights import Right, _rights, needed
 from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.planning.plan import Scope
-from bigtcp_bench.resources import load_manifest
+from bigtcp_bench.resources import load_manifest, load_manifests
 from bigtcp_lab.api import paths
 
 from .simulated import Client, Cluster
-from .test_restore import RUN, plan
+from .test_guardian import Account as GuardianAccount
+from .test_guardian import wake
+from .test_restore import RUN, open_and_switch, plan, put_node_config_of_our_name
 
 Used = set[tuple[str, str, str, str]]
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -88,4 +91,49 @@ def test_a_run_needs_every_right_and_no_other() -> None:
         asked = used_by_runs(scope)
         assert [one for one in sorted(asked) if not any(covers(right, one) for right in granted)] == []
         used |= asked
+    assert [str(right) for right in granted if not any(covers(right, one) for one in used)] == []
+
+
+def granted_to_the_guardian() -> list[Right]:
+    cilium = find_cilium(Cluster().client())
+    return [
+        right
+        for file in ("rbac.yaml", "rbac-scope-cluster.yaml")
+        for body in load_manifests(file)
+        if body["metadata"]["name"] in ("bigtcp-bench-guardian", "bigtcp-bench-scope-cluster") and "rules" in body
+        for rule in body["rules"]
+        for right in _rights(rule, body["metadata"].get("namespace", ""), cilium, ["node1", "node2"])
+    ]
+
+
+def test_the_guardian_needs_every_right_and_no_other() -> None:
+    """One restores each scope; in the second the objects of our name that are to come back have gone."""
+    used: Used = set()
+    for scope, gone in (("nodes", False), ("cluster", False), ("nodes", True)):
+        cluster = Cluster()
+        if scope == "nodes":
+            put_node_config_of_our_name(cluster, "false")
+        open_and_switch(cluster, "on", scope=scope)
+        api = cluster.client()
+        if gone:
+            kind = find_cilium(api).node_config_kind
+            api.delete(kind, protocol.NODE_CONFIG_NAME, "kube-system")
+            body = {"metadata": {"finalizers": None}}
+            api.patch(LEASE, protocol.LEASE_NAME, body, pods.BENCH_NAMESPACE)
+            api.delete(LEASE, protocol.LEASE_NAME, pods.BENCH_NAMESPACE)
+        cluster.time += protocol.LEASE_S + 1
+        hands = GuardianAccount(cluster, 60)
+        hands.client = Account(cluster)
+        assert wake(cluster, hands) == 0
+        used |= hands.client.used
+    # Without a configuration of our name before the run, it is deleted.
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    cluster.time += protocol.LEASE_S + 1
+    hands = GuardianAccount(cluster, 60)
+    hands.client = Account(cluster)
+    assert wake(cluster, hands) == 0
+    used |= hands.client.used
+    granted = granted_to_the_guardian()
+    assert [one for one in sorted(used) if not any(covers(right, one) for right in granted)] == []
     assert [str(right) for right in granted if not any(covers(right, one) for one in used)] == []

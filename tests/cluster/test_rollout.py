@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from kubernetes.client import AppsV1Api, CoreV1Api
 
-from bigtcp_bench.cluster import protocol
 from bigtcp_bench.cluster.api import CONFIGMAP, POD, ClusterApi, Forbidden
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.rollout import config_written_at, observe
 from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.resources import load_manifests
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bigtcp_bench.cluster import bigtcp_switch, pods, protocol, reach, requirements, restore
-from bigtcp_bench.cluster.api import CONFIGMAP, POD
+from bigtcp_bench.cluster import bigtcp_switch, pods, reach, requirements, restore
+from bigtcp_bench.cluster.api import POD
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.measuring.dry_run import Act, Outline, outline
 from bigtcp_bench.planning.duration import PODS_S, estimate
 from bigtcp_bench.planning.plan import CAPTURE_S, Arm, Plan, blocks, load_plan, validate_plan
@@ -150,7 +151,7 @@ def test_leftovers_without_a_saved_state_are_told_too() -> None:
     plan = validate_plan({"scenarios": "ipv4-rr,ipv6-rr"})
     leave_behind(cluster, plan, "on")
     api = cluster.client()
-    api.delete(CONFIGMAP, protocol.STATE_NAME, "bigtcp-bench")
+    cluster.lose_state()
     server = reach.server_pod(plan, choose_pair(api, plan), "bigtcp_benchmark/gone", "0" * 32)
     name = pods.create_pod(api, server)["metadata"]["name"]
     found = assert_done_as_told(cluster, plan)

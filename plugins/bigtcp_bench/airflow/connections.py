@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.errors import PreconditionFailed
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Names of clusters stand in columns of tables, addresses of pages and headings of messages.
 MAX_CLUSTER_NAME = 200
+INSTALLATION_VARIABLE = "bigtcp_installation"
+INSTALLATION_PATTERN = re.compile(r"[\w.-]{1,40}", re.ASCII)
 
 #: What may be shown of extras: of the Kubernetes connection, and of Slack's.
 _NO_SECRETS = {
@@ -54,6 +58,29 @@ def cluster_name(conn_id: str) -> str:
             f"{MAX_CLUSTER_NAME} characters"
         )
     return name or conn_id
+
+
+def installation() -> str:
+    """Return what tells this Airflow from every other one that may have runs of the same id.
+
+    It is the Airflow Variable ``bigtcp_installation``; where there is none, one is made up and kept in Airflow's
+    database. Raises PreconditionFailed when it is not a short word.
+    """
+    from airflow.sdk import Variable
+
+    name = Variable.get(INSTALLATION_VARIABLE, default=None)
+    if name is None:
+        Variable.set(
+            INSTALLATION_VARIABLE, secrets.token_hex(4), description="of bigtcp-bench: which Airflow this is"
+        )
+        # Another task may have been faster or slower; both go by what is kept.
+        name = Variable.get(INSTALLATION_VARIABLE)
+    if not isinstance(name, str) or not INSTALLATION_PATTERN.fullmatch(name):
+        raise PreconditionFailed(
+            f"the Airflow Variable {INSTALLATION_VARIABLE} = {name!r}: must be up to 40 letters, digits, dots, "
+            "dashes and underscores"
+        )
+    return name
 
 
 def warehouse_url() -> str:

@@ -106,6 +106,8 @@ class DagRunStep:
     task_ids: Sequence[str] = ()
     #: Whether Airflow does not try this task again, whatever becomes of it.
     last_try: bool = True
+    #: What tells this Airflow from every other one.
+    installation: str = ""
 
     @classmethod
     def current(cls) -> DagRunStep:
@@ -128,6 +130,7 @@ class DagRunStep:
             task_states=task_states,
             task_ids=sorted(context["dag"].task_ids),
             last_try=instance.try_number > instance.max_tries,
+            installation=connections.installation(),
         )
 
     # What every step works with
@@ -135,7 +138,9 @@ class DagRunStep:
     @property
     def run_key(self) -> str:
         """Return the name under which this run holds the cluster."""
-        return f"{self.dag_id}/{self.run_id}"
+        from bigtcp_bench.cluster.lease import holder_of
+
+        return holder_of(self.dag_id, self.run_id, self.installation)
 
     @property
     def conn_id(self) -> str:
@@ -844,7 +849,8 @@ def restore_by_hand(conn_id: str, *, force: bool) -> str:
     from bigtcp_bench.cluster import restore
 
     try:
-        report = restore.restore(connections.cluster_api(conn_id), "asked for by hand", force=force, progress=say)
+        api = connections.cluster_api(conn_id)
+        report = restore.restore(api, "asked for by hand", force=force, afresh=True, progress=say)
     except PreconditionFailed as error:
         raise AirflowFailException(str(error)) from error
     return str(report)

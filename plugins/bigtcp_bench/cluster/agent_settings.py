@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bigtcp_bench.cluster.api import CONFIGMAP, NODE, ClusterApi, CommandFailed, Forbidden, JsonObject
 from bigtcp_bench.cluster.cilium import AGENT_CONTAINER, CONFIGMAP_NAME, MERGED_DIR, Cilium
 from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS, Difference
-from bigtcp_bench.in_cluster.guardian import selects
+from bigtcp_bench.in_cluster.protocol import selects
 
 Settings = dict[str, str]
 

@@ -357,6 +357,19 @@ class ClusterApi:
             raise CommandFailed(f"{what} failed: {said}")
         return str(out)
 
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        before: Before | None = None,
+    ) -> JsonObject:
+        """Make one request by its path and return the document of its answer."""
+        return self._object(method, path, query=query, body=body, headers=headers, before=before)
+
     def _object(
         self,
         method: str,

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bigtcp_bench.cluster import guardian_objects, pods, probe, protocol, restore, saved_state
+from bigtcp_bench.cluster import guardian_objects, pods, probe, saved_state
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
     CONFIGMAP_NAME,
@@ -39,7 +39,8 @@ from bigtcp_bench.cluster.lease import Fence
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.saved_state import SavedState
 from bigtcp_bench.errors import FenceLost, SwitchFailed
-from bigtcp_bench.in_cluster.guardian import selects
+from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster.protocol import selects
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, Family, Plan
 from bigtcp_bench.resources import load_manifest
 
@@ -303,17 +304,23 @@ def _withdraw(api: ClusterApi, cilium: Cilium, window: str, state: SavedState) -
     if state.scope == "cluster":
         with contextlib.suppress(Conflict):
             found = api.get(CONFIGMAP, CONFIGMAP_NAME, cilium.namespace)
-            if _carries(found, window):
-                restore.put_back_config_map(api, cilium, found, state.config_map)
+            undoing = protocol.undo_config_map(found, state.config_map, wrote=True)
+            if _carries(found, window) and undoing.patch is not None:
+                api.patch(CONFIGMAP, CONFIGMAP_NAME, undoing.patch, cilium.namespace)
         with contextlib.suppress(Conflict):
             found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
-            if (restore.restarted_by(found) or "").startswith(f"{window}-"):
+            if (protocol.restarted_by(found) or "").startswith(f"{window}-"):
                 rollout(api, cilium, found, protocol.RESTARTED, None)
         return
     with contextlib.suppress(Conflict):
         config = api.find(cilium.node_config_kind, protocol.NODE_CONFIG_NAME, cilium.namespace)
         if config is not None and _carries(config, window):
-            restore.put_back_node_config(api, cilium, config, state.node_config)
+            kind, prior = cilium.node_config_kind, state.node_config
+            if prior is None:
+                api.delete(kind, protocol.NODE_CONFIG_NAME, cilium.namespace, uid=config["metadata"]["uid"])
+            else:
+                body = protocol.node_config_as_before(config, prior, cilium.namespace, kind.api_version)
+                api.replace(kind, body, cilium.namespace)
     for name in state.nodes:
         with contextlib.suppress(Conflict, NotFound):
             meta = api.get(NODE, name)["metadata"]
@@ -370,7 +377,7 @@ def _apply_to_cluster(
     for _ in api.poll(30, 0.2):
         found = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
         # An attempt that ended early may have come so far; then its restart goes on by itself.
-        if (restore.restarted_by(found) or "").startswith(f"{fence.window}-{arm}-") and not force_restart:
+        if (protocol.restarted_by(found) or "").startswith(f"{fence.window}-{arm}-") and not force_restart:
             break
         progress(f"{CONFIGMAP_NAME} says {arm}; restarting all agents of DaemonSet {cilium.daemonset} in turn")
         try:
@@ -411,7 +418,7 @@ def _write_config_map(
             "data": settings(arm),
         }
         try:
-            with fence.mutating(f"write {CONFIGMAP_NAME} ({arm})"):
+            with fence.mutating(f"write {CONFIGMAP_NAME} ({arm})", config_map=True):
                 api.patch(CONFIGMAP, CONFIGMAP_NAME, body, cilium.namespace, before=fence.check)
         except Conflict:
             continue

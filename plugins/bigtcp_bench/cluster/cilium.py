@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from bigtcp_bench.cluster.api import (
     CONFIGMAP,
@@ -21,19 +21,15 @@ from bigtcp_bench.cluster.api import (
     Kind,
 )
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
-from bigtcp_bench.in_cluster.guardian import merged_settings
+from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster.protocol import AGENT_LABELS, CONFIGMAP_NAME, is_agent, is_ready, merged_settings
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, Arm, Family
 
 FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 #: The configuration key of each family, in ``cilium-config`` and in a CiliumNodeConfig.
-KEYS: dict[Family, str] = {"ipv4": "enable-ipv4-big-tcp", "ipv6": "enable-ipv6-big-tcp"}
+KEYS = cast("dict[Family, str]", protocol.KEYS)
 #: The attributes of a device that the agent sets for each family.
-LIMIT_NAMES: dict[Family, tuple[str, str]] = {
-    "ipv4": ("gso_ipv4_max_size", "gro_ipv4_max_size"),
-    "ipv6": ("gso_max_size", "gro_max_size"),
-}
-CONFIGMAP_NAME = "cilium-config"
-AGENT_LABELS = "k8s-app=cilium"
+LIMIT_NAMES = cast("dict[Family, tuple[str, str]]", protocol.LIMIT_NAMES)
 #: How a DaemonSet numbers its pod templates (an annotation), and how a pod tells which it was made from (a label).
 TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 POD_TEMPLATE_GENERATION = "pod-template-generation"
@@ -105,13 +101,45 @@ def find_cilium(api: ClusterApi) -> Cilium:
         raise PreconditionFailed(
             f"no Cilium on the cluster at {api.host}: no namespace has a DaemonSet labelled {AGENT_LABELS}"
         )
-    chosen = min(sets, key=lambda item: (item["metadata"]["namespace"] != "kube-system", item["metadata"]["name"]))
-    containers = chosen["spec"]["template"]["spec"]["containers"]
+    return _as_cilium(api, _believed(sets))
+
+
+def _believed(sets: list[JsonObject]) -> JsonObject:
+    """Return the DaemonSet that is Cilium's: anybody may put its label on one of their own.
+
+    Nobody but the cluster's administrators writes to kube-system, and who has pods in the nodes' own network is
+    more than a tenant. Raises PreconditionFailed where that does not tell.
+    """
+    believed = [item for item in sets if item["metadata"]["namespace"] == "kube-system"] or [
+        item for item in sets if item["spec"]["template"]["spec"].get("hostNetwork")
+    ]
+    named = [item for item in believed if item["metadata"]["name"] == protocol.DAEMONSET_NAME]
+    if len(believed) > 1 and len(named) == 1:
+        return named[0]
+    if len(believed or sets) == 1:
+        return (believed or sets)[0]
+    names = ", ".join(f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in believed or sets)
+    raise PreconditionFailed(
+        f"the DaemonSets {names} are all labelled {AGENT_LABELS}, so it cannot be told which is Cilium's; take "
+        "the label off the others"
+    )
+
+
+def cilium_of(api: ClusterApi, namespace: str, daemonset: str, image: str) -> Cilium:
+    """Return the Cilium of this very DaemonSet, also where that is gone; ``image`` is what it had."""
+    found = api.find(DAEMONSET, daemonset, namespace)
+    if found is not None:
+        return _as_cilium(api, found)
+    return Cilium(namespace, daemonset, image, version_of_image(image), _served_node_config(api))
+
+
+def _as_cilium(api: ClusterApi, daemonset: JsonObject) -> Cilium:
+    containers = daemonset["spec"]["template"]["spec"]["containers"]
     agent = next((item for item in containers if item["name"] == AGENT_CONTAINER), containers[0])
     image = agent["image"]
     return Cilium(
-        namespace=chosen["metadata"]["namespace"],
-        daemonset=chosen["metadata"]["name"],
+        namespace=daemonset["metadata"]["namespace"],
+        daemonset=daemonset["metadata"]["name"],
         image=image,
         version=version_of_image(image),
         node_config=_served_node_config(api),
@@ -154,7 +182,8 @@ def parse_version(text: str) -> Version | None:
 def agent_pod(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject | None:
     """Return the agent pod of a node that is not being deleted, or None."""
     pods = api.select(POD, cilium.namespace, labels=AGENT_LABELS, fields=f"spec.nodeName={node}")
-    alive = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    ours = [pod for pod in pods if is_agent(pod, cilium.daemonset)]
+    alive = [pod for pod in ours if not pod["metadata"].get("deletionTimestamp")]
     return max(alive, key=lambda pod: pod["metadata"]["creationTimestamp"]) if alive else None
 
 
@@ -195,7 +224,7 @@ def _await_agent(api: ClusterApi, cilium: Cilium, node: str, *, other_than: str 
             return pod
         state = f"pod {pod['metadata']['name']} {waiting_reason(pod)}"
         # An agent that refuses its configuration exits at start; waiting leaves the node without one.
-        if _crashes(pod):
+        if crashes(pod):
             raise SwitchFailed(f"the Cilium agent on node {node} does not start: {state}")
     condition = _node_condition(api, node)
     raise SwitchFailed(f"the Cilium agent on node {node} was not Ready within {timeout_s:g} s: {state}{condition}")
@@ -208,12 +237,6 @@ def _node_condition(api: ClusterApi, node: str) -> str:
     conditions = found["status"].get("conditions") or []
     ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
     return "" if ready else "; the node is not Ready"
-
-
-def is_ready(pod: Mapping[str, Any]) -> bool:
-    """Return whether a pod has the condition Ready."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
 def waiting_reason(pod: Mapping[str, Any]) -> str:
@@ -255,7 +278,7 @@ def _words(text: str, said: str | None) -> str:
     return f"{text} ({said[-200:]})" if said else text
 
 
-def _crashes(pod: Mapping[str, Any]) -> bool:
+def crashes(pod: Mapping[str, Any]) -> bool:
     """Return whether the agent itself ends again and again; its init containers may just lack the API server."""
     for item in (pod.get("status") or {}).get("containerStatuses") or []:
         waiting = (item.get("state") or {}).get("waiting") or {}
@@ -455,7 +478,7 @@ def await_rollout(api: ClusterApi, cilium: Cilium) -> None:
 def _hindrance(api: ClusterApi, cilium: Cilium) -> str:
     """Return what an agent that is not Ready waits for, one that crashes before others; empty if all are Ready."""
     pods = api.select(POD, cilium.namespace, labels=AGENT_LABELS)
-    unready = sorted((pod for pod in pods if not is_ready(pod)), key=_crashes, reverse=True)
+    unready = sorted((pod for pod in pods if not is_ready(pod)), key=crashes, reverse=True)
     if not unready:
         return ""
     pod = unready[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bigtcp_bench.cluster import protocol, saved_state
+from bigtcp_bench.cluster import saved_state
 from bigtcp_bench.cluster.agent_settings import NODE_PREFIX, PENDING_ADVICE, merging_of, pending_text
 from bigtcp_bench.cluster.api import JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
@@ -24,7 +24,8 @@ from bigtcp_bench.cluster.cilium import (
 )
 from bigtcp_bench.cluster.fingerprint import Difference
 from bigtcp_bench.cluster.probe import NodeProbe
-from bigtcp_bench.in_cluster.guardian import merged_settings, selects
+from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster.protocol import merged_settings, selects
 from bigtcp_bench.planning.plan import Plan
 
 #: Set on the pod template by the chart when ``rollOutCiliumPods`` is true.

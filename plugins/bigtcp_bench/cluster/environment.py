@@ -12,8 +12,7 @@ from bigtcp_bench.cluster.cilium import Cilium, config_values, find_cilium, read
 from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS, datapath_config
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
-from bigtcp_bench.cluster.protocol import NODE_CONFIG_NAME
-from bigtcp_bench.in_cluster.guardian import selects
+from bigtcp_bench.in_cluster.protocol import NODE_CONFIG_NAME, selects
 
 #: What the lab's nodes name as their container runtime; reports say that they are emulated.
 LAB_RUNTIME = "bigtcp-bench-lab://"

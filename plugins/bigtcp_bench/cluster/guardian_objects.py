@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from bigtcp_bench.cluster import pods, protocol, rights
+from bigtcp_bench.cluster import pods, rights
 from bigtcp_bench.cluster.api import (
     CONFIGMAP,
     ApiProblem,
@@ -25,20 +25,21 @@ from bigtcp_bench.cluster.api import (
     JsonObject,
     Kind,
 )
-from bigtcp_bench.cluster.cilium import AGENT_LABELS, AGENT_READY_S, CONFIGMAP_NAME, KEYS, find_cilium
+from bigtcp_bench.cluster.cilium import AGENT_READY_S, find_cilium
+from bigtcp_bench.cluster.hands import means_of
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.in_cluster import guardian as script
-from bigtcp_bench.in_cluster import measure
-from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES
-from bigtcp_bench.readings.orders import ProbeOrders
+from bigtcp_bench.in_cluster import hold, measure, protocol
+from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.resources import load_manifest
 
 CRONJOB = Kind("batch", "v1", "cronjobs")
 SERVICEACCOUNT = Kind("", "v1", "serviceaccounts")
 
-SCRIPT_FILE = "guardian.py"
+#: What the guardian mounts, as the package that these files are of.
+FILES = [Path(str(module.__file__)) for module in (script, core, hold, protocol)]
 ORDERS_FILE = "orders.json"
 #: How often it looks, in minutes: a dead run's changes stay for the time of the Lease, and up to so much more.
 EVERY_MIN = 5
@@ -46,53 +47,11 @@ EVERY_MIN = 5
 FIRST_LOOK_S = 180.0
 #: Beyond this the CronJob's next look is the better retry.
 AWAY_S = 60.0
-#: Where the limits of a new agent's devices stay wrong, more restarts hardly help; this many are not a nuisance.
-RESTART_AGAIN_S = 1800.0
 
 REMEDY = "an administrator can change that: kubectl apply -f include/manifests/rbac.yaml"
 
 #: What becomes of the guardian's Jobs: gone with it, or cut loose, so that a log can be read.
 Jobs = Literal["Background", "Orphan"]
-
-
-def orders(
-    image: str, state_version: int, pull_secrets: Iterable[str] = (), agent_ready_s: float = AGENT_READY_S
-) -> script.Orders:
-    """Return what the guardian is told: our names, our times, and the pod that looks at a node."""
-    probe = pods.build_pod("probe", image=image, orders=ProbeOrders().to_argument(), pull_secrets=pull_secrets)
-    return script.Orders(
-        namespace=pods.BENCH_NAMESPACE,
-        name=protocol.GUARDIAN_NAME,
-        lease_name=protocol.LEASE_NAME,
-        state_name=protocol.STATE_NAME,
-        state_key=protocol.STATE_KEY,
-        state_version=state_version,
-        node_config_name=protocol.NODE_CONFIG_NAME,
-        config_map_name=CONFIGMAP_NAME,
-        window=protocol.WINDOW,
-        holder=protocol.HOLDER,
-        in_flight=protocol.IN_FLIGHT,
-        restored=protocol.RESTORED,
-        undone=protocol.UNDONE,
-        arm=protocol.ARM,
-        prior=protocol.PRIOR,
-        restarted=protocol.RESTARTED,
-        revoked=protocol.REVOKED,
-        keys={str(family): key for family, key in KEYS.items()},
-        agent_labels=AGENT_LABELS,
-        traffic_pods=pods.selector(pods.TRAFFIC_ROLES),
-        all_pods=pods.selector(pods.ALL_ROLES),
-        marker=measure.MARKER,
-        classic_max_packet_bytes=CLASSIC_MAX_PACKET_BYTES,
-        probe_pod=probe,
-        lease_s=protocol.RESTORE_LEASE_S,
-        renew_s=protocol.RENEW_S,
-        settle_s=protocol.SETTLE_S,
-        agent_ready_s=agent_ready_s,
-        pod_start_s=pods.POD_START_S,
-        away_s=AWAY_S,
-        restart_again_s=RESTART_AGAIN_S,
-    )
 
 
 def cronjob(image: str, now: float, pair: NodePair, pull_secrets: Iterable[str] = ()) -> JsonObject:
@@ -113,11 +72,13 @@ def cronjob(image: str, now: float, pair: NodePair, pull_secrets: Iterable[str] 
     return body
 
 
-def config_map(
-    image: str, state_version: int, pull_secrets: Iterable[str] = (), agent_ready_s: float = AGENT_READY_S
-) -> JsonObject:
-    """Return the ConfigMap with the guardian's script and what it is told."""
-    told = dataclasses.asdict(orders(image, state_version, pull_secrets, agent_ready_s))
+def config_map(image: str, pull_secrets: Iterable[str] = (), agent_ready_s: float = AGENT_READY_S) -> JsonObject:
+    """Return the ConfigMap with the guardian's files and what it is told."""
+    told = {
+        "away_s": AWAY_S,
+        "marker": measure.MARKER,
+        "means": dataclasses.asdict(means_of(image, pull_secrets, agent_ready_s)),
+    }
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -127,7 +88,7 @@ def config_map(
             "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
         },
         "data": {
-            SCRIPT_FILE: Path(script.__file__).read_text(encoding="utf-8"),
+            **{file.name: file.read_text(encoding="utf-8") for file in FILES},
             ORDERS_FILE: json.dumps(told, indent=1),
         },
     }
@@ -152,7 +113,6 @@ def obstacle(api: ClusterApi) -> str:
 def install(
     api: ClusterApi,
     image: str,
-    state_version: int,
     pair: NodePair,
     *,
     pull_secrets: Iterable[str] = (),
@@ -168,7 +128,7 @@ def install(
         if reason:
             return f"{reason}; {REMEDY}"
         remove(api, jobs="Orphan", before=before)
-        _create(api, CONFIGMAP, config_map(image, state_version, secrets, find_cilium(api).agent_ready_s), before)
+        _create(api, CONFIGMAP, config_map(image, secrets, find_cilium(api).agent_ready_s), before)
         _create(api, CRONJOB, cronjob(image, api.now(), pair, secrets), before)
     except ApiUnreachable:
         raise

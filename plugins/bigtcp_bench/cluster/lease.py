@@ -1,6 +1,6 @@
-"""Who may change the cluster: the Lease, and the fence that asks it before every change.
+"""Who may change the cluster: the Lease, and the fence that a run makes every change behind.
 
-The Lease ``bigtcp-bench`` says who holds the cluster. A *window id* in an annotation tells one attempt of a run
+The Lease ``bigtcp-bench`` has the run as its holder, and a *window id* in an annotation tells one attempt of a run
 from the next, so that a task that was given up cannot act for the attempt that follows.
 
 A change is made inside ``Fence.mutating``: it marks the Lease first, by compare-and-set. Once the holder is
@@ -14,15 +14,27 @@ import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import LEASE, ApiUnreachable, ClusterApi, Conflict, JsonObject, NotFound
-from bigtcp_bench.cluster.protocol import IN_FLIGHT, LEASE_NAME, RENEW_S, RESTORED, REVOKED, UNDONE, WINDOW
 from bigtcp_bench.errors import BenchError, FenceLost
-from bigtcp_bench.resources import load_manifest
+from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster.protocol import (
+    IN_FLIGHT,
+    LEASE_NAME,
+    NAMESPACE,
+    NODES,
+    RENEW_S,
+    RESTORED,
+    REVOKED,
+    WINDOW,
+    WROTE,
+    annotate,
+    annotations_of,
+    epoch,
+    micro_time,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +47,6 @@ class LeaseState:
     window: str
     in_flight: str
     restored: str
-    undone: str
     duration_s: float
     renewed_at: float
     raw: JsonObject
@@ -55,47 +66,43 @@ class LeaseState:
         return self.holder.startswith(REVOKED)
 
 
+def holder_of(dag_id: str, run_id: str, installation: str) -> str:
+    """Return the name under which a run holds the cluster.
+
+    Two Airflows with the same DAG and schedule have runs of the same id, so the installation is part of it.
+    """
+    return f"{dag_id}/{run_id}@{installation}" if installation else f"{dag_id}/{run_id}"
+
+
 def read_lease(api: ClusterApi) -> LeaseState | None:
     """Return the Lease, or None if no run was ever made here."""
-    raw = api.find(LEASE, LEASE_NAME, pods.BENCH_NAMESPACE)
+    raw = api.find(LEASE, LEASE_NAME, NAMESPACE)
     if raw is None:
         return None
-    spec = raw.get("spec") or {}
-    annotations = raw["metadata"].get("annotations") or {}
+    spec, annotations = raw.get("spec") or {}, annotations_of(raw)
     return LeaseState(
         holder=spec.get("holderIdentity") or "",
         window=annotations.get(WINDOW, ""),
         in_flight=annotations.get(IN_FLIGHT, ""),
         restored=annotations.get(RESTORED, ""),
-        undone=annotations.get(UNDONE, ""),
         duration_s=float(spec.get("leaseDurationSeconds") or 0),
         renewed_at=epoch(spec.get("renewTime")),
         raw=raw,
     )
 
 
-def acquire(api: ClusterApi, seen: LeaseState | None, holder: str, duration_s: float) -> Fence | None:
-    """Take the Lease in the version ``seen`` and return its fence, or None if somebody else was faster."""
+def acquire(
+    api: ClusterApi, seen: LeaseState | None, holder: str, duration_s: float, nodes: Iterable[str]
+) -> Fence | None:
+    """Take the Lease in the version ``seen`` for a run on ``nodes``; None if somebody else was faster."""
     window = uuid.uuid4().hex[:12]
-    body = seen.raw if seen is not None else load_manifest("lease.yaml")
-    spec = body.setdefault("spec", {})
-    now = micro_time(api.now())
-    spec.update(
-        holderIdentity=holder,
-        leaseDurationSeconds=round(duration_s),
-        acquireTime=now,
-        renewTime=now,
-        leaseTransitions=int(spec.get("leaseTransitions") or 0) + 1,
-    )
-    annotate(body, {WINDOW: window})
-    if not holder.startswith(REVOKED):
-        # All of these concern the windows before this one. A restore still has to wait for what is in flight.
-        annotate(body, {IN_FLIGHT: None, RESTORED: None, UNDONE: None})
+    raw = seen.raw if seen is not None else None
+    body = protocol.take(raw, holder, window, api.now(), duration_s, {NODES: ",".join(nodes)})
     try:
         if seen is None:
-            api.create(LEASE, body, pods.BENCH_NAMESPACE)
+            api.create(LEASE, body, NAMESPACE)
         else:
-            api.replace(LEASE, body, pods.BENCH_NAMESPACE)
+            api.replace(LEASE, body, NAMESPACE)
     except Conflict:
         # Possibly with ourselves: an attempt whose answer was lost has taken it.
         taken = read_lease(api)
@@ -138,6 +145,11 @@ class Fence:
             )
         if self._window is None:
             self._window = lease.window
+        if lease.raw["metadata"].get("deletionTimestamp"):
+            raise FenceLost(
+                f"the Lease {NAMESPACE}/{LEASE_NAME} is being deleted, or its namespace is, so {self.holder} may "
+                "change nothing any more"
+            )
         if lease.window != self._window:
             raise FenceLost(
                 f"{self.holder} was started again and holds the cluster in a new window; this older attempt may "
@@ -189,13 +201,15 @@ class Fence:
             thread.join(timeout=1)
 
     @contextlib.contextmanager
-    def mutating(self, what: str) -> Iterator[None]:
+    def mutating(self, what: str, *, config_map: bool = False) -> Iterator[None]:
         """Mark the Lease with ``what`` for as long as one change of the cluster is under way. Raises FenceLost.
 
         The mark stays if the process dies, or if nobody knows whether the request took effect: after a time-out of
-        the task, which is no Exception, it may be still on its way.
+        the task, which is no Exception, it may be still on its way. ``config_map``: it is ``cilium-config`` that
+        is changed, which is noted for good.
         """
-        self.update(lambda body: annotate(body, {IN_FLIGHT: f"{what} since {micro_time(self.api.now())}"}))
+        marks = {IN_FLIGHT: f"{what} since {micro_time(self.api.now())}"}
+        self.update(lambda body: annotate(body, {**marks, WROTE: self.window} if config_map else marks))
         try:
             yield
         except ApiUnreachable:
@@ -213,24 +227,10 @@ class Fence:
 
     def release(self) -> None:
         """Give the Lease back; nothing happens if it is not ours any more."""
-
-        def give_back(body: JsonObject) -> None:
-            body["spec"]["holderIdentity"] = ""
-            annotate(body, {WINDOW: None, IN_FLIGHT: None, UNDONE: None})
-
         with contextlib.suppress(FenceLost):
-            self.update(give_back)
+            self.update(protocol.give_back)
 
-    def expire(self) -> None:
-        """Let the hold end at once but stay on record, so that the next one knows whose work to finish."""
-
-        def end(body: JsonObject) -> None:
-            body["spec"]["leaseDurationSeconds"] = 1
-
-        with contextlib.suppress(FenceLost):
-            self.update(end)
-
-    def update(self, change: Callable[[JsonObject], None]) -> None:
+    def update(self, change: Callable[[JsonObject], object]) -> None:
         """Write the Lease with a new renewal time and ``change``, compare-and-set, while it is ours."""
         with self._lock:
             for _ in self.api.poll(30, 0.1):
@@ -238,15 +238,13 @@ class Fence:
                 body["spec"]["renewTime"] = micro_time(self.api.now())
                 change(body)
                 try:
-                    self.api.replace(LEASE, body, pods.BENCH_NAMESPACE)
+                    self.api.replace(LEASE, body, NAMESPACE)
                     return
                 except Conflict:
                     continue
                 except NotFound:
                     raise FenceLost(self._lost(None)) from None
-        raise FenceLost(
-            f"Lease {pods.BENCH_NAMESPACE}/{LEASE_NAME} is being changed all the time by somebody else"
-        )
+        raise FenceLost(f"Lease {NAMESPACE}/{LEASE_NAME} is being changed all the time by somebody else")
 
 
 def busy_sentence(api: ClusterApi, lease: LeaseState) -> str:
@@ -257,24 +255,3 @@ def busy_sentence(api: ClusterApi, lease: LeaseState) -> str:
         f"the cluster {doing} {lease.owner} (renewed {api.now() - lease.renewed_at:.0f} s ago, for another "
         f"{left:.0f} s unless renewed); only one run at a time may change it"
     )
-
-
-def annotate(body: JsonObject, changes: dict[str, str | None]) -> None:
-    """Set annotations of an object in place; None takes one off."""
-    annotations = dict(body["metadata"].get("annotations") or {})
-    for key, value in changes.items():
-        if value is None:
-            annotations.pop(key, None)
-        else:
-            annotations[key] = value
-    body["metadata"]["annotations"] = annotations
-
-
-def micro_time(seconds: float) -> str:
-    """Return seconds since the epoch as Kubernetes writes a MicroTime."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def epoch(text: str | None) -> float:
-    """Return a time of Kubernetes in seconds since the epoch; 0 if there is none."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else 0.0

@@ -23,10 +23,11 @@ from bigtcp_bench.cluster.api import (
 )
 from bigtcp_bench.cluster.cilium import is_ready, waiting_reason
 from bigtcp_bench.errors import BenchError, PreconditionFailed
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.resources import load_manifest
 
 #: The namespace of every object of the benchmark but the CiliumNodeConfig.
-BENCH_NAMESPACE = "bigtcp-bench"
+BENCH_NAMESPACE = protocol.NAMESPACE
 APP_LABELS = "app.kubernetes.io/name=bigtcp-bench"
 ROLE_LABEL = "bigtcp-bench/role"
 RUN_LABEL = "bigtcp-bench/run"
@@ -105,7 +106,7 @@ def _template(role: Role) -> JsonObject:
 def ensure_namespace(api: ClusterApi) -> None:
     """Create the namespace and the priority class if they are missing.
 
-    Raises PreconditionFailed if they are missing and may not be created.
+    Raises PreconditionFailed if they are missing and may not be created, or are being deleted.
     """
     _ensure(api, NAMESPACE, "namespace.yaml")
     _ensure(api, PRIORITYCLASS, "priorityclass.yaml")
@@ -114,7 +115,13 @@ def ensure_namespace(api: ClusterApi) -> None:
 def _ensure(api: ClusterApi, kind: Kind, manifest: str) -> None:
     body = load_manifest(manifest)
     name = body["metadata"]["name"]
-    if api.find(kind, name) is not None:
+    found = api.find(kind, name)
+    if found is not None and found["metadata"].get("deletionTimestamp"):
+        raise PreconditionFailed(
+            f"the {body['kind']} {name} is being deleted; where that does not end, a run's saved state waits in "
+            "it for bigtcp-bench restore"
+        )
+    if found is not None:
         return
     try:
         api.create(kind, body)

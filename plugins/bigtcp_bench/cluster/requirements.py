@@ -46,9 +46,9 @@ from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.nodes import NodePair, candidates, node_info
 from bigtcp_bench.cluster.pods import BENCH_NAMESPACE, POLICY_NAME, PodFailed
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
-from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.cluster.reach import unreachable_families
 from bigtcp_bench.errors import BenchError, PreconditionFailed
+from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.planning.plan import Family, Plan
 
 #: A run goes on without these: the guardian has a line of its own, and so has the cluster's uid; events only say

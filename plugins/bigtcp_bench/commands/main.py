@@ -119,6 +119,7 @@ def _restore(options: argparse.Namespace) -> int:
     from bigtcp_bench.cluster import restore
 
     api = api_of(options)
-    report = restore.restore(api, "asked for on the command line", force=options.force, progress=print)
+    reason = "asked for on the command line"
+    report = restore.restore(api, reason, force=options.force, afresh=True, progress=print)
     print(report)
     return 0

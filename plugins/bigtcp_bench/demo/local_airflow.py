@@ -85,10 +85,16 @@ class LocalAirflow:
             "AIRFLOW__API_AUTH__JWT_SECRET": self._secret("jwt_secret"),
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(kubernetes),
             "AIRFLOW_CONN_BIGTCP_WAREHOUSE": f"sqlite:///{self.warehouse_file}",
+            "AIRFLOW_VAR_BIGTCP_INSTALLATION": self.installation,
         }
         optional = ("AIRFLOW_CONN_BIGTCP_SLACK", "AIRFLOW_CONN_BIGTCP_PROMETHEUS")
         passed_on = {name: os.environ[name] for name in optional if name in os.environ}
         return {**keep, **settings, **passed_on}
+
+    @property
+    def installation(self) -> str:
+        """Return what tells this Airflow from every other one."""
+        return self._secret("installation")[:8]
 
     def _secret(self, name: str) -> str:
         path = self.home / name

@@ -128,7 +128,8 @@ def _run_dag(airflow: LocalAirflow, plan_name: str, started: float) -> None:
                 from bigtcp_bench.warehouse.store import Warehouse
 
                 warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
-                put_back(ClusterApi.from_kubeconfig(airflow.kubeconfig), warehouse, started)
+                api = ClusterApi.from_kubeconfig(airflow.kubeconfig)
+                put_back(api, warehouse, airflow.installation, started)
     if process.returncode not in (0, 1):
         raise BenchError(f"Airflow ended with status {process.returncode}; see {log_path}")
 
@@ -156,17 +157,17 @@ def _interrupted(process: subprocess.Popen[str], lines: IO[str], log: IO[str], s
     signal.alarm(0)
 
 
-def put_back(api: ClusterApi, warehouse: Warehouse, started: float) -> None:
+def put_back(api: ClusterApi, warehouse: Warehouse, installation: str, started: float) -> None:
     """Restore what the newest run has left, which ended without its teardowns; touch nobody else's window.
 
     It was killed, or hung: Ctrl-C can meet Python at a point that it does not recover from.
     """
-    from bigtcp_bench.cluster import restore
+    from bigtcp_bench.cluster import lease, restore
 
     runs = warehouse.runs_frame(limit=1)
     if runs.empty:
         return
-    holder = f"{runs['dag_id'].iloc[0]}/{runs['run_id'].iloc[0]}"
+    holder = lease.holder_of(runs["dag_id"].iloc[0], runs["run_id"].iloc[0], installation)
     try:
         _tell(started, str(restore.restore(api, "the demo ended without its teardowns", holder=holder)))
     except BenchError as error:

@@ -10,10 +10,8 @@ from bigtcp_bench.cluster import (
     bigtcp_switch,
     guardian_objects,
     pods,
-    protocol,
     reach,
     requirements,
-    restore,
     rights,
     saved_state,
 )
@@ -34,7 +32,8 @@ from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.requirements import Seen
 from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.errors import MeasurementFailed
-from bigtcp_bench.in_cluster.guardian import merged_settings
+from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster.protocol import merged_settings
 from bigtcp_bench.measuring import packet_sizes
 from bigtcp_bench.measuring.control import control_pods
 from bigtcp_bench.measuring.generation import client_pod, generations_of, orders_of, server_pod
@@ -196,7 +195,7 @@ def _put_back(
     if prior is not None:
         if ours or written is None:
             act("change" if ours else "create", what, "as it was before")
-        configs.append({"metadata": {"name": protocol.NODE_CONFIG_NAME}, "spec": prior.spec})
+        configs.append({"metadata": {"name": protocol.NODE_CONFIG_NAME}, "spec": prior["spec"]})
     elif written is not None and (ours or state is not None):
         act("delete", what, "there was none before")
     elif written is not None:
@@ -208,7 +207,7 @@ def _put_back(
         annotations = seen.config["metadata"].get("annotations") or {}
         arm = annotations.get(protocol.ARM)
         if arm in ("off", "on"):
-            values = state.config_map if state is not None else restore.prior_values(annotations)
+            values = state.config_map if state is not None else protocol.prior_values(seen.config)
             how = "both keys as they were" if values is not None else "cannot be: nobody knows what it was"
             act("change", f"ConfigMap {cilium.namespace}/{CONFIGMAP_NAME}", how)
             if start.data.items() >= bigtcp_switch.settings(arm).items():
@@ -222,14 +221,16 @@ def _put_back(
     for name in (name for name in dict.fromkeys([*saved, *labelled]) if name in labels):
         agent = seen.agents.get(name) or requirements.look_at_agent(api, cilium, seen.daemonset, name)
         by_rules = merged_settings(KEYS, start.data, configs, labels[name])
-        start.merged[name] = saved[name].merged if name in saved else by_rules
+        start.merged[name] = by_rules
         if agent.merged != start.merged[name] and not rolls:
             act("delete", f"Pod of Cilium's agent on {name}", "a restart with the settings as before")
             start.restarts += 1
     if saved:
         act("create", f"pods bigtcp-probe on {' and '.join(saved)}", "to verify the limits; deleted")
     if state is not None:
-        act("delete", f"ConfigMap {pods.BENCH_NAMESPACE}/{protocol.STATE_NAME}", "all is as it says")
+        what = f"ConfigMap {pods.BENCH_NAMESPACE}/{protocol.STATE_NAME}"
+        act("change", what, "its finalizer removed")
+        act("delete", what, "all is as it says")
     if guardian_objects.is_there(api):
         for kind in ("CronJob", "ConfigMap"):
             act("delete", f"{kind} {pods.BENCH_NAMESPACE}/{protocol.GUARDIAN_NAME}", "nothing left to guard")
@@ -296,7 +297,7 @@ class _Sketch:
         if self.plan.guardian and not guardian_objects.obstacle(self.api):
             secrets = self.plan.image_pull_secrets
             note = "puts the cluster back if Airflow never comes back; deleted at the end"
-            script = guardian_objects.config_map(self.plan.image, saved_state.STATE_VERSION, secrets)
+            script = guardian_objects.config_map(self.plan.image, secrets)
             yield Act(task, "create", _name(script), "the guardian's script; deleted at the end", (script,))
             job = guardian_objects.cronjob(self.plan.image, self.api.now(), self.pair, secrets)
             yield Act(task, "create", _name(job), note, (job,))
@@ -406,7 +407,9 @@ class _Sketch:
                     task, "delete", f"Pod of Cilium's agent on {name}", "a restart with the settings as before"
                 )
         yield from self._probes(task, "verify the limits")
-        yield Act(task, "delete", f"ConfigMap {pods.BENCH_NAMESPACE}/{protocol.STATE_NAME}")
+        what = f"ConfigMap {pods.BENCH_NAMESPACE}/{protocol.STATE_NAME}"
+        yield Act(task, "change", what, "its finalizer removed")
+        yield Act(task, "delete", what)
         if self.plan.guardian and not guardian_objects.obstacle(self.api):
             for kind in ("CronJob", "ConfigMap"):
                 yield Act(task, "delete", f"{kind} {pods.BENCH_NAMESPACE}/{protocol.GUARDIAN_NAME}")

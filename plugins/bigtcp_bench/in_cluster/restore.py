@@ -1,0 +1,637 @@
+"""Putting the cluster back: what every restore does, whoever does it, by the protocol of ``protocol.py``.
+
+The teardown, the command, the next run and the guardian in the cluster run this code, each with hands of its own:
+a client of the Kubernetes API, and what it may ask there. The dry run gives it hands that write down what would be
+done. Standard library only, no syntax newer than Python 3.9: the guardian mounts this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster.hold import (
+    NODES,
+    PODS,
+    Hands,
+    Hold,
+    Refused,
+    delete_pods,
+    forget_state,
+)
+from bigtcp_bench.in_cluster.protocol import (
+    ARM,
+    CONFIGMAP_NAME,
+    KEYS,
+    LIMIT_NAMES,
+    NAMESPACE,
+    NODE_CONFIG_NAME,
+    RESTARTS,
+    UNDONE,
+    WINDOW,
+    WROTE,
+    Json,
+    SavedNode,
+    SavedState,
+    annotate,
+    annotations_of,
+    as_saved,
+    changed_keys,
+    epoch,
+    is_agent,
+    is_ours,
+    is_ready,
+    merged_settings,
+    micro_time,
+    node_config_as_before,
+    prior_values,
+    restarted_by,
+    template_annotation,
+    undo_config_map,
+    words,
+)
+
+
+class NotRestored(Exception):
+    """Something is not as it was; the text says what."""
+
+
+@dataclasses.dataclass
+class Report:
+    """What a restore did and found; ``say`` is told every line at once.
+
+    ``actions`` are the changes made, ``notes`` what the reader should know, ``nodes`` what each node has now.
+    """
+
+    say: Callable[[str], object]
+    actions: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    nodes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    waited_s: float = 0.0
+    #: Why the limits of the devices were not read back; empty: they were.
+    unread: str = ""
+
+    def did(self, what: str) -> None:
+        """Add a change."""
+        self.actions.append(what)
+        self.say(what)
+
+    def note(self, text: str) -> None:
+        """Add something to know, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.say(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Means:
+    """What a restore needs that only the package outside of the cluster knows.
+
+    ``traffic_pods`` and ``all_pods`` are label selectors of the benchmark's pods; ``probe_pod`` is the pod that
+    looks at a node, complete but for the node.
+    """
+
+    traffic_pods: str
+    all_pods: str
+    probe_pod: Json
+    agent_ready_s: float
+    pod_start_s: float
+
+
+def put_back(
+    hands: Hands,
+    hold: Hold,
+    state: SavedState,
+    report: Report,
+    means: Means,
+    *,
+    in_flight: str,
+    by: str,
+    settle_s: float = protocol.SETTLE_S,
+) -> None:
+    """Put the cluster back to ``state``, verify it, and forget the state.
+
+    ``in_flight`` is the mark that was found on the Lease; ``by`` is who restores, for the note that stays on it.
+    Raises NotRestored, Lost and Refused; then the saved state stays, for the next attempt.
+    """
+    Restoration(hands, hold, state, report, means).run(in_flight, settle_s)
+    # Before the saved state goes: whoever asks after that must not hear that nothing was changed.
+    hold.note(RESTORED=f"{state.holder} by {by} at {micro_time(hands.now())}")
+    forget_state(hands, hold.check)
+
+
+class Restoration:
+    """One restore: undo, restart what must be, read everything back."""
+
+    def __init__(self, hands: Hands, hold: Hold, state: SavedState, report: Report, means: Means) -> None:
+        self.hands = hands
+        self.hold = hold
+        self.state = state
+        self.report = report
+        self.means = means
+        self.problems: list[str] = []
+        #: When the settings had been undone; a restarted agent has the old ones from then on. 0: not yet.
+        self.undone_at = 0.0
+        #: Whether a request of the run may be still on its way, even after the time that it was waited for.
+        self.in_flight = False
+        self._restarted: set[str] = set()
+        self._cilium = f"/namespaces/{state.cilium_namespace}"
+        self._config_map = f"/api/v1{self._cilium}/configmaps/{CONFIGMAP_NAME}"
+        self._agents = f"/api/v1{self._cilium}/pods"
+        self._daemonset = f"/apis/apps/v1{self._cilium}/daemonsets/{state.cilium_daemonset}"
+        self._node_configs: str | None = None
+
+    def run(self, in_flight: str, settle_s: float) -> None:
+        """Do it, as ``put_back`` says, but for the end."""
+        if in_flight:
+            self.in_flight = True
+            self.report.say(f"a change was in flight ({in_flight}); waiting {settle_s:g} s for its end")
+            self.hands.sleep(settle_s)
+            self.report.waited_s = settle_s
+        self._delete_pods(self.means.traffic_pods)
+        self._undo()
+        if self.problems and not self.hands.sees_all:
+            # By what they were told nobody could tell later which agents came back with what is still there.
+            raise NotRestored("; ".join(self.problems))
+        comparable = []
+        for name, saved in self.state.nodes.items():
+            try:
+                if self._bring_back(name, saved):
+                    comparable.append(name)
+            except (Refused, NotRestored) as error:
+                self.problems.append(str(error))
+        self._verify_limits(comparable)
+        # A task that was alive when its window was revoked may have started pods since; and the probes of a killed
+        # one end by themselves, but nobody else deletes them.
+        self._delete_pods(self.means.all_pods)
+        if self.problems:
+            raise NotRestored("; ".join(self.problems))
+
+    def _undo(self) -> None:
+        """Put objects back, note when that was done, and let all agents restart where a run had restarted all."""
+        done = len(self.report.actions)
+        for name in self._labelled():
+            self._remove_label(name)
+        self._node_configs = self._node_configs_path()
+        if self._node_configs is not None:
+            self._undo_node_config(self._node_configs)
+        if self.state.scope == "cluster":
+            self._undo_config_map()
+        if self.problems:
+            return
+        self._note_undone(changed=len(self.report.actions) > done)
+        # Agents that are all restarted before that would come back as they are, and nothing would tell it.
+        if self.state.scope == "cluster":
+            self._undo_rollout()
+        if self.in_flight and not self.problems:
+            # It was waited for, and fits nothing any more.
+            self.hold.note(IN_FLIGHT=None)
+
+    def _delete_pods(self, labels: str) -> None:
+        delete_pods(self.hands, self.hold, labels, self.report.did, self.report.note)
+
+    def _until_written(self, attempt: Callable[[], object], problem: str) -> None:
+        """Repeat ``attempt`` while somebody else changes the object; note ``problem`` if that does not end."""
+        for _ in self.hold.waiting(30, 0.2):
+            try:
+                attempt()
+                return
+            except Refused as error:
+                if error.status == 409:
+                    continue
+                if error.status == 0:
+                    raise
+                self.problems.append(f"{problem}: {error}")
+                return
+        self.problems.append(f"{problem}: it is being changed by somebody else all the time")
+
+    # Objects
+
+    def _labelled(self) -> Iterable[str]:
+        """Return the nodes of the window, and whichever others have its label."""
+        others = self.hands.select(NODES, WINDOW) if self.hands.sees_all else []
+        return dict.fromkeys([*self.state.nodes, *(node["metadata"]["name"] for node in others)])
+
+    def _remove_label(self, node: str) -> None:
+        def attempt() -> None:
+            found = self.hands.get(f"{NODES}/{node}")
+            if found is None:
+                self.report.note(f"node {node} no longer exists")
+            elif WINDOW in (found["metadata"].get("labels") or {}):
+                version = found["metadata"]["resourceVersion"]
+                body = {"metadata": {"resourceVersion": version, "labels": {WINDOW: None}}}
+                self.hands.change("PATCH", f"{NODES}/{node}", body, self.hold.check)
+                self.report.did(f"removed label {WINDOW} from node {node}")
+
+        self._until_written(attempt, f"the label {WINDOW} could not be removed from node {node}")
+
+    def _node_configs_path(self) -> str | None:
+        """Return the path of the CiliumNodeConfigs, or None if the cluster serves none."""
+        for version in ("v2", "v2alpha1"):
+            resources = (self.hands.get(f"/apis/cilium.io/{version}") or {}).get("resources") or []
+            if any(resource["name"] == "ciliumnodeconfigs" for resource in resources):
+                return f"/apis/cilium.io/{version}{self._cilium}/ciliumnodeconfigs"
+        return None
+
+    def _undo_node_config(self, path: str) -> None:
+        name, prior = NODE_CONFIG_NAME, self.state.node_config
+
+        def attempt() -> None:
+            found = self.hands.get(f"{path}/{name}")
+            if (found and as_saved(found)) == prior:
+                if found is not None and self.in_flight:
+                    self._age(f"{path}/{name}", found, patch=False)
+            elif found is not None and not is_ours(found):
+                self.report.note(f"the CiliumNodeConfig {name} is somebody else's; it stays")
+            elif prior is None:
+                assert found is not None
+                if self.hands.delete(f"{path}/{name}", uid=found["metadata"]["uid"], before=self.hold.check):
+                    self.report.did(f"deleted CiliumNodeConfig {name}")
+            else:
+                api_version = "/".join(path.split("/")[2:4])
+                body = node_config_as_before(found, prior, self.state.cilium_namespace, api_version)
+                method, where = ("POST", path) if found is None else ("PUT", f"{path}/{name}")
+                written = self.hands.change(method, where, body, self.hold.check)
+                self.report.did(f"put back CiliumNodeConfig {name}")
+                if as_saved(written) != prior:
+                    self.problems.append(f"the CiliumNodeConfig {name} differs from the one saved")
+
+        self._until_written(attempt, f"the CiliumNodeConfig {name} could not be put back")
+
+    def _age(self, path: str, found: Json, *, patch: bool) -> None:
+        """Give an object that is as it was another version, so that a late write of the run does not fit it."""
+        for value in (self.hold.window, None):
+            body = found
+            if patch:
+                version = found["metadata"]["resourceVersion"]
+                body = {"metadata": {"resourceVersion": version, "annotations": {WINDOW: value}}}
+            else:
+                annotate(body, {WINDOW: value})
+            found = self.hands.change("PATCH" if patch else "PUT", path, body, self.hold.check)
+
+    def _undo_config_map(self) -> None:
+        keys = " and ".join(KEYS.values())
+
+        def attempt() -> None:
+            found = self._cilium_config()
+            wrote = annotations_of(self.hold.check()).get(WROTE) == self.state.window
+            undoing = undo_config_map(found, self.state.config_map, wrote)
+            if undoing.unknown:
+                self.problems.append(
+                    f"{CONFIGMAP_NAME} was changed by a run and nothing tells what it said before; give {keys} "
+                    f"their values by hand and remove the annotation {ARM}"
+                )
+                return
+            for key in undoing.theirs:
+                self.report.note(f"somebody else changed {key} in {CONFIGMAP_NAME} during the run; that stays")
+            if undoing.patch is not None:
+                self.hands.change("PATCH", self._config_map, undoing.patch, self.hold.check)
+                back = " and ".join(undoing.patch.get("data") or [])
+                self.report.did(f"put back {back or 'the annotations'} in {CONFIGMAP_NAME}")
+            elif self.in_flight:
+                self._age(self._config_map, found, patch=True)
+
+        self._until_written(attempt, f"{CONFIGMAP_NAME} could not be put back")
+
+    def _cilium_config(self) -> Json:
+        found = self.hands.get(self._config_map)
+        if found is None:
+            raise NotRestored(f"namespace {self.state.cilium_namespace} has no ConfigMap {CONFIGMAP_NAME}")
+        return found
+
+    def _note_undone(self, *, changed: bool) -> None:
+        """Note on the Lease when the settings were undone: in this restore, or in one that got no further."""
+        window, _, at = annotations_of(self.hold.check()).get(UNDONE, "").partition(" ")
+        if window == self.state.window and at and not changed:
+            self.undone_at = epoch(at)
+            return
+        self.undone_at = self.hands.now()
+        self.hold.note(UNDONE=f"{self.state.window} {micro_time(self.undone_at)}")
+
+    def _await_next_second(self) -> None:
+        """Times of creation are whole seconds: the next agent must have a later one than the undoing."""
+        self.hands.sleep(max(0.0, self.undone_at + 1.5 - self.hands.now()))
+
+    def _undo_rollout(self) -> None:
+        """Remove our annotation from the pod template, which makes all agents restart with the old settings."""
+        name = self.state.cilium_daemonset
+
+        def attempt() -> None:
+            found = self.hands.get(self._daemonset)
+            if found is None:
+                raise Refused(f"there is no DaemonSet {self.state.cilium_namespace}/{name}", 404)
+            if restarted_by(found) is not None:
+                self._await_next_second()
+                self.hands.change("PATCH", self._daemonset, template_annotation(found, None), self.hold.check)
+                self.report.did(f"restarted all agents of DaemonSet {name}")
+            elif self.in_flight:
+                self._age(self._daemonset, found, patch=True)
+
+        before = len(self.problems)
+        self._until_written(attempt, f"the agents of DaemonSet {name} could not be restarted")
+        if len(self.problems) == before:
+            self._await_rollout()
+
+    def _await_rollout(self) -> None:
+        """Wait until every agent runs the present pod template and is available, as long as it makes progress."""
+        seen: tuple[int, ...] = ()
+        since = self.hands.monotonic()
+        for _ in self.hold.waiting(float("inf")):
+            found = self.hands.get(self._daemonset) or {"metadata": {"generation": 0}}
+            status = found.get("status") or {}
+            numbers = tuple(
+                int(status.get(key, 0))
+                for key in ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable")
+            )
+            current = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
+            if current and numbers[0] and len(set(numbers)) == 1:
+                return
+            if numbers != seen:
+                seen, since = numbers, self.hands.monotonic()
+            if self.hands.monotonic() - since >= self.means.agent_ready_s:
+                break
+        self.problems.append(
+            f"the rolling restart of the agents has stopped: {seen[1]} of {seen[0]} agents are updated, "
+            f"{seen[2]} available"
+        )
+
+    # Agents
+
+    def _bring_back(self, name: str, saved: SavedNode) -> bool:
+        """Restart a node's agent unless it has the settings it should; return whether its limits can be compared.
+
+        They cannot where somebody else has changed the settings since they were saved, which stays, and on another
+        machine of the node's name, which needs nothing put back.
+        """
+        self.hold.renew_if_due()
+        found = self.hands.get(f"{NODES}/{name}")
+        if found is None:
+            self.report.note(f"node {name} no longer exists")
+            return False
+        replaced = bool(saved.machine) and protocol.machine_of(found) not in ("", saved.machine)
+        wanted = self._expected(found)
+        if replaced:
+            self.report.note(f"node {name} is another machine than before the run; it needs nothing put back")
+        elif saved.merged is not None and wanted != saved.merged:
+            # What Cilium's rules say has changed since, somebody else has changed: that stays.
+            self.report.note(f"somebody else changed the configuration of node {name}: BIG TCP {words(wanted)}")
+        agent = self._agent(name)
+        rebooted = bool(saved.boot) and protocol.boot_of(found) != saved.boot
+        if agent is not None and self._is_stale(agent, saved, wanted, replaced, rebooted):
+            self._restart(name, agent)
+        agent = self._await_agent(name)
+        told = None
+        if self.hands.sees_all:
+            told = self._told(agent)
+            if told != wanted and name not in self._restarted:
+                agent = self._restart(name, agent)
+                told = self._told(agent)
+        self.report.nodes[name] = {
+            "merged": told,
+            "wanted": wanted,
+            "agent_pod": agent["metadata"]["name"],
+            "agent_uid": agent["metadata"]["uid"],
+            "restarted": name in self._restarted,
+        }
+        if told is not None and told != wanted:
+            raise NotRestored(
+                f"the Cilium agent on node {name} still has BIG TCP {words(told)} after its restart, wanted "
+                f"{words(wanted)}"
+            )
+        return bool(wanted == saved.merged and saved.limits and not replaced)
+
+    def _told(self, agent: Json) -> dict[str, bool]:
+        told = self.hands.told(self.state.cilium_namespace, agent)
+        return {family: told.get(key, "").strip().lower() == "true" for family, key in KEYS.items()}
+
+    def _is_stale(
+        self, agent: Json, saved: SavedNode, wanted: Mapping[str, bool], replaced: bool, rebooted: bool
+    ) -> bool:
+        """Return whether an agent must go before anything can be known of it.
+
+        One of the run that is not Ready may be unable to start with the run's settings, and only a new pod gets
+        the old ones. And who may not ask an agent what it was told goes by when it was created.
+        """
+        meta = agent["metadata"]
+        untouched = meta["uid"] == saved.agent_uid and not rebooted
+        before_undoing = epoch(meta["creationTimestamp"]) <= self.undone_at
+        if self.hands.sees_all:
+            return before_undoing and not untouched and not is_ready(agent)
+        if replaced:
+            return False
+        return wanted != saved.merged if untouched else before_undoing
+
+    def _expected(self, node: Json) -> dict[str, bool]:
+        """Return what an agent started now on ``node`` would be told."""
+        data = self._cilium_config().get("data") or {}
+        configs = self.hands.select(self._node_configs) if self._node_configs is not None else []
+        return merged_settings(KEYS, data, configs, node["metadata"].get("labels") or {})
+
+    def _agent(self, node: str) -> Json | None:
+        """Return the agent pod of a node that is not being deleted, or None."""
+        pods = self.hands.select(self._agents, protocol.AGENT_LABELS, f"spec.nodeName={node}")
+        ours = [pod for pod in pods if is_agent(pod, self.state.cilium_daemonset)]
+        alive = [pod for pod in ours if not pod["metadata"].get("deletionTimestamp")]
+        return max(alive, key=lambda pod: str(pod["metadata"]["creationTimestamp"])) if alive else None
+
+    def _restart(self, node: str, agent: Json) -> Json:
+        """Delete the agent pod of a node and return the next one once it is Ready. Raises NotRestored."""
+        counts = self._restart_counts()
+        if counts.get(node, 0) >= protocol.MAX_RESTARTS:
+            raise NotRestored(
+                f"the Cilium agent on node {node} was restarted {counts[node]} times to put it back, and is not "
+                "restarted again: mend what keeps it from that, then run bigtcp-bench restore"
+            )
+        meta = agent["metadata"]
+        asks = self.hands.sees_all and is_ready(agent)
+        before = self.hands.told(self.state.cilium_namespace, agent) if asks else {}
+        self._await_next_second()
+        mark = f"restart the Cilium agent on node {node} since {micro_time(self.hands.now())}"
+        counts[node] = counts.get(node, 0) + 1
+        self.hold.note(IN_FLIGHT=mark, RESTARTS=json.dumps(counts))
+        try:
+            self.hands.delete(f"{self._agents}/{meta['name']}", uid=meta["uid"], before=self.hold.check)
+        except Refused as error:
+            # Without an answer nobody knows what became of it, and the mark stays.
+            if error.status != 0:
+                self.hold.note(IN_FLIGHT=None)
+            if error.status != 409:
+                raise
+        else:
+            self.hold.note(IN_FLIGHT=None)
+        self._restarted.add(node)
+        ready = self._await_agent(node, other_than=meta["uid"])
+        self.report.did(f"restarted the Cilium agent on node {node}")
+        if asks:
+            changed = changed_keys(before, self.hands.told(self.state.cilium_namespace, ready))
+            if changed:
+                self.report.note(
+                    f"the restart of the agent on node {node} put in force what had waited for one: {changed}"
+                )
+        return ready
+
+    def _restart_counts(self) -> dict[str, int]:
+        """Return node → how often restores of this window have restarted its agent."""
+        try:
+            counts = json.loads(annotations_of(self.hold.check()).get(RESTARTS, "{}"))
+            return {str(node): int(count) for node, count in counts.items()}
+        except (ValueError, TypeError, AttributeError):
+            return {}
+
+    def _await_agent(self, node: str, other_than: str | None = None) -> Json:
+        """Return the agent of a node once it is Ready. Raises NotRestored."""
+        seen = "there is none"
+        for _ in self.hold.waiting(self.means.agent_ready_s):
+            pod = self._agent(node)
+            if pod is None or pod["metadata"]["uid"] == other_than:
+                continue
+            if is_ready(pod):
+                return pod
+            text, in_vain = self.hands.waits_for(pod)
+            seen = f"pod {pod['metadata']['name']} {text}"
+            if in_vain:
+                # An agent that refuses its configuration exits at start; waiting leaves the node without one.
+                raise NotRestored(f"the Cilium agent on node {node} does not start: {seen}")
+        found = self.hands.get(f"{NODES}/{node}")
+        of_node = (
+            "" if found and is_ready(found) else f"; the node {'is not Ready' if found else 'no longer exists'}"
+        )
+        timeout_s = self.means.agent_ready_s
+        raise NotRestored(f"the Cilium agent on node {node} was not Ready within {timeout_s:g} s: {seen}{of_node}")
+
+    # Devices
+
+    def _verify_limits(self, nodes: list[str]) -> None:
+        """Compare the devices' limits with the saved ones; an agent whose devices differ gets one restart.
+
+        The settings are right but the devices are not, as after an agent that was killed while it started.
+        """
+        namespace = self.hands.get(f"/api/v1/namespaces/{NAMESPACE}") if self.hands.sees_all and nodes else None
+        if namespace is not None and namespace["metadata"].get("deletionTimestamp"):
+            # It waits for this restore, and takes no pod meanwhile.
+            self.report.unread = f"the namespace {NAMESPACE} is being deleted, so no pod can look at the devices"
+            return
+        differing = self._differing(nodes)
+        again = [node for node in differing if self._may_restart(node)]
+        for node in again:
+            agent = self._agent(node)
+            try:
+                if agent is not None:
+                    self._restart(node, agent)
+                    self.report.nodes[node]["restarted"] = True
+            except (Refused, NotRestored) as error:
+                self.problems.append(str(error))
+        if again:
+            others = {node: texts for node, texts in differing.items() if node not in again}
+            differing = {**others, **self._differing(again)}
+        for texts in differing.values():
+            self.problems += texts
+
+    def _may_restart(self, node: str) -> bool:
+        agent, count = self._agent(node), self._restart_counts().get(node, 0)
+        if agent is None or node in self._restarted or count >= protocol.MAX_RESTARTS:
+            return False
+        age_s = self.hands.now() - epoch(agent["metadata"]["creationTimestamp"])
+        return count + 1 < protocol.MAX_RESTARTS or age_s >= protocol.LAST_RESTART_S
+
+    def _differing(self, nodes: list[str]) -> dict[str, list[str]]:
+        """Return node → what its devices' limits differ in, for those nodes where they do."""
+        result: dict[str, list[str]] = {}
+        for node in nodes:
+            # Each by itself: a node that starts no pod must not hide what the other one's devices say.
+            try:
+                devices = self._probe(node)
+            except (Refused, NotRestored) as error:
+                self.problems.append(f"the devices of node {node} could not be read back: {error}")
+                continue
+            texts = self._compare(node, self.state.nodes[node], devices)
+            if texts:
+                result[node] = texts
+            else:
+                self.report.say(f"node {node}: the device limits are those saved")
+        return result
+
+    def _compare(self, node: str, saved: SavedNode, devices: dict[str, dict[str, Any]]) -> list[str]:
+        texts, on = [], any((saved.merged or {}).values())
+        set_by_cilium = {name for names in LIMIT_NAMES.values() for name in names}
+        self.report.nodes[node]["limits"] = {name: devices[name] for name in saved.limits if name in devices}
+        for device, before in saved.limits.items():
+            if device not in devices:
+                self.report.note(f"device {device} of node {node} no longer exists")
+                continue
+            for limit in sorted(set_by_cilium & set(before)):
+                now = devices[device].get(limit)
+                if now == before[limit]:
+                    continue
+                text = f"node {node}: device {device} has {limit} {now}, it was {before[limit]}"
+                if not on and now == protocol.CLASSIC_MAX_PACKET_BYTES:
+                    # Cilium's own "off" is this, whatever somebody had set by hand before.
+                    self.report.note(f"{text}; Cilium puts back {now} only")
+                else:
+                    texts.append(text)
+        return texts
+
+    def _probe(self, node: str) -> dict[str, dict[str, Any]]:
+        """Return device → limit → bytes as the kernel of ``node`` says, from a short-lived pod there."""
+        pod = json.loads(json.dumps(self.means.probe_pod))
+        required = "requiredDuringSchedulingIgnoredDuringExecution"
+        here = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+        pod["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"] = [here]
+        # No fence: what is late ends by itself, and whoever comes next deletes it.
+        name = self.hands.change("POST", PODS, pod)["metadata"]["name"]
+        try:
+            phase = "Pending"
+            status: Json = {}
+            for _ in self.hold.waiting(self.means.pod_start_s):
+                found = self.hands.get(f"{PODS}/{name}")
+                if found is None:
+                    raise NotRestored("the probe pod was deleted while it was waited for")
+                status = found.get("status") or {}
+                phase = status.get("phase", "Pending")
+                if phase in ("Succeeded", "Failed"):
+                    break
+            if phase != "Succeeded":
+                why = "".join(f": {status[key]}" for key in ("reason", "message") if status.get(key))
+                raise NotRestored(f"the probe pod is {phase} after up to {self.means.pod_start_s:g} s{why}")
+            return self.hands.devices(node, name)
+        finally:
+            self.hands.delete(f"{PODS}/{name}", gracePeriodSeconds=1)
+
+
+def what_is_left(
+    hands: Hands, lease: Json | None, owner: str, cilium: Mapping[str, str], package: str
+) -> SavedState:
+    """Return a state of what is changed now, for a restore that finds changes but no saved state.
+
+    It is saved before anything is undone, so that whoever comes next looks at the same nodes. ``cilium`` has the
+    namespace, daemonset and image of Cilium, ``package`` is the version of this package.
+    """
+    noted = annotations_of(lease).get(protocol.NODES, "").split(",")
+    labelled = [node["metadata"]["name"] for node in hands.select(NODES, WINDOW)]
+    where = f"/namespaces/{cilium['namespace']}"
+    config_map = hands.get(f"/api/v1{where}/configmaps/{CONFIGMAP_NAME}") or {"metadata": {}}
+    rolled = restarted_by(hands.get(f"/apis/apps/v1{where}/daemonsets/{cilium['daemonset']}"))
+    wrote = annotations_of(lease).get(WROTE, "")
+    changed = ARM in annotations_of(config_map) or rolled is not None or bool(wrote)
+    return SavedState(
+        package_version=package,
+        holder=owner,
+        window=wrote,
+        saved_at=micro_time(hands.now()),
+        plan="",
+        scope="cluster" if changed else "nodes",
+        image="",
+        cilium_namespace=cilium["namespace"],
+        cilium_daemonset=cilium["daemonset"],
+        cilium_image=cilium["image"],
+        node_config=None,
+        config_map=prior_values(config_map),
+        nodes={
+            name: SavedNode("", "", "", "", "", None, {})
+            for name in dict.fromkeys([*noted, *labelled])
+            if name and hands.get(f"{NODES}/{name}") is not None
+        },
+    )
