@@ -7,22 +7,20 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from airflow.sdk.configuration import clear_secrets_backends_cache
-from pydantic import BaseModel
+from benchmarks import settings_document
 
 from bigtcp_bench import settings
 from bigtcp_bench.airflow.connections import cluster_name
-from bigtcp_bench.airflow.params import dag_params
 from bigtcp_bench.commands import settings_in_force
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
-from bigtcp_bench.planning.plan import LoadGate, Plan, Thresholds, validate_plan
+from bigtcp_bench.planning.plan import LoadGate, Thresholds, validate_plan
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -246,73 +244,13 @@ def test_the_example_of_a_plan_is_one():
     assert plan.order == ("off", "on", "off", "on", "off")
 
 
-def code(text: str) -> str:
-    """Return a value in code, or the word none."""
-    return f"`{text}`" if text else "none"
-
-
-def variable_rows() -> list[str]:
-    return [f"| `{v.name}` | {v.read_by} | {code(v.default)} | {v.meaning} |" for v in settings.VARIABLES]
-
-
-def connection_rows() -> list[str]:
-    return [f"| `{c.conn_id}` | {c.meaning} | {c.without} |" for c in settings.CONNECTIONS]
-
-
-def param_rows() -> list[str]:
-    return [
-        f"| `{name}` | {_default(param.value)} | {param.schema['description_md']} |"
-        for name, param in dag_params().items()
-    ]
-
-
-def plan_rows() -> list[str]:
-    return list(_plan_rows(Plan))
-
-
-def _default(value: Any) -> str:
-    return "none" if value is None else f"`{settings_in_force.text_of(value)}`"
-
-
-def _plan_rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    schema = model.model_json_schema()["properties"]
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _plan_rows(field.annotation, f"{prefix}{name}.")
-            continue
-        default = (
-            "needed" if field.is_required() else _default(None if field.default in ((), "") else field.default)
-        )
-        assert field.description, f"{prefix}{name} has no description"
-        yield f"| `{prefix}{name}` | {default} | {_allowed(schema[name])} | {field.description} |"
-
-
-def _allowed(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return ", ".join(f"`{one}`" for one in schema["enum"])
-    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]:,}" for key, sign in signs.items() if key in schema]
-    if limits:
-        return ", ".join(limits)
-    return {"boolean": "`true`, `false`", "array": "a list"}.get(schema.get("type", ""), "a text")
-
-
-@pytest.mark.parametrize("rows", [variable_rows, connection_rows, param_rows, plan_rows])
-def test_every_setting_is_documented_as_it_is(rows):
-    lines = DOCUMENT.splitlines()
-    missing = [row for row in rows() if row not in lines]
-    assert not missing, "docs/configuration.md lacks:\n" + "\n".join(missing)
-
-
-def test_nothing_else_is_documented():
-    known = {
-        row.split("|")[1] for rows in (variable_rows, connection_rows, param_rows, plan_rows) for row in rows()
-    }
-    first_cells = {line.split("|")[1] for line in DOCUMENT.splitlines() if line.startswith("| `")}
-    assert first_cells == known
+def test_the_tables_are_those_that_are_made_of_the_code():
+    made = settings_document.document()
+    written = (ROOT / "docs" / "generated" / "settings.md").read_text(encoding="utf-8")
+    assert written == made, "run: python -m benchmarks.settings_document > docs/generated/settings.md"
 
 
 def test_every_threshold_and_gate_is_a_field_of_the_plan():
-    names = {row.split("`")[1] for row in plan_rows()}
+    names = {row.split("`")[1] for row in settings_document.plan_rows()}
     for prefix, model in (("thresholds", Thresholds), ("load_gate", LoadGate)):
         assert {f"{prefix}.{name}" for name in model.model_fields} <= names
