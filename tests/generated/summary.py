@@ -16,7 +16,8 @@ _COMPARED = ("off_median", "on_median", "change", "ci_low", "ci_high", "smallest
 def summary_of(warehouse: Warehouse) -> dict[str, dict[str, Any]]:
     """Return each night's outcome, its blocks, how many rows of each kind it has, and sums of their figures."""
     runs = warehouse.runs_frame(limit=500).to_dict("records")
-    return {row["started_at"].date().isoformat(): _of_run(warehouse, row) for row in reversed(runs)}
+    nights = [row for row in reversed(runs) if row["is_night"]]
+    return {row["started_at"].date().isoformat(): _of_run(warehouse, row) for row in nights}
 
 
 def _of_run(warehouse: Warehouse, row: dict[Any, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_every_run_says_that_it_was_generated(history):
 def test_the_last_night_is_the_one_asked_for(history):
     runs = history.runs_frame(limit=500)
     assert runs["started_at"].iloc[0].date() == LAST
-    assert len(runs) <= NIGHTS
+    assert runs["is_night"].sum() <= NIGHTS
     assert runs["status"].value_counts().to_dict().keys() == {"valid", "invalid", "failed"}
 
 
@@ -68,6 +68,19 @@ def test_a_restore_was_not_verified_once(history):
     assert view.restore_failed
     assert view.status == "failed"
     assert view.comparisons
+
+
+def test_each_upgrade_and_each_run_by_hand_is_answered(history):
+    runs = history.runs_frame(limit=500)
+    between = runs[~runs["is_night"]].sort_values("started_at")
+    views = [RunView.from_warehouse(history, int(number)) for number in between["id"]]
+    told = {(view.note or "").partition(" since run ")[0]: view.headline for view in views}
+    assert all(view.compared is not None for view in views)
+    assert "(Cilium 1.18.1 → 1.18.2): worse, ipv6-stream-1 throughput" in views[1].headline.needs[0]
+    assert "(same Cilium)" in told["new firmware 28.43.1014 on both NICs"].rest[0]
+    assert told["after the upgrade to Cilium 1.19.1"].needs[0] == (
+        "the note names Cilium 1.19.1, measured was 1.19.0"
+    )
 
 
 def test_an_a_a_run_measured_noise(history):

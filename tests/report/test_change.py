@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.cluster.fingerprint import datapath_config
+from bigtcp_bench.report.change import note_conflict
 from bigtcp_bench.report.summary import change_text, run_summary
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.store import Warehouse
-from tests.report.views import run_view
 from tests.support.nights import add_night
 
 OLD, NEW = "quay.io/cilium/cilium:v1.18.3", "quay.io/cilium/cilium:v1.18.4"
@@ -63,7 +63,12 @@ def test_the_first_run_of_a_version_is_held_against_the_last_of_the_one_before(w
     assert stream.off.low < 0 < stream.off.high
     assert rr.on.low < 0 < rr.on.high
     text = run_summary(view)
-    assert "against the last run before the change: run 12 of 2026-03-12 02:00" in text
+    assert "against the last run before Cilium was changed: run 12 of 2026-03-12 02:00" in text
+    assert view.headline.needs == ()
+    assert (
+        "against run 12 of 12 Mar (Cilium 1.18.3 → 1.18.4): better, ipv4-stream-1 throughput"
+        in view.headline.rest[0]
+    )
     assert "Cilium: 1.18.3 → 1.18.4" in text
     assert re.search(r"^ipv4-stream-1, throughput$", text, re.MULTILINE)
     assert re.search(
@@ -115,22 +120,81 @@ def test_later_runs_are_only_compared_when_they_say_why_they_were_started(wareho
     assert change.before == 3
 
 
-@pytest.mark.parametrize(
-    "columns", [{"status": "invalid"}, {"status": "failed"}, {"is_aa": True}, {"images": None}]
-)
-def test_a_run_that_says_nothing_about_a_version_is_not_compared(warehouse, columns):
+@pytest.mark.parametrize("columns", [{"status": "invalid"}, {"status": "failed"}, {"is_aa": True}])
+def test_a_run_without_verdicts_is_not_compared(warehouse, columns):
     night(warehouse, 0)
     number = night(warehouse, 1, NEW, note="why", **{key: columns[key] for key in columns if key != "status"})
     warehouse.update_run(number, status=columns.get("status", "valid"))
     assert RunView.from_warehouse(warehouse, number).change is None
 
 
-def test_without_an_earlier_version_there_is_no_comparison(warehouse):
-    number = [night(warehouse, day, note="why") for day in range(3)][-1]
-    view = RunView.from_warehouse(warehouse, number)
-    assert view.change is None
-    assert "before the change" not in run_summary(view)
-    assert run_view().change is None
+@pytest.mark.parametrize("asked", [{"note": "new NIC firmware"}, {"trigger": "manual"}])
+def test_a_run_with_a_reason_is_answered_even_when_cilium_is_the_same(warehouse, asked):
+    for number in range(12):
+        night(warehouse, number)
+    view = RunView.from_warehouse(warehouse, night(warehouse, 12, on={"ipv4-stream-1": 0.7}, **asked))
+    change = view.compared
+    assert change is not None
+    assert (change.before, change.cilium) == (12, ())
+    assert view.headline.needs[0].startswith(
+        "against run 12 of 12 Mar (same Cilium): worse, ipv4-stream-1 throughput"
+    )
+    assert "against the last run before: run 12" in run_summary(view)
+    assert "nothing else that is recorded has changed" in run_summary(view)
+
+
+def test_a_note_on_something_else_is_answered_by_the_run_before_it(warehouse):
+    upgraded(warehouse, nights=3)
+    usual, firmware = night(warehouse, 4, NEW), night(warehouse, 5, NEW, note="new NIC firmware")
+    assert RunView.from_warehouse(warehouse, firmware).compared.before == usual
+    by_hand = night(warehouse, 6, NEW, trigger="manual")
+    assert RunView.from_warehouse(warehouse, by_hand).compared.before == 3
+    later = night(warehouse, 40, NEW, trigger="manual")
+    assert RunView.from_warehouse(warehouse, later).compared.before == by_hand
+
+
+@pytest.mark.parametrize(
+    ("before", "columns", "reason"),
+    [
+        ({}, {}, "this is the cluster's first valid run"),
+        (
+            {"plan": {**PLAN, "duration_s": 3}},
+            {},
+            "no earlier valid run measured any of its scenarios on the same",
+        ),
+        ({}, {"images": None}, "its Cilium was not recorded"),
+    ],
+)
+def test_why_there_is_nothing_to_compare_with_is_one_clause(warehouse, before, columns, reason):
+    if before:
+        night(warehouse, 0, **before)
+    view = RunView.from_warehouse(warehouse, night(warehouse, 1, note="why", **columns))
+    assert view.headline.rest[0].startswith(f"not compared with an earlier run: {reason}")
+    assert view.compared is None
+    assert (
+        RunView.from_warehouse(warehouse, night(warehouse, 2, **columns, **before)).headline.rest[0][:5] == "helps"
+    )
+
+
+@pytest.mark.parametrize(
+    ("note", "measured", "told"),
+    [
+        ("after the upgrade to Cilium 1.19.1", "1.18.4", "the note names Cilium 1.19.1, measured was 1.18.4"),
+        ("Cilium v1.19.0-rc.0", "1.19.0", "the note names Cilium 1.19.0-rc.0, measured was 1.19.0"),
+        ("Cilium 1.18 rollout", "1.18.4 (v1.18.4-dd29cc335e)", ""),
+        (
+            "Cilium has changed since run 5: image quay.io/cilium/cilium:v1.18.3 → quay.io/cilium/cilium:v1.18.4",
+            "1.18.4",
+            "",
+        ),
+        ("firmware 1.19.1 of the NIC", "1.18.4", ""),
+        ("cilium was restarted", "1.18.4", ""),
+        (None, "1.18.4", ""),
+        ("Cilium 1.19.1", None, ""),
+    ],
+)
+def test_a_note_that_names_another_cilium_is_said(note, measured, told):
+    assert note_conflict(note, measured) == told
 
 
 def test_a_run_on_other_terms_is_passed_over(warehouse):

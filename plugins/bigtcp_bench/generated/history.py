@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bigtcp_bench import __version__
+from bigtcp_bench.cluster.fingerprint import Fingerprint, note, run_id
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.generated.figures import night_results
-from bigtcp_bench.generated.story import NightStory, stories
+from bigtcp_bench.generated.story import Intervention, NightStory, interventions, stories
 from bigtcp_bench.planning.plan import Block, Plan, blocks, load_plan, rerun_plan
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ SCENARIO_NAMES = ("ipv4-stream-1", "ipv6-stream-1", "ipv6-stream-8", "ipv6-rate"
 #: When a night's run begins, and how long one block of it takes.
 _BEGIN = time(2, tzinfo=UTC)
 _BLOCK = timedelta(minutes=18)
+#: When a run between two nights begins.
+_AFTERNOON = time(14, tzinfo=UTC)
 _BIG, _CLASSIC = 196_608, 65_536
 _NODES = ("worker-3", "worker-7")
 #: Speed of the clusters, the first one's again after the last.
@@ -65,11 +68,17 @@ def write_history(
     total = 0
     for index, cluster in enumerate(cluster_names(clusters)):
         writer = _Writer(warehouse, cluster, SEED + index, _SCALES[index % len(_SCALES)], scenarios)
-        for story in stories(nights, SEED + index):
+        told = stories(nights, SEED + index)
+        between = interventions(told)
+        for story in told:
             night = last - timedelta(days=nights - 1 - story.number)
             if story.fate != "missed":
                 writer.write(story, datetime.combine(night, _BEGIN))
                 total += 1
+            for one in between:
+                if one.after == story.number:
+                    writer.write(one.story, datetime.combine(night, _AFTERNOON), one)
+                    total += 1
             if story.number % 50 == 49:
                 progress(f"{cluster}: {story.number + 1} of {nights} nights")
     return total
@@ -89,32 +98,37 @@ class _Writer:
         #: The night that was judged last, and what the A/A runs so far say; None where it is to be asked for.
         self._nightly: Nightly | None = None
         self._switch_sds: dict[tuple[str, str], float] | None = None
+        #: The run that was stored last, and the Cilium that it measured.
+        self._before: tuple[int, Fingerprint] | None = None
         self._aa_plan = load_plan("nightly", {"scenarios": list(scenarios), "order": "off,off"})
 
-    def write(self, story: NightStory, started: datetime) -> None:
-        """Write one night, judged and with what became of incidents."""
+    def write(self, story: NightStory, started: datetime, between: Intervention | None = None) -> None:
+        """Write one night, judged and with what became of incidents, or a run ``between`` two nights."""
         plan = self._aa_plan if story.fate == "aa" else self._plan
-        number = self._start(story, plan, started)
+        number = self._start(story, plan, started, between)
         planned = blocks(plan)
         results = night_results(story, plan, planned, self._seed, self._scale)
         if story.fate == "failed":
             self._fail(number, story, planned, results, started)
             return
         self._measure(number, story, planned, results, started)
-        if self._judge(number, plan, results) and not plan.is_aa:
+        if self._judge(number, plan, results) and not plan.is_aa and between is None:
             nightly = self._judge_across_nights(number, story, plan, started)
             # A run that will have failed is not among the nights of the next one.
             self._nightly = self._nightly if story.fate == "unrestored" else nightly
         self._finish(number, story, started + (len(planned) + 1) * _BLOCK)
 
-    def _start(self, story: NightStory, plan: Plan, started: datetime) -> int:
-        return self._warehouse.start_run(
+    def _start(self, story: NightStory, plan: Plan, started: datetime, between: Intervention | None = None) -> int:
+        config = dict.fromkeys(("enable-ipv4-big-tcp", "enable-ipv6-big-tcp"), "false")
+        config |= {"datapath-mode": "veth", "routing-mode": "native"}
+        cilium = Fingerprint(f"quay.io/cilium/cilium:v{story.cilium}", config)
+        number = self._warehouse.start_run(
             {
                 "cluster": self._cluster,
                 "dag_id": DAG_ID,
-                "run_id": f"scheduled__{started.isoformat()}",
-                "trigger": "scheduled",
+                **self._named(started, cilium, between),
                 "started_at": started,
+                "is_night": between is None,
                 "client_node": _NODES[0],
                 "server_node": _NODES[1],
                 "client_kernel": story.kernel,
@@ -126,15 +140,27 @@ class _Writer:
                 "iperf3_version": "3.19",
                 "package_version": __version__,
                 "plan": plan.model_dump(mode="json"),
-                "cilium_config": {
-                    "datapath-mode": "veth",
-                    "enable-ipv4-big-tcp": "false",
-                    "enable-ipv6-big-tcp": "false",
-                    "routing-mode": "native",
-                },
+                "cilium_config": config,
+                "images": {"cilium": cilium.image},
                 "environment": {"generated": True, "kubernetes_version": "v1.36.2", "path_devices": ["eth0"]},
             }
         )
+        self._before = (number, cilium)
+        return number
+
+    def _named(self, started: datetime, cilium: Fingerprint, between: Intervention | None) -> dict[str, Any]:
+        """Return run_id, trigger and note as Airflow and whoever starts such a run make them."""
+        if between is None:
+            return {"run_id": f"scheduled__{started.isoformat()}", "trigger": "scheduled"}
+        if between.note or self._before is None:
+            name = f"manual__{started.isoformat()}"
+            return {"run_id": name, "trigger": "manual", "note": between.note or None}
+        before, known = self._before
+        return {
+            "run_id": run_id(self._cluster, f"{DAG_ID}/{before}", cilium),
+            "trigger": "manual",
+            "note": note(before, known.differences(cilium)),
+        }
 
     def _measure(
         self, number: int, story: NightStory, planned: Sequence[Block], results: pd.DataFrame, begin: datetime

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,6 +47,16 @@ _FATES: dict[Fate, tuple[float, ...]] = {
 }
 
 
+#: Runs that somebody started, as shares of the history, each with the note. The last one names a Cilium that was
+#: not there: its rollout had been taken back.
+_ENOUGH_NIGHTS = 20
+_BY_HAND = (
+    (0.63, "after the new kernel"),
+    (0.90, "new firmware 28.43.1014 on both NICs"),
+    (0.93, "after the upgrade to Cilium 1.19.1"),
+)
+
+
 @dataclass(frozen=True)
 class NightStory:
     """One night: how its run ends, what runs where, and how fast it is.
@@ -60,6 +71,29 @@ class NightStory:
     kernel: str
     platform: float
     speed: Mapping[tuple[str, Arm], float]
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A run in the afternoon after the night ``after``: of the upgrade watch, or by hand, which has a ``note``."""
+
+    after: int
+    story: NightStory
+    note: str = ""
+
+
+def interventions(told: Sequence[NightStory]) -> list[Intervention]:
+    """Return the runs between the nights of ``told``: each new Cilium is measured before the next night."""
+    found = [
+        Intervention(before.number, replace(story, number=len(told) + story.number, fate="ordinary"))
+        for before, story in itertools.pairwise(told)
+        if before.cilium != story.cilium
+    ]
+    for place, note in _BY_HAND if len(told) >= _ENOUGH_NIGHTS else ():
+        story = told[int(place * len(told))]
+        run = replace(story, number=len(told) + story.number, fate="ordinary")
+        found.append(Intervention(story.number, run, note))
+    return found
 
 
 def stories(nights: int, seed: int) -> list[NightStory]:

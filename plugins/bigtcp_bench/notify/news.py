@@ -58,9 +58,9 @@ def _of_outcome(warehouse: Warehouse, view: RunView, settings: ClusterSettings) 
         return
     elif view.status in ("invalid", "failed"):
         kind, key = "run", f"run {number}: {view.status}"
-    elif view.status == "valid" and view.change is not None and view.change.cilium:
+    elif view.status == "valid" and view.compared is not None and view.compared.cilium:
         # One message for each change of Cilium: the run before it is the same for all runs after it.
-        kind, key = "run", f"Cilium changed after run {view.change.before}"
+        kind, key = "run", f"Cilium changed after run {view.compared.before}"
     else:
         return
     message = run_message(view, settings.mention, failed_checks(warehouse.run(number)))

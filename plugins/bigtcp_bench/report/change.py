@@ -1,30 +1,48 @@
-"""A run against the last one before Cilium was changed, as data: what changed, and how both arms moved."""
+"""A run against an earlier one: what changed between them, how both arms moved, and the answer in one line."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.cluster.fingerprint import Fingerprint
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
+from bigtcp_bench.report import units
+from bigtcp_bench.report.words import day_text, gain_text, series_text
 from bigtcp_bench.warehouse.store import ENVIRONMENT
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bigtcp_bench.analysis.change import ScenarioChange
+    from bigtcp_bench.analysis.change import Moved, ScenarioChange
     from bigtcp_bench.warehouse.cilium_runs import CiliumRun
     from bigtcp_bench.warehouse.store import Warehouse
 
 #: Runs that are not of the same of these say nothing about how much runs like the one before differ.
 _MACHINES = ("client_node", "server_node", "client_kernel", "server_kernel", "nic_driver", "mtu")
+#: What Airflow calls a run that somebody has started, and how the ids of the upgrade watch's begin.
+_BY_HAND, _BY_WATCH = "manual", "upgrade__"
+#: A run by hand that says nothing is about the last change of Cilium when that is not longer ago.
+_RECENT = timedelta(days=14)
+_ABOUT_CILIUM = re.compile(r"cilium|upgrade|downgrade|rollout", re.IGNORECASE)
+#: A version of Cilium in a note: 1.18, 1.18.2, v1.19.0-rc.0.
+_VERSION = re.compile(r"\bv?(1\.\d{1,2}(?:\.\d+)?(?:-[0-9A-Za-z.]*[0-9A-Za-z])?)(?![\w.]*\d)")
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """Why a run that asks for it is not compared with an earlier one, in one clause."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
 class ChangeView:
-    """What a run says about a change of Cilium.
+    """What a run says against an earlier one.
 
     ``before`` is the number of the run that it is compared with, ``before_started`` when that began. ``cilium``
     are the differences between the two Cilium, ``others`` what else of the environment differs, one text each.
@@ -45,28 +63,46 @@ class ChangeView:
         """Whether enough runs before the change are known, for at least one scenario."""
         return any(item.off.low is not None for item in self.scenarios)
 
-    @classmethod
-    def from_warehouse(cls, warehouse: Warehouse, row: Mapping[str, Any]) -> ChangeView | None:
-        """Return what the run of ``row`` says about a change of Cilium, or None where that is no question.
+    @property
+    def title(self) -> str:
+        """Return which run this one is compared with."""
+        what = "the last run before Cilium was changed" if self.cilium else "the last run before"
+        return f"against {what}: run {self.before} of {self.before_started:%Y-%m-%d %H:%M}"
 
-        It is one for a run with a note, which says why it was started, and for the first valid run of a Cilium.
-        The run it is compared with is the last valid one of another Cilium that measured a scenario of it on the
-        same terms.
+    def answer(self, seen_from: date | None = None) -> tuple[str, bool]:
+        """Return the answer in one line, and whether something got worse by more than chance."""
+        what = "; ".join((f"Cilium {'; '.join(self.cilium)}" if self.cilium else "same Cilium", *self.others[:1]))
+        against = f"against run {self.before} of {day_text(self.before_started.date(), seen_from)} ({what})"
+        moved = [(item, arm, getattr(item, arm)) for item in self.scenarios for arm in ("off", "on", "benefit")]
+        if not self.has_intervals:
+            least = min(moved, key=lambda one: one[2].change * _sign(one[0]))
+            return f"{against}: at worst {_moved_text(*least)}; how much of it is chance nobody knows yet", False
+        for word, sign in (("worse", -1), ("better", 1)):
+            if of := [one for one in moved if _far(one[0], one[2]) * sign > 0]:
+                most = max(of, key=lambda one: abs(_far(one[0], one[2])))
+                others = len({one[0].scenario for one in of}) - 1
+                more = f" (and {others} more scenario{'s' if others > 1 else ''})" if others else ""
+                return f"{against}: {word}, {_moved_text(*most)}{more}", word == "worse"
+        return f"{against}: nothing moved by more than chance", False
+
+    @classmethod
+    def from_warehouse(cls, warehouse: Warehouse, row: Mapping[str, Any]) -> ChangeView | NotCompared | None:
+        """Return what the run of ``row`` says against an earlier one, or why it says nothing; None: nobody asks.
+
+        Asked for is a run with a note, which says why it was started, a run by hand, one of the upgrade watch, and
+        the first valid run of a Cilium. It is compared with the last valid run that measured a scenario of it on
+        the same terms: of another Cilium where Cilium is the question, else with whatever was before.
         """
-        from bigtcp_bench.analysis.change import MIN_RUNS, compare_runs, same_terms
+        from bigtcp_bench.analysis.change import same_terms
         from bigtcp_bench.warehouse.cilium_runs import newest
 
+        if row["status"] != "valid" or row["is_aa"]:
+            return None
+        asked = asks(row["note"], row["trigger"], row["run_id"])
         now = Fingerprint.of_row(row)
-        if row["status"] != "valid" or row["is_aa"] or now is None:
-            return None
+        if now is None:
+            return NotCompared("its Cilium was not recorded") if asked else None
         plan: Mapping[str, Any] = row["plan"] or {}
-
-        def differs(run: CiliumRun) -> bool:
-            return bool(run.fingerprint.differences(now))
-
-        last = newest(warehouse, row["cluster"], before=row["id"])
-        if last is None or not (row["note"] or differs(last)):
-            return None
 
         def comparable(run: CiliumRun) -> list[str]:
             return [
@@ -75,37 +111,100 @@ class ChangeView:
                 if name in SCENARIOS and same_terms(name, run.plan, plan)
             ]
 
-        found = newest(
+        def differs(run: CiliumRun) -> bool:
+            return bool(run.fingerprint.differences(now))
+
+        last = newest(warehouse, row["cluster"], before=row["id"])
+        if last is None:
+            return NotCompared("this is the cluster's first valid run") if asked else None
+        if not (asked or differs(last)):
+            return None
+        other = newest(
             warehouse, row["cluster"], lambda run: differs(run) and bool(comparable(run)), before=row["id"]
         )
+        recent = other is not None and row["started_at"] - other.started_at <= _RECENT
+        if other is not None and (differs(last) or _is_about_cilium(row["note"], recent)):
+            found: CiliumRun | None = other
+        else:
+            found = newest(warehouse, row["cluster"], lambda run: bool(comparable(run)), before=row["id"])
         if found is None:
-            return None
-        thresholds = Thresholds.model_validate(plan.get("thresholds", {}))
-        scenarios = comparable(found)
-        changes = compare_runs(
-            warehouse.comparisons_frame(found.number),
-            warehouse.comparisons_frame(row["id"]),
-            runs_like(warehouse, row["cluster"], found.number, scenarios),
-            scenarios,
-            thresholds,
-        )
-        if not changes:
-            return None
-        earlier = warehouse.run(found.number)
-        return cls(
-            before=found.number,
-            before_run_id=found.run_id,
-            before_started=found.started_at,
-            cilium=tuple(_cilium(earlier, row, found.fingerprint, now)),
-            others=tuple(
-                f"{name.replace('_', ' ')} {earlier[name]} → {row[name]}"
-                for name in ENVIRONMENT
-                if name != "cilium_version" and earlier[name] != row[name]
-            ),
-            scenarios=tuple(changes),
-            level=thresholds.confidence_level,
-            min_runs=MIN_RUNS,
-        )
+            return NotCompared("no earlier valid run measured any of its scenarios on the same terms")
+        made = _compared(warehouse, row, now, found, comparable(found))
+        return made or NotCompared(f"run {found.number} and this one judged no scenario in common")
+
+
+def asks(note: str | None, trigger: str | None, run_id: str) -> bool:
+    """Return whether a run was started for a reason of its own, by a person or by the upgrade watch."""
+    return bool(note) or trigger == _BY_HAND or run_id.startswith(_BY_WATCH)
+
+
+def note_conflict(note: str | None, cilium_version: str | None) -> str:
+    """Return that a note names another Cilium than was measured; nothing when it does not, or names none."""
+    if not note or not cilium_version or "cilium" not in note.lower():
+        return ""
+    measured = cilium_version.split()[0].removeprefix("v")
+    named = [version.removeprefix("v") for version in _VERSION.findall(note)]
+    if not named or any(measured == one or measured.startswith(f"{one}.") for one in named):
+        return ""
+    return f"the note names Cilium {', '.join(dict.fromkeys(named))}, measured was {measured}"
+
+
+def _compared(
+    warehouse: Warehouse, row: Mapping[str, Any], now: Fingerprint, found: CiliumRun, scenarios: list[str]
+) -> ChangeView | None:
+    from bigtcp_bench.analysis.change import MIN_RUNS, compare_runs
+
+    thresholds = Thresholds.model_validate((row["plan"] or {}).get("thresholds", {}))
+    changes = compare_runs(
+        warehouse.comparisons_frame(found.number),
+        warehouse.comparisons_frame(row["id"]),
+        runs_like(warehouse, row["cluster"], found.number, scenarios),
+        scenarios,
+        thresholds,
+    )
+    if not changes:
+        return None
+    earlier = warehouse.run(found.number)
+    return ChangeView(
+        before=found.number,
+        before_run_id=found.run_id,
+        before_started=found.started_at,
+        cilium=tuple(_cilium(earlier, row, found.fingerprint, now)),
+        others=tuple(
+            f"{name.replace('_', ' ')} {earlier[name]} → {row[name]}"
+            for name in ENVIRONMENT
+            if name != "cilium_version" and earlier[name] != row[name]
+        ),
+        scenarios=tuple(changes),
+        level=thresholds.confidence_level,
+        min_runs=MIN_RUNS,
+    )
+
+
+def _is_about_cilium(note: str | None, recent: bool) -> bool:
+    """Return whether a run asks what a change of Cilium did, rather than one of a NIC, a kernel or a setting."""
+    return bool(_ABOUT_CILIUM.search(note)) if note else recent
+
+
+def _sign(item: ScenarioChange) -> int:
+    return -1 if METRICS[item.metric].better == "lower" else 1
+
+
+def _far(item: ScenarioChange, moved: Moved) -> float:
+    """Return how much better a figure became; negative when worse, 0 where chance may do it."""
+    if moved.low is None or moved.high is None:
+        return 0.0
+    chance = moved.low <= 0 <= moved.high
+    return 0.0 if chance else moved.change * _sign(item)
+
+
+def _moved_text(item: ScenarioChange, arm: str, moved: Moved) -> str:
+    series = series_text(item.scenario, item.metric)
+    if arm == "benefit":
+        gains = (gain_text(_sign(item) * (ratio - 1)) for ratio in (moved.before, moved.after))
+        return f"{series}, gain went from {' to '.join(gains)}"
+    size = units.change_with_interval(moved.change, moved.low, moved.high)
+    return f"{series} {size} with BIG TCP {arm}"
 
 
 def _cilium(

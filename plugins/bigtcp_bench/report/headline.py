@@ -14,7 +14,7 @@ from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.history import SeriesView
-from bigtcp_bench.report.words import VERDICT_WORDS, gain_text, series_text
+from bigtcp_bench.report.words import VERDICT_WORDS, day_text, gain_text, series_text
 
 #: Scenario and metric.
 Series = tuple[str, str]
@@ -58,8 +58,11 @@ class Outcome:
     learning_nights: int = 0
     #: Series of incidents that somebody has acknowledged, with that name.
     known: Mapping[Series, str] = field(default_factory=dict)
-    #: What the comparison with an earlier run came to, or why there is none.
+    #: What the comparison with an earlier run came to, or why there is none, and whether something got worse.
     against: str = ""
+    against_worse: bool = False
+    #: That the note says something else than was measured.
+    note_conflict: str = ""
     #: How far a run has come that has not ended.
     progress: str = ""
 
@@ -101,8 +104,9 @@ def _of_run(outcome: Outcome) -> Headline:
         return Headline(state, (f"{first}{more}",), ())
     if outcome.status == "running":
         return Headline(state, (), (outcome.progress or "the run has not ended",))
-    rest = [_helps(outcome), outcome.against, _across_nights(outcome)]
-    return Headline(state, tuple(_regressions(outcome)), tuple(part for part in rest if part))
+    needs = [outcome.note_conflict, outcome.against if outcome.against_worse else "", *_regressions(outcome)]
+    rest = ["" if outcome.against_worse else outcome.against, _helps(outcome), _across_nights(outcome)]
+    return Headline(state, *(tuple(filter(None, parts)) for parts in (needs, rest)))
 
 
 def main_first(series: Series, change: float | None) -> tuple[bool, float, str, str]:
@@ -135,13 +139,6 @@ def moved_text(series: Series, change: float | None, attribution: str | None, ga
         # The newest night alone does not show what the newest nights together do.
         return f"{name} {units.change_text(change)} of its usual level"
     return f"{name}, gain fell from {texts[0]} to {texts[1]}"
-
-
-def day_text(night: str | date, seen_from: date | None) -> str:
-    """Return a night as people say it: ``9 Nov``, with the year where it is not that of ``seen_from``."""
-    day = date.fromisoformat(night) if isinstance(night, str) else night
-    year = f" {day.year}" if seen_from is None or day.year != seen_from.year else ""
-    return f"{day.day} {day:%b}{year}"
 
 
 def counts_text(verdicts: Mapping[str, int], worse: Sequence[Series] = (), helps: str = "helps") -> str:

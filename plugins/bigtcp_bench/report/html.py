@@ -104,6 +104,7 @@ def _templates() -> jinja2.Environment:
         "change": units.change_text,
         "number": _number,
         "verdict": verdict_word,
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }
     environment.globals |= {
         "interval": units.change_with_interval,

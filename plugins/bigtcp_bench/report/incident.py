@@ -7,8 +7,8 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from bigtcp_bench.report.differences import Difference, differences
-from bigtcp_bench.report.headline import Gain, day_text, main_first, moved_text
-from bigtcp_bench.report.words import series_text
+from bigtcp_bench.report.headline import Gain, main_first, moved_text
+from bigtcp_bench.report.words import day_text, series_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

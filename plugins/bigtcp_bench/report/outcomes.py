@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.report.change import ChangeView, asks
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import SeriesView
+from bigtcp_bench.report.view import against_of
 
 if TYPE_CHECKING:
-    from bigtcp_bench.warehouse.lists import ListedComparison, ListedSeries
+    from bigtcp_bench.warehouse.lists import ListedComparison, ListedRun, ListedSeries
     from bigtcp_bench.warehouse.store import Warehouse
 
 #: Scenario, metric, and the night since when it is a regression, → the change of arm on against off before.
@@ -34,6 +37,7 @@ def headlines(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Headl
             cluster,
             [(one.scenario, one.metric, one.since) for one in of if one.state == "regression" and one.since],
         )
+    changes = {number: ChangeView.from_warehouse(warehouse, warehouse.run(number)) for number in _asking(runs)}
     incidents = [one for cluster in before for one in open_incidents(warehouse, cluster) if one.acknowledged_by]
     found = {}
     for number, run in runs.items():
@@ -59,8 +63,28 @@ def headlines(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Headl
                 gains=_gains(series[number], comparisons[number], before[run.cluster]),
                 learning_nights=run.learning_nights or Thresholds.model_validate({}).learning_nights,
                 known=known,
+                **against_of(changes.get(number), run.note, run.cilium_version, run.started_at),
             )
         )
+    return found
+
+
+def _asking(runs: Mapping[int, ListedRun]) -> list[int]:
+    """Return the runs that may have to be compared with an earlier one, the oldest of each cluster among them."""
+    found = []
+    newest_first = sorted(runs.values(), key=lambda run: (run.started_at, run.number), reverse=True)
+    valid = [run for run in newest_first if run.status == "valid" and not run.is_aa]
+    for place, run in enumerate(valid):
+        before = next((one for one in valid[place + 1 :] if one.cluster == run.cluster), None)
+        known = [Fingerprint.of_row(vars(one)) for one in (before, run) if one is not None]
+        same = (
+            len(known) == 2
+            and known[0] is not None
+            and known[1] is not None
+            and not known[0].differences(known[1])
+        )
+        if asks(run.note, run.trigger, run.run_id) or not same:
+            found.append(run.number)
     return found
 
 

@@ -171,8 +171,8 @@ def _summary(view: RunView, width: int) -> Group:
         parts += [Text(), _comparison_table(view, view.judged, width)]
         parts += [Padding(Text(line), (0, 0, 0, 2)) for line in invalid_lines(view)]
         parts += [Text(), Text(legend(view), style="dim")]
-    if view.change:
-        parts += [Text(), *_change_parts(view.change)]
+    if view.compared:
+        parts += [Text(), *_change_parts(view.compared)]
     if view.proofs:
         parts += [
             Text("\nproof of effect: mean bytes per packet on the pods' own interfaces", style="bold"),
@@ -263,13 +263,9 @@ def _change_parts(change: ChangeView) -> list[RenderableType]:
             table.add_row(*map(Text, (f" {arm}", *ends, _moved(moved))))
         ratios = (units.change_text(value - 1) for value in (item.benefit.before, item.benefit.after))
         table.add_row(*map(Text, (" on against off", *ratios, _moved(item.benefit))))
-    lines = [f"Cilium: {'; '.join(change.cilium)}"]
-    if change.others:
-        lines.append(f"not only Cilium has changed: {'; '.join(change.others)}")
-    when = f"{change.before_started:%Y-%m-%d %H:%M}"
     return [
-        Text(f"against the last run before the change: run {change.before} of {when}", style="bold"),
-        *(Padding(Text(clean(line)), (0, 0, 0, 2)) for line in lines),
+        Text(change.title, style="bold"),
+        *(Padding(Text(clean(line)), (0, 0, 0, 2)) for line in change_lines(change)),
         table,
         Text(change_legend(change), style="dim"),
     ]
@@ -277,6 +273,18 @@ def _change_parts(change: ChangeView) -> list[RenderableType]:
 
 def _moved(moved: Moved) -> str:
     return units.change_with_interval(moved.change, moved.low, moved.high)
+
+
+def change_lines(change: ChangeView) -> list[str]:
+    """Return what differs between the two runs, a line for Cilium and one for everything else that is recorded."""
+    lines = [f"Cilium: {'; '.join(change.cilium) or 'the same'}"]
+    if change.others:
+        lines.append(
+            f"{'not only Cilium has' if change.cilium else 'what has'} changed: {'; '.join(change.others)}"
+        )
+    elif not change.cilium:
+        lines.append("nothing else that is recorded has changed")
+    return lines
 
 
 def change_legend(change: ChangeView) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
-from bigtcp_bench.report.change import ChangeView
+from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView
 
@@ -127,8 +127,8 @@ class RunView:
     noise: tuple[str, ...] = ()
     #: The likely causes of what is wrong with the run, the likeliest first.
     causes: tuple[Cause, ...] = ()
-    #: Against the last run before Cilium was changed; None where that is no question, or there is no such run.
-    change: ChangeView | None = None
+    #: Against an earlier run, or why there is none to compare with; None where nobody asks.
+    change: ChangeView | NotCompared | None = None
     #: Of every series that is a regression: what BIG TCP gained before, and gains now.
     gains: Mapping[Series, Gain] = field(default_factory=dict)
 
@@ -221,8 +221,14 @@ class RunView:
                 gains=self.gains,
                 learning_nights=self.history.learning_nights,
                 known=self.history.known,
+                **against_of(self.change, self.note, self.cilium_version, self.started),
             )
         )
+
+    @property
+    def compared(self) -> ChangeView | None:
+        """Return the comparison with an earlier run, where there is one."""
+        return self.change if isinstance(self.change, ChangeView) else None
 
     def verdict_counts(self) -> Counter[str]:
         """Return how many comparisons have which verdict."""
@@ -235,6 +241,18 @@ class RunView:
             for comparison in self.comparisons
             if comparison.metric == HEADLINE[SCENARIOS[comparison.scenario].traffic]
         ]
+
+
+def against_of(
+    change: ChangeView | NotCompared | None, note: str | None, cilium: str | None, started: datetime | None
+) -> dict[str, Any]:
+    """Return what an Outcome says of a comparison with an earlier run, and of the run's note."""
+    found: dict[str, Any] = {"note_conflict": note_conflict(note, cilium)}
+    if isinstance(change, ChangeView):
+        found["against"], found["against_worse"] = change.answer(started.date() if started else None)
+    elif change is not None:
+        found["against"] = f"not compared with an earlier run: {change.reason}"
+    return found
 
 
 def _causes(frame: pd.DataFrame) -> tuple[Cause, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
 
@@ -65,3 +67,10 @@ def gain_text(gain: float | None) -> str:
     if gain is not None and abs(gain) >= 0.095:
         return units.minus(f"{gain * 100:+.0f} %")
     return units.change_text(gain)
+
+
+def day_text(night: str | date, seen_from: date | None) -> str:
+    """Return a night as people say it: ``9 Nov``, with the year where it is not that of ``seen_from``."""
+    day = date.fromisoformat(night) if isinstance(night, str) else night
+    year = f" {day.year}" if seen_from is None or day.year != seen_from.year else ""
+    return f"{day.day} {day:%b}{year}"

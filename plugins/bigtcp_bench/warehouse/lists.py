@@ -30,6 +30,12 @@ class ListedRun:
     reasons: tuple[str, ...]
     restore: dict[str, Any] | None
     learning_nights: int | None
+    run_id: str
+    trigger: str | None
+    note: str | None
+    cilium_version: str | None
+    images: dict[str, Any] | None
+    cilium_config: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,9 @@ def listed_runs(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Lis
     """Return how each of these runs ended."""
     learning = run.c.plan["thresholds", "learning_nights"].as_integer()
     names = ("id", "cluster", "status", "is_aa", "started_at", "reasons", "restore_result")
-    statement = sa.select(*(run.c[name] for name in names), learning).where(run.c.id.in_(list(numbers)))
+    more = ("run_id", "trigger", "note", "cilium_version", "images", "cilium_config")
+    columns = (*(run.c[name] for name in names), learning, *(run.c[name] for name in more))
+    statement = sa.select(*columns).where(run.c.id.in_(list(numbers)))
 
     def work(connection: sa.Connection) -> dict[int, ListedRun]:
         return {

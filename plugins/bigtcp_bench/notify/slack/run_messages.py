@@ -32,8 +32,8 @@ def run_message(view: RunView, mention: str = "", failed_checks: Sequence[str] =
     loud = mention if view.restore_failed else ""
     headline = escaped(summary.headline(view))
     lines = [f"*{headline}*" if view.restore_failed else headline]
-    if view.change is not None and view.change.cilium:
-        lines.append(escaped(f"Cilium was changed before it: {'; '.join(view.change.cilium)}"))
+    if view.compared is not None and view.compared.cilium:
+        lines.append(escaped(f"Cilium was changed before it: {'; '.join(view.compared.cilium)}"))
     parts: list[Block] = [blocks.header(_title(view)), blocks.lines_section(lines, loud)]
     if failed_checks:
         parts += blocks.bullets(failed_checks, "Failed checks; nothing was changed")
@@ -41,8 +41,8 @@ def run_message(view: RunView, mention: str = "", failed_checks: Sequence[str] =
         parts += blocks.bullets(view.reasons)
     parts += likely_causes(view)
     parts += blocks.bullets(summary.history_lines(view))
-    if view.change is not None:
-        parts += blocks.code(summary.change_text(view.change, summary.MIN_WIDTH))
+    if view.compared is not None:
+        parts += blocks.code(summary.change_text(view.compared, summary.MIN_WIDTH))
     if comparisons := _worth_showing(view):
         parts += blocks.code(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
     if proofs := [proof for proof in view.proofs if proof.required]:
