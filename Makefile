@@ -42,8 +42,8 @@ bench: ## Measure footprint, demo, and the warehouse at ten years of nights (a q
 	@scripts/install test
 	@$(BIN)/python -m benchmarks.footprint; above=$$?; $(BIN)/python -m benchmarks.warehouse && exit $$above
 
-up: install  ## Start the lab and Airflow (UI, scheduler) in the background
-	@$(BIN)/bigtcp-bench up
+up: install  ## Start the lab and Airflow (UI, scheduler) in the background; PORT=8081, HISTORY=1: with generated nights
+	@$(BIN)/bigtcp-bench up $(if $(PORT),--port $(PORT)) $(if $(HISTORY),--history)
 
 down: ## Stop what make up started
 	@if [ -x $(BIN)/bigtcp-bench ]; then $(BIN)/bigtcp-bench down; else echo "nothing is installed, so nothing runs"; fi

@@ -102,6 +102,9 @@ def test_incidents_are_judged_from_all_dags_of_their_cluster(client, warehouse):
     assert one.get(f"run/{number}").status_code == 404
     assert f"Incidents of {CLUSTER} are hidden" in one.get("incidents").text
     assert "Hidden: you may not read" in one.get("overview").text
+    for path in ("runs", "overview"):
+        assert "known to grace" not in one.get(path).text
+        assert "gain fell" not in one.get(path).text
     assert one.get("incidents/3").status_code == 404
     assert one.post("incidents/3/acknowledge", data={"note": "x"}, headers=SAME_ORIGIN).status_code == 404
     assert "incident" not in str(one.get(f"chart/trend.json?cluster={CLUSTER}&scenario=ipv6-stream-1").json())

@@ -32,7 +32,7 @@ def dag_params(conn_id: str = DEFAULT_CONN_ID) -> dict[str, Param]:
             type="string",
             enum=plan_names(),
             title="Plan",
-            description_md="What to measure. **quick** takes minutes, **nightly** about an hour.",
+            description_md="What to measure. " + " ".join(f"**{name}**: {text}." for name, text in _plans()),
         ),
         "scenarios": Param(
             None,
@@ -64,7 +64,11 @@ def dag_params(conn_id: str = DEFAULT_CONN_ID) -> dict[str, Param]:
             type=["null", "string"],
             maxLength=500,
             title="Note",
-            description_md="Why this run was started, for example *after the upgrade to Cilium 1.18.4*.",
+            description_md=(
+                "Why this run was started, for example *after the upgrade to Cilium 1.18.4*. It stands wherever "
+                "the run is told. A run with a note says at its top how it compares with an earlier one: where "
+                "the note speaks of Cilium, with the last one of another Cilium, else with the run before."
+            ),
         ),
         "client_node": _node("client_node", "Client node"),
         "server_node": _node("server_node", "Server node"),
@@ -119,6 +123,19 @@ def plan_of_params(params: Mapping[str, Any]) -> Plan:
         raise InvalidInput(f"param plan = {plan!r}: must be the name of a plan, one of {', '.join(plan_names())}")
     overrides["scenarios"] = overrides.get("scenarios") or None
     return load_plan(plan, overrides, str(params.get("kubernetes_conn_id") or ""))
+
+
+def _plans() -> list[tuple[str, str]]:
+    """Return every plan with what it is for, in its own words."""
+    return [(name, _description(name)) for name in plan_names()]
+
+
+def _description(name: str) -> str:
+    try:
+        return load_plan(name).description.rstrip(".")
+    except InvalidInput:
+        # A run with it says what is wrong; the form and all other plans stay usable.
+        return "cannot be used"
 
 
 def _integer(name: str, title: str, section: str | None = None) -> Param:

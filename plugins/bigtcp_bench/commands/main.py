@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bigtcp_bench import __version__
 from bigtcp_bench.commands import check, config, generated, history, install_dags, notify, plan, report, results
@@ -15,6 +16,9 @@ from bigtcp_bench.commands.common import Handler, add_cluster, add_command, add_
 from bigtcp_bench.demo.lab import the_lab, the_lab_is_installed
 from bigtcp_bench.demo.local_airflow import DEFAULT_PORT, LocalAirflow
 from bigtcp_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.store import Warehouse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
 
     up = add_command(commands, "up", "start the lab and Airflow in the background", _up)
     up.add_argument("--port", type=int, default=DEFAULT_PORT, help="of Airflow's UI (default: %(default)s)")
+    up.add_argument(
+        "--history",
+        type=int,
+        nargs="?",
+        const=120,
+        metavar="NIGHTS",
+        help="with generated nights for the pages to show, which say so (default of NIGHTS: %(const)s)",
+    )
     add_folder(up)
     add_folder(add_command(commands, "down", "stop what up started", _down))
 
@@ -88,13 +100,22 @@ def _background(options: argparse.Namespace, port: int = DEFAULT_PORT) -> LocalA
 def _up(options: argparse.Namespace) -> int:
     administrator, daemon = the_lab()
     airflow = _background(options, options.port)
+    running = airflow.as_running()
+    if running is None:
+        airflow.check_port()
+    elif running.port != airflow.port:
+        print(f"Airflow runs here already, on port {running.port}; `make down` stops it")
+    airflow = running or airflow
     airflow.folder.mkdir(parents=True, exist_ok=True)
     print("starting the lab", flush=True)
     administrator.apply_manifests(daemon.up(airflow.kubeconfig.parent).kubeconfig)
     print("preparing Airflow's database and the warehouse", flush=True)
     airflow.prepare()
     options.warehouse = None
-    warehouse_of(options).migrate()
+    warehouse = warehouse_of(options)
+    warehouse.migrate()
+    if options.history:
+        _write_history(warehouse, options.history)
     print("starting Airflow (about half a minute)", flush=True)
     airflow.start()
     print(
@@ -103,6 +124,17 @@ def _up(options: argparse.Namespace) -> int:
         "`make down` stops everything."
     )
     return 0
+
+
+def _write_history(warehouse: Warehouse, nights: int) -> None:
+    """Write generated nights for the pages to show, unless they are there."""
+    from bigtcp_bench.generated.history import cluster_names, write_history
+
+    if set(cluster_names(1)) & set(warehouse.clusters()):
+        print("the generated history is there already")
+        return
+    print(f"writing {nights} generated nights of {cluster_names(1)[0]}; nothing in them is measured", flush=True)
+    write_history(warehouse, nights)
 
 
 def _down(options: argparse.Namespace) -> int:

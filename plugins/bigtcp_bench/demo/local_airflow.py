@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bigtcp_bench.errors import BenchError
@@ -116,14 +116,29 @@ class LocalAirflow:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise BenchError(f"airflow db migrate failed with status {done.returncode}; {log} ends with:\n{tail}")
 
+    def check_port(self) -> None:
+        """Raise BenchError if another program has the port."""
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                raise BenchError(f"port {self.port} is taken by another program; choose one with --port")
+
+    def as_running(self) -> LocalAirflow | None:
+        """Return the Airflow that runs in this folder, with the port that it has; None where none runs."""
+        if self.pid() is None or not self._port_file.exists():
+            return None
+        return replace(self, port=int(self._port_file.read_text(encoding="utf-8")))
+
+    @property
+    def _port_file(self) -> Path:
+        return self.home / "port"
+
     def start(self) -> None:
         """Start `airflow standalone` in the background and wait until its API answers."""
         if self.pid() is not None:
             return
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                raise BenchError(f"port {self.port} is taken by another program; choose one with --port")
+        self.check_port()
         self.home.mkdir(parents=True, exist_ok=True)
+        self._port_file.write_text(str(self.port), encoding="utf-8")
         with self._log_file.open("ab") as out:
             process = subprocess.Popen(
                 airflow_command("standalone"),

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 _Before = dict[tuple[str, str, str], float]
 
 
-def headlines(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Headline]:
-    """Return the headline of each of these runs."""
+def headlines(
+    warehouse: Warehouse, numbers: Collection[int], whole_clusters: Collection[str] | None = None
+) -> dict[int, Headline]:
+    """Return the headline of each of these runs.
+
+    What other runs of its cluster say goes in where all of them may be read: ``whole_clusters``; None: everywhere.
+    """
     from bigtcp_bench.warehouse.gains import gains_before
     from bigtcp_bench.warehouse.incidents import open_incidents
     from bigtcp_bench.warehouse.lists import listed_comparisons, listed_runs, listed_series
@@ -30,14 +35,17 @@ def headlines(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Headl
     runs = listed_runs(warehouse, numbers)
     comparisons, series = listed_comparisons(warehouse, numbers), listed_series(warehouse, numbers)
     before: dict[str, _Before] = {}
-    for cluster in {run.cluster for run in runs.values()}:
+    whole = {
+        number: run for number, run in runs.items() if whole_clusters is None or run.cluster in whole_clusters
+    }
+    for cluster in {run.cluster for run in whole.values()}:
         of = [one for number, run in runs.items() if run.cluster == cluster for one in series[number]]
         before[cluster] = gains_before(
             warehouse,
             cluster,
             [(one.scenario, one.metric, one.since) for one in of if one.state == "regression" and one.since],
         )
-    changes = {number: ChangeView.from_warehouse(warehouse, warehouse.run(number)) for number in _asking(runs)}
+    changes = {number: ChangeView.from_warehouse(warehouse, warehouse.run(number)) for number in _asking(whole)}
     incidents = [one for cluster in before for one in open_incidents(warehouse, cluster) if one.acknowledged_by]
     found = {}
     for number, run in runs.items():
@@ -60,7 +68,7 @@ def headlines(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Headl
                 verdicts=Counter(one.verdict for one in comparisons[number]),
                 worse=[(one.scenario, one.metric) for one in comparisons[number] if one.verdict == "slower"],
                 series=[SeriesView(**vars(one) | {"nights": one.nights or 0}) for one in series[number]],
-                gains=_gains(series[number], comparisons[number], before[run.cluster]),
+                gains=_gains(series[number], comparisons[number], before.get(run.cluster, {})),
                 learning_nights=run.learning_nights or Thresholds.model_validate({}).learning_nights,
                 known=known,
                 **against_of(changes.get(number), run.note, run.cilium_version, run.started_at),

@@ -85,4 +85,4 @@ def view_of(warehouse: Warehouse, access: Access, row: dict[str, Any]) -> RunVie
     view = RunView.from_warehouse(warehouse, row["id"])
     if row["cluster"] in access.whole_clusters:
         return view
-    return replace(view, history=replace(view.history, incidents=()), change=None)
+    return replace(view, history=replace(view.history, incidents=()), change=None, gains={})

@@ -67,7 +67,7 @@ def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
     return ClusterCard(
         name=name,
         last=last,
-        headline=headlines(warehouse, [last["id"]])[last["id"]],
+        headline=headlines(warehouse, [last["id"]], access.whole_clusters)[last["id"]],
         restore=pages.restore_results(warehouse, [last["id"]])[last["id"]],
         compared=compared,
         benefits=main_comparisons(warehouse, compared["id"]) if compared else [],

@@ -36,7 +36,7 @@ def runs(request: Request, access: AccessDep, choice: RunsQuery) -> Response:
         "runs.html",
         access,
         rows=rows,
-        headlines=headlines(warehouse, numbers),
+        headlines=headlines(warehouse, numbers, access.whole_clusters),
         origins=pages.origins(warehouse, numbers),
         origin=origin_of(warehouse, numbers),
         choice=choice,
