@@ -89,7 +89,7 @@ def test_a_process_killed_in_the_middle_of_a_switch_leaves_nothing(
     program = f"""
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.bigtcp_switch import switch
-from bigtcp_bench.cluster.guard import Fence
+from bigtcp_bench.cluster.lease import Fence
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.planning.plan import Plan
 api = ClusterApi.from_kubeconfig({str(lab.kubeconfig)!r})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 from bigtcp_bench.cluster import (
     bigtcp_switch,
@@ -12,6 +13,7 @@ from bigtcp_bench.cluster import (
     pods,
     reach,
     requirements,
+    restore,
     rights,
     saved_state,
 )
@@ -19,21 +21,25 @@ from bigtcp_bench.cluster.api import (
     CONFIGMAP,
     LEASE,
     NAMESPACE,
-    NODE,
-    POD,
     PRIORITYCLASS,
     ClusterApi,
     JsonObject,
 )
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import CONFIGMAP_NAME, KEYS, Cilium, Merged, rollout_rounds
+from bigtcp_bench.cluster.hands import ClusterHands
+from bigtcp_bench.cluster.lease import read_lease
 from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.rehearsal import Rehearsal, merge_patch
 from bigtcp_bench.cluster.requirements import Seen
 from bigtcp_bench.cluster.rights import Right
-from bigtcp_bench.errors import MeasurementFailed
+from bigtcp_bench.errors import MeasurementFailed, RestoreFailed
+from bigtcp_bench.in_cluster import hold as holding
 from bigtcp_bench.in_cluster import protocol
-from bigtcp_bench.in_cluster.protocol import merged_settings
+from bigtcp_bench.in_cluster import restore as core
+from bigtcp_bench.in_cluster.hold import Hands
+from bigtcp_bench.in_cluster.protocol import SavedNode, SavedState
 from bigtcp_bench.measuring import packet_sizes
 from bigtcp_bench.measuring.control import control_pods
 from bigtcp_bench.measuring.generation import client_pod, generations_of, orders_of, server_pod
@@ -55,6 +61,15 @@ Verb = Literal["create", "change", "delete", "restart"]
 
 #: Stand in manifests for what only a run has: the id of its window, the token of two pods, the server's addresses.
 WINDOW_ID = "WINDOW-ID"
+_VERBS: dict[str, Verb] = {"POST": "create", "PUT": "change", "PATCH": "change", "DELETE": "delete"}
+_KIND_NAMES = {
+    "pods": "Pod",
+    "configmaps": "ConfigMap",
+    "nodes": "Node",
+    "leases": "Lease",
+    "ciliumnodeconfigs": "CiliumNodeConfig",
+    "daemonsets": "DaemonSet",
+}
 TOKEN = "0" * 32
 ADDRESSES: dict[Family, str] = {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1"}
 
@@ -113,18 +128,26 @@ def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline
     """
     found = requirements.preflight(api, plan, pair, holder=holder, with_pods=False)
     seen = found.seen
-    start, rounds = _start(api, seen), rollout_rounds(seen.daemonset)
+    start = _start(api, seen)
     merged = {name: start.merged[name] for name in pair.names}
     told = list(_blocks(plan, pair, merged, start.data))
     needed = rights.needed(plan.scope, seen.cilium, pair.names)
-    sketch = _Sketch(api, plan, pair, seen.cilium, holder, start.node_config)
+    agents = {} if start.restarts else {name: agent.pod for name, agent in seen.agents.items()}
+    sketch = _Sketch(api, plan, pair, seen.cilium, holder, start.node_config is not None, agents)
+    rounds = rollout_rounds(seen.daemonset)
+    end = _restored(sketch, start, told, merged, rounds)
     acts = [
         *start.acts,
         *sketch.preparation(),
         *sketch.window(),
-        *(act for position, block in enumerate(told) for act in sketch.block(block, position)),
-        *sketch.end(told, merged),
+        *(act for position in range(len(told)) for act in sketch.block(told, position)),
+        *sketch.end(),
+        *end.acts,
+        *sketch.guardian_removed(),
+        Act("restore_config", "change", f"Lease {pods.BENCH_NAMESPACE}/{protocol.LEASE_NAME}", "given back"),
     ]
+    rollouts = sum(block.rolls for block in told) * rounds
+    restarts = start.restarts + rollouts + sum(len(block.restarts) for block in told) + end.restarts
     return Outline(
         plan=plan,
         pair=pair,
@@ -132,7 +155,7 @@ def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline
         checks=found.checks,
         blocks=told,
         acts=acts,
-        duration=estimate(plan, start.restarts + sketch.restarts(told, merged, rounds)),
+        duration=estimate(plan, restarts),
         rights=needed,
         lacking=rights.missing(api, needed),
         unknown=requirements.unknown_without_pods(plan),
@@ -144,96 +167,184 @@ def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline
 class _Start:
     """The cluster when a run saves its state: as it is, or as it is once an earlier run's leftovers were put back.
 
-    ``merged`` is what agents were told, ``data`` what ``cilium-config`` says, ``node_config`` whether there is a
-    CiliumNodeConfig of our name; ``acts`` is what the run does to get there, as ``guard.restore`` does it, and
-    ``restarts`` how often it restarts agents one after the other.
+    ``merged`` is what agents were told, ``data`` what ``cilium-config`` says, ``node_config`` the CiliumNodeConfig
+    of our name, if there is one; ``hands`` see the cluster like that. ``acts`` is what the run does to get there,
+    and ``restarts`` how often it restarts agents one after the other.
     """
 
     merged: dict[str, Merged | None]
     data: dict[str, str]
-    node_config: bool
+    node_config: JsonObject | None
+    hands: Hands
     acts: list[Act] = field(default_factory=list)
     restarts: int = 0
 
 
 def _start(api: ClusterApi, seen: Seen) -> _Start:
-    """Return what the first block finds. Raises RestoreFailed if the saved state cannot be understood."""
+    """Return what the first block finds. Raises RestoreFailed where an earlier run's leftovers stay."""
     found = next((one for one in seen.node_configs if one["metadata"]["name"] == protocol.NODE_CONFIG_NAME), None)
     merged = {name: agent.merged for name, agent in seen.agents.items()}
-    start = _Start(merged, dict(seen.config.get("data") or {}), found is not None)
-    if seen.abandoned:
-        _put_back(api, seen, saved_state.read_state(api), found, start)
+    hands = ClusterHands(api, seen.cilium)
+    start = _Start(merged, dict(seen.config.get("data") or {}), found, hands)
+    if not seen.abandoned:
+        return start
+    state = saved_state.read_state(api)
+    lease = read_lease(api)
+    owner = state.holder if state is not None else (lease.owner if lease is not None else "")
+    limits = {name: node.limits for name, node in state.nodes.items()} if state is not None else {}
+    rehearsal = Rehearsal(hands, seen.cilium, limits)
+    done = _rehearsed(
+        rehearsal,
+        "check_kernel",
+        state,
+        lease.raw if lease is not None else None,
+        owner,
+        rollout_rounds(seen.daemonset),
+        changed=state is None and bool(restore.changes(api)),
+        named=True,
+    )
+    start.restarts = done.restarts
+    start.acts = [
+        replace(act, note=f"left behind by {owner or 'an earlier run'}; {act.note}".rstrip("; "))
+        for act in done.acts
+    ]
+    if guardian_objects.is_there(api):
+        start.acts += _guardian_removed("check_kernel", f"left behind by {owner or 'an earlier run'}")
+    where = f"/api/v1/namespaces/{seen.cilium.namespace}/configmaps/{CONFIGMAP_NAME}"
+    start.data = dict((rehearsal.get(where) or {}).get("data") or {})
+    start.node_config = rehearsal.get(_node_config_path(seen.cilium)) if seen.cilium.node_config else None
+    start.merged.update({name: node["merged"] for name, node in done.nodes.items()})
+    start.hands = rehearsal
     return start
 
 
-def _put_back(
-    api: ClusterApi, seen: Seen, state: saved_state.SavedState | None, written: JsonObject | None, start: _Start
-) -> None:
-    """Add to ``start`` what the restore of leftovers does, and what is in force after it."""
-    owner = state.holder if state is not None else "an earlier run"
+def _restored(
+    sketch: _Sketch, start: _Start, told: list[BlockOutline], before: dict[str, Merged | None], rounds: int
+) -> _Rehearsed:
+    """Return what the restore at the end of the run does, on the cluster as the last block leaves it."""
+    cilium, plan = sketch.cilium, sketch.plan
+    arm, names = told[-1].block.arm, sketch.pair.names
+    # Devices are not known before somebody looks at them; that somebody will is what is told.
+    limits = {name: {"as saved": dict[str, int]()} for name in names}
+    last: Merged = dict.fromkeys(KEYS, arm == "on")
+    hands = Rehearsal(start.hands, cilium, limits, dict.fromkeys(names, last))
+    state = SavedState(
+        package_version="",
+        holder=sketch.holder,
+        window=WINDOW_ID,
+        saved_at=protocol.micro_time(hands.now()),
+        plan=plan.name,
+        scope=plan.scope,
+        image=plan.image,
+        image_pull_secrets=plan.image_pull_secrets,
+        cilium_namespace=cilium.namespace,
+        cilium_daemonset=cilium.daemonset,
+        cilium_image=cilium.image,
+        node_config=protocol.as_saved(start.node_config) if start.node_config is not None else None,
+        config_map={key: start.data.get(key) for key in KEYS.values()},
+        nodes={
+            name: SavedNode("", "", "", "", "", cast("dict[str, bool] | None", before[name]), limits[name])
+            for name in names
+        },
+    )
+    if plan.scope == "nodes":
+        for name in names:
+            _patch(hands, f"{holding.NODES}/{name}", {"metadata": {"labels": {protocol.WINDOW: WINDOW_ID}}})
+        if cilium.node_config is not None:
+            ours = bigtcp_switch.node_config(cilium, sketch.holder, WINDOW_ID, arm)
+            there = start.node_config or {"metadata": {"uid": "rehearsed"}}
+            meta = {**there["metadata"], **ours["metadata"]}
+            hands.put(_node_config_path(cilium), {**ours, "metadata": meta})
+    elif any(block.writes for block in told):
+        marks = {"annotations": {protocol.ARM: arm, protocol.WINDOW: WINDOW_ID}}
+        where = f"/api/v1/namespaces/{cilium.namespace}/configmaps/{CONFIGMAP_NAME}"
+        _patch(hands, where, {"metadata": marks, "data": bigtcp_switch.settings(arm)})
+    if any(block.rolls for block in told):
+        template = {"template": {"metadata": {"annotations": {protocol.RESTARTED: WINDOW_ID}}}}
+        where = f"/apis/apps/v1/namespaces/{cilium.namespace}/daemonsets/{cilium.daemonset}"
+        _patch(hands, where, {"spec": template})
+    saved = protocol.state_object(state)
+    saved["metadata"] |= {"uid": "rehearsed", "resourceVersion": "1"}
+    hands.put(holding.STATE, saved)
+    lease = protocol.take(None, sketch.holder, WINDOW_ID, hands.now(), protocol.LEASE_S)
+    hands.put(holding.LEASE, lease)
+    untouched = bool(sketch.agents) and not any(block.rolls or block.restarts for block in told)
+    return _rehearsed(hands, "restore_config", state, lease, sketch.holder, rounds, changed=False, named=untouched)
 
-    def act(verb: Verb, what: str, note: str) -> None:
-        start.acts.append(Act("check_kernel", verb, what, f"left behind by {owner}; {note}"))
 
-    cilium, saved = seen.cilium, state.nodes if state is not None else {}
-    for pod in api.select(POD, pods.BENCH_NAMESPACE, labels=pods.selector(pods.ALL_ROLES)):
-        act("delete", f"Pod {pods.BENCH_NAMESPACE}/{pod['metadata']['name']}", "not needed any more")
-    # Not of the pair only: the earlier run may have had other nodes.
-    nodes = [
-        *api.select(NODE, labels=protocol.WINDOW),
-        *(node for name in saved if (node := api.find(NODE, name))),
-    ]
-    labels = {node["metadata"]["name"]: dict(node["metadata"].get("labels") or {}) for node in nodes}
-    labelled = [name for name, found in labels.items() if found.pop(protocol.WINDOW, None) is not None]
-    for name in labelled:
-        act("change", f"Node {name}", f"label {protocol.WINDOW} removed")
+def _patch(hands: Rehearsal, path: str, patch: JsonObject) -> None:
+    """Change an object as a run would have, without writing that down."""
+    hands.put(path, merge_patch(hands.get(path) or {}, patch))
 
-    prior = state.node_config if state is not None else None
-    ours = written is not None and protocol.WINDOW in (written["metadata"].get("annotations") or {})
-    what = f"CiliumNodeConfig {cilium.namespace}/{protocol.NODE_CONFIG_NAME}"
-    configs = [item for item in seen.node_configs if item is not written]
-    if prior is not None:
-        if ours or written is None:
-            act("change" if ours else "create", what, "as it was before")
-        configs.append({"metadata": {"name": protocol.NODE_CONFIG_NAME}, "spec": prior["spec"]})
-    elif written is not None and (ours or state is not None):
-        act("delete", what, "there was none before")
-    elif written is not None:
-        configs.append(written)
-    start.node_config = any(item["metadata"]["name"] == protocol.NODE_CONFIG_NAME for item in configs)
 
-    rolls = False
-    if state is None or state.scope == "cluster":
-        annotations = seen.config["metadata"].get("annotations") or {}
-        arm = annotations.get(protocol.ARM)
-        if arm in ("off", "on"):
-            values = state.config_map if state is not None else protocol.prior_values(seen.config)
-            how = "both keys as they were" if values is not None else "cannot be: nobody knows what it was"
-            act("change", f"ConfigMap {cilium.namespace}/{CONFIGMAP_NAME}", how)
-            if start.data.items() >= bigtcp_switch.settings(arm).items():
-                kept = {**start.data, **(values or {})}
-                start.data = {key: value for key, value in kept.items() if value is not None}
-        rolls = protocol.RESTARTED in (seen.daemonset["spec"]["template"]["metadata"].get("annotations") or {})
-        if rolls:
-            act("change", f"DaemonSet {cilium.namespace}/{cilium.daemonset}", "annotation removed")
-            act("restart", "every agent of Cilium", "in turn")
-            start.restarts += rollout_rounds(seen.daemonset)
-    for name in (name for name in dict.fromkeys([*saved, *labelled]) if name in labels):
-        agent = seen.agents.get(name) or requirements.look_at_agent(api, cilium, seen.daemonset, name)
-        by_rules = merged_settings(KEYS, start.data, configs, labels[name])
-        start.merged[name] = by_rules
-        if agent.merged != start.merged[name] and not rolls:
-            act("delete", f"Pod of Cilium's agent on {name}", "a restart with the settings as before")
-            start.restarts += 1
-    if saved:
-        act("create", f"pods bigtcp-probe on {' and '.join(saved)}", "to verify the limits; deleted")
-    if state is not None:
-        what = f"ConfigMap {pods.BENCH_NAMESPACE}/{protocol.STATE_NAME}"
-        act("change", what, "its finalizer removed")
-        act("delete", what, "all is as it says")
-    if guardian_objects.is_there(api):
-        for kind in ("CronJob", "ConfigMap"):
-            act("delete", f"{kind} {pods.BENCH_NAMESPACE}/{protocol.GUARDIAN_NAME}", "nothing left to guard")
+@dataclass(frozen=True)
+class _Rehearsed:
+    """What a restore would do, how often it restarts agents one after the other, and what each node has then."""
+
+    acts: list[Act]
+    restarts: int
+    nodes: dict[str, dict[str, Any]]
+
+
+def _rehearsed(
+    hands: Rehearsal,
+    task: str,
+    state: SavedState | None,
+    lease: JsonObject | None,
+    owner: str,
+    rounds: int,
+    *,
+    changed: bool,
+    named: bool,
+) -> _Rehearsed:
+    """Return what the restore by ``hands`` does; ``named``: agents still have the names that they have now.
+
+    Raises RestoreFailed if it would not be verified.
+    """
+    report = core.Report(lambda text: hands.say(text) if text in report.actions else None)
+    seen = copy.deepcopy(lease)
+    hold = holding.take_over(hands, lease, owner)
+    assert hold is not None, "nobody else has a rehearsed Lease"
+    cilium = hands.cilium
+    try:
+        restore.put_back(
+            hands, hold, state, report, cilium=cilium, seen=seen, owner=owner, changed=changed, reason="rehearsed"
+        )
+    except (holding.Refused, core.NotRestored) as error:
+        who = owner or "an earlier run"
+        raise RestoreFailed(f"what {who} has changed would not be put back: {error}") from error
+    acts: list[Act] = []
+    restarts = 0
+    made: set[str] = set()
+    for change in hands.changes:
+        *_, plural, name = change.path.split("/")
+        namespace = change.path.partition("/namespaces/")[2].partition("/")[0]
+        what = f"{_KIND_NAMES[plural]} {namespace + '/' if namespace else ''}{name}"
+        if change.path == holding.LEASE or change.path in made:
+            continue
+        if plural == "pods" and change.method == "POST":
+            made.add(change.path)
+            acts.append(_pods(task, "to verify the limits", change.body))
+        elif plural == "pods" and namespace == cilium.namespace:
+            node = change.body["spec"]["nodeName"]
+            what = what if named else f"Pod of Cilium's agent on {node}"
+            acts.append(Act(task, "delete", what, f"{change.said}, with the settings as before"))
+            restarts += 1
+        else:
+            acts.append(Act(task, _VERBS[change.method], what, change.said))
+            if plural == "daemonsets":
+                acts.append(Act(task, "restart", "every agent of Cilium", "in turn"))
+                restarts += rounds
+    return _Rehearsed(acts, restarts, report.nodes)
+
+
+def _guardian_removed(task: str, note: str = "") -> list[Act]:
+    name = f"{pods.BENCH_NAMESPACE}/{protocol.GUARDIAN_NAME}"
+    return [Act(task, "delete", f"{kind} {name}", note) for kind in ("CronJob", "ConfigMap")]
+
+
+def _node_config_path(cilium: Cilium) -> str:
+    return cilium.node_config_kind.path(cilium.namespace, protocol.NODE_CONFIG_NAME)
 
 
 def _blocks(
@@ -262,6 +373,8 @@ class _Sketch:
     holder: str
     #: Whether there is a CiliumNodeConfig of our name before the first block.
     node_config: bool
+    #: Node → the pod of its agent now; empty if none has it any more when the first block begins.
+    agents: dict[str, str]
 
     def preparation(self) -> Iterator[Act]:
         """Yield what check_kernel does."""
@@ -284,9 +397,8 @@ class _Sketch:
     def window(self) -> Iterator[Act]:
         """Yield what snapshot_config does."""
         task = "snapshot_config"
-        body = load_manifest("lease.yaml")
-        body["metadata"]["annotations"] = {protocol.WINDOW: WINDOW_ID}
-        body["spec"].update(holderIdentity=self.holder, leaseDurationSeconds=round(protocol.LEASE_S))
+        nodes = {protocol.NODES: ",".join(self.pair.names)}
+        body = protocol.take(None, self.holder, WINDOW_ID, self.api.now(), protocol.LEASE_S, nodes)
         verb: Verb = (
             "create" if self.api.find(LEASE, protocol.LEASE_NAME, pods.BENCH_NAMESPACE) is None else "change"
         )
@@ -304,13 +416,21 @@ class _Sketch:
         state = f"ConfigMap {pods.BENCH_NAMESPACE}/{protocol.STATE_NAME}"
         yield Act(task, "create", state, "the state before the first change, immutable; deleted at the end")
 
-    def block(self, told: BlockOutline, position: int) -> Iterator[Act]:
+    def block(self, all_told: list[BlockOutline], position: int) -> Iterator[Act]:
         """Yield what the two tasks of one block do."""
+        told, earlier = all_told[position], all_told[:position]
         switch, measure = told.tasks
+        if position:
+            yield from self._probes(switch, "read the counters at the end of the block before")
         if self.plan.load_gate.mode != "warn":
             yield from self._probes(switch, "sample the load before the switch")
         change = self._cluster_settings if self.plan.scope == "cluster" else self._node_settings
         yield from change(switch, told, first=position == 0)
+        for name in told.restarts:
+            gone = any(block.rolls or name in block.restarts for block in earlier)
+            pod = None if gone else self.agents.get(name)
+            what = f"Pod {self.cilium.namespace}/{pod}" if pod else f"Pod of Cilium's agent on {name}"
+            yield Act(switch, "delete", what, f"its DaemonSet makes a new one: a restart of the agent on {name}")
         yield from self._probes(switch, "prove the arm on the devices")
         if self.plan.control:
             yield from self._control(switch, told.block)
@@ -325,6 +445,8 @@ class _Sketch:
         of_block = generations_of(told.block, run=0, run_key=self.holder, nodes=self.pair.names)
         server = server_pod(of_block[0], self.plan, TOKEN)
         client = client_pod(of_block[0], self.plan, orders_of(of_block[0], self.plan, ADDRESSES, TOKEN))
+        # Airflow's operator names its pod after its task.
+        client["metadata"]["generateName"] = f"{measure.replace('_', '-')}-"
         yield _pods(measure, "one pair for each generation", server, client, count=len(of_block))
 
     def _node_settings(self, task: str, told: BlockOutline, *, first: bool) -> Iterator[Act]:
@@ -339,13 +461,6 @@ class _Sketch:
             end = "put back as it was" if self.node_config else "deleted"
             note = f"BIG TCP {told.block.arm} on both nodes; {end} at the end"
             yield Act(task, "change" if there else "create", _name(body), note, (body,))
-        yield from self._restarts(task, told)
-
-    def _restarts(self, task: str, told: BlockOutline) -> Iterator[Act]:
-        for name in told.restarts:
-            yield Act(
-                task, "delete", f"Pod of Cilium's agent on {name}", "its DaemonSet makes a new one: a restart"
-            )
 
     def _control(self, task: str, block: Block) -> Iterator[Act]:
         try:
@@ -370,50 +485,15 @@ class _Sketch:
             note = f"annotation {protocol.RESTARTED} of its pods; removed at the end"
             yield Act(task, "change", f"DaemonSet {where}/{self.cilium.daemonset}", note)
             yield Act(task, "restart", "every agent of Cilium", "in turn, as the DaemonSet's update strategy says")
-        yield from self._restarts(task, told)
 
-    def restored(self, told: list[BlockOutline], before: dict[str, Merged | None]) -> list[str]:
-        """Return the nodes whose agents the restore restarts."""
-        last: Merged = dict.fromkeys(KEYS, told[-1].block.arm == "on")
-        return [name for name in self.pair.names if before[name] != last]
-
-    def restarts(self, told: list[BlockOutline], before: dict[str, Merged | None], rounds: int) -> int:
-        """Return how often agents restart one after the other; a rollout of all counts ``rounds`` times."""
-        single = sum(len(block.restarts) for block in told)
-        if self.plan.scope == "nodes":
-            return single + len(self.restored(told, before))
-        rollouts = sum(block.rolls for block in told)
-        return single + (rollouts + bool(rollouts)) * rounds
-
-    def end(self, told: list[BlockOutline], before: dict[str, Merged | None]) -> Iterator[Act]:
-        """Yield what comes after the blocks."""
+    def end(self) -> Iterator[Act]:
+        """Yield what comes after the blocks, before the restore."""
         yield from self._probes("collect_counters", "read the counters at the end")
-        task = "restore_config"
-        back = self.restored(told, before)
-        if self.plan.scope == "cluster":
-            where = self.cilium.namespace
-            if any(block.writes for block in told):
-                yield Act(task, "change", f"ConfigMap {where}/{CONFIGMAP_NAME}", "both keys as they were")
-            if any(block.rolls for block in told):
-                yield Act(task, "change", f"DaemonSet {where}/{self.cilium.daemonset}", "annotation removed")
-                yield Act(task, "restart", "every agent of Cilium", "in turn")
-        else:
-            for name in self.pair.names:
-                yield Act(task, "change", f"Node {name}", f"label {protocol.WINDOW} removed")
-            what = f"CiliumNodeConfig {self.cilium.namespace}/{protocol.NODE_CONFIG_NAME}"
-            yield Act(task, "change", what, "as it was before") if self.node_config else Act(task, "delete", what)
-            for name in back:
-                yield Act(
-                    task, "delete", f"Pod of Cilium's agent on {name}", "a restart with the settings as before"
-                )
-        yield from self._probes(task, "verify the limits")
-        what = f"ConfigMap {pods.BENCH_NAMESPACE}/{protocol.STATE_NAME}"
-        yield Act(task, "change", what, "its finalizer removed")
-        yield Act(task, "delete", what)
-        if self.plan.guardian and not guardian_objects.obstacle(self.api):
-            for kind in ("CronJob", "ConfigMap"):
-                yield Act(task, "delete", f"{kind} {pods.BENCH_NAMESPACE}/{protocol.GUARDIAN_NAME}")
-        yield Act(task, "change", f"Lease {pods.BENCH_NAMESPACE}/{protocol.LEASE_NAME}", "given back")
+
+    def guardian_removed(self) -> list[Act]:
+        """Return what becomes of the guardian, if there can be one."""
+        there = self.plan.guardian and not guardian_objects.obstacle(self.api)
+        return _guardian_removed("restore_config") if there else []
 
     def _probes(self, task: str, purpose: str) -> Iterator[Act]:
         orders = ProbeOrders(sample_s=LOAD_SAMPLE_S).to_argument()
