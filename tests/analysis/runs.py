@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bigtcp_bench.analysis.verdicts import ENDS, Captures
 from bigtcp_bench.planning.metrics import metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, validate_plan
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, captured_ways, validate_plan
 
 USUAL = {
     "throughput_bps": 14e9,
@@ -34,6 +35,16 @@ PACKET_BYTES = {"off": 59_000.0, "on": 150_000.0}
 
 def make_plan(**fields: Any) -> Plan:
     return validate_plan({"scenarios": ["ipv4-stream-1"], "generations": 3, "repetitions": 2, **fields})
+
+
+def make_captures(plan: Plan) -> Captures:
+    """Return what the captured streams of a sound run say."""
+    return {
+        (block.number, way, end): PACKET_BYTES[block.arm]
+        for block in blocks(plan)
+        for way in captured_ways(plan)
+        for end in ENDS
+    }
 
 
 def make_frame(

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from bigtcp_bench.analysis.diagnosis import (
     CAUSES,
+    CapturedStream,
     Evidence,
     Measured,
     NodeCounters,
@@ -140,6 +141,23 @@ CASES = {
         "segmented-on-the-way",
         {"arm": "on", "scenario": "ipv4-stream-1"},
         ["packets of 185,000 B left the sender", "with 1,516 B"],
+    ),
+    "a captured stream, small at the receiver": (
+        {
+            "captured": [
+                CapturedStream(1, "off", "ipv4", 64_000.0, 64_000.0),
+                CapturedStream(2, "on", "ipv4", 180_000.0, 1_470.0),
+            ]
+        },
+        "segmented-on-the-way",
+        {"arm": "on", "scenario": None},
+        ["packets of 180,000 B left the sender", "with 1,470 B"],
+    ),
+    "a captured stream, large in arm off": (
+        {"captured": [CapturedStream(1, "off", "ipv6", 180_000.0, 180_000.0)]},
+        "setting-not-effective",
+        {"arm": "off", "scenario": None},
+        ["packets left the sender with 180,000 B on average in arm off"],
     ),
     "a node that forwards refuses": (
         {"counters": [counted("node1", snmp6__Ip6InTooBigErrors=4_000), counted("node2")]},

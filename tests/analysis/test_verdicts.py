@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bigtcp_bench.analysis.verdicts import (
     NodePressure,
@@ -16,10 +18,12 @@ from bigtcp_bench.analysis.verdicts import (
     loss_problems,
     pressure_problems,
 )
-from bigtcp_bench.planning.plan import Thresholds
-from tests.analysis.runs import make_frame, make_plan
+from bigtcp_bench.planning.plan import SCENARIOS, Thresholds, Way, captured_ways
+from tests.analysis.runs import make_captures, make_frame, make_plan
 
 PLAN = make_plan(scenarios=["ipv4-stream-1", "ipv6-rr"])
+CAPTURES = make_captures(PLAN)
+PROVEN = RunFacts(captures=CAPTURES)
 ON = {"gso_ipv4_max_size": 196_608, "gro_ipv4_max_size": 196_608, "gso_max_size": 196_608, "gro_max_size": 196_608}
 OFF = dict.fromkeys(ON, 65_536)
 
@@ -41,6 +45,7 @@ def test_a_sound_run_is_valid(frame):
         environments={1: {"kernel": "6.18"}, 2: {"kernel": "6.18"}, 3: {"kernel": "6.18"}},
         device_limits={(1, 1, "client"): OFF, (2, 1, "client"): ON, (2, 1, "server"): ON},
         pressure=[NodePressure(1, "node1", 0.01, 0.05)],
+        captures=CAPTURES,
         control=10.1,
         control_history=[10.0] * 20,
     )
@@ -50,7 +55,7 @@ def test_a_sound_run_is_valid(frame):
 
 
 def test_an_invalid_run_judges_nothing(frame):
-    verdict = judge_run(set_packets(frame, "sender", "on", 59_000.0), PLAN)
+    verdict = judge_run(set_packets(frame, "sender", "on", 59_000.0), PLAN, PROVEN)
     assert verdict.status == "invalid"
     assert {comparison.verdict for comparison in verdict.comparisons} == {"invalid"}
     assert verdict.comparisons[0].change is not None
@@ -71,23 +76,23 @@ def test_an_invalid_run_judges_nothing(frame):
     ],
 )
 def test_proof_of_effect_is_required(frame, end, arm, value, words):
-    (problem,) = effect_problems(set_packets(frame, end, arm, value), PLAN)
+    (problem,) = effect_problems(set_packets(frame, end, arm, value), PLAN, CAPTURES)
     assert words in problem
 
 
 def test_one_block_without_effect_is_enough(frame):
-    (problem,) = effect_problems(set_packets(frame, "sender", "off", 150_000.0, block=3), PLAN)
+    (problem,) = effect_problems(set_packets(frame, "sender", "off", 150_000.0, block=3), PLAN, CAPTURES)
     assert "3 of 6 generations" in problem
 
 
 def test_exactly_the_classic_limit_is_off_and_not_on(frame):
     frame = set_packets(set_packets(frame, "sender", "off", 65_536.0), "sender", "on", 65_536.0)
-    (problem,) = effect_problems(frame, PLAN)
+    (problem,) = effect_problems(frame, PLAN, CAPTURES)
     assert "arm on" in problem
 
 
 def test_no_reading_is_no_proof(frame):
-    problems = effect_problems(frame[frame["metric"] != "bytes_per_packet_receiver"], PLAN)
+    problems = effect_problems(frame[frame["metric"] != "bytes_per_packet_receiver"], PLAN, CAPTURES)
     assert problems == [
         "ipv4-stream-1, arm off: no bytes per packet were read at the receiver",
         "ipv4-stream-1, arm on: no bytes per packet were read at the receiver",
@@ -96,7 +101,51 @@ def test_no_reading_is_no_proof(frame):
 
 def test_request_response_needs_no_big_packets(frame):
     small = (frame["scenario"] == "ipv6-rr") & frame["metric"].str.startswith("bytes_per_packet")
-    assert effect_problems(frame.assign(value=frame["value"].mask(small, 900.0)), PLAN) == []
+    assert effect_problems(frame.assign(value=frame["value"].mask(small, 900.0)), PLAN, CAPTURES) == []
+
+
+@pytest.mark.parametrize("scenario", ["ipv4-rr", "ipv6-rate"])
+def test_a_family_without_a_stream_is_proven_by_captures_or_the_run_is_invalid(scenario):
+    plan = make_plan(scenarios=[scenario])
+    frame, captures, family = make_frame(plan), make_captures(plan), scenario[:4]
+    assert judge_run(frame, plan, RunFacts(captures=captures)).status == "valid"
+    unproven = judge_run(frame, plan)
+    assert unproven.status == "invalid"
+    assert unproven.reasons[1] == (
+        f"{family}, arm on: no packets were captured at both ends in block 2, and no bulk stream proves what BIG "
+        "TCP did"
+    )
+    for block, end, size, words in [
+        (1, "sender", 90_000.0, "arm off: packets at the sender averaged 90,000 B in 1 of 2 captures"),
+        (3, "receiver", 90_000.0, "arm off: packets at the receiver averaged 90,000 B in 1 of 2 captures"),
+        (2, "sender", 59_000.0, "arm on: packets at the sender averaged only 59,000 B in 1 of 1 captures"),
+        (2, "receiver", 1_470.0, "reached the receiver with 1,470 B in 1 of 1 captures; they were segmented"),
+    ]:
+        wrong = judge_run(frame, plan, RunFacts(captures={**captures, (block, Way(family), end): size}))
+        assert wrong.status == "invalid"
+        assert wrong.reasons[0].startswith(f"{family}, ")
+        assert words in wrong.reasons[0]
+    for lost in captures:
+        fewer = {key: size for key, size in captures.items() if key != lost}
+        (reason,) = judge_run(frame, plan, RunFacts(captures=fewer)).reasons
+        assert f"no packets were captured at both ends in block {lost[0]}" in reason
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sets(st.sampled_from(sorted(SCENARIOS)), min_size=1),
+    st.sampled_from(["off,on,off", "on,off", "off,off", "off,on,off,on,off"]),
+    st.booleans(),
+)
+def test_whatever_is_judged_is_proven_at_both_ends_in_every_arm(names, order, packet_sizes):
+    plan = make_plan(scenarios=sorted(names), order=order, packet_sizes=packet_sizes, generations=1)
+    ways = {SCENARIOS[name].way for name in names}
+    streams = {SCENARIOS[name].way for name in names if SCENARIOS[name].traffic == "stream"}
+    assert ways == streams | set(captured_ways(plan)), "what no stream proves is captured, whatever the plan says"
+    frame = make_frame(plan)
+    assert effect_problems(frame, plan, make_captures(plan)) == []
+    told = {problem.partition(",")[0] for problem in effect_problems(frame, plan, {})}
+    assert told == {str(way) for way in ways - streams}
 
 
 def test_missing_repetitions(frame):
@@ -120,7 +169,7 @@ def test_drift_of_one_scenario_spoils_only_that_one(frame):
     (problem,) = drift_problems(drifted, PLAN)["ipv4-stream-1"]
     assert "throughput of arm off moved by -3" in problem
     assert "from block 1 to block 3" in problem
-    verdict = judge_run(drifted, PLAN)
+    verdict = judge_run(drifted, PLAN, PROVEN)
     assert verdict.status == "valid"
     invalid = {item.scenario for item in verdict.comparisons if item.verdict == "invalid"}
     assert invalid == {"ipv4-stream-1"}
@@ -129,7 +178,7 @@ def test_drift_of_one_scenario_spoils_only_that_one(frame):
 def test_drift_of_every_scenario_spoils_the_run(frame):
     headlines = frame["metric"].isin(["throughput_bps", "transactions_per_s"])
     drifted = frame.assign(value=frame["value"].mask(headlines & (frame["block"] == 3), frame["value"] * 0.7))
-    verdict = judge_run(drifted, PLAN)
+    verdict = judge_run(drifted, PLAN, PROVEN)
     assert verdict.status == "invalid"
     assert len(verdict.reasons) == 2
 
@@ -210,12 +259,13 @@ def test_a_control_that_has_changed_for_good_is_the_usual_one_after_a_while():
 
 def test_a_fixed_rate_without_cpu_cost_was_measured_all_the_same():
     plan = make_plan(scenarios=["ipv4-rate"])
+    proven = RunFacts(captures=make_captures(plan))
     frame = make_frame(plan)
     without = frame[~frame["metric"].str.contains("_s_per_gb_")]
-    verdict = judge_run(without, plan)
+    verdict = judge_run(without, plan, proven)
     assert verdict.status == "valid", verdict.reasons
     costs = [one for one in verdict.comparisons if one.metric == "cpu_s_per_gb_sender"]
     assert [one.verdict for one in costs] == ["invalid"]
     assert costs[0].reasons == ("cpu_s_per_gb_sender of ipv4-rate was not measured in arm off and on",)
     nothing = without[without["block"] != 2]
-    assert "nothing was measured in block 2" in judge_run(nothing, plan).reasons[0]
+    assert "nothing was measured in block 2" in judge_run(nothing, plan, proven).reasons[0]

@@ -195,10 +195,14 @@ def test_a_cluster_that_cannot_be_measured_is_restored_and_not_judged(installati
 
 def test_packets_that_are_segmented_on_the_way_make_the_run_invalid(installation, fault):
     fault("outer-veth-64k")
-    run = installation.run(scenarios=["ipv4-stream-1"])
+    # One family has a stream that shows it, of the other only captured packets tell.
+    run = installation.run(scenarios=["ipv4-stream-1", "ipv6-rr"])
     assert run.state == "failed"
     assert run.row["status"] == "invalid"
-    assert "receiver" in run.row["reasons"][0]
+    stream, captured = run.row["reasons"]
+    for reason, what in ((stream, "ipv4-stream-1, arm on"), (captured, "ipv6, arm on")):
+        assert reason.startswith(f"{what}: packets left the sender with 1")
+        assert "segmented to 65,536 B or less on the way" in reason
     assert causes(installation, run.number) == ["segmented-on-the-way"]
     # Kept, but not judged.
     comparisons = installation.warehouse.comparisons_frame(run.number)

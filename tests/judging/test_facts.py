@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from bigtcp_bench.analysis.verdicts import environment_problems, judge_run
-from bigtcp_bench.judging.facts import facts_of
-from bigtcp_bench.planning.plan import load_plan
+from bigtcp_bench.judging.facts import captures_of, facts_of
+from bigtcp_bench.planning.plan import Way, load_plan
 from bigtcp_bench.readings.agent_log import packed
 from bigtcp_bench.warehouse.records import RawDocument
 from tests.analysis.runs import make_frame, make_plan
@@ -52,6 +53,21 @@ def test_time_that_the_hypervisor_took_makes_the_run_invalid():
     status, (reason,) = verdict(documents)
     assert status == "invalid"
     assert reason.startswith("block 1: the hypervisor took 10.0% of the CPU time of node n1")
+
+
+def test_only_packets_that_carry_data_are_the_proof_of_a_captured_stream():
+    rows = [
+        (1, "ipv4", "sender", "sent", 1_500, 1, 1_500),
+        (1, "ipv4", "sender", "sent", 196_608, 2, 376_500),
+        (1, "ipv4", "sender", "received", 1_500, 50, 3_000),
+        (1, "ipv4", "receiver", "received", 1_500, 100, 147_000),
+        (1, "ipv4", "receiver", "sent", 1_500, 9, 600),
+        (2, "ipv6", "sender", "received", 1_500, 9, 600),
+    ]
+    names = ["block", "family", "end", "direction", "upper_bytes", "packets", "bytes"]
+    found = captures_of(pd.DataFrame(rows, columns=names))
+    assert found == {(1, Way("ipv4"), "sender"): 126_000.0, (1, Way("ipv4"), "receiver"): 1_470.0}
+    assert captures_of(pd.DataFrame(columns=names)) == {}
 
 
 def repetition(periods: int, throttled: int, number: int = 1) -> RawDocument:

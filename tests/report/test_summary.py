@@ -157,7 +157,7 @@ def test_text_from_pods_cannot_colour_the_terminal_or_vanish_as_markup():
     ],
 )
 def test_proof_needs_both_ends(arm, sender, receiver, good):
-    proof = Proof("ipv4-stream-1", arm, sender, receiver, 3)
+    proof = Proof("ipv4-stream-1", arm, sender, receiver, 3, True)
     assert proof.as_intended is good
     view = run_view(proofs=(proof,))
     assert ("NOT PROVEN" in run_summary(view)) is not good

@@ -81,8 +81,8 @@ def test_a_view_holds_what_the_warehouse_knows(warehouse):
     # The plan's order of scenarios, then the metrics' own.
     assert view.comparisons == (stored[2], stored[1], stored[0])
     assert view.proofs == (
-        Proof("ipv6-stream-1", "off", 59_002.0, 59_002.0, 6),
-        Proof("ipv6-stream-1", "on", 150_002.0, 150_002.0, 3),
+        Proof("ipv6-stream-1", "off", 59_002.0, 59_002.0, 6, True),
+        Proof("ipv6-stream-1", "on", 150_002.0, 150_002.0, 3, True),
     )
     assert view.restore == RestoreView("verified", "as before")
     assert view.emulated
@@ -92,6 +92,34 @@ def test_a_view_holds_what_the_warehouse_knows(warehouse):
     assert view.url == (
         "http://airflow.example:8080/dags/bigtcp_benchmark/runs/scheduled__2026-11-23T02%3A00%3A00%2B00%3A00"
     )
+
+
+def test_a_way_that_no_stream_takes_has_its_proof_from_the_captures(warehouse):
+    plan = load_plan("quick", {"scenarios": ["ipv4-stream-1", "ipv6-rr"]})
+    number = start(warehouse, plan=plan.model_dump(mode="json"), plan_name=plan.name, block_order="off,on,off")
+    rows = [
+        {
+            "block": block,
+            "arm": arm,
+            "family": family,
+            "end": end,
+            "direction": direction,
+            "upper_bytes": 524_280,
+            "packets": 10,
+            "bytes": 10 * (size if (end == "sender") == (direction == "sent") else 66),
+        }
+        for block, arm, size in ((1, "off", 60_000), (2, "on", 180_000), (3, "off", 62_000))
+        for family in ("ipv4", "ipv6")
+        for end in ("sender", "receiver")
+        for direction in ("sent", "received")
+    ]
+    warehouse.store_packet_sizes(number, rows)
+    view = RunView.from_warehouse(warehouse, number)
+    assert view.proofs == (
+        Proof("ipv6, captured", "off", 61_000.0, 61_000.0, 2, True),
+        Proof("ipv6, captured", "on", 180_000.0, 180_000.0, 1, True),
+    )
+    assert all(proof.as_intended for proof in view.proofs)
 
 
 def test_a_run_that_has_only_begun_has_a_view(warehouse):

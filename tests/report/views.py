@@ -78,9 +78,9 @@ def run_view(**changes: Any) -> RunView:
             comparison("ipv6-rr", "latency_p99_us", 187.2, 190.0, verdict="inconclusive"),
         ),
         "proofs": (
-            Proof("ipv4-stream-1", "off", 59_012.4, 58_990.0, 12),
-            Proof("ipv4-stream-1", "on", 150_234.0, 149_876.0, 12),
-            Proof("ipv6-rr", "off", 9_000.0, 8_000.0, 12),
+            Proof("ipv4-stream-1", "off", 59_012.4, 58_990.0, 12, True),
+            Proof("ipv4-stream-1", "on", 150_234.0, 149_876.0, 12, True),
+            Proof("ipv6-rr", "off", 9_000.0, 8_000.0, 12, False),
         ),
         "restore": RestoreView("verified", "configuration and device limits equal those before the run"),
         "started": datetime(2026, 11, 23, 1, 2, 3, tzinfo=UTC),

@@ -85,6 +85,17 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class CapturedStream:
+    """Mean bytes per packet at both ends of a captured stream, on a way that no stream of the plan takes."""
+
+    block: int
+    arm: Arm
+    way: str
+    sender_b: float | None = None
+    receiver_b: float | None = None
+
+
+@dataclass(frozen=True)
 class NodeSetting:
     """What a switch found on one node: what its agent was told, by family, and the limits of its devices in bytes.
 
@@ -143,6 +154,7 @@ class Evidence:
     settings: Sequence[NodeSetting] = ()
     pods: Sequence[PodLimits] = ()
     measured: Sequence[Measured] = ()
+    captured: Sequence[CapturedStream] = ()
     counters: Sequence[NodeCounters] = ()
     pressure: Sequence[NodePressure] = ()
     throttled: Sequence[Throttled] = ()
@@ -250,26 +262,35 @@ def _of_pods(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _of_packets(evidence: Evidence) -> Iterator[Cause]:
-    for (scenario, arm), rows in _streams(evidence):
-        size = _median(row.sender_b for row in rows)
-        if size is not None and (size > CLASSIC_MAX_PACKET_BYTES) != (arm == "on"):
+    for scenario, arm, sender, _ in _packet_sizes(evidence):
+        if sender is not None and (sender > CLASSIC_MAX_PACKET_BYTES) != (arm == "on"):
             yield _contradiction(
-                f"packets left the sender with {size:,.0f} B on average in arm {arm}",
-                {"bytes_per_packet_sender": round(size)},
+                f"packets left the sender with {sender:,.0f} B on average in arm {arm}",
+                {"bytes_per_packet_sender": round(sender)},
                 scenario=scenario,
                 arm=arm,
             )
 
 
-def _contradiction(sentence: str, figures: Mapping[str, Figure], **scope: str) -> Cause:
+def _packet_sizes(evidence: Evidence) -> Iterator[tuple[str | None, Arm, float | None, float | None]]:
+    """Yield scenario, arm and the median of mean packet sizes at both ends; no scenario where it was captured."""
+    captured: dict[tuple[str, Arm], list[CapturedStream]] = {}
+    for stream in evidence.captured:
+        captured.setdefault((stream.way, stream.arm), []).append(stream)
+    for (scenario, arm), rows in _streams(evidence):
+        yield scenario, arm, _median(row.sender_b for row in rows), _median(row.receiver_b for row in rows)
+    for (_, arm), streams in captured.items():
+        yield None, arm, _median(one.sender_b for one in streams), _median(one.receiver_b for one in streams)
+
+
+def _contradiction(sentence: str, figures: Mapping[str, Figure], **scope: str | None) -> Cause:
     return Cause("setting-not-effective", sentence, figures, **scope)  # type: ignore[arg-type]
 
 
 def segmented_on_the_way(evidence: Evidence) -> Cause | None:
-    """Find streams whose packets were large at the sender and small at the receiver."""
+    """Find streams, captured ones too, whose packets were large at the sender and small at the receiver."""
     found = []
-    for (scenario, arm), rows in _streams(evidence):
-        sender, receiver = (_median(getattr(row, f"{end}_b") for row in rows) for end in ("sender", "receiver"))
+    for scenario, arm, sender, receiver in _packet_sizes(evidence):
         if arm != "on" or sender is None or receiver is None:
             continue
         if sender > CLASSIC_MAX_PACKET_BYTES >= receiver:

@@ -19,10 +19,22 @@ from scipy import special
 from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians, series_of
 from bigtcp_bench.analysis.history import robust_level
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Plan, Thresholds, blocks
+from bigtcp_bench.planning.plan import (
+    CLASSIC_MAX_PACKET_BYTES,
+    SCENARIOS,
+    Arm,
+    Plan,
+    Thresholds,
+    Way,
+    blocks,
+    unproven_ways,
+)
 
 End = Literal["sender", "receiver"]
 ENDS: tuple[End, End] = ("sender", "receiver")
+
+#: (block, way, end) → mean bytes of the packets that carried the data of a captured stream.
+Captures = Mapping[tuple[int, Way, End], float]
 
 #: The device limits that BIG TCP raises, by IP family.
 LIMITS = {"ipv4": ("gso_ipv4_max_size", "gro_ipv4_max_size"), "ipv6": ("gso_max_size", "gro_max_size")}
@@ -49,8 +61,9 @@ class RunFacts:
     ``environments``: block → names and values that must be the same in every block (nodes, kernel, Cilium, …).
     ``device_limits``: (block, generation, pod) → limits of that pod's eth0 as rtnetlink names them, in bytes.
     ``pressure``: the nodes' CPU time that was not the benchmark's. ``throttled``: (block, generation, pod) → share
-    of the scheduler's periods in which a CPU limit held that pod back, the worst of its repetitions. ``control``
-    and ``control_history``: tonight's value of a measurement that BIG TCP cannot touch, and those of the nights
+    of the scheduler's periods in which a CPU limit held that pod back, the worst of its repetitions. ``captures``:
+    how large the packets of the streams were that are captured at the beginning of a block. ``control`` and
+    ``control_history``: tonight's value of a measurement that BIG TCP cannot touch, and those of the nights
     before, oldest first.
     """
 
@@ -58,6 +71,7 @@ class RunFacts:
     device_limits: Mapping[tuple[int, int, str], Mapping[str, int]] = field(default_factory=dict)
     pressure: Sequence[NodePressure] = ()
     throttled: Mapping[tuple[int, int, str], float] = field(default_factory=dict)
+    captures: Captures = field(default_factory=dict)
     control: float | None = None
     control_history: Sequence[float] = ()
 
@@ -86,7 +100,7 @@ def judge_run(
     thresholds = plan.thresholds
     run_reasons = [
         *completeness_problems(frame, plan),
-        *effect_problems(frame, plan),
+        *effect_problems(frame, plan, facts.captures),
         *limit_problems(facts.device_limits, plan),
         *environment_problems(facts.environments),
         *pressure_problems(facts.pressure, thresholds),
@@ -111,11 +125,12 @@ def judge_run(
     return RunVerdict("invalid" if run_reasons else "valid", tuple(run_reasons), tuple(comparisons))
 
 
-def effect_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
-    """Return why it is not proven that BIG TCP acted in arm on and did not in arm off, for the bulk streams.
+def effect_problems(frame: pd.DataFrame, plan: Plan, captures: Captures) -> list[str]:
+    """Return why it is not proven that BIG TCP acted in arm on and did not in arm off, at both ends.
 
-    Mean bytes per packet of every generation must be above 65,536 in arm on and at or below it in arm off, at the
-    sender and at the receiver. Only bulk streams fill packets to the limit, so only they can prove anything.
+    Mean bytes per packet must be above 65,536 in arm on and at or below it in arm off, at the sender and at the
+    receiver: those of every generation of a bulk stream, for only these fill packets to the limit. A way that no
+    bulk stream of the plan takes is proven by the stream that is captured in each block.
     """
     problems = []
     measured = frame[frame["metric"].isin([f"bytes_per_packet_{end}" for end in ENDS])]
@@ -133,13 +148,30 @@ def effect_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
                     sizes[end] = found
                 else:
                     problems.append(f"{name}, arm {arm}: no bytes per packet were read at the {end}")
-            if len(sizes) == len(ENDS) and (problem := _effect_problem(name, arm, sizes)):
+            if len(sizes) == len(ENDS) and (problem := _effect_problem(name, arm, sizes, "generations")):
                 problems.append(problem)
+    for way in unproven_ways(plan.scenarios):
+        for arm in arms:
+            problems += _capture_problems(way, arm, plan, captures)
     return problems
 
 
-def _effect_problem(name: str, arm: Arm, sizes: Mapping[End, npt.NDArray[np.float64]]) -> str | None:
-    total = len(sizes["sender"])
+def _capture_problems(way: Way, arm: Arm, plan: Plan, captures: Captures) -> list[str]:
+    """Return why the captured streams of ``way`` do not prove ``arm``; nothing if they do."""
+    numbers = [block.number for block in blocks(plan) if block.arm == arm]
+    missing = [number for number in numbers if any((number, way, end) not in captures for end in ENDS)]
+    if missing:
+        return [
+            f"{way}, arm {arm}: no packets were captured at both ends in block {', '.join(map(str, missing))}, "
+            "and no bulk stream proves what BIG TCP did"
+        ]
+    sizes = {end: np.array([captures[number, way, end] for number in numbers]) for end in ENDS}
+    problem = _effect_problem(str(way), arm, sizes, "captures")
+    return [problem] if problem else []
+
+
+def _effect_problem(name: str, arm: Arm, sizes: Mapping[End, npt.NDArray[np.float64]], what: str) -> str | None:
+    total = f"{len(sizes['sender'])} {what}"
     limit = f"{CLASSIC_MAX_PACKET_BYTES:,} B"
     if arm == "off":
         for end in ENDS:
@@ -147,21 +179,20 @@ def _effect_problem(name: str, arm: Arm, sizes: Mapping[End, npt.NDArray[np.floa
             if len(wrong):
                 return (
                     f"{name}, arm off: packets at the {end} averaged {wrong.max():,.0f} B in {len(wrong)} of "
-                    f"{total} generations; without BIG TCP they cannot exceed {limit}, so it was still on"
+                    f"{total}; without BIG TCP they cannot exceed {limit}, so it was still on"
                 )
         return None
     small = {end: sizes[end][sizes[end] <= CLASSIC_MAX_PACKET_BYTES] for end in ENDS}
     if len(small["sender"]):
         return (
             f"{name}, arm on: packets at the sender averaged only {small['sender'].min():,.0f} B in "
-            f"{len(small['sender'])} of {total} generations; with BIG TCP they must exceed {limit}, so it had no "
-            "effect"
+            f"{len(small['sender'])} of {total}; with BIG TCP they must exceed {limit}, so it had no effect"
         )
     if len(small["receiver"]):
         return (
             f"{name}, arm on: packets left the sender with {np.nanmedian(sizes['sender']):,.0f} B on average but "
-            f"reached the receiver with {small['receiver'].min():,.0f} B in {len(small['receiver'])} of {total} "
-            f"generations; they were segmented to {limit} or less on the way"
+            f"reached the receiver with {small['receiver'].min():,.0f} B in {len(small['receiver'])} of {total}; "
+            f"they were segmented to {limit} or less on the way"
         )
     return None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bigtcp_bench.analysis.diagnosis import (
     CILIUM_COUNTERS,
     TOO_BIG_COUNTER,
+    CapturedStream,
     Cause,
     Evidence,
     Measured,
@@ -18,8 +19,9 @@ from bigtcp_bench.analysis.diagnosis import (
     Throttled,
     diagnose,
 )
-from bigtcp_bench.judging.facts import facts_of
-from bigtcp_bench.planning.plan import SCENARIOS, Arm
+from bigtcp_bench.analysis.verdicts import Captures
+from bigtcp_bench.judging.facts import captures_of, facts_of
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, unproven_ways
 from bigtcp_bench.readings.agent_log import unpacked
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def evidence_of(warehouse: Warehouse, number: int) -> Evidence:
             for (block, generation, pod), limits in sorted(facts.device_limits.items())
         ),
         measured=tuple(_measured(documents, arms, warehouse.results_frame(number))),
+        captured=tuple(_captured(captures_of(warehouse.packet_sizes_frame(number)), arms, scenarios)),
         counters=tuple(_counters(warehouse.counters_frame(number))),
         pressure=tuple(facts.pressure),
         throttled=tuple(
@@ -140,6 +143,14 @@ def _measured(
             zero_windows=_zero_windows(document.get("server") or {}),
             too_big_messages=_too_big_messages(document.get("client") or {}),
         )
+
+
+def _captured(captures: Captures, arms: Mapping[int, Arm], scenarios: Sequence[str]) -> Iterator[CapturedStream]:
+    """Yield the captured streams on ways that no stream of the plan takes; those say more themselves."""
+    ways = unproven_ways(scenarios)
+    for block, way in sorted({(block, way) for block, way, _ in captures if block in arms and way in ways}):
+        ends = (captures.get((block, way, "sender")), captures.get((block, way, "receiver")))
+        yield CapturedStream(block, arms[block], str(way), *ends)
 
 
 def window_limited_share(sockets: str | None) -> float | None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.analysis.verdicts import NodePressure, RunFacts
+from bigtcp_bench.analysis.verdicts import End, NodePressure, RunFacts
 from bigtcp_bench.cluster.fingerprint import DATAPATH_KEYS
+from bigtcp_bench.planning.plan import Way
 from bigtcp_bench.readings.agent_log import unpacked
 from bigtcp_bench.readings.cpu import busy_share, cpu_ticks
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bigtcp_bench.warehouse.records import RawDocument
+
+#: End → in which direction the data of a captured stream passes its device; the rest are acknowledgements.
+DATA_DIRECTIONS = {"sender": "sent", "receiver": "received"}
 
 
 def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapping[str, Any] | None]) -> RunFacts:
@@ -58,6 +64,20 @@ def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapp
             for name in proof.get("limits") or {}:
                 environment[f"{name} of {node}"] = _device_words(devices.get(name))
     return RunFacts(environments=environments, device_limits=limits, pressure=pressure, throttled=throttled)
+
+
+def captures_of(sizes: pd.DataFrame) -> dict[tuple[int, Way, End], float]:
+    """Return the mean bytes of the packets that carried the data of each captured stream, by block, way and end.
+
+    ``sizes`` is as ``Warehouse.packet_sizes_frame`` returns it.
+    """
+    data = sizes[sizes["end"].map(DATA_DIRECTIONS) == sizes["direction"]]
+    sums: Any = data.groupby(["block", "family", "end"])[["packets", "bytes"]].sum()
+    return {
+        (int(block), Way(family), end): size / packets
+        for (block, family, end), packets, size in sums.itertuples()
+        if packets
+    }
 
 
 def _limits(snapshot: Mapping[str, Any]) -> dict[str, int]:

@@ -52,6 +52,7 @@ from bigtcp_bench.planning.plan import (
     Family,
     Plan,
     blocks,
+    captured_ways,
     task_ids,
 )
 from bigtcp_bench.readings.orders import ProbeOrders
@@ -434,7 +435,7 @@ class _Sketch:
         yield from self._probes(switch, "prove the arm on the devices")
         if self.plan.control:
             yield from self._control(switch, told.block)
-        if self.plan.packet_sizes:
+        if captured_ways(self.plan):
             block = told.block
             receives = packet_sizes.server_pod(self.plan, self.pair, self.holder, block.number, block.arm, TOKEN)
             sends, _ = packet_sizes.client_pod(

@@ -13,7 +13,7 @@ from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import ClusterApi, JsonObject
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.errors import MeasurementFailed
-from bigtcp_bench.planning.plan import CAPTURE_S, SCENARIOS, Arm, Plan
+from bigtcp_bench.planning.plan import CAPTURE_S, Arm, Plan, captured_ways
 from bigtcp_bench.readings.agent_log import Captured, parse_log
 from bigtcp_bench.readings.orders import CaptureOrders, ServeOrders, new_token
 
@@ -49,8 +49,8 @@ def measure_packet_sizes(
 
 
 def families(plan: Plan) -> list[str]:
-    """Return the IP families of the scenarios of ``plan``, sorted."""
-    return sorted({SCENARIOS[name].family for name in plan.scenarios})
+    """Return the IP families over which ``plan`` captures a stream in every block, sorted."""
+    return sorted({way.family for way in captured_ways(plan)})
 
 
 def server_pod(plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm, token: str) -> JsonObject:

@@ -37,19 +37,20 @@ def _evidence(warehouse: Warehouse, number: int) -> Chart | None:
     scenario by block. Missing measurements, lost packets and an unusual control are single numbers.
     """
     from bigtcp_bench.analysis.verdicts import drift_problems, effect_problems
+    from bigtcp_bench.judging.facts import captures_of
     from bigtcp_bench.report.charts.all import png
     from bigtcp_bench.report.charts.of_run import run_charts
     from bigtcp_bench.report.view import RunView
 
     plan, results = warehouse.plan_of(number), warehouse.results_frame(number, purpose="plan")
-    if effect_problems(results, plan):
+    sizes = warehouse.packet_sizes_frame(number)
+    if effect_problems(results, plan, captures_of(sizes)):
         name = "packets"
     elif drifted := drift_problems(results, plan):
         name = f"repetitions-{next(iter(drifted))}"
     else:
         return None
-    view, sizes = RunView.from_warehouse(warehouse, number), warehouse.packet_sizes_frame(number)
-    found = run_charts(view, results, sizes).get(name)
+    found = run_charts(RunView.from_warehouse(warehouse, number), results, sizes).get(name)
     if found is None:
         return None
     chart = found.draw()

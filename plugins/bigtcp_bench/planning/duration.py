@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bigtcp_bench.planning.plan import CAPTURE_S, CONTROL_MAX_S, SCENARIOS, Plan, blocks
+from bigtcp_bench.planning.plan import CAPTURE_S, CONTROL_MAX_S, Plan, blocks, captured_ways
 
 #: Of what comes on top of the traffic, the seconds of one: (quick, slow). Quick is from runs of the lab under
 #: Airflow's scheduler on two cores: a generation of 16 s of traffic took 23 to 28 s there, a switch 18 to 23 s.
@@ -68,9 +68,9 @@ def estimate(plan: Plan, restarts: int) -> Estimate:
     if plan.control:
         pods = _part("", count, PODS_S)
         parts.insert(1, Part("the control", control_s + pods.quick_s, control_s + pods.slow_s))
-    if plan.packet_sizes:
+    if ways := captured_ways(plan):
         pods = _part("", count, PODS_S)
-        streams_s = count * len({SCENARIOS[name].family for name in plan.scenarios}) * CAPTURE_S
+        streams_s = count * len(ways) * CAPTURE_S
         parts.insert(1, Part("packet sizes", streams_s + pods.quick_s, streams_s + pods.slow_s))
     return Estimate(tuple(part for part in parts if part.slow_s))
 

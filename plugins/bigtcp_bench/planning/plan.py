@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -36,6 +36,16 @@ MAX_GENERATION_S = 3 * 3600
 _WHEN_NEEDED = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+class Way(NamedTuple):
+    """Over which IP family, and between which ends, packets travel. Whatever is judged is proven way by way."""
+
+    family: Family
+    path: Literal["pod"] = "pod"
+
+    def __str__(self) -> str:
+        return self.family if self.path == "pod" else f"{self.family} ({self.path})"
+
+
 class Scenario(BaseModel):
     """One IP family × traffic: what is sent, and how."""
 
@@ -47,6 +57,11 @@ class Scenario(BaseModel):
     streams: int = 1
     #: Request and response size of rr; None: the plan's.
     request_bytes: int | None = Field(default=None, ge=1)
+
+    @property
+    def way(self) -> Way:
+        """Return which way the packets travel."""
+        return Way(self.family)
 
 
 def _scenarios() -> dict[str, Scenario]:
@@ -212,7 +227,9 @@ class Plan(BaseModel):
     request_bytes: int = Field(80_000, ge=1, le=10_000_000, description="request and response size of rr")
     control: bool = Field(True, description="measure a control between the nodes themselves, once per block")
     packet_sizes: bool = Field(
-        True, description="capture a short stream over each IP family once per block, to tell sizes of packets"
+        True,
+        description="capture a short stream over each IP family once per block; false: only where no bulk stream "
+        "proves that BIG TCP acts",
     )
     scope: Scope = Field("nodes", description="what is switched: the two nodes, or the whole cluster")
     guardian: bool = Field(True, description="a CronJob in the cluster puts it back when Airflow never comes back")
@@ -314,6 +331,20 @@ class Plan(BaseModel):
         return repetitions * (self.duration_s + self.omit_s)
 
 
+def unproven_ways(scenarios: Iterable[str]) -> tuple[Way, ...]:
+    """Return the ways of ``scenarios`` that no bulk stream among them takes; only these fill packets."""
+    known = [SCENARIOS[name] for name in scenarios if name in SCENARIOS]
+    proven = {scenario.way for scenario in known if scenario.traffic == "stream"}
+    return tuple(dict.fromkeys(scenario.way for scenario in known if scenario.way not in proven))
+
+
+def captured_ways(plan: Plan) -> tuple[Way, ...]:
+    """Return the ways on which packets are captured in every block: all, or those that nothing else proves."""
+    if not plan.packet_sizes:
+        return unproven_ways(plan.scenarios)
+    return tuple(dict.fromkeys(SCENARIOS[name].way for name in plan.scenarios))
+
+
 #: Names of the two tasks of a slot, by its arm: the switch, and the measuring.
 TASK_NAMES: dict[Arm, tuple[str, str]] = {
     "off": ("disable_big_tcp", "baseline_iperf3"),
@@ -376,7 +407,8 @@ RERUN_PREFIX = "rerun_"
 def rerun_plan(plan: Plan, scenarios: Collection[str]) -> Plan:
     """Return the plan that measures ``scenarios`` of ``plan`` twice more, with fresh pods in both arms."""
     names = tuple(name for name in plan.scenarios if name in scenarios)
-    return plan.model_copy(update={"scenarios": names, "order": RERUN_ORDER, "generations": 1})
+    fields = {"scenarios": names, "order": RERUN_ORDER, "generations": 1, "packet_sizes": False}
+    return plan.model_copy(update=fields)
 
 
 def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
+from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds, unproven_ways
 from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView
@@ -44,7 +45,9 @@ class NodeView:
 class Proof:
     """Mean bytes per packet on the pods' own interfaces, for one scenario in one arm: what BIG TCP really did.
 
-    ``sender_b`` and ``receiver_b`` are medians over ``repetitions`` repetitions, in bytes.
+    ``sender_b`` and ``receiver_b`` are medians over ``repetitions`` repetitions, in bytes. The run's validity
+    hangs on those that are ``required``: of bulk streams, which fill packets to the limit, and of the streams
+    captured in their place, whose ``scenario`` is the way that they prove.
     """
 
     scenario: str
@@ -52,11 +55,7 @@ class Proof:
     sender_b: float | None
     receiver_b: float | None
     repetitions: int
-
-    @property
-    def required(self) -> bool:
-        """Whether the run's validity hangs on this row: only bulk streams fill packets to the limit."""
-        return SCENARIOS[self.scenario].traffic == "stream"
+    required: bool
 
     @property
     def as_intended(self) -> bool:
@@ -146,6 +145,7 @@ class RunView:
         results = warehouse.results_frame(number)
         blocks = warehouse.blocks_frame(number)
         again = set(blocks[blocks["purpose"] == "rerun"]["block"])
+        sizes = warehouse.packet_sizes_frame(number)
         of_plan = results[results["scenario"].isin(scenarios)]
         repetitions = len(of_plan[["block", "generation", "scenario", "repetition"]].drop_duplicates())
         comparisons = _comparisons(warehouse.comparisons_frame(number), scenarios)
@@ -166,7 +166,10 @@ class RunView:
             cilium_version=row["cilium_version"],
             comparisons=comparisons,
             # A re-run has gates of its own; these are the run's.
-            proofs=_proofs(results[~results["block"].isin(again)], scenarios),
+            proofs=(
+                *_proofs(results[~results["block"].isin(again)], scenarios),
+                *_captured_proofs(sizes[~sizes["block"].isin(again)], scenarios),
+            ),
             control=_control(warehouse, number, plan),
             restore=_restore(row["restore_result"]),
             started=row["started_at"],
@@ -356,11 +359,31 @@ def _proofs(results: pd.DataFrame, scenarios: list[str]) -> tuple[Proof, ...]:
             sender_b=medians.get((scenario, arm, "bytes_per_packet_sender")),
             receiver_b=medians.get((scenario, arm, "bytes_per_packet_receiver")),
             repetitions=counts[scenario, arm],
+            required=scenario in SCENARIOS and SCENARIOS[scenario].traffic == "stream",
         )
         for scenario in scenarios
         for arm in ARMS
         if (scenario, arm) in counts
     )
+
+
+def _captured_proofs(sizes: pd.DataFrame, scenarios: list[str]) -> Iterator[Proof]:
+    """Yield what captured streams prove, for each way that no stream of the plan takes."""
+    from bigtcp_bench.judging.facts import captures_of
+
+    captures = captures_of(sizes)
+    arms = dict(zip(sizes["block"], sizes["arm"], strict=True))
+    for way in unproven_ways(scenarios):
+        for arm in ARMS:
+            found = {
+                end: [
+                    size for (block, of, at), size in captures.items() if (of, at, arms[block]) == (way, end, arm)
+                ]
+                for end in ("sender", "receiver")
+            }
+            if any(found.values()):
+                sender, receiver = (median(sizes) if sizes else None for sizes in found.values())
+                yield Proof(f"{way}, captured", arm, sender, receiver, len(found["sender"]), required=True)
 
 
 def _restore(result: Mapping[str, Any] | None) -> RestoreView:
