@@ -17,6 +17,7 @@ from bigtcp_bench.analysis.verdicts import (
     limit_problems,
     loss_problems,
     pressure_problems,
+    setting_problems,
 )
 from bigtcp_bench.planning.plan import SCENARIOS, Thresholds, Way, captured_ways
 from tests.analysis.runs import make_captures, make_frame, make_plan
@@ -42,7 +43,7 @@ def set_packets(frame: pd.DataFrame, end: str, arm: str, value: float, block: in
 
 def test_a_sound_run_is_valid(frame):
     facts = RunFacts(
-        environments={1: {"kernel": "6.18"}, 2: {"kernel": "6.18"}, 3: {"kernel": "6.18"}},
+        environments={(block, "begin"): {"kernel": "6.18"} for block in (1, 2, 3)},
         device_limits={(1, 1, "client"): OFF, (2, 1, "client"): ON, (2, 1, "server"): ON},
         pressure=[NodePressure(1, "node1", 0.01, 0.05)],
         captures=CAPTURES,
@@ -214,12 +215,31 @@ def test_limits_of_a_family_that_is_not_measured_do_not_matter():
 def test_environment_must_not_change():
     (problem,) = environment_problems(
         {
-            1: {"kernel": "6.18.1", "cilium": "1.18"},
-            2: {"kernel": "6.18.2", "cilium": None},
-            3: {"kernel": "6.18.2"},
+            (1, "begin"): {"kernel": "6.18.1", "cilium": "1.18"},
+            (1, "end"): {"kernel": "6.18.1"},
+            (2, "begin"): {"kernel": "6.18.2", "cilium": None},
+            (3, "begin"): {"kernel": "6.18.2"},
         }
     )
     assert problem == "kernel changed during the run: '6.18.1' in block 1, '6.18.2' in block 2"
+    late = {(1, "begin"): {"cilium": "1.18"}, (3, "end"): {"cilium": "1.19"}, (3, "begin"): {"cilium": "1.18"}}
+    assert environment_problems(late) == [
+        "cilium changed during the run: '1.18' in block 1, '1.19' at the end of block 3"
+    ]
+
+
+def test_what_a_block_began_with_must_be_there_at_its_end(frame):
+    settings = {
+        (1, "begin"): {"agent": "a", "limit": None},
+        (1, "end"): {"agent": "a", "limit": "1 B"},
+        (2, "begin"): {"agent": "b"},
+        (2, "end"): {"agent": "c"},
+        (3, "begin"): {"agent": "d"},
+    }
+    expected = "block 2: agent changed within the block, from 'b' to 'c'"
+    assert setting_problems(settings) == [expected]
+    judged = judge_run(frame, PLAN, RunFacts(captures=CAPTURES, settings=settings, unread=["nobody knows"]))
+    assert (judged.status, judged.reasons) == ("invalid", (expected, "nobody knows"))
 
 
 def test_cpu_time_must_be_the_benchmarks():

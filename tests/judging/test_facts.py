@@ -115,11 +115,20 @@ def test_a_card_that_is_not_the_same_in_every_block_makes_the_run_invalid():
     [
         [document("begin", stat(0, 0))],
         [document("begin", {"proc_stat": None}, earlier={"proc_stat": None})],
-        [document("begin", stat(0, 0)), document("end", stat(0, 40, 60), boot_id="another")],
     ],
-    ids=["no second reading", "nothing could be read", "restarted in between"],
+    ids=["no second reading", "nothing could be read"],
 )
 def test_what_is_not_known_trips_nothing(documents):
     (item,) = facts_of(documents, {}).pressure
     assert (item.steal_share, item.busy_before_share) == (None, None)
     assert verdict(documents) == ("valid", ())
+
+
+def test_a_node_that_was_restarted_within_the_last_block_makes_the_run_invalid():
+    documents = [document("begin", stat(0, 0), 3), document("end", stat(0, 40, 60), 3, boot_id="another")]
+    (item,) = facts_of(documents, {}).pressure
+    assert item.steal_share is None
+    assert verdict(documents) == (
+        "invalid",
+        ("boot of n1 changed during the run: 'b' in block 3, 'another' at the end of block 3",),
+    )

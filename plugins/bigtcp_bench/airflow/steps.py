@@ -690,14 +690,19 @@ class DagRunStep:
 
         numbers = self._numbers(plan, before)
         reports = self.warehouse.blocks_frame(self.number).set_index("block")["switch_report"].to_dict()
+        documents = [one for one in self.warehouse.raw_documents(self.number) if one.block <= max(numbers)]
         facts = facts_of(
             [
                 document.model_copy(update={"block": numbers[document.block]})
-                for document in self.warehouse.raw_documents(self.number)
+                for document in documents
                 if document.block in numbers
             ],
             {numbers[block]: report for block, report in reports.items() if block in numbers},
         )
+        if before:
+            # The night is judged by all of its blocks together, so all of them must have had the same Cilium.
+            of_nodes = [one for one in documents if one.kind.startswith("node-")]
+            facts = replace(facts, environments=facts_of(of_nodes, reports).environments)
         sizes = self.warehouse.packet_sizes_frame(self.number)
         sizes = sizes[sizes["block"].isin(numbers)].assign(block=lambda rows: rows["block"].map(numbers))
         facts = replace(
@@ -751,7 +756,8 @@ class DagRunStep:
         try:
             self._store_counters([*self._planned(), *again])
         except BenchError as error:
-            say(f"the counters of the re-run could not be read: {error}")
+            # What nobody has read at its end may have had another Cilium.
+            return Rerun(plan.scenarios, reasons=(f"the end of the re-run could not be read: {error}",))
         self._store_prometheus(again)
         verdict = self._verdict(plan, before)
         if verdict.reasons:
@@ -818,6 +824,7 @@ class DagRunStep:
             self.plan.image,
             pull_secrets=self.plan.image_pull_secrets,
             sample_s=sample_s,
+            agents=moment == "end",
         )
         self.warehouse.store_raw(
             self.number,

@@ -33,6 +33,8 @@ from bigtcp_bench.planning.plan import (
 End = Literal["sender", "receiver"]
 ENDS: tuple[End, End] = ("sender", "receiver")
 
+#: A block, and whether it is its beginning or its end. Sorted, moments are in the order of time.
+Moment = tuple[int, Literal["begin", "end"]]
 #: (block, way, end) → mean bytes of the packets that carried the data of a captured stream.
 Captures = Mapping[tuple[int, Way, End], float]
 
@@ -58,7 +60,9 @@ class NodePressure:
 class RunFacts:
     """What is known about a run beside its results; everything may be empty.
 
-    ``environments``: block → names and values that must be the same in every block (nodes, kernel, Cilium, …).
+    ``environments``: moment → names and values that must be the same from the first to the last (nodes, kernel,
+    Cilium, …). ``settings``: moment → those that may differ from block to block, but not within one (the agents
+    themselves, limits of devices). ``unread``: what should have been read and was not, a sentence each.
     ``device_limits``: (block, generation, pod) → limits of that pod's eth0 as rtnetlink names them, in bytes.
     ``pressure``: the nodes' CPU time that was not the benchmark's. ``throttled``: (block, generation, pod) → share
     of the scheduler's periods in which a CPU limit held that pod back, the worst of its repetitions. ``captures``:
@@ -67,7 +71,9 @@ class RunFacts:
     before, oldest first.
     """
 
-    environments: Mapping[int, Mapping[str, str | None]] = field(default_factory=dict)
+    environments: Mapping[Moment, Mapping[str, str | None]] = field(default_factory=dict)
+    settings: Mapping[Moment, Mapping[str, str | None]] = field(default_factory=dict)
+    unread: Sequence[str] = ()
     device_limits: Mapping[tuple[int, int, str], Mapping[str, int]] = field(default_factory=dict)
     pressure: Sequence[NodePressure] = ()
     throttled: Mapping[tuple[int, int, str], float] = field(default_factory=dict)
@@ -103,6 +109,8 @@ def judge_run(
         *effect_problems(frame, plan, facts.captures),
         *limit_problems(facts.device_limits, plan),
         *environment_problems(facts.environments),
+        *setting_problems(facts.settings),
+        *facts.unread,
         *pressure_problems(facts.pressure, thresholds),
         *throttle_problems(facts.throttled, thresholds),
         *control_problems(facts.control, facts.control_history, thresholds),
@@ -314,21 +322,37 @@ def limit_problems(device_limits: Mapping[tuple[int, int, str], Mapping[str, int
     return problems
 
 
-def environment_problems(environments: Mapping[int, Mapping[str, str | None]]) -> list[str]:
-    """Return what was not the same in every block: nodes, kernel, Cilium, whatever ``environments`` names.
+def environment_problems(environments: Mapping[Moment, Mapping[str, str | None]]) -> list[str]:
+    """Return what was not the same at every moment of the run: kernel, Cilium, whatever ``environments`` names.
 
-    Names that are unknown (absent or None) in a block are not compared there.
+    Names that are unknown (absent or None) at a moment are not compared there.
     """
     problems = []
     for name in sorted({name for environment in environments.values() for name in environment}):
         known = {
-            block: value
-            for block, environment in sorted(environments.items())
+            moment: value
+            for moment, environment in sorted(environments.items())
             if (value := environment.get(name)) is not None
         }
         if len(set(known.values())) > 1:
-            shown = ", ".join(f"{value!r} in block {block}" for block, value in _changes(known.items()))
+            shown = ", ".join(
+                f"{value!r} {'in' if moment == 'begin' else 'at the end of'} block {block}"
+                for (block, moment), value in _changes(known.items())
+            )
             problems.append(f"{name} changed during the run: {shown}")
+    return problems
+
+
+def setting_problems(settings: Mapping[Moment, Mapping[str, str | None]]) -> list[str]:
+    """Return what was not at the end of a block what it had been at its beginning; the unknown is not compared."""
+    problems = []
+    for block in sorted({block for block, _ in settings}):
+        begin, end = settings.get((block, "begin"), {}), settings.get((block, "end"), {})
+        for name in sorted(begin.keys() & end.keys()):
+            if begin[name] is not None and end[name] is not None and begin[name] != end[name]:
+                problems.append(
+                    f"block {block}: {name} changed within the block, from {begin[name]!r} to {end[name]!r}"
+                )
     return problems
 
 
@@ -394,10 +418,10 @@ def _recent(history: Sequence[float], thresholds: Thresholds) -> list[float]:
     return [value for value in history if math.isfinite(value) and value > 0][-thresholds.control_nights :]
 
 
-def _changes(values: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+def _changes(values: Iterable[tuple[Moment, str]]) -> list[tuple[Moment, str]]:
     """Return the first of each stretch of equal values."""
-    result: list[tuple[int, str]] = []
-    for block, value in values:
+    result: list[tuple[Moment, str]] = []
+    for moment, value in values:
         if not result or result[-1][1] != value:
-            result.append((block, value))
+            result.append((moment, value))
     return result

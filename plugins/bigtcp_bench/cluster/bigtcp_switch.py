@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bigtcp_bench.cluster import guardian_objects, pods, probe, saved_state
+from bigtcp_bench.cluster.agents import Agent, read_agent
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
     CONFIGMAP_NAME,
@@ -29,12 +30,10 @@ from bigtcp_bench.cluster.cilium import (
     judge_limits,
     judge_status,
     read_merged,
-    read_status,
     ready_agent,
     restart_agent,
     rollout,
 )
-from bigtcp_bench.cluster.environment import told_config
 from bigtcp_bench.cluster.lease import Fence
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.saved_state import SavedState
@@ -46,23 +45,15 @@ from bigtcp_bench.resources import load_manifest
 
 
 @dataclass
-class NodeProof:
-    """What proves the arm on one node; sizes in bytes.
-
-    ``config`` is the datapath's configuration as the agent was told it, without BIG TCP; None if it does not say.
-    """
+class NodeProof(Agent):
+    """What proves the arm on one node; sizes in bytes."""
 
     node: str
-    agent_pod: str
-    agent_uid: str
     restarted: bool
     restart_s: float
-    merged: Merged
     max_gso: dict[Family, int | None]
     max_gro: dict[Family, int | None]
     limits: Limits
-    cilium: str
-    config: dict[str, str] | None
 
 
 @dataclass
@@ -134,6 +125,7 @@ def switch(
     try:
         if state.scope == "cluster":
             rolled = _apply_to_cluster(api, fence, cilium, arm, state, report, force_restart, progress)
+            cilium = replace(cilium, template=find_cilium(api).template)
         else:
             _apply_to_nodes(api, fence, cilium, arm, pair, report, progress)
     except FenceLost:
@@ -186,32 +178,25 @@ def verify(
 ) -> list[str]:
     """Read everything back into ``report`` and return what contradicts ``arm``, one sentence each."""
     problems: list[str] = []
-    told: dict[str, tuple[JsonObject, Merged, AgentStatus, dict[str, str] | None]] = {}
+    told: dict[str, tuple[Agent, AgentStatus]] = {}
     with probe.probing(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets) as collect:
         for name in pair.names:
-            agent = ready_agent(api, cilium, name)
-            pod = agent["metadata"]["name"]
-            merged, status = read_merged(api, cilium, pod), read_status(api, cilium, pod)
-            told[name] = (agent, merged, status, told_config(api, cilium, pod))
+            told[name] = read_agent(api, cilium, ready_agent(api, cilium, name))
         probes = collect()
     for node in pair.nodes:
-        agent, merged, status, config = told[node.name]
+        agent, status = told[node.name]
         seen = probes[node.name]
         limits = seen.limits(seen.path_devices(status, node.internal_ips))
         report.nodes[node.name] = NodeProof(
+            **vars(agent),
             node=node.name,
-            agent_pod=agent["metadata"]["name"],
-            agent_uid=agent["metadata"]["uid"],
             restarted=False,
             restart_s=0.0,
-            merged=merged,
             max_gso=status.max_gso,
             max_gro=status.max_gro,
             limits=limits,
-            cilium=status.version,
-            config=config,
         )
-        for family, value in merged.items():
+        for family, value in agent.merged.items():
             if value != (arm == "on"):
                 problems.append(
                     f"node {node.name}: the agent was told {KEYS[family]}={str(value).lower()}, wanted "

@@ -63,6 +63,7 @@ class Cilium:
 
     ``version`` is None if neither the image tag nor the digest-only reference tells it; ``node_config`` is None if
     the cluster serves no CiliumNodeConfig. ``agent_ready_s`` is how long an agent may take until it is Ready.
+    ``template`` is the DaemonSet's generation, which grows whenever somebody changes what agents are made from.
     """
 
     namespace: str
@@ -71,6 +72,7 @@ class Cilium:
     version: Version | None
     node_config: Kind | None
     agent_ready_s: float = AGENT_READY_S
+    template: int = 0
 
     @property
     def version_text(self) -> str:
@@ -144,6 +146,7 @@ def _as_cilium(api: ClusterApi, daemonset: JsonObject) -> Cilium:
         version=version_of_image(image),
         node_config=_served_node_config(api),
         agent_ready_s=_allowed_s(agent),
+        template=int(daemonset["metadata"].get("generation") or 0),
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigtcp_bench.cluster import agent_settings
 from bigtcp_bench.cluster.api import NAMESPACE, NODE, ClusterApi, Forbidden, JsonObject
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import Cilium, config_values, find_cilium, read_status, ready_agent
-from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS, datapath_config
+from bigtcp_bench.cluster.fingerprint import datapath_config
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.in_cluster.protocol import NODE_CONFIG_NAME, selects
@@ -116,17 +115,6 @@ def merged_config(
         elif values:
             result[key] = next(iter(values.values()))
     return result
-
-
-def told_config(api: ClusterApi, cilium: Cilium, pod: str) -> dict[str, str] | None:
-    """Return the keys of the datapath as this very agent was told them when it started, without those of BIG TCP.
-
-    Only keys that are set; None if the agent's pod does not say (a build that keeps its configuration elsewhere).
-    """
-    found = agent_settings.told(api, cilium, pod)
-    if found is None:
-        return None
-    return {key: found[key] for key in DATAPATH_KEYS if key in found and key not in BIG_TCP_KEYS}
 
 
 def _ceilings(

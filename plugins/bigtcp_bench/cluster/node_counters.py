@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from bigtcp_bench.cluster import probe
+from bigtcp_bench.cluster.agents import agent_document
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed
-from bigtcp_bench.cluster.cilium import AGENT_CONTAINER, Cilium, find_cilium, ready_agent
+from bigtcp_bench.cluster.cilium import AGENT_CONTAINER, Cilium, find_cilium, ready_or_any_agent
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.readings.counters import (
     POD_CABLE,
@@ -23,8 +24,10 @@ from bigtcp_bench.readings.counters import (
 )
 from bigtcp_bench.readings.cpu import cpu_load
 
-#: In a node's document, beside the probe's own fields: what ``cilium-dbg bpf metrics list`` counted.
+#: In a node's document, beside the probe's own fields: what ``cilium-dbg bpf metrics list`` counted ...
 CILIUM_METRICS = "cilium_bpf_metrics"
+#: ... and, at the end of a block, what the agent is and was told.
+AGENT = "agent"
 #: Between the two readings at the beginning of a block: 200 ticks of every CPU tell 50 % from 40 %, and a run of
 #: three blocks gets six seconds longer.
 LOAD_SAMPLE_S = 2.0
@@ -41,21 +44,28 @@ class Packed(Protocol):
 
 
 def read_nodes(
-    api: ClusterApi, pair: NodePair, image: str, *, pull_secrets: Sequence[str] = (), sample_s: float = 0
+    api: ClusterApi,
+    pair: NodePair,
+    image: str,
+    *,
+    pull_secrets: Sequence[str] = (),
+    sample_s: float = 0,
+    agents: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return for each node one document with its probe and the counters of its Cilium agent.
 
-    With ``sample_s`` also an earlier reading, from that many seconds before, which tells the node's load.
+    With ``sample_s`` also an earlier reading, from that many seconds before, which tells the node's load. With
+    ``agents`` also what the agent is and was told, read while the probes start: it is load, so not with a sample.
     """
     cilium = find_cilium(api)
     documents = {}
-    seen_nodes = probe.probe_nodes(api, pair.names, image, pull_secrets=pull_secrets, sample_s=sample_s)
+    with probe.probing(api, pair.names, image, pull_secrets=pull_secrets, sample_s=sample_s) as collect:
+        told = {name: {AGENT: agent_document(api, cilium, name)} if agents else {} for name in pair.names}
+        seen_nodes = collect()
     for name, seen in seen_nodes.items():
-        agent = ready_agent(api, cilium, name)
-        documents[name] = {
-            **seen.document,
-            CILIUM_METRICS: bpf_metrics(api, cilium, agent["metadata"]["name"]),
-        }
+        pod = ready_or_any_agent(api, cilium, name)
+        counted = None if pod is None else bpf_metrics(api, cilium, pod["metadata"]["name"])
+        documents[name] = {**seen.document, **told[name], CILIUM_METRICS: counted}
     return documents
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.analysis.verdicts import End, NodePressure, RunFacts
+from bigtcp_bench.analysis.verdicts import End, Moment, NodePressure, RunFacts
 from bigtcp_bench.cluster.fingerprint import DATAPATH_KEYS
 from bigtcp_bench.planning.plan import Way
 from bigtcp_bench.readings.agent_log import unpacked
@@ -39,31 +39,78 @@ def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapp
                     throttled[key] = max(share, throttled.get(key, 0.0))
         elif stored.kind.startswith("node-"):
             nodes[stored.block, stored.kind.removeprefix("node-")] = unpacked(stored.document)
-    environments: dict[int, dict[str, str | None]] = {}
-    pressure = []
-    for (block, moment_and_node), begin in nodes.items():
-        moment, _, node = moment_and_node.partition(":")
-        if moment != "begin":
-            continue
-        environment = environments.setdefault(block, {})
-        environment[f"kernel of {node}"] = begin.get("kernel_release")
-        environment[f"boot of {node}"] = begin.get("boot_id")
-        pressure.append(
-            NodePressure(block, node, _steal_share(begin, nodes.get((block, f"end:{node}"))), _busy_before(begin))
-        )
+    pressure = [
+        NodePressure(block, node, _steal_share(begin, nodes.get((block, f"end:{node}"))), _busy_before(begin))
+        for (block, kind), begin in nodes.items()
+        for moment, _, node in [kind.partition(":")]
+        if moment == "begin"
+    ]
+    environments, settings, unread = _circumstances(nodes, switch_reports)
+    return RunFacts(
+        environments=environments,
+        settings=settings,
+        unread=unread,
+        device_limits=limits,
+        pressure=pressure,
+        throttled=throttled,
+    )
+
+
+Values = dict[str, str | None]
+
+
+def _circumstances(
+    nodes: Mapping[tuple[int, str], Mapping[str, Any]], switch_reports: Mapping[Any, Mapping[str, Any] | None]
+) -> tuple[dict[Moment, Values], dict[Moment, Values], list[str]]:
+    """Return what must last the whole run, and what each block, at every moment; and what could not be read.
+
+    The switch has read the agents at a block's beginning, the nodes' documents at its end.
+    """
+    environments: dict[Moment, Values] = {}
+    settings: dict[Moment, Values] = {}
+    unread = []
+    for (block, kind), document in sorted(nodes.items()):
+        word, _, node = kind.partition(":")
+        moment: Moment = (block, "begin" if word == "begin" else "end")
+        environment, setting = environments.setdefault(moment, {}), settings.setdefault(moment, {})
+        environment[f"kernel of {node}"] = document.get("kernel_release")
+        environment[f"boot of {node}"] = document.get("boot_id")
+        proof = ((switch_reports.get(block) or {}).get("nodes") or {}).get(node) or {}
+        devices = document["snapshot"].get("devices") or {}
+        for name in proof.get("limits") or {}:
+            gone = bool(devices) and name not in devices
+            environment[f"{name} of {node}"] = "gone" if gone else _device_words(devices.get(name))
+            for limit, value in sorted(_limits_of(devices.get(name)).items()):
+                setting[f"{limit} of {name} on {node}"] = f"{value:,} B"
+        agent = document.get("agent")
+        if agent is not None and "error" in agent:
+            unread.append(
+                f"block {block}: what Cilium was on {node} at the end of the block could not be read: "
+                f"{agent['error']}"
+            )
+        elif agent is not None:
+            _add_agent(node, agent, environment, setting)
     for block, report in switch_reports.items():
         for node, proof in ((report or {}).get("nodes") or {}).items():
-            environment = environments.setdefault(block, {})
-            environment[f"Cilium on {node}"] = proof.get("cilium")
-            config = proof.get("config")
-            if config is not None:
-                environment.update(
-                    {f"Cilium's {key} on {node}": config.get(key, "not set") for key in DATAPATH_KEYS}
-                )
-            devices = nodes.get((block, f"begin:{node}"), {}).get("snapshot", {}).get("devices", {})
-            for name in proof.get("limits") or {}:
-                environment[f"{name} of {node}"] = _device_words(devices.get(name))
-    return RunFacts(environments=environments, device_limits=limits, pressure=pressure, throttled=throttled)
+            begin: Moment = (block, "begin")
+            _add_agent(node, proof, environments.setdefault(begin, {}), settings.setdefault(begin, {}))
+    return environments, settings, unread
+
+
+def _add_agent(node: str, agent: Mapping[str, Any], environment: Values, setting: Values) -> None:
+    """Add what an agent is and was told: what lasts the whole run, and what begins anew in each block."""
+    environment[f"Cilium on {node}"] = agent.get("cilium")
+    environment[f"Cilium's image on {node}"] = agent.get("image")
+    config = agent.get("config")
+    if config is not None:
+        environment.update({f"Cilium's {key} on {node}": config.get(key, "not set") for key in DATAPATH_KEYS})
+    if "agent_uid" not in agent or "template" not in agent:
+        return  # told by an older package
+    setting[f"the Cilium agent on {node}"] = f"{agent['agent_pod']} ({agent['agent_uid']})"
+    setting[f"restarts of the Cilium agent on {node}"] = str(agent["restarts"])
+    setting["generation of Cilium's DaemonSet"] = str(agent["template"])
+    for family, on in (agent.get("merged") or {}).items():
+        setting[f"BIG TCP for {family} as the agent on {node} was told it"] = "on" if on else "off"
 
 
 def captures_of(sizes: pd.DataFrame) -> dict[tuple[int, Way, End], float]:
@@ -81,8 +128,12 @@ def captures_of(sizes: pd.DataFrame) -> dict[tuple[int, Way, End], float]:
 
 
 def _limits(snapshot: Mapping[str, Any]) -> dict[str, int]:
-    device = snapshot["devices"].get(snapshot.get("device") or "") or {}
-    return {name: value for name, value in device.items() if name.endswith("_max_size") and value is not None}
+    return _limits_of(snapshot["devices"].get(snapshot.get("device") or ""))
+
+
+def _limits_of(device: Mapping[str, Any] | None) -> dict[str, int]:
+    seen = device or {}
+    return {name: value for name, value in seen.items() if name.endswith("_max_size") and value is not None}
 
 
 def _device_words(device: Mapping[str, Any] | None) -> str | None:
