@@ -28,7 +28,8 @@ from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import MeasurementFailed
 from bigtcp_bench.in_cluster.measure import WRITE_SIZE
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, Scenario, validate_plan
-from bigtcp_bench.readings.agent_log import measurements, parse_log, problems
+from bigtcp_bench.readings.agent_log import parse_log
+from bigtcp_bench.readings.measurements import measurements, problems
 from bigtcp_bench.readings.orders import MeasureOrders, ServeOrders
 from bigtcp_lab import administrator, daemon
 

@@ -30,7 +30,7 @@ from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.generated.history import write_history
 from bigtcp_bench.airflow.params import dag_params
 from bigtcp_bench.planning.plan import SCENARIOS, validate_plan
-from bigtcp_bench.readings.agent_log import measurements
+from bigtcp_bench.readings.measurements import measurements
 from bigtcp_bench.report.preflight import checks_text
 from bigtcp_bench.report.detail import RunDetail
 from bigtcp_bench.report.html import report_file

@@ -15,11 +15,12 @@ from bigtcp_bench.airflow import connections, generation_operator
 from bigtcp_bench.airflow.generation_operator import IperfGenerationOperator
 from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import SETTLED_S
+from bigtcp_bench.cluster.load import RESTLESS
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.in_cluster.protocol import LEASE_S
 from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of
 from bigtcp_bench.planning.plan import load_plan
-from bigtcp_bench.readings.agent_log import packed
+from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab.api.discovery import PODS
 from tests.cluster.simulated import Cluster, run
@@ -84,6 +85,7 @@ def test_what_is_stored_has_both_pods_counters_and_less_than_the_nodes_did_befor
     def stored() -> dict[tuple[str, str], float]:
         keeper = generation_operator._Stored(None, warehouse, GENERATION, orders())
         keeper.take(repetition_frame(document))
+        keeper.store()
         frame = warehouse.results_frame(1)
         assert set(warehouse.pod_counters_frame(1)["end"]) == {"sender", "receiver"}
         return dict(zip(frame["metric"], frame["value"], strict=True))
@@ -114,6 +116,36 @@ def test_what_is_stored_has_both_pods_counters_and_less_than_the_nodes_did_befor
         "block 1 (on), generation 1: no CPU seconds per gigabyte, sending node and 3 other metrics of "
         "ipv4-stream-1: the sender's node used hardly more CPU time than before the block, when 2.00 of its CPUs "
         "were busy"
+    ]
+
+
+def test_a_node_that_had_not_come_to_rest_has_no_cpu_cost_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(generation_operator, "say", said.append)
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
+    document = recorded_document("on")
+    for end in ("client", "server"):
+        document[end]["after"]["monotonic_s"] += 6.0
+    seen = {"monotonic_s": 8.0, "user_hz": 100, "proc_stat": "cpu  0 0 0 0 0 0 0 0 0 0\n"}
+    later = {"monotonic_s": 10.0, "user_hz": 100, "proc_stat": "cpu  1 0 2 30 0 0 1 0 0 0\n"}
+    begin = {"earlier": seen, "snapshot": later}
+    restless = {**begin, RESTLESS: "it had not come to rest within 60 s: node node2 used 1.40 CPUs"}
+    for node, content in (("node1", begin), ("node2", restless)):
+        row = {"block": 1, "generation": 0, "kind": f"node-begin:{node}", "document": packed(content)}
+        warehouse.store_raw(1, [row])
+    keeper = generation_operator._Stored(None, warehouse, GENERATION, orders())  # type: ignore[arg-type]
+    keeper.take(repetition_frame(document))
+    keeper.store()
+    metrics = set(warehouse.results_frame(1)["metric"])
+    assert {"cpu_s_per_gb_sender", "throughput_bps", "softirq_share_receiver"} < metrics
+    assert not {name for name in metrics if name.endswith("_s_per_gb_receiver")}
+    assert said == [
+        "block 1 (on), generation 1: no CPU seconds per gigabyte, receiving node and 3 other metrics of "
+        "ipv4-stream-1: it had not come to rest within 60 s: node node2 used 1.40 CPUs"
     ]
 
 

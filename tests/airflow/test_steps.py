@@ -20,7 +20,9 @@ from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.measuring import control, packet_sizes
 from bigtcp_bench.monitoring import collect
 from bigtcp_bench.planning.plan import CONTROL, Block, validate_plan
-from bigtcp_bench.readings.agent_log import Captured, Measurement
+from bigtcp_bench.readings.agent_log import Captured
+from bigtcp_bench.readings.frames import packed, unpacked
+from bigtcp_bench.readings.measurements import Measurement
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import migrate
 from bigtcp_bench.warehouse.store import Warehouse
@@ -79,12 +81,12 @@ def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, sa
     raw = {"sender": {**ends, "dropped": 0}, "receiver": {**ends, "dropped": 2, "sent": [], "received": [big]}}
     context = {"run_key": "x", "block": 2, "arm": "on", "error": None}
     captured = [
-        Captured.model_validate({**context, **raw, "family": "ipv4", "raw": raw}),
+        Captured.model_validate({**context, **raw, "family": "ipv4", "stored": packed(raw)}),
         Captured.model_validate({**context, "family": "ipv6", "error": "no route"}),
     ]
     monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: captured)
     for _ in range(2):
-        step._measure_packet_sizes(BLOCK)
+        step._measure_packet_sizes(BLOCK, step.plan)
     assert said[:2] == [
         "block 2: the capture of ipv4 missed 2 of 9 packets at the receiver",
         "block 2: the packets of ipv6 were not captured: no route",
@@ -103,11 +105,27 @@ def test_a_capture_that_fails_is_said_and_missing(step, said, monkeypatch):
         raise PodFailed("pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s")
 
     monkeypatch.setattr(packet_sizes, "measure_packet_sizes", fail)
-    step._measure_packet_sizes(BLOCK)
+    step._measure_packet_sizes(BLOCK, step.plan.model_copy(update={"scenarios": ("ipv4-stream-1",)}))
     assert said == [
         "block 2 has no packet sizes: pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s"
     ]
     assert step.warehouse.packet_sizes_frame(step.number).empty
+
+
+def test_a_capture_that_is_the_only_proof_is_tried_once_more(step, said, monkeypatch):
+    plan = step.plan.model_copy(update={"scenarios": ("ipv4-stream-1", "ipv6-rr")})
+    context = {"run_key": "x", "block": 2, "arm": "on"}
+    failed = Captured.model_validate({**context, "family": "ipv6", "error": "no route"})
+    size = {"device": "eth0", "sent": [], "received": [], "seen": 9, "dropped": 0}
+    found = {"sender": size, "receiver": size}
+    sound = Captured.model_validate({**context, **found, "family": "ipv6", "error": None, "stored": packed(found)})
+    answers = [[failed], [sound], [sound]]
+    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: answers.pop(0))
+    step._measure_packet_sizes(BLOCK, plan)
+    assert said == ["block 2: the packets of ipv6 were not captured: no route"]
+    assert len(answers) == 1
+    (document,) = step.warehouse.raw_documents(step.number, block=2)
+    assert unpacked(document.document) == found
 
 
 class Held:
@@ -244,7 +262,7 @@ def test_what_a_switch_found_that_is_not_proven_is_kept_for_the_diagnosis(step, 
 
     monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
     monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
-    monkeypatch.setattr(load, "await_quiet", lambda *_, **__: None)
+    monkeypatch.setattr(load, "await_quiet", lambda *_, **__: {})
     monkeypatch.setattr(bigtcp_switch, "switch", fail)
     with pytest.raises(SwitchFailed):
         step._switched(BLOCK, "plan")
@@ -266,7 +284,9 @@ def test_a_document_that_cannot_be_read_costs_the_diagnosis_and_not_the_run(step
     step.warehouse.update_run(step.number, status="invalid", reasons=["drift"])
     step._diagnose()
     (line,) = said
-    assert line.startswith("the run could not be diagnosed: Error -3 while decompressing data")
+    assert line.startswith(
+        "the run could not be diagnosed: its document cannot be unpacked: error: Error -3 while"
+    )
 
 
 def test_a_run_stores_its_cluster_and_refuses_another_one_of_the_same_name(step, said, monkeypatch):

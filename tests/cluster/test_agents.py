@@ -19,7 +19,7 @@ from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.judging.facts import facts_of
 from bigtcp_bench.planning.plan import blocks, validate_plan
-from bigtcp_bench.readings.agent_log import packed
+from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.warehouse.records import RawDocument
 from bigtcp_lab.api.discovery import DAEMONSETS, PODS
 from tests.analysis.runs import make_frame
@@ -74,6 +74,11 @@ def helm_upgrade(cluster: Cluster) -> None:
     roll(cluster)
 
 
+def other_setting(cluster: Cluster) -> None:
+    set_config(cluster, "some-key-of-a-later-release", "true")
+    roll(cluster)
+
+
 def lower_limits(cluster: Cluster) -> None:
     cluster.nodes["node2"].limits["gso_max_size"] = 1_234
 
@@ -107,6 +112,11 @@ def test_a_run_in_which_nobody_does_anything_has_one_cilium(scope: str, order: s
             helm_upgrade,
             r"Cilium's monitor-aggregation on node1 changed during the run: 'medium' in block 1, "
             r"'none' at the end of block {0}",
+        ),
+        (
+            other_setting,
+            r"Cilium's other settings on node2 \(their digest\) changed during the run: '\w+' in block 1, "
+            r"'\w+' at the end of block {0}",
         ),
         (
             lower_limits,

@@ -36,7 +36,7 @@ from bigtcp_bench.judging.facts import facts_of
 from bigtcp_bench.measuring.dry_run import outline
 from bigtcp_bench.measuring.packet_sizes import measure_packet_sizes, rows
 from bigtcp_bench.planning.plan import Plan, validate_plan
-from bigtcp_bench.readings.agent_log import packed
+from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.resources import include_dir, load_manifests
 from bigtcp_bench.warehouse.records import RawDocument
 from bigtcp_lab import daemon

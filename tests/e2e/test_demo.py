@@ -24,7 +24,7 @@ generations: 1
 repetitions: 1
 duration_s: 1
 omit_s: 0
-load_gate: {mode: warn}
+load_gate: {mode: warn, rest_s: 0}
 """
 
 

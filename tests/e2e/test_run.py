@@ -11,8 +11,8 @@ from bigtcp_bench.cluster.rollout import observe
 from bigtcp_bench.judging.causes import evidence_of
 from bigtcp_bench.judging.facts import facts_of
 from bigtcp_bench.planning.plan import CAPTURE_S, CLASSIC_MAX_PACKET_BYTES, load_plan
-from bigtcp_bench.readings.agent_log import unpacked
 from bigtcp_bench.readings.cpu import CPU_PARTS
+from bigtcp_bench.readings.frames import unpacked
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.records import RawDocument
 from bigtcp_lab import daemon

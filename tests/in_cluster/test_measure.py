@@ -7,6 +7,7 @@ import ast
 import json
 import math
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -236,3 +237,35 @@ def test_drivers_count_by_their_own_names() -> None:
     assert measure._statistics("no-such-device") == {}
     for values in counted.values():
         assert all(name and value >= 0 for name, value in values.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"end": {"streams": [], "sum": {"lost_percent": -nan}}}', "a bare -nan (lost_percent)"),
+        ('{"a": {"x\\"y": inf, "b": nan}}', 'a bare inf (x\\"y)'),
+        ('{"a": "-nan"}', None),
+        ('{"a": -nan', None),
+        ("-nan", None),
+        ("", None),
+    ],
+)
+def test_output_that_is_json_but_for_no_number_is_called_that(text: str, expected: str | None) -> None:
+    assert measure._not_a_number(text) == expected
+
+
+def test_an_iperf3_that_divides_by_nothing_is_told_from_one_that_prints_no_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "iperf3"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    orders = {"iperf_port": 5201, "duration_s": 1, "omit_s": 0}
+    scenario = {"family": "ipv4", "traffic": "stream", "streams": 1}
+    for printed, sentence in (
+        ('{"end": {"sum": {"lost_percent": -nan}}}', "printed what is JSON but for a bare -nan (lost_percent)"),
+        ("Segmentation fault", "printed no JSON but: Segmentation fault"),
+    ):
+        tool.write_text(f"#!/bin/sh\necho '{printed}'\n")
+        tool.chmod(0o755)
+        with pytest.raises(measure.Failed, match=re.escape(f"iperf3 (exit code 0) {sentence}")):
+            measure._run_iperf3("127.0.0.1", orders, scenario)

@@ -20,7 +20,9 @@ import pytest
 from bigtcp_bench.in_cluster import measure
 from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS
-from bigtcp_bench.readings.agent_log import absences, measurements, parse_log, problems, proof
+from bigtcp_bench.readings.agent_log import parse_log
+from bigtcp_bench.readings.frames import unpacked
+from bigtcp_bench.readings.measurements import absences, measurements, problems, proof
 from bigtcp_bench.readings.orders import CaptureOrders, MeasureOrders, ReachOrders, ServeOrders
 from tests.in_cluster.namespaces import ADDRESSES, Pair, joined_namespaces
 from tests.readings.documents import TOKEN, orders
@@ -126,11 +128,12 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
         assert [found.metric for found in measurements(repetition)] == [
             metric.name for metric in metrics_of(repetition.traffic)
         ]
-        assert repetition.raw["sockets"], "ss saw no socket while the traffic ran"
+        document = unpacked(repetition.stored)
+        assert document["sockets"], "ss saw no socket while the traffic ran"
         for end in ("client", "server"):
-            assert repetition.raw[end]["before"]["device"] == "eth0"
+            assert document[end]["before"]["device"] == "eth0"
             for text in ("proc_stat", "snmp", "snmp6", "netstat", "softnet_stat", "meminfo"):
-                assert repetition.raw[end]["after"][text]
+                assert document[end]["after"][text]
     shown = {found.scenario: found for found in map(proof, log.repetitions)}
     for scenario, big in (("ipv4-stream-1", False), ("ipv6-stream-1", True), ("ipv6-stream-8", True)):
         for mean in (shown[scenario].bytes_per_packet_sender, shown[scenario].bytes_per_packet_receiver):
@@ -166,7 +169,7 @@ def test_a_capture_agrees_with_the_sizes_that_both_devices_allow(pair: Pair) -> 
         for bucket in (*one.sender.sent, *one.receiver.received):
             assert bucket.bytes <= bucket.packets * bucket.upper_bytes
         sent = sum(bucket.bytes for bucket in one.sender.sent)
-        assert sent > one.raw["iperf3"]["end"]["sum_received"]["bytes"] * (0.5 if lost else 1)
+        assert sent > unpacked(one.stored)["iperf3"]["end"]["sum_received"]["bytes"] * (0.5 if lost else 1)
 
 
 def test_a_capture_without_the_right_to_one_is_a_sentence(pair: Pair) -> None:

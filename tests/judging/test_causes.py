@@ -15,7 +15,7 @@ from bigtcp_bench.judging.causes import (
     needs_diagnosis,
     window_limited_share,
 )
-from bigtcp_bench.readings.agent_log import packed
+from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.store import Warehouse

@@ -10,7 +10,7 @@ import pytest
 from bigtcp_bench.analysis.verdicts import environment_problems, judge_run
 from bigtcp_bench.judging.facts import captures_of, facts_of
 from bigtcp_bench.planning.plan import Way, load_plan
-from bigtcp_bench.readings.agent_log import packed
+from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.warehouse.records import RawDocument
 from tests.analysis.runs import make_frame, make_plan
 

@@ -10,7 +10,8 @@ import pytest
 
 from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS
-from bigtcp_bench.readings.agent_log import absences, measurements, parse_log, problems, proof
+from bigtcp_bench.readings.agent_log import parse_log
+from bigtcp_bench.readings.measurements import absences, measurements, problems, proof
 from tests.readings.documents import (
     frame,
     orders,
@@ -76,7 +77,7 @@ def _set(document: dict[str, Any], path: str, value: Any) -> None:
         ("ipv4-stream-1", "terminated", {"error": ...}, "measured for 1.99 s instead of 5 s"),
         ("ipv4-stream-1", "ipv4-p1-on", {"end": {}}, "end.streams"),
         ("ipv4-stream-1", "ipv4-p1-on", {"end.sum_received.bytes": 0}, "the receiver got no bytes"),
-        ("ipv4-stream-1", "ipv4-p1-on", {"end.sum_received.bits_per_second": float("nan")}, "bits_per_second"),
+        ("ipv4-stream-1", "ipv4-p1-on", {"end.sum_received.bits_per_second": float("nan")}, "not finite"),
         ("ipv4-stream-8", "ipv4-p1-on", {}, "ran 1 streams instead of 8"),
         ("ipv6-stream-8", "ipv6-p8-on", {"end.streams.3.receiver.bytes": 0}, "1 of 8 streams brought no bytes"),
         (

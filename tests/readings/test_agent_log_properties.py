@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtcp_bench.in_cluster.measure import MARKER
-from bigtcp_bench.readings.agent_log import absences, measurements, parse_log, problems, proof
+from bigtcp_bench.readings.agent_log import parse_log
+from bigtcp_bench.readings.measurements import absences, measurements, problems, proof
 from tests.readings.documents import orders, recorded_document, repetition_frame
 
 _noise = st.one_of(

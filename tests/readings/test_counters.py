@@ -149,6 +149,63 @@ Tcp: {now} {seg} -1
 """
 
 
+#: Of the drivers in Linux; braces stand for the number of a queue.
+QUEUES = {
+    "mlx5": ("rx{}_packets", "tx{}_xdp_xmit", "ch{}_events", "ptp_tx{}_packets"),
+    "ena": ("queue_{}_rx_cnt",),
+    "ice": ("rx_queue_{}_packets",),
+    "bnxt": ("[{}]: rx_ucast_packets",),
+    "gve": ("rx_bytes[{}]", "tx_posted_desc[{}]"),
+    "i40e": ("rx-{}.packets", "tx-{}.bytes"),
+    "sfc": ("rx-{}.rx_packets", "tx-xdp-cpu-{}.tx_packets"),
+    "mana": ("rx_{}_packets", "rx_{}_bytes", "tx_{}_xdp_xmit"),
+    "ionic": ("rx_{}_pkts", "tx_{}_csum", "txq_{}_stop"),
+    "be2net": ("rxq{}: rx_bytes", "txq{}: tx_pkts"),
+    "hns3": ("rxq{}_packets", "txq{}_pktnum_rcd"),
+    "idpf": ("rx_q-{}_pkts",),
+    "qede": ("{}: rcv_pkts",),
+    "nfp": ("rvec_{}_rx_pkts",),
+    "stmmac": ("q{}_rx_pkt_n",),
+    "enetc": ("Rx ring {} frames",),
+    "hv_netvsc": ("cpu{}_rx_packets", "tx_queue_{}_packets"),
+    "atlantic": ("Queue[{}] InPackets",),
+}
+#: Classes of traffic, sizes of packets, lanes: each says something of its own.
+NO_QUEUES = (
+    "rx_prio3_bytes",
+    "veb.tc_0_tx_packets",
+    "port.tx_priority_0_xon",
+    "rx_64_byte_packets",
+    "rx_65_to_127_byte_packets",
+    "rx_64_bytes_phy",
+    "rx_8192_to_10239_bytes_phy",
+    "port_rx_64",
+    "mac_rx_64_oct_pkt_num",
+    "rx_size_64.nic",
+    "rx_64b_frames",
+    "rx_65_127",
+    "mmc_rx_1024tomax_octets_gb",
+    "rx_err_lane_0_phy",
+    "rx_packets",
+)
+
+
+@pytest.mark.parametrize("driver", QUEUES)
+def test_the_queues_of_every_driver_are_added_up(driver: str) -> None:
+    for form in QUEUES[driver]:
+        seen = {form.format(number): 1 for number in (0, 3, 64, 127)}
+        found = driver_counters({"devices": {"eth0": {"index": 2, "ethtool": seen}}})
+        assert [(name, sum(one.parts.values())) for name, one in found.items()] == [
+            (f"ethtool/eth0/{form.format('*')}", 4)
+        ]
+
+
+def test_what_has_a_number_and_is_no_queue_keeps_it() -> None:
+    seen = dict.fromkeys(NO_QUEUES, 1)
+    found = driver_counters({"devices": {"eth0": {"index": 2, "ethtool": seen}}})
+    assert set(found) == {f"ethtool/eth0/{name}" for name in NO_QUEUES}
+
+
 def test_settings_and_states_of_a_protocol_are_no_counters() -> None:
     texts = (SNMP.format(ip=10, now=1, seg=4), SNMP.format(ip=12, now=7, seg=4))
     first, last = (network_counters({"devices": {}, "snmp": text}, []) for text in texts)

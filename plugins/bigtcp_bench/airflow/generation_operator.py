@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from bigtcp_bench.cluster.api import ClusterApi
     from bigtcp_bench.cluster.lease import Fence
     from bigtcp_bench.planning.plan import Plan
-    from bigtcp_bench.readings.agent_log import End, IdleLoads
+    from bigtcp_bench.readings.agent_log import Repetition
+    from bigtcp_bench.readings.measurements import End, IdleLoads
     from bigtcp_bench.readings.orders import MeasureOrders
     from bigtcp_bench.warehouse.store import Warehouse
 
@@ -62,9 +63,6 @@ class IperfGenerationOperator(KubernetesPodOperator):
         super().__init__(**kwargs)
         self.generation = generation
         self.log_formatter = self._readable
-        self._shown: set[str] = set()
-        # Every line with a frame: a kubelet gives back the newest 10 MiB of a log, and those may not be all.
-        self._followed: list[str] = []
         self._stored: _Stored | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -161,30 +159,24 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 str(pod.metadata.namespace), pod.metadata.name, str(self.base_container_name)
             )
         except BenchError as error:
-            # The pod or its node is gone, but this must not hide why the task ended.
+            # The pod or its node is gone, but this must not hide why the task ended. What was followed is known.
             self.log.warning("the log of pod %s could not be read: %s", pod.metadata.name, _first_line(error))
-            if not self._followed:
+            if self._stored.empty:
                 return
             log = ""
-        self._stored.take("\n".join([*self._followed, log]))
+        self._stored.take(log)
+        self._stored.store()
 
     def _readable(self, container: str, message: str) -> str:
         """Return what the task log shows of one line of the pod: a frame's key figures instead of its document."""
         from bigtcp_bench.in_cluster.measure import MARKER
-        from bigtcp_bench.readings.agent_log import measurements, parse_log
 
-        if MARKER not in message:
+        if MARKER not in message or self._stored is None:
             return message
-        self._followed.append(message)
         lines = []
-        for repetition in parse_log(message).repetitions:
-            found = {one.metric: one.value for one in measurements(repetition)} if not repetition.error else {}
-            text = f"{repetition.scenario} {repetition.repetition}: {repetition.error or _figures(found)}"
+        for text in self._stored.take(message):
             lines.append(text)
-            # The provider reads the last line of a log twice.
-            if text not in self._shown:
-                self._shown.add(text)
-                say(text)
+            say(text)
         return "\n".join(lines) or "(a document for the warehouse)"
 
     def _client_runs(self, context: Context) -> bool:
@@ -210,87 +202,116 @@ class IperfGenerationOperator(KubernetesPodOperator):
         return pods.wait_ready(api, created["metadata"]["name"])
 
 
+@dataclass
+class _Outcome:
+    """The rows of one repetition, and what the task log says of it."""
+
+    line: str
+    reasons: list[str]
+    rows: dict[str, list[dict[str, Any]]]
+    #: Metric → why there is none.
+    gaps: dict[str, str]
+
+
 class _Stored:
-    """What a client's log holds, in the warehouse."""
+    """What a client's log holds, in the warehouse. Lines are taken as they come: each frame is read once.
+
+    A kubelet gives back the newest 10 MiB of a log, and those may not be all, so the lines that were followed
+    count too. Of a document only the rows are kept, and the document as it came.
+    """
 
     def __init__(
         self, api: ClusterApi, warehouse: Warehouse, generation: Generation, orders: MeasureOrders
     ) -> None:
+        from bigtcp_bench.readings.agent_log import AgentLog
+
         self.api = api
         self._warehouse = warehouse
         self._generation = generation
         self._orders = orders
         self._idle = _idle_loads(warehouse, generation)
+        self._log = AgentLog(orders)
+        self._outcomes: dict[tuple[str, int], _Outcome] = {}
         self._good = 0
         self._reasons: list[str] = []
 
-    def take(self, log: str) -> None:
-        """Store the measurements, failures and documents in ``log``, in place of what was stored before."""
+    @property
+    def empty(self) -> bool:
+        """Return whether nothing was found yet."""
+        return not self._outcomes and self._log.hello is None
+
+    def take(self, text: str) -> list[str]:
+        """Take all frames in ``text`` that are not known yet; return a line about each repetition."""
+        lines = []
+        for repetition in self._log.read(text):
+            outcome = self._outcome(repetition)
+            self._outcomes[repetition.scenario, repetition.repetition] = outcome
+            lines.append(outcome.line)
+        return lines
+
+    def _outcome(self, repetition: Repetition) -> _Outcome:
         from bigtcp_bench.measuring.pod_counters import pod_counters
-        from bigtcp_bench.readings.agent_log import absent, measurements, packed, parse_log, problems
+        from bigtcp_bench.readings.frames import packed
+        from bigtcp_bench.readings.measurements import evaluated, problems
 
         generation = self._generation
-        key = {"block": generation.block, "generation": generation.generation}
-        parsed = parse_log(log)
-        results: list[dict[str, Any]] = []
-        failures: list[dict[str, Any]] = []
-        counters: list[dict[str, Any]] = []
-        documents: list[dict[str, Any]] = []
-        reasons: list[str] = []
-        gaps: dict[str, dict[str, list[str]]] = {}
-        good = 0
-        for repetition in parsed.repetitions:
-            place = {"scenario": repetition.scenario, "repetition": repetition.repetition}
-            documents.append({**key, **place, "kind": "repetition", "document": packed(repetition.raw)})
+        place = {
+            "block": generation.block,
+            "generation": generation.generation,
+            "scenario": repetition.scenario,
+            "repetition": repetition.repetition,
+        }
+        in_arm = {**place, "arm": generation.arm}
+        document = repetition.stored or packed({})
+        rows: dict[str, list[dict[str, Any]]] = {
             # Of a failed one too: they may say why.
-            counters.extend(
-                {**key, **place, "arm": generation.arm, **asdict(one)} for one in pod_counters(repetition)
-            )
-            wrong = problems(repetition, self._orders)
-            if wrong:
-                reasons.append(wrong[0])
-                failures.append({**key, **place, "arm": generation.arm, "reason": "; ".join(wrong)})
-                continue
-            good += 1
-            for metric, reason in absent(repetition, self._idle).items():
-                gaps.setdefault(reason, {}).setdefault(metric, []).append(repetition.scenario)
-            results.extend(
-                {
-                    **key,
-                    "arm": generation.arm,
-                    "scenario": one.scenario,
-                    "repetition": one.repetition,
-                    "metric": one.metric,
-                    "value": one.value,
-                    "unit": one.unit,
-                }
-                for one in measurements(repetition, self._idle)
-            )
-        for line in _gap_lines(generation, gaps):
+            "counters": [{**in_arm, **asdict(one)} for one in pod_counters(repetition)],
+            "raw": [{**place, "kind": "repetition", "document": document}],
+        }
+        name = f"{repetition.scenario} {repetition.repetition}"
+        wrong = problems(repetition, self._orders)
+        if wrong:
+            rows["failures"] = [{**in_arm, "reason": "; ".join(wrong)}]
+            return _Outcome(f"{name}: {wrong[0]}", wrong, rows, {})
+        found, gaps = evaluated(repetition, self._idle)
+        rows["results"] = [{**in_arm, **asdict(one)} for one in found]
+        return _Outcome(f"{name}: {_figures({one.metric: one.value for one in found})}", [], rows, gaps)
+
+    def store(self) -> None:
+        """Store the measurements, failures and documents taken so far, in place of what was stored before."""
+        from bigtcp_bench.readings.frames import packed
+
+        generation, log = self._generation, self._log
+        key = {"block": generation.block, "generation": generation.generation}
+        rows: dict[str, list[dict[str, Any]]] = {"results": [], "failures": [], "counters": [], "raw": []}
+        gaps: dict[str, dict[str, list[str]]] = {}
+        for (scenario, _), outcome in self._outcomes.items():
+            for table, found in outcome.rows.items():
+                rows[table] += found
+            for metric, reason in outcome.gaps.items():
+                gaps.setdefault(reason, {}).setdefault(metric, []).append(scenario)
+        for line in [*_gap_lines(generation, gaps), *log.damaged]:
             say(line)
         gone = (
-            "the pod ended before it was measured"
-            if parsed.done is None
-            else "its line had gone from the pod's log"
+            "the pod ended before it was measured" if log.done is None else "its line had gone from the pod's log"
         )
-        for scenario, number in parsed.missing(self._orders):
-            reason = f"{scenario} repetition {number} ({generation}): {gone}"
-            reasons.append(reason)
-            failures.append(
-                {**key, "arm": generation.arm, "scenario": scenario, "repetition": number, "reason": reason}
-            )
-        if parsed.hello is not None:
-            documents.append({**key, "kind": "hello", "document": packed(parsed.hello.model_dump(mode="json"))})
-        self._warehouse.store_generation(
-            generation.run,
-            generation.block,
-            generation.generation,
-            results=results,
-            failures=failures,
-            counters=counters,
-            raw=documents,
-        )
-        self._good, self._reasons = good, reasons
+        if log.damaged:
+            gone = log.damaged[0]
+        missing = {
+            place: f"{place[0]} repetition {place[1]} ({generation}): {gone}"
+            for place in log.missing(self._orders)
+        }
+        rows["failures"] += [
+            {**key, "arm": generation.arm, "scenario": scenario, "repetition": number, "reason": reason}
+            for (scenario, number), reason in missing.items()
+        ]
+        if log.hello is not None:
+            document = packed(log.hello.model_dump(mode="json"))
+            rows["raw"].append({**key, "kind": "hello", "document": document})
+        self._warehouse.store_generation(generation.run, generation.block, generation.generation, **rows)
+        self._good = sum(not outcome.reasons for outcome in self._outcomes.values())
+        first = [outcome.reasons[0] for outcome in self._outcomes.values() if outcome.reasons]
+        self._reasons = [*first, *missing.values()]
 
     def summary(self) -> dict[str, Any]:
         """Return the counts. Raises MeasurementFailed if not a single repetition is usable."""
@@ -315,20 +336,23 @@ def _gap_lines(generation: Generation, gaps: dict[str, dict[str, list[str]]]) ->
 
 def _idle_loads(warehouse: Warehouse, generation: Generation) -> IdleLoads:
     """Return how busy both nodes were at the beginning of the generation's block, while nothing was measured."""
-    from bigtcp_bench.readings.agent_log import unpacked
+    from bigtcp_bench.cluster.load import RESTLESS
     from bigtcp_bench.readings.cpu import cpu_load
+    from bigtcp_bench.readings.frames import unpacked
 
     documents = {one.kind: one for one in warehouse.raw_documents(generation.run, block=generation.block)}
     nodes: tuple[tuple[End, str], ...] = (
         ("sender", generation.client_node),
         ("receiver", generation.server_node),
     )
-    found: dict[End, dict[str, float]] = {}
+    found: dict[End, dict[str, float] | str] = {}
     for end, node in nodes:
         stored = documents.get(f"node-begin:{node}")
         seen = unpacked(stored.document) if stored is not None else {}
         load = cpu_load(seen.get("earlier"), seen.get("snapshot"))
-        if load is None:
+        if RESTLESS in seen:
+            found[end] = str(seen[RESTLESS])
+        elif load is None:
             say(f"{generation}: the idle load of {node} is unknown, so nothing is subtracted from its CPU time")
         else:
             found[end] = load

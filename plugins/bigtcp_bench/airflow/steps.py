@@ -572,7 +572,9 @@ class DagRunStep:
             fence.check()
             self._end_block_before(block.number)
             pods.delete_pods(self.api, before=fence.check)
-            load.await_quiet(self.api, self.plan, self.pair, progress=say)
+            # What nodes use at rest is known from just before the switch, or else from before the run.
+            usual = (self.warehouse.run(self.number)["environment"] or {}).get("busy_cpus") or {}
+            usual = usual | load.await_quiet(self.api, self.plan, self.pair, progress=say)
             say(f"block {block.number}: switching BIG TCP {block.arm}")
             try:
                 report = bigtcp_switch.switch(
@@ -588,7 +590,10 @@ class DagRunStep:
             measured = rerun_plan(self.plan, scenarios) if purpose == "rerun" else self.plan
             if captured_ways(measured):
                 self._measure_packet_sizes(block, measured)
-            self._store_node_counters(block.number, "begin")
+            documents = load.read_at_rest(
+                self.api, self.plan, self.pair, usual if report.restarted else {}, progress=say
+            )
+            self._store_nodes(block.number, "begin", documents)
         self.warehouse.store_block(
             self.number,
             {
@@ -596,6 +601,7 @@ class DagRunStep:
                 "arm": block.arm,
                 "purpose": purpose,
                 "started_at": datetime.now(UTC),
+                "finished_at": None,
                 "switch_report": report.to_dict(),
             },
         )
@@ -628,7 +634,7 @@ class DagRunStep:
         """
         from bigtcp_bench.measuring import packet_sizes
         from bigtcp_bench.planning.plan import unproven_ways
-        from bigtcp_bench.readings.agent_log import Captured, packed
+        from bigtcp_bench.readings.agent_log import Captured
 
         needed = {way.family for way in unproven_ways(plan.scenarios)}
         found: dict[str, Captured] = {}
@@ -649,7 +655,7 @@ class DagRunStep:
         key = {"block": block.number, "generation": 0}
         self.warehouse.store_raw(
             self.number,
-            [{**key, "kind": f"capture:{one.family}", "document": packed(one.raw)} for one in found.values()],
+            [{**key, "kind": f"capture:{one.family}", "document": one.stored} for one in found.values()],
         )
 
     def _store_counters(self, of_blocks: Sequence[Block]) -> int:
@@ -804,32 +810,33 @@ class DagRunStep:
 
     def _end_block_before(self, number: int) -> None:
         """Note the end of the block before ``number``, once, with both nodes' counters."""
+        from bigtcp_bench.cluster import node_counters
+
         before = number - 1
         found = self.warehouse.blocks_frame(self.number)
         open_blocks = found[(found["block"] == before) & found["finished_at"].isna()]
         if open_blocks.empty:
             return
-        self._store_node_counters(before, "end")
+        documents = node_counters.read_nodes(
+            self.api, self.pair, self.plan.image, pull_secrets=self.plan.image_pull_secrets, agents=True
+        )
+        self._store_nodes(before, "end", documents)
         arm = open_blocks["arm"].iloc[0]
         self.warehouse.store_block(self.number, {"block": before, "arm": arm, "finished_at": datetime.now(UTC)})
 
-    def _store_node_counters(self, block: int, moment: str) -> None:
-        from bigtcp_bench.cluster import node_counters
-        from bigtcp_bench.readings.agent_log import packed
+    def _store_nodes(self, block: int, moment: str, documents: Mapping[str, Mapping[str, Any]]) -> None:
+        """Store what was read of both nodes at the beginning or the end of a block."""
+        from bigtcp_bench.readings.frames import packed
 
-        sample_s = node_counters.LOAD_SAMPLE_S if moment == "begin" else 0
-        documents = node_counters.read_nodes(
-            self.api,
-            self.pair,
-            self.plan.image,
-            pull_secrets=self.plan.image_pull_secrets,
-            sample_s=sample_s,
-            agents=moment == "end",
-        )
         self.warehouse.store_raw(
             self.number,
             [
-                {"block": block, "generation": 0, "kind": f"node-{moment}:{name}", "document": packed(document)}
+                {
+                    "block": block,
+                    "generation": 0,
+                    "kind": f"node-{moment}:{name}",
+                    "document": packed(dict(document)),
+                }
                 for name, document in documents.items()
             ],
         )

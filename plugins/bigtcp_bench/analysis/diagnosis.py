@@ -80,8 +80,8 @@ class Measured:
     sender_cpus: float | None = None
     receiver_cpus: float | None = None
     cpu_wait_share: float | None = None
-    zero_windows: int | None = None
-    too_big_messages: int | None = None
+    zero_windows: float | None = None
+    too_big_messages: float | None = None
 
 
 @dataclass(frozen=True)

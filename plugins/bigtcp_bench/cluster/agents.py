@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 
-from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, JsonObject
+from bigtcp_bench.cluster import agent_settings
+from bigtcp_bench.cluster.api import ClusterApi, JsonObject
 from bigtcp_bench.cluster.cilium import (
     AGENT_CONTAINER,
     FAMILIES,
     KEYS,
-    MERGED_DIR,
     AgentStatus,
     Cilium,
     Merged,
@@ -27,7 +29,8 @@ class Agent:
 
     ``template`` numbers the pod templates of Cilium's DaemonSet: it grows whenever somebody changes that.
     ``image`` is what the pod asks for and what the runtime made of it. ``config`` is the datapath's configuration
-    as the agent was told it, without BIG TCP, which is ``merged``; None if the agent does not say.
+    as the agent was told it, without BIG TCP, which is ``merged``; None if the agent does not say. ``others``
+    stands for all other settings, whose values are nobody's business: it changes when one of them does.
     """
 
     agent_pod: str
@@ -38,12 +41,13 @@ class Agent:
     cilium: str
     merged: Merged
     config: dict[str, str] | None
+    others: str | None
 
 
 def read_agent(api: ClusterApi, cilium: Cilium, pod: JsonObject) -> tuple[Agent, AgentStatus]:
     """Return what the agent of ``pod`` is and was told, and its status. Raises SwitchFailed if it does not say."""
     name = pod["metadata"]["name"]
-    told = _told(api, cilium, name)
+    told = agent_settings.told(api, cilium, name)
     merged = read_merged(api, cilium, name) if told is None else _merged(told)
     status = read_status(api, cilium, name)
     container = _container(pod["spec"]["containers"])
@@ -57,6 +61,7 @@ def read_agent(api: ClusterApi, cilium: Cilium, pod: JsonObject) -> tuple[Agent,
         cilium=status.version,
         merged=merged,
         config=None if told is None else datapath(told),
+        others=None if told is None else _digest(told),
     )
     return agent, status
 
@@ -75,23 +80,15 @@ def agent_document(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject:
         return {"error": str(error)}
 
 
-def _told(api: ClusterApi, cilium: Cilium, pod: str) -> dict[str, str] | None:
-    """Return every key as this very agent was told it when it started; None if its pod does not say.
-
-    Some builds keep their configuration elsewhere.
-    """
-    try:
-        # A file for each key behind two links (pkg/option/resolver in Cilium); grep follows only what it is given.
-        text = api.exec(cilium.namespace, pod, AGENT_CONTAINER, ["grep", "-r", "", f"{MERGED_DIR}/..data/"])
-    except CommandFailed:
-        return None
-    lines = (line.partition(":") for line in text.splitlines())
-    return {path.rpartition("/")[2]: value.strip() for path, _, value in lines}
-
-
 def datapath(told: dict[str, str]) -> dict[str, str]:
     """Return those keys that change how packets travel, without those of BIG TCP."""
     return {key: told[key] for key in DATAPATH_KEYS if key in told and key not in BIG_TCP_KEYS}
+
+
+def _digest(told: dict[str, str]) -> str:
+    known = {*DATAPATH_KEYS, *BIG_TCP_KEYS, *agent_settings.GENERATED_KEYS}
+    others = sorted((key, value) for key, value in told.items() if key not in known)
+    return hashlib.sha256(json.dumps(others).encode()).hexdigest()[:12]
 
 
 def _merged(told: dict[str, str]) -> Merged:

@@ -9,6 +9,7 @@ from bigtcp_bench.cluster.api import NAMESPACE, NODE, ClusterApi, Forbidden, Jso
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import Cilium, config_values, find_cilium, read_status, ready_agent
 from bigtcp_bench.cluster.fingerprint import datapath_config
+from bigtcp_bench.cluster.load import busy_cpus
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.in_cluster.protocol import NODE_CONFIG_NAME, selects
@@ -57,6 +58,7 @@ def describe(
             "kubernetes_version": api.version(),
             "path_devices": path,
             "tso_max_size": _ceilings(api, cilium, pair, probes),
+            "busy_cpus": busy_cpus({name: probe.document for name, probe in probes.items()}),
             "boot_ids": {name: probe.document.get("boot_id") for name, probe in probes.items()},
         },
         "checks": [check.to_dict() for check in checks],

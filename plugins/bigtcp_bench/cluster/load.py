@@ -1,19 +1,28 @@
-"""Waits for, or refuses, nodes that are busy with other work, as the plan's ``load_gate`` says."""
+"""Waits for nodes that are busy: with other work before a switch, with their own agents' start after it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.cilium import Progress
-from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
+from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S, read_nodes
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.planning.plan import Plan
+from bigtcp_bench.readings.cpu import cpu_load
 
 #: Between two looks: probes are load themselves, and what nodes do rarely ends within seconds.
 PAUSE_S = 20.0
+#: The same after agents were restarted, whose start takes seconds to a minute.
+REST_PAUSE_S = 5.0
+#: A node is at rest if it uses hardly more than before: two seconds of a quiet machine differ by a tenth of a CPU,
+#: and an agent that starts takes one or two.
+REST_CPUS, REST_SHARE = 0.3, 0.25
+#: In a node's document of the beginning of a block: why what it used then is not what it uses at rest.
+RESTLESS = "restless"
 
 
 def await_quiet(
@@ -23,15 +32,16 @@ def await_quiet(
     probes: Mapping[str, NodeProbe] | None = None,
     *,
     progress: Progress = lambda text: None,
-) -> None:
-    """Return when both nodes are quiet enough, at once where the plan only warns; none of our pods may be running.
+) -> dict[str, float]:
+    """Wait until both nodes are quiet enough, and return how many of its CPUs each then uses.
 
-    ``probes`` are a first reading, if there is one. Raises PreconditionFailed, naming node and share, if a node is
+    At once where the plan only warns, with what ``probes`` says. None of our pods may be running. ``probes`` are a
+    first reading, if there is one. Raises PreconditionFailed, naming node and share, if a node is
     busy and the plan refuses that, or still is after ``wait_s``.
     """
     gate = plan.load_gate
     if gate.mode == "warn":
-        return
+        return busy_cpus({name: seen.document for name, seen in (probes or {}).items()})
     for waited in api.poll(gate.wait_s if gate.mode == "wait" else 0, PAUSE_S):
         if probes is None:
             probes = probe_nodes(
@@ -39,7 +49,7 @@ def await_quiet(
             )
         busy = _busy(probes, gate.busy_share)
         if not busy:
-            return
+            return busy_cpus({name: seen.document for name, seen in probes.items()})
         if not waited and gate.mode == "wait":
             progress(f"{busy}; waiting up to {gate.wait_s} s for less")
         probes = None
@@ -47,6 +57,45 @@ def await_quiet(
     raise PreconditionFailed(
         f"{busy}{patience}; choose a quieter hour, keep others off with a taint, or set load_gate in the plan"
     )
+
+
+def busy_cpus(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return how many of its CPUs each node used over the sample in its document, where that can be told."""
+    loads = {name: cpu_load(one.get("earlier"), one.get("snapshot")) for name, one in documents.items()}
+    return {name: load["busy"] for name, load in loads.items() if load is not None}
+
+
+def read_at_rest(
+    api: ClusterApi,
+    plan: Plan,
+    pair: NodePair,
+    usual: Mapping[str, float],
+    *,
+    progress: Progress = lambda text: None,
+) -> dict[str, dict[str, Any]]:
+    """Return the documents of both nodes with their load, once that is what it was before agents were restarted.
+
+    ``usual`` is how many CPUs each node used before. One that still uses more after ``load_gate.rest_s`` has the
+    reason in its document, under RESTLESS.
+    """
+    rest_s = plan.load_gate.rest_s
+    documents: dict[str, dict[str, Any]] = {}
+    restless: dict[str, str] = {}
+    for waited in api.poll(rest_s, REST_PAUSE_S):
+        documents = read_nodes(api, pair, plan.image, pull_secrets=plan.image_pull_secrets, sample_s=LOAD_SAMPLE_S)
+        restless = {
+            name: f"node {name} used {busy:.2f} CPUs, and {usual[name]:.2f} before its agent was restarted"
+            for name, busy in busy_cpus(documents).items()
+            if name in usual and busy > usual[name] + max(REST_CPUS, REST_SHARE * usual[name])
+        }
+        if not restless:
+            return documents
+        if not waited and rest_s:
+            progress(f"{'; '.join(restless.values())}; waiting up to {rest_s} s for less")
+    for name, reason in restless.items():
+        documents[name][RESTLESS] = f"it had not come to rest within {rest_s} s: {reason}"
+        progress(f"there is no CPU cost of node {name} in this block: {documents[name][RESTLESS]}")
+    return documents
 
 
 def _busy(probes: Mapping[str, NodeProbe], limit: float) -> str:

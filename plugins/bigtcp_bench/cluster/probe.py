@@ -12,6 +12,7 @@ from bigtcp_bench.cluster.api import POD, ClusterApi, Conflict
 from bigtcp_bench.cluster.cilium import TUNNEL_DEVICES, AgentStatus, Limits
 from bigtcp_bench.readings.agent_log import Device, Probe, parse_log
 from bigtcp_bench.readings.orders import ProbeOrders
+from bigtcp_bench.readings.proc import memory
 
 #: Kinds of devices on top of one other, which IFLA_LINK names; of a veth it names the peer, in another namespace.
 _STACKED = ("vlan", "macvlan", "ipvlan")
@@ -100,10 +101,7 @@ class NodeProbe:
     @property
     def memory_available_bytes(self) -> int | None:
         """Return what the kernel calls MemAvailable, or None if it was not reported."""
-        for line in (self.probe.snapshot.meminfo or "").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return None
+        return memory(self.probe.snapshot.meminfo).get("MemAvailable")
 
 
 def probe_nodes(

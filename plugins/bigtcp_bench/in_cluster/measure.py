@@ -30,6 +30,7 @@ import math
 import mmap
 import os
 import platform
+import re
 import signal
 import socket
 import socketserver
@@ -852,6 +853,10 @@ def _run_iperf3(address: str, orders: Json, scenario: Json) -> Json:
         raise Failed(f"iperf3 did not end within {limit_s} s and was stopped", seen)
     if seen["iperf3"] is None:
         seen["stdout"] = output.decode(errors="replace")[:2000]
+        text = output.decode(errors="replace")
+        odd = _not_a_number(text)
+        if odd:
+            raise Failed(f"iperf3 (exit code {process.returncode}) printed what is JSON but for {odd}", seen)
         shown = _tail(seen["stderr"] or seen["stdout"])
         raise Failed(f"iperf3 (exit code {process.returncode}) printed no JSON but: {shown}", seen)
     if seen["iperf3"].get("error"):
@@ -873,6 +878,18 @@ def _first_json(text: str) -> Json | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+#: A value that is no JSON, behind the string before it: what C's printf makes of a division by nothing.
+NOT_A_NUMBER = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*(-?(?:nan|inf(?:inity)?))\b', re.IGNORECASE)
+
+
+def _not_a_number(text: str) -> str | None:
+    """Return which value, and of what, is all that keeps ``text`` from being JSON; None if it is not."""
+    found = NOT_A_NUMBER.search(text)
+    if found is None or _first_json(NOT_A_NUMBER.sub(r'"\1":null', text)) is None:
+        return None
+    return f"a bare {found[2]} ({found[1]})"
 
 
 def _run_rr(address: str, orders: Json, scenario: Json) -> Json:
@@ -1215,8 +1232,12 @@ def _statistics(device: str) -> dict[str, int]:
         return {}
     if {struct.unpack_from("=I", names, 8)[0], struct.unpack_from("=I", values, 4)[0]} != {count}:
         return {}  # queues came or went meanwhile
-    counted = struct.unpack_from(f"={count}Q", values, 8)
-    return {_text(names[12 + at * ETH_GSTRING_LEN :][:ETH_GSTRING_LEN]): counted[at] for at in range(count)}
+    found: dict[str, int] = {}
+    for at, value in enumerate(struct.unpack_from(f"={count}Q", values, 8)):
+        name = _text(names[12 + at * ETH_GSTRING_LEN :][:ETH_GSTRING_LEN])
+        # vmxnet3 has the same names for every queue; the counter of a card is the sum of them.
+        found[name] = found.get(name, 0) + value
+    return found
 
 
 def _ethtool(device: str, command: bytes, size: int) -> bytes:

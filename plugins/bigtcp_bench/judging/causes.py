@@ -22,7 +22,8 @@ from bigtcp_bench.analysis.diagnosis import (
 from bigtcp_bench.analysis.verdicts import Captures
 from bigtcp_bench.judging.facts import captures_of, facts_of
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, unproven_ways
-from bigtcp_bench.readings.agent_log import unpacked
+from bigtcp_bench.readings.counters import growth, network_counters, waiting_counters
+from bigtcp_bench.readings.frames import unpacked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,9 +40,8 @@ _BAD_STATES = {"suspect", "regression"}
 #: What ``ss -i`` says of a sender: the time it had something to send, and how long of it the window was closed.
 _BUSY = re.compile(r"\bbusy:(\d+)ms")
 _WINDOW_LIMITED = re.compile(r"\brwnd_limited:(\d+)ms")
-#: Microseconds since boot in which at least one task waited for a CPU (Documentation/accounting/psi.rst).
-_CPU_WAIT = re.compile(r"^some .*\btotal=(\d+)", re.MULTILINE)
-_TOO_BIG_MESSAGES = re.compile(r"^Icmp6InPktTooBigs\s+(\d+)", re.MULTILINE)
+#: What of a pod's counters a cause is read from, beside what is measured.
+_WAITED, _ZERO_WINDOWS, _TOO_BIG = "pressure/cpu_s", "netstat/TcpExtTCPToZeroWindowAdv", "snmp6/Icmp6InPktTooBigs"
 
 
 def diagnose_run(warehouse: Warehouse, number: int) -> list[Cause]:
@@ -140,8 +140,8 @@ def _measured(
             sender_cpus=_share(used.get("host_total")),
             receiver_cpus=_share(used.get("remote_total")),
             cpu_wait_share=_cpu_wait_share(document.get("server") or {}),
-            zero_windows=_zero_windows(document.get("server") or {}),
-            too_big_messages=_too_big_messages(document.get("client") or {}),
+            zero_windows=_grown(document.get("server"), _ZERO_WINDOWS),
+            too_big_messages=_grown(document.get("client"), _TOO_BIG),
         )
 
 
@@ -162,42 +162,22 @@ def window_limited_share(sockets: str | None) -> float | None:
     return sum(map(int, _WINDOW_LIMITED.findall(sockets or ""))) / busy_ms if busy_ms else None
 
 
+def _grown(end: Mapping[str, Any] | None, name: str) -> float | None:
+    """Return by how much a counter of one end grew in a repetition; None if nobody can tell, as after a reset."""
+    snapshots = [(end or {}).get(moment) or {} for moment in ("before", "after")]
+    before, after = ({**network_counters(one, ()), **waiting_counters(one)} for one in snapshots)
+    found = growth(before, after)
+    known = name in after and name not in found.unknown
+    return found.grown.get(name, 0.0) if known else None
+
+
 def _cpu_wait_share(server: Mapping[str, Any]) -> float | None:
     """Return the share of a repetition in which something on the node waited for a CPU; None before Linux 4.20."""
-    seen = []
-    for moment in ("before", "after"):
-        snapshot = server.get(moment) or {}
-        found = _CPU_WAIT.search(snapshot.get("cpu_pressure") or "")
-        if found is None or snapshot.get("monotonic_s") is None:
-            return None
-        seen.append((int(found[1]) / 1e6, float(snapshot["monotonic_s"])))
-    (waited_s, began_s), (waited_until_s, ended_s) = seen
-    if ended_s <= began_s or waited_until_s < waited_s:
+    waited_s = _grown(server, _WAITED)
+    if waited_s is None:
         return None
-    return min(1.0, (waited_until_s - waited_s) / (ended_s - began_s))
-
-
-def _zero_windows(server: Mapping[str, Any]) -> int | None:
-    before, after = (
-        _tcp_counter((server.get(moment) or {}).get("netstat"), "TCPToZeroWindowAdv")
-        for moment in ("before", "after")
-    )
-    return None if before is None or after is None else max(0, after - before)
-
-
-def _tcp_counter(netstat: str | None, name: str) -> int | None:
-    """Return a counter of ``/proc/net/netstat``, a line of names and a line of values; None if it is not there."""
-    lines = [line.split() for line in (netstat or "").splitlines() if line.startswith("TcpExt:")]
-    found = dict(zip(*lines, strict=False)).get(name) if len(lines) == 2 else None
-    return int(found) if found is not None else None
-
-
-def _too_big_messages(client: Mapping[str, Any]) -> int | None:
-    found = [
-        _TOO_BIG_MESSAGES.search((client.get(moment) or {}).get("snmp6") or "") for moment in ("before", "after")
-    ]
-    before, after = (int(match[1]) if match else None for match in found)
-    return None if before is None or after is None else max(0, after - before)
+    passed_s = server["after"]["monotonic_s"] - server["before"]["monotonic_s"]
+    return min(1.0, waited_s / passed_s) if passed_s > 0 else None
 
 
 def _counters(frame: pd.DataFrame) -> Iterator[NodeCounters]:

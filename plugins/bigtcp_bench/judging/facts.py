@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from bigtcp_bench.analysis.verdicts import End, Moment, NodePressure, RunFacts
 from bigtcp_bench.cluster.fingerprint import DATAPATH_KEYS
 from bigtcp_bench.planning.plan import Way
-from bigtcp_bench.readings.agent_log import unpacked
-from bigtcp_bench.readings.cpu import busy_share, cpu_ticks
+from bigtcp_bench.readings.counters import growth, throttling_counters
+from bigtcp_bench.readings.cpu import busy_share
+from bigtcp_bench.readings.frames import unpacked
+from bigtcp_bench.readings.proc import cpu_ticks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,6 +106,7 @@ def _add_agent(node: str, agent: Mapping[str, Any], environment: Values, setting
     config = agent.get("config")
     if config is not None:
         environment.update({f"Cilium's {key} on {node}": config.get(key, "not set") for key in DATAPATH_KEYS})
+    environment[f"Cilium's other settings on {node} (their digest)"] = agent.get("others")
     if "agent_uid" not in agent or "template" not in agent:
         return  # told by an older package
     setting[f"the Cilium agent on {node}"] = f"{agent['agent_pod']} ({agent['agent_uid']})"
@@ -149,14 +152,10 @@ def _throttled_share(end: Mapping[str, Any] | None) -> float | None:
 
     None without a limit: then there are no periods (cpu.stat in Documentation/admin-guide/cgroup-v2.rst).
     """
-    before, after = (_cpu_stat((end or {}).get(moment)) for moment in ("before", "after"))
-    periods = after.get("nr_periods", 0) - before.get("nr_periods", 0)
-    return (after["nr_throttled"] - before.get("nr_throttled", 0)) / periods if periods > 0 else None
-
-
-def _cpu_stat(snapshot: Mapping[str, Any] | None) -> dict[str, int]:
-    lines = ((snapshot or {}).get("cgroup_cpu_stat") or "").splitlines()
-    return {name: int(value) for name, _, value in (line.partition(" ") for line in lines) if value.isdigit()}
+    counters = (throttling_counters((end or {}).get(moment) or {}) for moment in ("before", "after"))
+    grown = growth(*counters).grown
+    periods = grown.get("cgroup/nr_periods", 0)
+    return grown.get("cgroup/nr_throttled", 0) / periods if periods > 0 else None
 
 
 def _steal_share(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> float | None:
@@ -164,6 +163,8 @@ def _steal_share(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> flo
         return None
     first, last = (cpu_ticks(one["snapshot"].get("proc_stat")) or {} for one in (begin, end))
     grown = {kind: last[kind] - first[kind] for kind in first if kind in last}
+    if any(ticks < 0 for kind, ticks in grown.items() if kind not in ("idle", "iowait")):
+        return None  # it was reset
     total = sum(grown.values())
     return grown["steal"] / total if total > 0 else None
 

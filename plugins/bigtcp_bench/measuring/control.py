@@ -12,7 +12,8 @@ from bigtcp_bench.cluster.nodes import NodeInfo, NodePair
 from bigtcp_bench.errors import MeasurementFailed
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import CONTROL_MAX_S, Arm, Family, Plan, control_scenario
-from bigtcp_bench.readings.agent_log import Measurement, measurements, parse_log, problems
+from bigtcp_bench.readings.agent_log import parse_log
+from bigtcp_bench.readings.measurements import Measurement, measurements, problems
 from bigtcp_bench.readings.orders import MeasureOrders, ServeOrders, new_token
 
 #: On the nodes themselves, so not the ports of iperf3 and its like, where something else may listen.
@@ -117,9 +118,11 @@ def _node_pod(
 
 
 def _measured(log: str, orders: MeasureOrders) -> list[Measurement]:
-    repetitions = parse_log(log).repetitions
+    found = parse_log(log, orders)
+    repetitions = found.repetitions
     if not repetitions:
-        raise MeasurementFailed("the client of the control printed no measurement")
+        why = f": {found.damaged[0]}" if found.damaged else ""
+        raise MeasurementFailed(f"the client of the control printed no measurement{why}")
     wrong = problems(repetitions[0], orders)
     if wrong:
         raise MeasurementFailed(wrong[0])

@@ -40,7 +40,7 @@ def measure_packet_sizes(
         client, orders = client_pod(plan, pair, run_key, block, arm, wanted, token)
         name = pods.create_pod(api, client)["metadata"]["name"]
         pods.wait_ended(api, name, orders.time_limit_s + _START_S)
-        captured = parse_log(api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER)).captures
+        captured = parse_log(api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER), orders).captures
     finally:
         pods.delete_pods(api, run_key=run_key)
     if all(one.error is not None for one in captured):

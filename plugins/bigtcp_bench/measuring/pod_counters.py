@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bigtcp_bench.readings.agent_log import End, Repetition, Snapshot
+from bigtcp_bench.readings.agent_log import Repetition, Snapshot
 from bigtcp_bench.readings.counters import (
     DEVICE_COUNTERS,
     Counter,
@@ -14,6 +14,7 @@ from bigtcp_bench.readings.counters import (
     network_counters,
     throttling_counters,
 )
+from bigtcp_bench.readings.measurements import End
 
 #: Beside those of the pod's own device. The first three sources are files in /proc/net, of which each pod has its
 #: own; ``softnet`` and ``cpu`` are the whole node's, ``cgroup`` the pod's.

@@ -202,6 +202,12 @@ class LoadGate(BaseModel):
         0.5, gt=0, le=1, description="share of a node's CPU time that others may use, sampled over some seconds"
     )
     wait_s: int = Field(600, ge=0, le=600, description="longest wait before one block; then the run is refused")
+    rest_s: int = Field(
+        60,
+        ge=0,
+        le=600,
+        description="longest wait for nodes to rest after agents were restarted; then a block has no CPU cost",
+    )
 
 
 class Plan(BaseModel):

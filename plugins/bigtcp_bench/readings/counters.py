@@ -8,11 +8,11 @@ that the kernel keeps in 32 bits wrap within anybody's run; that is undone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bigtcp_bench.readings.cpu import CPU_KINDS
+from bigtcp_bench.readings import proc
 
 Snapshot = Mapping[str, Any]
 
@@ -26,12 +26,6 @@ DEVICE_COUNTERS = (
     "tx_dropped",
     "tx_errors",
 )
-#: Columns of a line of ``/proc/net/softnet_stat``, hexadecimal, one line per CPU (net/core/net-procfs.c).
-SOFTNET_COLUMNS = {0: "processed", 1: "dropped", 2: "time_squeeze"}
-#: The column that has the line's CPU, since Linux 5.10. Lines of CPUs that are offline are left out.
-_SOFTNET_CPU = 12
-#: Kinds on the ``softirq`` line of ``/proc/stat``, after its total: softirq_to_name in kernel/softirq.c.
-SOFTIRQ_KINDS = ("HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU")
 #: Entries of ``/proc/net/snmp`` that are settings or the state of this moment.
 _NO_COUNTERS = {
     "IpForwarding",
@@ -45,9 +39,19 @@ _NO_COUNTERS = {
 _SPARSE = re.compile(r"(In|Out)Type\d+$")
 #: Machines whose kernels count in ``unsigned long`` of 32 bits, as ``uname -m`` says it.
 _32_BIT_MACHINE = re.compile(r"i[3-6]86|armv[5-7]\w*")
-#: The number of a queue in a driver's names, as mlx5, ice, virtio and bnxt write it: ``rx3_packets``,
-#: ``rx_queue_3_bytes``, ``[3]: rx_ucast_packets``. A class of traffic (``rx_prio3_bytes``) is no queue.
-_QUEUE = re.compile(r"(?<=^rx)\d+|(?<=^tx)\d+|(?<=^ch)\d+|(?<=queue_)\d+|(?<=^\[)\d+")
+#: The number of a queue, or of what goes with one, in a driver's names. By the forms of drivers in Linux: mlx5
+#: ``rx3_packets`` and ``ch3_events``, ice ``rx_queue_3_packets``, bnxt ``[3]: rx_ucast_packets``, gve
+#: ``rx_bytes[3]``, i40e ``rx-3.packets``, sfc ``tx-xdp-cpu-3.tx_packets``, mana and ionic ``rx_3_packets``, hns3
+#: ``rxq3_packets``, be2net ``rxq3: rx_bytes``, ionic ``txq_3_sg_cntr_1``, idpf ``rx_q-3_pkts``, qede
+#: ``3: rcv_pkts``, nfp ``rvec_3_rx_pkts``, stmmac ``q3_rx_pkt_n``, enetc ``Rx ring  3 frames``, hv_netvsc
+#: ``cpu3_rx_packets``. Neither a class of traffic (``rx_prio3_bytes``) nor a size of packets
+#: (``rx_64_byte_packets``, ``rx_65_to_127_octets``) is a queue.
+_QUEUE = re.compile(
+    r"(?:^|(?<=[^A-Za-z0-9]))"
+    r"(?P<what>[rt]xq?[-_]?|[rt]x_q-|ch|q|cpu|rvec_|tx-xdp-cpu-|queue_|[RT]x ring +|(?<=\[)|(?=[0-9]+: ))"
+    r"[0-9]+(?=[_.:\]-]|\b)"
+    r"(?!_?(?:to|byte_|bytes_phy|octets?\b|oct_|or_|max\b|[0-9])|$)"
+)
 #: Names of a pod's end of its cable on Cilium's nodes: it comes and goes with the pod.
 POD_CABLE = "lxc"
 #: Gauges out of ``/proc/meminfo``, in bytes.
@@ -135,36 +139,33 @@ def network_counters(snapshot: Snapshot, devices: Iterable[str]) -> dict[str, Co
                 found[f"device/{device}/{name}"] = Counter({f"index {values.get('index')}": int(values[name])})
     bits = 32 if _32_BIT_MACHINE.fullmatch(snapshot.get("machine") or "") else 64
     for table in ("snmp", "netstat"):
-        for name, value in _two_line_table(snapshot.get(table) or ""):
-            found[f"{table}/{name}"] = Counter({"": value}, bits, sparse=bool(_SPARSE.search(name)))
-    for line in (snapshot.get("snmp6") or "").splitlines():
-        name, _, text = line.partition(" ")
-        if text.strip().isdigit():
-            found[f"snmp6/{name}"] = Counter({"": int(text)}, bits, sparse=bool(_SPARSE.search(name)))
+        for name, value in proc.two_line_table(snapshot.get(table)):
+            # Neither a setting nor the number of connections at this moment is a counter.
+            if name not in _NO_COUNTERS and not name.endswith("CurrEstab"):
+                found[f"{table}/{name}"] = Counter({"": value}, bits, sparse=bool(_SPARSE.search(name)))
+    for name, value in proc.named_lines(snapshot.get("snmp6")).items():
+        found[f"snmp6/{name}"] = Counter({"": value}, bits, sparse=bool(_SPARSE.search(name)))
     return found
 
 
 def machine_counters(snapshot: Snapshot) -> dict[str, Counter]:
     """Return the counters of a whole machine, wherever they are read: softnet, CPU time, interrupts, softirqs."""
-    found = {**_softnet(snapshot.get("softnet_stat") or "")}
-    lines = {
-        words[0]: words[1:] for line in (snapshot.get("proc_stat") or "").splitlines() if (words := line.split())
-    }
+    softnet = proc.softnet(snapshot.get("softnet_stat"))
+    found = {f"softnet/{name}": Counter(by_cpu, bits=32) for name, by_cpu in softnet.items()}
     scale = 1 / int(snapshot.get("user_hz") or 100)
-    for kind, ticks in zip(CPU_KINDS, _numbers(lines.get("cpu")), strict=False):
+    for kind, ticks in (proc.cpu_ticks(snapshot.get("proc_stat")) or {}).items():
         found[f"cpu/{kind}_s"] = Counter({"": ticks}, scale=scale)
-    for total in _numbers(lines.get("intr"))[:1]:
+    total, softirqs = proc.interrupts(snapshot.get("proc_stat"))
+    if total is not None:
         found["interrupts/total"] = Counter({"": total})
     # The sums of /proc/softirqs over all CPUs, each of which the kernel keeps in 32 bits (fs/proc/stat.c).
-    for kind, count in zip(SOFTIRQ_KINDS, _numbers(lines.get("softirq"))[1:], strict=False):
-        found[f"softirqs/{kind}"] = Counter({"": count}, bits=32)
+    found |= {f"softirqs/{kind}": Counter({"": count}, bits=32) for kind, count in softirqs.items()}
     return found
 
 
 def throttling_counters(snapshot: Snapshot) -> dict[str, Counter]:
     """Return how often, and how long, a CPU limit held back the pod that took the snapshot (cgroup v2)."""
-    lines = (snapshot.get("cgroup_cpu_stat") or "").splitlines()
-    values = {name: int(text) for name, _, text in (line.partition(" ") for line in lines) if text.isdigit()}
+    values = proc.named_lines(snapshot.get("cgroup_cpu_stat"))
     found = {
         f"cgroup/{name}": Counter({"": values[name]}) for name in ("nr_periods", "nr_throttled") if name in values
     }
@@ -173,13 +174,19 @@ def throttling_counters(snapshot: Snapshot) -> dict[str, Counter]:
     return found
 
 
+def waiting_counters(snapshot: Snapshot) -> dict[str, Counter]:
+    """Return for how long something on the machine waited for a CPU."""
+    waited = proc.waited_us(snapshot.get("cpu_pressure"))
+    return {} if waited is None else {"pressure/cpu_s": Counter({"": waited}, scale=1e-6)}
+
+
 def driver_counters(snapshot: Snapshot) -> dict[str, Counter]:
     """Return what drivers count (``ethtool -S``); the queues of a device are added up, their number is a star."""
     parts: dict[str, dict[str, int]] = {}
     for device, values in snapshot["devices"].items():
         for name, value in (values.get("ethtool") or {}).items():
-            whole = f"ethtool/{device}/{_QUEUE.sub('*', name)}"
-            parts.setdefault(whole, {})[f"index {values.get('index')}, {name}"] = int(value)
+            whole = _QUEUE.sub(r"\g<what>*", name)
+            parts.setdefault(f"ethtool/{device}/{whole}", {})[f"index {values.get('index')}, {name}"] = int(value)
     return {name: Counter(values) for name, values in parts.items()}
 
 
@@ -187,44 +194,8 @@ def gauges(snapshot: Snapshot) -> dict[str, float]:
     """Return what a machine had at the moment of the snapshot and what does not only grow, by name."""
     found: dict[str, float] = {}
     for name in ("count", "max"):
-        text = (snapshot.get(f"conntrack_{name}") or "").strip()
-        if text.isdigit():
-            found[f"conntrack/{name}"] = float(text)
-    lines = (line.split() for line in (snapshot.get("meminfo") or "").splitlines())
-    memory = {words[0].rstrip(":"): words[1] for words in lines if len(words) > 1}
-    for name in _MEMORY:
-        if memory.get(name, "").isdigit():
-            found[f"memory/{name}_bytes"] = float(memory[name]) * 1024
-    return found
-
-
-def _two_line_table(text: str) -> Iterator[tuple[str, int]]:
-    """Read ``/proc/net/snmp`` and ``netstat``: a line of names, then a line of values, under one heading."""
-    lines = text.splitlines()
-    for names, values in zip(lines[::2], lines[1::2], strict=False):
-        heading, _, rest = names.partition(":")
-        if not values.startswith(f"{heading}:"):
-            continue
-        for name, value in zip(rest.split(), values.partition(":")[2].split(), strict=False):
-            whole = f"{heading}{name}"
-            # Neither signs (an unlimited setting) nor the number of connections at this moment is a counter.
-            if value.isdigit() and whole not in _NO_COUNTERS and not name.endswith("CurrEstab"):
-                yield whole, int(value)
-
-
-def _softnet(text: str) -> dict[str, Counter]:
-    rows = [line.split() for line in text.splitlines() if line.strip()]
-    if not rows or not all(re.fullmatch(r"[0-9a-f]+", word) for row in rows for word in row):
-        return {}
-    numbers = [[int(word, 16) for word in row] for row in rows]
-    parts: dict[str, dict[str, int]] = {name: {} for name in SOFTNET_COLUMNS.values()}
-    for position, row in enumerate(numbers):
-        cpu = f"CPU {row[_SOFTNET_CPU]}" if len(row) > _SOFTNET_CPU else f"line {position} of {len(rows)}"
-        for column, name in SOFTNET_COLUMNS.items():
-            if column < len(row):
-                parts[name][cpu] = row[column]
-    return {f"softnet/{name}": Counter(values, bits=32) for name, values in parts.items() if values}
-
-
-def _numbers(words: list[str] | None) -> list[int]:
-    return [int(word) for word in words] if words and all(word.isdigit() for word in words) else []
+        value = proc.number(snapshot.get(f"conntrack_{name}"))
+        if value is not None:
+            found[f"conntrack/{name}"] = float(value)
+    memory = proc.memory(snapshot.get("meminfo"))
+    return found | {f"memory/{name}_bytes": float(memory[name]) for name in _MEMORY if name in memory}

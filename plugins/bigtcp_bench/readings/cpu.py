@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-#: The kinds of CPU time in that line, see proc(5); guest time, which follows, is contained in user and nice.
-CPU_KINDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+from bigtcp_bench.readings.proc import CPU_KINDS, cpu_ticks
+
 #: Time in which nothing ran here. What the hypervisor took (``steal``) was used too, but not by this machine.
 NOT_BUSY = ("idle", "iowait", "steal")
-
-
-def cpu_ticks(text: str | None) -> dict[str, int] | None:
-    """Return kind → ticks since boot of all CPUs, or None if ``text`` does not begin as ``/proc/stat`` does."""
-    line = re.match(rf"cpu((?: +\d+){{{len(CPU_KINDS)},}})\n", text or "")
-    if line is None:
-        return None
-    return {kind: int(ticks) for kind, ticks in zip(CPU_KINDS, line[1].split(), strict=False)}
 
 
 def busy_share(before: str | None, after: str | None) -> float | None:
