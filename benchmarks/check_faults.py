@@ -101,7 +101,7 @@ def _cell(text: str) -> str:
 def lab(*faults: str) -> Iterator[tuple[Path, Path]]:
     """Yield the folder and the kubeconfig of a lab of our own, prepared as an administrator would."""
     with tempfile.TemporaryDirectory(prefix="bigtcp-check-") as folder:
-        info = daemon.up(Path(folder), faults=list(faults))
+        info = daemon.up(Path(folder), faults=list(faults), owner=os.getpid())
         try:
             administrator.apply_manifests(info.kubeconfig)
             yield Path(folder), info.kubeconfig

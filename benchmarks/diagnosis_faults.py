@@ -103,7 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     time.sleep = impatient_sleep
     lab = _FOLDER / "lab"
-    info = daemon.up(lab)
+    info = daemon.up(lab, owner=os.getpid())
     said: dict[str, Said] = {}
     try:
         administrator.apply_manifests(info.kubeconfig)

@@ -120,7 +120,7 @@ class Place:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.lab_dir = folder / "lab"
-        info = daemon.up(self.lab_dir, rbac=True)
+        info = daemon.up(self.lab_dir, rbac=True, owner=os.getpid())
         self.airflow = LocalAirflow(folder, info.kubeconfig, folder / "warehouse.db", port)
         self.api = ClusterApi.from_kubeconfig(info.kubeconfig)
         administrator.apply_manifests(info.kubeconfig)

@@ -103,7 +103,7 @@ def cluster(kubeconfig: Path | None) -> Iterator[ClusterApi]:
     with contextlib.ExitStack() as stack:
         if kubeconfig is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bigtcp-cost-")))
-            kubeconfig = daemon.up(folder).kubeconfig
+            kubeconfig = daemon.up(folder, owner=os.getpid()).kubeconfig
             stack.callback(daemon.down, folder)
             administrator.apply_manifests(kubeconfig)
         api = ClusterApi.from_kubeconfig(kubeconfig)

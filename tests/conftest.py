@@ -21,6 +21,8 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 # Never the home of the person who runs the tests, and none of their connections either.
 for _name in [name for name in os.environ if name.startswith("AIRFLOW") or name == "KUBECONFIG"]:
     del os.environ[_name]
+# However the tests end, a lab that one of them has started ends with them.
+os.environ[daemon.OWNER] = str(os.getpid())
 # LocalAirflow keeps its home in a folder of this name, so the end-to-end tests can take it over.
 os.environ["AIRFLOW_HOME"] = f"{_HOME}/airflow"
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"

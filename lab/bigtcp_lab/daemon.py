@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _STOP_S = 2.0
 """How long a lab may take to end by itself before it is killed."""
 _LOCK_S = 1.0
+OWNER = "BIGTCP_LAB_OWNER"
+"""Environment variable with the id of a process; a lab that is started with it ends with that, however it ends."""
 _NEEDED_COMMANDS = {"ip": "iproute2", "tc": "iproute2", "iperf3": "iperf3"}
 """Command → Debian package."""
 
@@ -79,6 +81,7 @@ def up(
     faults: Sequence[str] = (),
     rbac: bool = False,
     listen: str | None = None,
+    owner: int | None = None,
     timeout_s: float = 60,
 ) -> LabInfo:
     """Start a lab and return once its agents are ready; a lab that already runs there is returned as it is.
@@ -86,8 +89,9 @@ def up(
     ``faults`` are those of ``faults.py``; with ``rbac`` the API enforces access rules for service accounts. With a
     fault that keeps agents from becoming ready, this returns without waiting for them. ``listen``, as
     ``HOST:PORT``, is a further address of the API for others: the kubeconfig names it, and the file's group may
-    read it. Raises InvalidInput for arguments, PreconditionFailed when this machine cannot run a lab or it does
-    not come up in time.
+    read it. The lab ends with the process ``owner``, or, if that is None, with the one that ``OWNER`` names;
+    without either it stays until ``down``. Raises InvalidInput for arguments, PreconditionFailed when this machine
+    cannot run a lab or it does not come up in time.
     """
     if not 1 <= nodes <= MAX_NODES:
         raise InvalidInput(f"lab: {nodes} nodes: a lab has 1 to {MAX_NODES}")
@@ -104,6 +108,8 @@ def up(
     if _running(state_dir) is None:
         options = [f"--nodes={nodes}", *(f"--fault={text}" for text in faults), *(["--rbac"] if rbac else [])]
         options += [] if listen is None else [f"--listen={listen}"]
+        owner = owner or int(os.environ.get(OWNER) or 0)
+        options += [f"--owner={owner}:{_start_time(owner)}"] if owner else []
         daemon = _start(state_dir, options)
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -241,6 +247,7 @@ def main() -> None:
     parser.add_argument("--fault", action="append", default=[])
     parser.add_argument("--rbac", action="store_true")
     parser.add_argument("--listen", type=ListenAddress.parse)
+    parser.add_argument("--owner")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with open(options.state_dir / "lock", "wb") as lock:
@@ -272,6 +279,8 @@ async def _serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if options.owner is not None:
+        _end_with(options.owner, stop)
     state = {"pid": os.getpid(), "started": _start_time(os.getpid()), "url": "", "ready": False}
     _write_state(options.state_dir, state)
     lab = Lab(
@@ -298,6 +307,26 @@ async def _serve(options: argparse.Namespace) -> None:
             lab.failed.result()
     finally:
         await lab.stop()
+
+
+def _end_with(owner: str, stop: asyncio.Event) -> None:
+    """Set ``stop`` when a process ends; ``owner`` is its id and, after a colon, when it started."""
+    pid, _, started = owner.partition(":")
+    loop = asyncio.get_running_loop()
+    try:
+        descriptor = os.pidfd_open(int(pid))
+        if _start_time(int(pid)) != started:
+            raise ProcessLookupError
+    except (ProcessLookupError, FileNotFoundError):
+        stop.set()
+        return
+
+    def ended() -> None:
+        loop.remove_reader(descriptor)
+        log.info("process %s has ended, and so does this lab", pid)
+        stop.set()
+
+    loop.add_reader(descriptor, ended)
 
 
 def _write_kubeconfig(path: Path, content: dict[str, Any], *, shared: bool) -> None:

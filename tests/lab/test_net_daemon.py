@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import stat
@@ -172,3 +173,70 @@ def test_bad_arguments_name_what_is_allowed(directory: Path) -> None:
         daemon.up(directory, faults=["slow-path:node3"])
     with pytest.raises(PreconditionFailed, match="none is running"):
         daemon.set_fault(directory, "slow-path", True)
+
+
+HOLDS = """
+def test_holds_a_lab(lab):
+    import time
+    print("lab", lab.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGHUP])
+def test_a_lab_that_a_test_has_started_ends_with_the_test_run_however_that_ends(
+    end: signal.Signals, tmp_path: Path
+) -> None:
+    file = tmp_path / "test_it.py"
+    file.write_text(HOLDS)
+    root = Path(__file__).parents[2]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+        str(file),
+    ]
+    command += [f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'temp'}", "-c", "/dev/null"]
+    environment = {name: value for name, value in os.environ.items() if name != daemon.OWNER}
+    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as tests:
+        assert tests.stdout is not None
+        try:
+            pid = next(int(line.split()[1]) for line in tests.stdout if line.startswith("lab "))
+            lab = os.pidfd_open(pid)
+            tests.send_signal(end)
+            tests.wait(30)
+        finally:
+            tests.kill()
+    try:
+        assert select.select([lab], [], [], 30)[0], "the lab is still there"
+    finally:
+        os.close(lab)
+    eventually(lambda: processes_of(tmp_path) == [])
+
+
+def test_a_lab_whose_owner_has_ended_before_it_looked_ends_at_once(directory: Path) -> None:
+    gone = subprocess.Popen(["sleep", "60"])
+    try:
+        starting = daemon._start(directory, [f"--owner={gone.pid}:1"])
+        # The same id, but not the same process.
+        assert starting.wait(60) == 0
+    finally:
+        gone.kill()
+        gone.wait()
+
+
+def test_a_lab_from_the_command_line_stays(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "60"]) as owner:
+        monkeypatch.setenv(daemon.OWNER, str(owner.pid))
+        program = "import sys; from bigtcp_bench.commands.main import main; sys.exit(main(sys.argv[1:]))"
+        command = [sys.executable, "-c", program, "lab", "up", "--folder", str(directory.parent)]
+        subprocess.run(command, check=True, capture_output=True)
+        assert daemon.status(directory).running, "it outlives the command"
+        owner.kill()
+    eventually(lambda: not daemon.status(directory).running)

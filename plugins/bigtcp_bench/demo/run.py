@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import time
@@ -89,7 +90,7 @@ def _lab(state_dir: Path, started: float) -> Iterator[None]:
     _tell(started, "starting the lab")
     daemon.down(state_dir)
     try:
-        administrator.apply_manifests(daemon.up(state_dir).kubeconfig)
+        administrator.apply_manifests(daemon.up(state_dir, owner=os.getpid()).kubeconfig)
         _tell(started, "the lab is up: two nodes, real traffic; its Kubernetes API and Cilium agent are emulated")
         yield
     finally:
