@@ -72,6 +72,18 @@ def test_a_warehouse_that_comes_back_is_told_what_was_done(warehouse, monkeypatc
     assert warehouse.run(1)["restore_result"]["state"] == "verified"
 
 
+def test_what_was_put_back_is_said_once_and_that_there_was_nothing_too(warehouse, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(steps, "say", said.append)
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    step_on(cluster.client()).restore_config()
+    assert len([text for text in said if text.startswith("restored what")]) == 1
+    said.clear()
+    step_on(cluster.client()).restore_config()
+    assert len([text for text in said if text.startswith("nothing to restore")]) == 1
+
+
 @pytest.mark.parametrize("with_warehouse", [True, False])
 def test_whatever_keeps_the_cluster_from_being_put_back_is_not_verified_and_tried_again(
     with_warehouse, warehouse, monkeypatch

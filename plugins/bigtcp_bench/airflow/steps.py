@@ -337,7 +337,8 @@ class DagRunStep:
             raise
         state = "verified" if report.changed else "not_needed"
         result = {"state": state, "detail": str(report), **report.to_dict()}
-        say(str(report))
+        if report.outcome == "nothing":  # else the restore has said it itself
+            say(str(report))
         try:
             self._store_restore(result, wait_s=STORE_S)
         except Exception as error:

@@ -153,5 +153,6 @@ def _restore(options: argparse.Namespace) -> int:
     api = api_of(options)
     reason = "asked for on the command line"
     report = restore.restore(api, reason, force=options.force, afresh=True, progress=print)
-    print(report)
+    if report.outcome == "nothing":  # else the restore has said it itself
+        print(report)
     return 0
