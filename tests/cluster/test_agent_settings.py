@@ -19,6 +19,8 @@ from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.requirements import preflight
+from bigtcp_bench.cluster.restore import leftovers
+from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.planning.plan import validate_plan
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES
@@ -127,6 +129,18 @@ def test_every_key_that_changed_without_a_restart_is_named_and_refuses_the_run()
     )
     with pytest.raises(PreconditionFailed, match=r"pending settings: .*enable-host-legacy-routing"):
         refuse_failed(checks)
+
+
+def test_what_changed_after_the_check_stops_the_run_before_its_first_change() -> None:
+    cluster = Cluster()
+    change(cluster, enable_host_legacy_routing="true")
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr"})
+    started = cluster.nodes["node1"].agents_started
+    with pytest.raises(PreconditionFailed, match=r"node node1: the agent has not been restarted .*legacy-routing"):
+        open_window(api, "dag/run", plan, choose_pair(api, plan))
+    assert leftovers(api) == []
+    assert cluster.nodes["node1"].agents_started == started
 
 
 def test_the_two_keys_of_big_tcp_are_the_runs_own() -> None:

@@ -529,6 +529,9 @@ def test_an_api_that_is_away_is_waited_for_but_not_for_ever(capsys: pytest.Captu
     def refuse(method: str, path: str, headers: Any, data: bytes | None) -> tuple[int, str, str]:
         if cluster.time < away_until:
             raise ConnectionRefusedError("nobody listens")
+        if cluster.time < away_until + 10:
+            # It is back, and has not yet read who may do what.
+            return 403, "", '{"message": "leases is forbidden"}'
         return send(method, path, headers, data)
 
     account.send = refuse  # type: ignore[method-assign]

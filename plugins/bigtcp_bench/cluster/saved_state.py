@@ -7,8 +7,8 @@ it is read, is in ``in_cluster/protocol.py``.
 from __future__ import annotations
 
 from bigtcp_bench import __version__
-from bigtcp_bench.cluster import probe
-from bigtcp_bench.cluster.api import CONFIGMAP, NODE, ClusterApi, Conflict, JsonObject
+from bigtcp_bench.cluster import agent_settings, probe
+from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject
 from bigtcp_bench.cluster.cilium import (
     Merged,
     config_values,
@@ -76,6 +76,7 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
     """Return the state of the cluster now. Raises PreconditionFailed where no restart could bring it back."""
     cilium = find_cilium(api)
     data = config_values(api, cilium)
+    daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
     found = api.find(cilium.node_config, NODE_CONFIG_NAME, cilium.namespace) if cilium.node_config else None
     probes = probe.probe_nodes(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets)
     nodes = {}
@@ -88,6 +89,11 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
         if merged != expected:
             # No restart could bring back what is in force now.
             raise PreconditionFailed(f"node {node.name}: {drift_text(merged, expected)}; {DRIFT_ADVICE}")
+        pending = agent_settings.pending(api, cilium, daemonset, node.name, name)
+        if pending:
+            # The first switch would put it in force.
+            text = agent_settings.pending_text(pending)
+            raise PreconditionFailed(f"node {node.name}: {text}; {agent_settings.PENDING_ADVICE}")
         nodes[node.name] = SavedNode(
             role=role,
             machine=protocol.machine_of(machine),

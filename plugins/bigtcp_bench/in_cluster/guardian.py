@@ -42,6 +42,8 @@ ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 REQUEST_TIMEOUT_S = 10.0
 #: Answers that say "not now".
 TRANSIENT_STATUSES = (429, 500, 502, 503, 504)
+#: As in ``cluster/api.py``: for so long after an outage a refusal (401, 403) is only passing.
+COMING_BACK_S = 30.0
 OWN_JOB = f"/apis/batch/v1/namespaces/{NAMESPACE}/cronjobs/{GUARDIAN_NAME}"
 OWN_FILES = f"{CONFIGMAPS}/{GUARDIAN_NAME}"
 
@@ -66,6 +68,7 @@ class Api:
         self.away_s = away_s
         self.marker = marker
         self._server_ahead_s = 0.0
+        self._outage_at = float("-inf")
 
     def now(self) -> float:
         """Return the time by the API server's clock, in seconds since the epoch."""
@@ -148,9 +151,13 @@ class Api:
                 raise Refused(f"the API server's certificate is not the cluster's: {error}", 0) from error
             except (OSError, http.client.HTTPException) as error:
                 last = str(error) or type(error).__name__
+                self._outage_at = self.monotonic()
                 continue
             self._learn_time(date)
-            if status in TRANSIENT_STATUSES:
+            if status >= 500:
+                self._outage_at = self.monotonic()
+            coming_back = self.monotonic() < self._outage_at + COMING_BACK_S
+            if status in TRANSIENT_STATUSES or (status in (401, 403) and coming_back):
                 last = f"answer {status}"
                 continue
             if status >= 400:
