@@ -267,3 +267,36 @@ def test_a_generation_that_failed_after_an_outage_waits_before_its_next_try(
         operator.execute({})
     assert (cluster.time - began > SETTLED_S - 10) is away
     assert any("the Kubernetes API was away" in text for text in said) is away
+
+
+def test_the_client_has_the_token_of_its_server_and_airflow_masks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    plan = load_plan("quick").model_dump(mode="json")
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+    masked: list[str] = []
+    told: list[dict[str, Any]] = []
+
+    def asked(operator: IperfGenerationOperator, _context: object) -> None:
+        (server,) = run(cluster.store.list(PODS, "bigtcp-bench", f"{pods.ROLE_LABEL}=server"))
+        told.extend([pods.orders_in(server), pods.orders_in(operator.pod_template_dict)])
+        raise ApiException(500, "enough")
+
+    monkeypatch.setattr(generation_operator, "mask_secret", masked.append)
+    monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: cluster.client())
+    monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(KubernetesPodOperator, "execute", asked)
+    generation = GENERATION.model_copy(update={"run": number, "run_key": RUN}).model_dump(mode="json")
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation)
+    monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
+    for _ in range(2):
+        with pytest.raises(ApiException):
+            operator.execute({})
+    tokens = [one["token"] for one in told]
+    assert tokens[0] == tokens[1] != tokens[2] == tokens[3], "one for each pair of pods"
+    assert masked == [tokens[0], tokens[2]]
+    assert not [row for row in warehouse.failures_frame(number)["reason"] if any(one in row for one in tokens)]
