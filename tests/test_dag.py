@@ -136,7 +136,7 @@ def test_every_param_has_a_title_a_description_and_limits():
 def test_the_form_as_it_comes_gives_the_nightly_plan():
     params = {name: param.value for name, param in dag_params().items()}
     plan = plan_of_params(params)
-    assert (plan.name, plan.scope, plan.order) == ("nightly", "nodes", ("off", "on", "off"))
+    assert (plan.name, plan.scope, plan.order) == ("nightly", "nodes", ("off", "on", "off", "on", "off"))
 
 
 def test_the_form_overrides_the_plan():

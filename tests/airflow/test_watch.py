@@ -74,7 +74,7 @@ def test_the_run_says_why_and_fits_the_form(warehouse):
     )
     params = {name: param.value for name, param in dag_params().items()} | {"plan": UPGRADE_PLAN, "note": why}
     plan = plan_of_params(params)
-    assert (plan.name, plan.order) == ("upgrade", ("off", "on", "off", "on", "off"))
+    assert (plan.name, plan.order) == ("upgrade", ("off", "on", "off", "on", "off", "on"))
 
 
 def test_however_often_it_looks_it_is_one_run(warehouse):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtcp_bench.analysis.compare import Comparison, compare_run
-from bigtcp_bench.planning.metrics import metrics_of
+from bigtcp_bench.planning.metrics import METRICS, metrics_of
+from bigtcp_bench.planning.plan import blocks, load_plan
 from tests.analysis.runs import make_frame, make_plan
 
 MIRRORED = {"faster": "slower", "slower": "faster"}
@@ -56,6 +57,79 @@ def test_bytes_per_packet_are_evidence_not_a_verdict():
     comparison = compare_one("bytes_per_packet_sender")
     assert comparison.verdict == "evidence"
     assert comparison.change == pytest.approx(150 / 59 - 1, rel=0.01)
+
+
+def drifted(plan, bend: float, seed: int, noise: float = 0.01):
+    """Return a run without an effect whose ends are ``bend`` above its middle."""
+    frame = make_frame(plan, seed, noise=noise)
+    first, total = {}, 0
+    for block in blocks(plan):
+        first[block.number] = total
+        total += block.generations
+    position = frame["block"].map(first) + frame["generation"] - 1
+    return frame.assign(value=frame["value"] * (1 + bend * (2 * position / (total - 1) - 1) ** 2))
+
+
+@pytest.mark.parametrize("bend", [0.06, -0.06])
+@pytest.mark.parametrize("name", ["quick", "nightly", "upgrade"])
+def test_a_drift_that_bends_is_no_effect_in_any_plan_that_is_shipped(name, bend):
+    plan = make_plan(order=load_plan(name).order, generations=load_plan(name).generations, repetitions=1)
+    called = [
+        compare_one("throughput_bps", plan, drifted(plan, bend, seed, 0.02)).verdict in ("faster", "slower")
+        for seed in range(40)
+    ]
+    # Three blocks called nearly all of these better or worse when a bend was taken for an effect.
+    assert sum(called) <= 8
+
+
+@pytest.mark.parametrize("order", ["off,on,off", "off,on,off,on,off", "off,on,off,on,off,on", "off,on"])
+@pytest.mark.parametrize("scenario", ["ipv4-stream-1", "ipv4-rate"])
+@given(seed=seeds, share=st.floats(0, 1), noise=st.floats(0.01, 3), change=st.floats(-0.99, 5))
+@settings(max_examples=15, deadline=None)
+def test_no_interval_leaves_what_the_metric_can_be(order, scenario, seed, share, noise, change):
+    plan = make_plan(scenarios=[scenario], order=order, generations=2, repetitions=1)
+    random = np.random.default_rng(seed)
+    frame = make_frame(plan, seed, noise=0.3)
+    linear = frame["metric"].isin([name for name, metric in METRICS.items() if metric.scale == "linear"])
+    shares = frame["unit"] == "1"
+    wild = np.exp(random.normal(0, noise, len(frame))) * (random.random(len(frame)) < share)
+    value = np.where(linear, wild * np.where(frame["arm"] == "on", 1 + change, 1), frame["value"])
+    frame["value"] = np.where(shares, np.minimum(value, 1.0), value)
+    for found in compare_run(frame, plan):
+        figures = (found.change, found.ci_low, found.ci_high)
+        assert all(figure is None or figure >= -1 for figure in figures)
+        if METRICS[found.metric].unit == "1" and found.change is not None:
+            off = found.off_median if found.off_median else None
+            assert (found.ci_low is None) == (found.ci_high is None)
+            assert off is None or found.ci_high is None or math.isfinite(found.ci_high)
+        if found.verdict == "inconclusive":
+            assert found.ci_high is None or found.ci_high <= 10
+            assert found.reasons
+
+
+@given(seed=seeds, noise=st.floats(0.001, 0.02), change=st.floats(-0.05, 0.05))
+@settings(max_examples=25, deadline=None)
+def test_what_is_called_equivalent_is_drawn_within_the_margin(seed, noise, change):
+    plan = make_plan(order="off,on,off,on,off", generations=2, repetitions=1)
+    effect = {"throughput_bps": change, "retransmits_per_gb": change, "softirq_share_sender": change}
+    for found in compare_run(make_frame(plan, seed, noise=noise, effect=effect), plan):
+        drawn = found.ci_low, found.ci_high
+        if found.verdict == "equivalent":
+            assert -found.margin < found.ci_low <= 0 <= found.ci_high < found.margin, drawn
+        elif found.verdict == "inconclusive" and found.ci_low is not None:
+            assert not (1 / (1 + found.margin) - 1 < found.ci_low and found.ci_high < found.margin), drawn
+
+
+def test_counts_that_come_and_go_are_too_noisy_to_tell_without_figures():
+    plan = make_plan(order="off,on,off,on,off", generations=2)
+    frame = make_frame(plan)
+    random = np.random.default_rng(2)
+    bursts = random.choice([0.0, 0.0, 5.0, 4_000.0], size=len(frame))
+    frame["value"] = np.where(frame["metric"] == "retransmits_per_gb", bursts, frame["value"])
+    found = compare_one("retransmits_per_gb", plan, frame)
+    assert (found.verdict, found.change, found.ci_low, found.ci_high) == ("inconclusive", None, None, None)
+    assert found.reasons == ("too noisy to tell: this run could not have seen any change that is possible",)
+    assert found.off_median is not None
 
 
 def test_inconclusive_says_what_could_have_been_seen():
@@ -152,7 +226,8 @@ def test_a_noisier_switch_widens_the_interval():
 def test_scaling_units_never_changes_a_verdict(seed, factor, change):
     plan = make_plan(scenarios=["ipv4-stream-1"], generations=2, repetitions=1)
     frame = make_frame(plan, seed, noise=0.03, effect={"throughput_bps": change, "retransmits_per_gb": 5 * change})
-    scaled = frame.assign(value=frame["value"] * factor)
+    shares = frame["unit"] == "1"
+    scaled = frame.assign(value=frame["value"] * np.where(shares, 1.0, factor))
     for before, after in zip(compare_run(frame, plan), compare_run(scaled, plan), strict=True):
         assert before.verdict == after.verdict
         assert before.change == pytest.approx(after.change, rel=1e-6, abs=1e-9)
@@ -170,7 +245,8 @@ def test_swapping_arms_mirrors_the_verdict(seed, change, order):
     for before, after in zip(compare_run(frame, plan), compare_run(mirrored, mirror), strict=True):
         assert after.verdict == MIRRORED.get(before.verdict, before.verdict)
         assert after.below_margin == before.below_margin
-        if before.metric == "throughput_bps":
+        assert (after.change is None) == (before.change is None)
+        if before.metric == "throughput_bps" and before.change is not None:
             assert math.log1p(after.change) == pytest.approx(-math.log1p(before.change), abs=1e-9)
             assert math.log1p(after.ci_low) == pytest.approx(-math.log1p(before.ci_high), abs=1e-9)
 

@@ -71,7 +71,7 @@ def test_a_night_has_every_repetition_of_its_plan(told):
         one.name for name in PLAN.scenarios for one in metrics_of(SCENARIOS[name].traffic)
     }
     per_metric = of_plan.groupby(["scenario", "metric"]).size().unique()
-    assert per_metric.tolist() == [12 * PLAN.repetitions]
+    assert per_metric.tolist() == [sum(block.generations for block in blocks(PLAN)) * PLAN.repetitions]
     assert len(frame) - len(of_plan) == 3
     assert np.isfinite(frame["value"]).all()
 

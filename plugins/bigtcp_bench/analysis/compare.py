@@ -3,18 +3,19 @@
 The unit of analysis is the generation (one fresh pod pair): repetitions inside a generation share its luck, so
 they are reduced to their median first. The arms are compared by a linear model over the generations
 
-    value = usual + difference × (arm is on) + drift × (position in the run) + switch + generation
+    value = usual + difference × (arm is on) + drift × (position in the run) + bend + switch + generation
 
-on the log scale for ratios, or on the linear scale for metrics where zero is an ordinary value. The drift term
-keeps a warming or filling machine from looking like an effect of the arm, and the spread that each switch of arms
-adds is part of the interval. docs/statistics.md shows by simulation what the alternatives would have cost.
+on the scale of ``scales.py``. The drift term keeps a warming or filling machine from looking like an effect of
+the arm. A bend of that drift, and what each switch of arms adds, have spreads that are known beforehand: they
+are part of the estimate's weights and of the interval. docs/statistics.md shows by simulation what the
+alternatives would have cost.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
+from bigtcp_bench.analysis.scales import ModelScale
 from bigtcp_bench.planning.metrics import Metric, metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks
 
@@ -38,6 +40,14 @@ BALANCED_CORRELATION = 0.2
 #: Satterthwaite's formula is fed with estimates; a lucky small one must not promise more than this many times the
 #: degrees of freedom that there are (without the limit, 12 % false positives with 1 + 2 + 1 generations).
 MAX_DF_FACTOR = 3.0
+
+#: Weight, in degrees of freedom, of the spread of a switch that is known beforehand against what was measured of
+#: it: by the blocks of one run (five leave one degree of freedom for that), or by A/A runs (two blocks have one,
+#: too).
+SWITCH_PRIOR_DF = 4
+
+#: A change of more than this (1,000 %) that is not sure to be one is no figure to print.
+MAX_UNSURE_CHANGE = 10.0
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -188,21 +198,60 @@ def series_of(generations: pd.DataFrame) -> dict[tuple[str, str], SeriesOfRun]:
 
 
 @dataclass(frozen=True)
+class Spreads:
+    """What is known beforehand of a run's noise, as standard deviations on the scale of the model.
+
+    ``switch``: what each switch of arms adds to its block. ``bend``: how far the middle of the run is from its
+    ends, beside drift and arms.
+    """
+
+    switch: float
+    bend: float
+
+
+@dataclass(frozen=True)
 class Contrast:
     """The linear model of one design (which generation stands where), before any value is known.
 
-    ``design`` has one row per generation: 1, arm is on, and the position from 0 to 1 if ``has_drift``. The
-    difference of the arms is ``weights`` · values, with ``df`` residual degrees of freedom.
+    ``design`` has one row per generation: 1, arm is on, and the position from 0 to 1 if ``has_drift``. ``bend``
+    is the shape of a bend: 1 at both ends, 0 in the middle. ``members`` has one column per block. ``residual``
+    makes values into what the terms leave of them (a bend taken out where there is room), with ``df`` degrees of
+    freedom; ``within`` and ``within_df`` are the same for what is left inside of blocks.
     """
 
     design: FloatArray
-    weights: FloatArray
+    bend: FloatArray
+    members: FloatArray
+    residual: FloatArray
     df: int
+    within: FloatArray
+    within_df: int
     has_drift: bool
 
-    def switch_weight(self, block: FloatArray) -> float:
-        """Return the factor from the variance of a switch to its part in the variance of the difference."""
-        return float(sum(self.weights[block == number].sum() ** 2 for number in np.unique(block)))
+    def variances(self, values: FloatArray, spreads: Spreads) -> tuple[float, float]:
+        """Return the variance of a generation, and of a switch: what was known of it, and what ``values`` add."""
+        squares = float(values @ self.residual @ values)
+        switch = spreads.switch**2
+        between_df = self.df - self.within_df
+        if between_df > 0 and self.within_df > 0:
+            inside = float(values @ self.within @ values)
+            between = squares - inside - between_df * inside / self.within_df
+            found = max(0.0, between / float(np.trace(self.members.T @ self.residual @ self.members)))
+            switch = (SWITCH_PRIOR_DF * switch + between_df * found) / (SWITCH_PRIOR_DF + between_df)
+        return squares / self.df, switch
+
+    def estimator(self, generation: float, switch: float, bend: float) -> tuple[FloatArray, float, float]:
+        """Return what makes values into the coefficients of ``design``, and the variance of the difference.
+
+        All arguments are variances. The last number is the part of that variance which comes from generations.
+        """
+        known = switch * self.members @ self.members.T + bend * np.outer(self.bend, self.bend)
+        # Without any noise of its own a generation still needs some for the weights.
+        least = max(generation, 1e-6 * (switch + bend)) or 1.0
+        weighted = np.linalg.solve(least * np.eye(len(self.design)) + known, self.design)
+        rows = np.linalg.solve(weighted.T @ self.design, weighted.T)
+        noise = generation * float(rows[1] @ rows[1])
+        return rows, noise + float(rows[1] @ known @ rows[1]), noise
 
 
 @dataclass(frozen=True)
@@ -225,27 +274,46 @@ def layout_of(plan: Plan) -> Layout:
     return Layout(np.array(on, dtype=bool), np.arange(len(numbers), dtype=float), numbers)
 
 
-def contrast_of(on: npt.NDArray[np.bool_], position: FloatArray) -> Contrast | None:
+def contrast_of(on: npt.NDArray[np.bool_], position: FloatArray, block: FloatArray) -> Contrast | None:
     """Return the contrast of on against off in the model of this module, or None if the design cannot say."""
-    return _contrast_of(np.asarray(on, dtype=bool).tobytes(), np.asarray(position, dtype=float).tobytes())
+    return _contrast_of(
+        np.asarray(on, dtype=bool).tobytes(),
+        np.asarray(position, dtype=float).tobytes(),
+        np.asarray(block, dtype=float).tobytes(),
+    )
 
 
 # All metrics of a run have the same few designs.
 @lru_cache(maxsize=256)
-def _contrast_of(on_bytes: bytes, position_bytes: bytes) -> Contrast | None:
-    on, position = np.frombuffer(on_bytes, dtype=bool), np.frombuffer(position_bytes, dtype=float)
+def _contrast_of(on_bytes: bytes, position_bytes: bytes, block_bytes: bytes) -> Contrast | None:
+    on, position, block = (
+        np.frombuffer(raw, dtype=kind)
+        for raw, kind in ((on_bytes, bool), (position_bytes, float), (block_bytes, float))
+    )
     n = len(on)
     if n < 3 or on.all() or not on.any():
         return None
     columns = [np.ones(n), on.astype(float)]
+    place = (position - position.min()) / (np.ptp(position) or 1.0)
+    bend = (2 * place - 1) ** 2
     has_drift = _wants_drift(on, position)
     if has_drift:
-        columns.append((position - position.min()) / (position.max() - position.min()))
+        columns.append(place)
     design = np.column_stack(columns)
-    df = n - design.shape[1]
-    if df < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
+    if np.linalg.matrix_rank(design) < design.shape[1] or n - design.shape[1] < 1:
         return None
-    return Contrast(design, np.linalg.pinv(design)[1], df, has_drift)
+    if has_drift and n - 4 >= MIN_DF_FOR_DRIFT:
+        columns.append(bend)
+    members = np.equal.outer(block, np.unique(block)).astype(float)
+    residual, df = _residual_maker(np.column_stack(columns))
+    within, within_df = _residual_maker(np.column_stack([*columns, members]))
+    return Contrast(design, bend, members, residual, df, within, within_df, has_drift)
+
+
+def _residual_maker(columns: FloatArray) -> tuple[FloatArray, int]:
+    """Return the matrix that takes ``columns`` out of values, and the degrees of freedom that it leaves."""
+    maker: FloatArray = np.asarray(np.eye(len(columns)) - columns @ np.linalg.pinv(columns), dtype=np.float64)
+    return maker, len(columns) - int(np.linalg.matrix_rank(columns))
 
 
 def effective_df(df: int, noise: float, total: float) -> float:
@@ -254,25 +322,28 @@ def effective_df(df: int, noise: float, total: float) -> float:
 
 
 def estimate_difference(
-    values: FloatArray, on: npt.NDArray[np.bool_], position: FloatArray, block: FloatArray, switch_sd: float
+    values: FloatArray,
+    on: npt.NDArray[np.bool_],
+    position: FloatArray,
+    block: FloatArray,
+    spreads: Spreads,
 ) -> Difference | None:
     """Return the difference of the arms in the model of this module, or None if the data cannot say.
 
-    All arrays have one entry per generation; ``values`` are on the scale of the model and ``switch_sd`` is too.
-    The switches' spread is known beforehand, not estimated here: a run of three blocks has no degree of freedom
-    left for it.
+    All arrays have one entry per generation; ``values`` are on the scale of the model and ``spreads`` are too:
+    they are known beforehand, because a run of a few blocks can hardly estimate them.
     """
-    contrast = contrast_of(on, position)
+    contrast = contrast_of(on, position, block)
     if contrast is None:
         return None
-    coefficients = np.linalg.lstsq(contrast.design, values, rcond=None)[0]
-    residuals = values - contrast.design @ coefficients
     # Rounding leaves residuals of some 1e-16 where the values are all the same.
-    variance = float(residuals @ residuals) / contrast.df if np.ptp(values) > 0 else 0.0
-    noise = variance * float(contrast.weights @ contrast.weights)
-    total = noise + switch_sd**2 * contrast.switch_weight(block)
+    steady = np.ptp(values) == 0
+    centred = values - values.mean()
+    generation, switch = (0.0, spreads.switch**2) if steady else contrast.variances(centred, spreads)
+    rows, total, noise = contrast.estimator(generation, switch, spreads.bend**2)
+    coefficients = rows @ centred
     return Difference(
-        estimate=float(coefficients[1]),
+        estimate=0.0 if steady else float(coefficients[1]),
         standard_error=math.sqrt(total),
         df=effective_df(contrast.df, noise, total),
         drift=float(coefficients[2]) if contrast.has_drift else None,
@@ -297,8 +368,6 @@ def _compare(
 ) -> Comparison:
     values, on = series.value, series.on
     n_off, n_on = int((~on).sum()), int(on.sum())
-    off_median = float(np.median(values[~on])) if n_off else None
-    on_median = float(np.median(values[on])) if n_on else None
     missing = " and ".join(arm for arm, count in (("off", n_off), ("on", n_on)) if not count)
     if missing:
         reasons = (*reasons, f"{metric.name} of {scenario} was not measured in arm {missing}")
@@ -308,95 +377,114 @@ def _compare(
             f"{metric.name} of {scenario} is {values.min():g} {metric.unit} in a generation; "
             "only values above 0 can be compared as a ratio (measure longer)",
         )
-
-    difference = None
-    # Relative changes refer to the off arm; None where that is zero.
-    reference: float | None = None
-    linear_scale = 1.0
-    if not missing and metric.scale == "linear":
-        reference = float(values[~on].mean())
-        # Half of each arm: the same number when the arms are swapped, so that the verdict is mirrored exactly.
-        linear_scale = float((abs(values[~on].mean()) + abs(values[on].mean())) / 2)
-        difference = _difference(series, values, switch_sd * linear_scale)
-    elif not missing and values.min() > 0:
-        difference = _difference(series, np.log(values), switch_sd)
-
-    def relative(value: float) -> float | None:
-        if metric.scale == "log":
-            return math.expm1(min(value, 700.0))
-        if value == 0:
-            return 0.0
-        return value / abs(reference) if reference else None
-
-    fields = {
-        "scenario": scenario,
-        "metric": metric.name,
-        "off_median": off_median,
-        "on_median": on_median,
-        "level": thresholds.confidence_level,
-        "margin": thresholds.margin,
-        "n_off": n_off,
-        "n_on": n_on,
-    }
+    found = Comparison(
+        scenario=scenario,
+        metric=metric.name,
+        off_median=float(np.median(values[~on])) if n_off else None,
+        on_median=float(np.median(values[on])) if n_on else None,
+        change=None,
+        ci_low=None,
+        ci_high=None,
+        level=thresholds.confidence_level,
+        margin=thresholds.margin,
+        n_off=n_off,
+        n_on=n_on,
+        smallest_detectable_change=None,
+        p_value=None,
+        verdict="invalid" if reasons else "inconclusive",
+        reasons=reasons,
+    )
+    scale = scale_of(metric)
+    if missing or (metric.scale == "log" and values.min() <= 0):
+        return found
+    scaled = scale.of(values)
+    usual_off, usual_on = float(scaled[~on].mean()), float(scaled[on].mean())
+    # Between the arms: the same number when the arms are swapped, so that the verdict is mirrored exactly.
+    middle = (usual_off + usual_on) / 2
+    spreads = Spreads(scale.spread(middle, switch_sd), scale.spread(middle, thresholds.bend_sd))
+    difference = estimate_difference(scaled, on, series.position, series.block, spreads)
     if difference is None:
-        change = on_median / off_median - 1 if off_median and on_median is not None else None
-        verdict: Verdict = "inconclusive"
-        if reasons:
-            verdict = "invalid"
-        else:
-            reasons = (
-                f"{n_off} and {n_on} generations are too few to tell a change from noise; raise generations",
-            )
-        return Comparison(
-            **fields,  # type: ignore[arg-type]
-            change=change,
-            ci_low=None,
-            ci_high=None,
-            smallest_detectable_change=None,
-            p_value=None,
-            verdict=verdict,
-            reasons=reasons,
-        )
+        few = f"{n_off} and {n_on} generations are too few to tell a change from noise; raise generations"
+        return replace(found, change=scale.change(usual_off, usual_on - usual_off), reasons=reasons or (few,))
+    return _judged(found, metric, thresholds, scale, difference, (usual_off, usual_on))
 
+
+def scale_of(metric: Metric) -> ModelScale:
+    """Return the scale on which the arms of one run are compared by ``metric``."""
+    if metric.scale == "log":
+        return ModelScale("log")
+    return ModelScale("share" if metric.unit == "1" else "amount")
+
+
+def _judged(
+    found: Comparison,
+    metric: Metric,
+    thresholds: Thresholds,
+    scale: ModelScale,
+    difference: Difference,
+    usual: tuple[float, float],
+) -> Comparison:
+    """Return ``found`` with the figures and the verdict of ``difference``; ``usual`` is the mean of each arm."""
+    usual_off, usual_on = usual
     low, high = difference.interval(thresholds.confidence_level)
-    smallest = relative(difference.smallest_detectable(thresholds.confidence_level, thresholds.power))
-    # The margin is symmetric on the model's scale: a ratio of 1 + margin, or of 1 / (1 + margin).
-    margin = math.log1p(thresholds.margin) if metric.scale == "log" else thresholds.margin * linear_scale
-    verdict, below_margin = _verdict(difference, metric, thresholds.confidence_level, margin)
-    if reasons:
-        verdict, below_margin = "invalid", False
-    elif verdict == "inconclusive":
-        seen = f"{smallest:.1%}" if smallest is not None else f"more than zero {metric.unit}"
-        reasons = (f"this run could have seen a change of {seen} or more",)
-    return Comparison(
-        **fields,  # type: ignore[arg-type]
-        change=relative(difference.estimate),
-        ci_low=relative(low),
-        ci_high=relative(high),
+    detectable = difference.smallest_detectable(thresholds.confidence_level, thresholds.power)
+
+    def inside(*differences: float) -> bool:
+        """Return whether these are changes within the margin, whichever arm they are relative to."""
+        changes = [
+            change
+            for one in differences
+            for change in (scale.change(usual_off, one), scale.change(usual_on, -one))
+        ]
+        margin = thresholds.margin
+        return all(change is not None and 1 / (1 + margin) - 1 < change < margin for change in changes)
+
+    smallest = scale.change(usual_off, detectable)
+    if smallest is not None and (smallest > MAX_UNSURE_CHANGE or scale.leaves_range(usual_off, detectable)):
+        smallest = None
+    verdict: Verdict = "inconclusive"
+    if found.reasons:
+        verdict = "invalid"
+    elif not metric.judged:
+        verdict = "evidence"
+    elif low > 0 or high < 0:
+        verdict = "faster" if (difference.estimate > 0) == (metric.better == "higher") else "slower"
+    elif inside(low, high):
+        # The interval that is told is the one that lies inside the margin.
+        verdict = "equivalent"
+    told = replace(
+        found,
+        change=scale.change(usual_off, difference.estimate),
+        ci_low=scale.change(usual_off, low),
+        ci_high=scale.change(usual_off, high),
         smallest_detectable_change=smallest,
         p_value=difference.p_value(),
         verdict=verdict,
-        reasons=reasons,
-        below_margin=below_margin,
-        drift=relative(difference.drift) if difference.drift is not None else None,
+        below_margin=verdict in ("faster", "slower") and inside(difference.estimate),
+        drift=scale.change(usual_off, difference.drift) if difference.drift is not None else None,
     )
+    if low < 0 < high and _says_nothing(scale, usual_off, usual_on, low, high):
+        told = replace(told, change=None, ci_low=None, ci_high=None, smallest_detectable_change=None)
+    if verdict == "inconclusive":
+        sees = told.smallest_detectable_change
+        reason = (
+            "too noisy to tell: this run could not have seen any change that is possible"
+            if sees is None
+            else f"this run could have seen a change of {sees:.1%} or more"
+        )
+        return replace(told, reasons=(reason,))
+    return told
 
 
-def _difference(series: SeriesOfRun, values: FloatArray, switch_sd: float) -> Difference | None:
-    return estimate_difference(values, series.on, series.position, series.block, switch_sd)
+def _says_nothing(scale: ModelScale, usual_off: float, usual_on: float, low: float, high: float) -> bool:
+    """Return whether an interval about zero is no figure: it ends where the metric's range does, or nowhere near.
 
-
-def _verdict(difference: Difference, metric: Metric, level: float, margin: float) -> tuple[Verdict, bool]:
-    """Return the verdict and whether the change, though real, is below the margin."""
-    if not metric.judged:
-        return "evidence", False
-    low, high = difference.interval(level)
-    if low > 0 or high < 0:
-        rises = difference.estimate > 0
-        better = rises == (metric.better == "higher")
-        return ("faster" if better else "slower"), abs(difference.estimate) < margin
-    # Two one-sided tests, each at 1 − level: the interval at 2 × level − 1 lies inside the margins.
-    inner_low, inner_high = difference.interval(2 * level - 1)
-    if (-margin < inner_low and inner_high < margin) or difference.standard_error == 0:
-        return "equivalent", False
-    return "inconclusive", False
+    Whichever arm the change is relative to.
+    """
+    for usual, down, up in ((usual_off, low, high), (usual_on, -high, -low)):
+        most = scale.change(usual, up)
+        if most is None or most > MAX_UNSURE_CHANGE:
+            return True
+        if scale.leaves_range(usual, down) or scale.leaves_range(usual, up):
+            return True
+    return False

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from bigtcp_bench.analysis.compare import contrast_of, effective_df, layout_of
+from bigtcp_bench.analysis.compare import SWITCH_PRIOR_DF, contrast_of, effective_df, layout_of
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks
 
@@ -26,10 +26,6 @@ LEVELS: tuple[Level, Level, Level] = ("repetition", "generation", "switch")
 
 #: Bounds of the plan's fields ``generations`` and ``repetitions``.
 MAX_COUNT = 20
-
-#: Weight, in degrees of freedom, of the assumed spread of a switch against the measured one: an A/A run of two
-#: blocks has a single degree of freedom to measure it with.
-SWITCH_PRIOR_DF = 4
 
 #: Seconds to create a pod pair and to switch an arm, where a cluster's own are not known (a switch restarts the
 #: Cilium agents of two nodes one after the other: 23 s on a two-node cluster with Cilium 1.18).
@@ -178,14 +174,13 @@ def smallest_detectable_change(
     thresholds = plan.thresholds
     sized = plan.model_copy(update={"generations": generations or plan.generations})
     layout = layout_of(sized)
-    contrast = contrast_of(layout.on, layout.position)
+    contrast = contrast_of(layout.on, layout.position, layout.block)
     if contrast is None:
         return None
     generation_variance = sds.get("generation", 0.0) ** 2
     generation_variance += sds.get("repetition", 0.0) ** 2 * _median_variance(repetitions or plan.repetitions)
-    noise = generation_variance * float(contrast.weights @ contrast.weights)
     switch = sds.get("switch", thresholds.switch_sd)
-    total = noise + switch**2 * contrast.switch_weight(layout.block)
+    _, total, noise = contrast.estimator(generation_variance, switch**2, thresholds.bend_sd**2)
     df = effective_df(contrast.df, noise, total)
     quantiles = special.stdtrit(df, 0.5 + thresholds.confidence_level / 2) + special.stdtrit(df, thresholds.power)
     return math.expm1(min(700.0, float(quantiles) * math.sqrt(total)))

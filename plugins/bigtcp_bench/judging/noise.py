@@ -54,10 +54,10 @@ def known_noise(warehouse: Warehouse, cluster: str, run: int | None = None) -> l
 def advice(noises: Iterable[Noise], plan: Plan) -> list[Advice]:
     """Return the advice for every scenario of ``plan`` and every judged metric whose noise is known.
 
-    An A/A plan is taken as one that compares the arms, off,on,off.
+    An A/A plan is taken as one that compares the arms in five blocks.
     """
     if plan.is_aa:
-        plan = plan.model_copy(update={"order": ("off", "on", "off")})
+        plan = plan.model_copy(update={"order": ("off", "on", "off", "on", "off")})
     known = list(noises)
     sds: dict[tuple[str, str], dict[Level, float]] = {}
     for noise in pool_noise(known):

@@ -120,6 +120,13 @@ class Thresholds(BaseModel):
         le=0.2,
         description="relative spread that a switch of arms adds, assumed until an A/A run has measured it",
     )
+    bend_sd: float = Field(
+        0.045,
+        ge=0,
+        le=0.2,
+        description="relative spread of a drift that bends, from the middle of a run to its ends; three blocks "
+        "cannot tell it from an effect",
+    )
 
     # What makes a run, or a scenario of it, invalid.
     min_complete_share: float = Field(

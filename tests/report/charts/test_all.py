@@ -199,15 +199,20 @@ def test_invalid_nights_are_left_out_and_counted():
     metric=st.sampled_from(["throughput_bps", "softirq_share_sender"]),
     middle=st.floats(-0.5, 2.0),
     half=st.floats(0.001, 0.5),
+    lopsided=st.floats(0.2, 5),
 )
-def test_bands_touch_exactly_when_the_change_may_be_zero(metric, middle, half):
-    off = 10.0
+def test_bands_touch_exactly_when_the_change_may_be_zero(metric, middle, half, lopsided):
+    off = 0.3
     if METRICS[metric].scale == "log":
         low, high = (math.exp(math.log1p(middle) + side * half) - 1 for side in (-1, 1))
     else:
-        low, high = middle - half, middle + half
-    frame = nights(1, metric=metric, off_median=off, on_median=off * (1 + middle), ci_low=low, ci_high=high)
+        low, high = middle - half, middle + lopsided * half
+    frame = nights(
+        1, metric=metric, off_median=off, on_median=off * (1 + middle), change=middle, ci_low=low, ci_high=high
+    )
     rows, _ = series_of(frame).by_arm()
+    assert all(0 <= row["low"] <= row["value"] <= row["high"] for row in rows)
+    assert METRICS[metric].unit != "1" or all(row["high"] <= 1 for row in rows)
     of_off, of_on = rows
     apart = of_on["low"] > of_off["high"] or of_off["low"] > of_on["high"]
     if min(abs(low), abs(high)) > 1e-9:

@@ -69,7 +69,7 @@ class Series:
         at = milliseconds(night["started_at"])
         for arm in ARMS:
             value = float(night[f"{arm}_median"])
-            band = _band(self.metric, value, float(night["off_median"]), low, high)
+            band = _band(self.metric, arm, value, float(night["off_median"]), (change, low, high))
             yield {
                 "at": at,
                 "night": day_text(at),
@@ -173,13 +173,22 @@ def benefit_percent(
     return {"value": sign * change, **ends}
 
 
-def _band(metric: Metric, value: float, off: float, low: float | None, high: float | None) -> dict[str, float]:
-    """Return the band about one arm whose half width is half of the change's: two bands that touch make one."""
-    if low is None or high is None:
+def _band(
+    metric: Metric, arm: str, value: float, off: float, interval: tuple[float | None, float | None, float | None]
+) -> dict[str, float]:
+    """Return the band about one arm whose half width is half of the change's: two bands that touch make one.
+
+    ``interval``: the change, and its lower and upper end. No band leaves what the metric can be.
+    """
+    change, low, high = interval
+    if change is None or low is None or high is None:
         return {}
     if metric.scale == "linear":
-        quarter = (high - low) * abs(off) / 4
-        return {"low": value - quarter, "high": value + quarter}
+        below, above = (abs(part) * abs(off) / 2 for part in (change - low, high - change))
+        if arm == "off":
+            below, above = above, below
+        most = 1.0 if metric.unit == "1" else math.inf
+        return {"low": min(value, max(0.0, value - below)), "high": max(value, min(most, value + above))}
     if low <= -1:
         return {}
     factor = math.exp((math.log1p(high) - math.log1p(low)) / 4)
