@@ -137,7 +137,7 @@ for conn_id in dag_ids.configured():
         catchup=False,
         # Runs of one cluster queue here; those of different clusters are different DAGs, and may overlap.
         max_active_runs=1,
-        params=dag_params(conn_id),
+        params=dag_params(),
         tags=["bigtcp", "benchmark", "network", *([conn_id] if conn_id != settings.DEFAULT_CONN_ID else [])],
         # A backfill of a live cluster has no meaning.
         allowed_run_types=["manual", "scheduled", "operator_triggered", "asset_triggered"],

@@ -151,7 +151,7 @@ def parsed(**environment):
     code = (
         "import json; from airflow.dag_processing.dagbag import DagBag\n"
         f"bag = DagBag(dag_folder={str(dags_dir())!r})\n"
-        "dags = {name: [getattr(dag.timetable, 'expression', dag.schedule), dag.params.get('kubernetes_conn_id'),"
+        "dags = {name: [getattr(dag.timetable, 'expression', dag.schedule), sorted(dag.params),"
         " dag.max_active_runs] for name, dag in bag.dags.items()}\n"
         "print('PARSED', json.dumps([dags, list(bag.import_errors.values())]))"
     )
@@ -169,9 +169,11 @@ def test_schedules_and_clusters_are_configurable():
         BIGTCP_BENCH_CLUSTERS="prod, stage-2",
     )
     assert errors == []
-    assert dags["bigtcp_benchmark"] == ["30 4 * * 1", "prod", 1]
-    assert dags["bigtcp_benchmark_stage-2"] == ["30 4 * * 1", "stage-2", 1]
     for suffix in ("", "_stage-2"):
+        schedule, params, runs = dags[f"bigtcp_benchmark{suffix}"]
+        assert (schedule, runs) == ("30 4 * * 1", 1)
+        assert not {"kubernetes_conn_id", "image", "scope", "guardian"} & set(params)
+        assert dags[f"bigtcp_restore{suffix}"] == [None, ["force"], 1]
         assert dags[f"bigtcp_upgrade_watch{suffix}"][0] is None
 
 

@@ -103,6 +103,14 @@ def _folder(text: str) -> Path | None:
     return Path(text) if text else None
 
 
+def pinned_image(text: str) -> str:
+    """Return an image's name. Raises ValueError unless it stands for the same image every night."""
+    tag = text.rsplit("/", 1)[-1].partition(":")[2]
+    if "@" not in text and tag in ("", "latest"):
+        raise ValueError("must name a tag other than latest, or a digest, so that every night runs the same")
+    return text
+
+
 def _warehouse_url(text: str) -> str | None:
     from bigtcp_bench.warehouse.engine import parsed_url
 
@@ -145,6 +153,14 @@ PLANS = Variable(
     "`NAME.CONNECTION.yaml` on one cluster only",
     _folder,
 )
+GUARDIAN_IMAGE = Variable(
+    "BIGTCP_BENCH_GUARDIAN_IMAGE",
+    "nicolaka/netshoot:v0.14",
+    "workers, the command",
+    "image of the guardian and of its probes, pinned; needs python3. It is no plan's and no trigger's to choose: "
+    "[its token](safety.md#who-may-do-what) is as good as root",
+    pinned_image,
+)
 WAREHOUSE = Variable(
     "BIGTCP_BENCH_WAREHOUSE",
     "",
@@ -153,7 +169,7 @@ WAREHOUSE = Variable(
     _warehouse_url,
 )
 
-VARIABLES: tuple[Variable[Any], ...] = (SCHEDULE, WATCH_SCHEDULE, CLUSTERS, PLANS, WAREHOUSE)
+VARIABLES: tuple[Variable[Any], ...] = (SCHEDULE, WATCH_SCHEDULE, CLUSTERS, PLANS, GUARDIAN_IMAGE, WAREHOUSE)
 
 CONNECTIONS = (
     ConnectionSetting(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bigtcp_bench.airflow import dag_ids
-from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_bench.settings import CLUSTERS
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.nights import add_night
@@ -33,12 +33,15 @@ def test_what_is_configured(text: str | None, names: tuple[str, ...], monkeypatc
 
 def test_the_dag_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CLUSTERS.name, "prod,stage")
-    found = {name: dag_ids.dag_id_of(name) for name in ("prod", "stage", "another")}
-    assert found == {
-        "prod": "bigtcp_benchmark",
-        "stage": "bigtcp_benchmark_stage",
-        "another": "bigtcp_benchmark",
-    }
+    found = {name: dag_ids.dag_id_of(name) for name in ("prod", "stage")}
+    assert found == {"prod": "bigtcp_benchmark", "stage": "bigtcp_benchmark_stage"}
+    assert {dag_ids.conn_id_of(dag_id): dag_id for dag_id in found.values()} == found
+    with pytest.raises(
+        PreconditionFailed, match="'another' has no DAG here: BIGTCP_BENCH_CLUSTERS names prod, st"
+    ):
+        dag_ids.dag_id_of("another")
+    with pytest.raises(PreconditionFailed, match="'bigtcp_benchmark_prod' measures no cluster here"):
+        dag_ids.conn_id_of("bigtcp_benchmark_prod")
 
 
 def test_what_no_connection_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:

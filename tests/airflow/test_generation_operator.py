@@ -165,7 +165,9 @@ def test_lines_that_were_followed_count_when_the_log_has_lost_them(
         # A kubelet gives back what was written since it last began a new file.
         return "\n".join([frames[2], frame("done", run_key="dag/run", **DONE)])
 
-    operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"))
+    operator = IperfGenerationOperator(
+        task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"), kubernetes_conn_id="k8s"
+    )
     api: Any = SimpleNamespace(logs=logs)
     operator._stored = generation_operator._Stored(api, warehouse, GENERATION, orders(repetitions=4))
     for line in ("not marked", frames[0], frames[1], frames[1], frames[2]):
@@ -183,7 +185,9 @@ def test_without_log_and_followed_lines_nothing_is_stored(tmp_path: Path) -> Non
     def logs(*_: Any) -> str:
         raise BenchError("the pod is gone")
 
-    operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"))
+    operator = IperfGenerationOperator(
+        task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"), kubernetes_conn_id="k8s"
+    )
     warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     warehouse.migrate()
     api: Any = SimpleNamespace(logs=logs)
@@ -230,7 +234,7 @@ def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
     monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
     monkeypatch.setattr(KubernetesPodOperator, "execute", never)
     generation = GENERATION.model_copy(update={"run": number, "run_key": RUN}).model_dump(mode="json")
-    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation)
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation, kubernetes_conn_id="k8s")
     monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
     with pytest.raises(AirflowFailException, match="has not renewed its hold on the cluster"):
         operator.execute({})
@@ -260,7 +264,7 @@ def test_a_generation_that_failed_after_an_outage_waits_before_its_next_try(
     monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
     monkeypatch.setattr(KubernetesPodOperator, "execute", lost)
     generation = GENERATION.model_copy(update={"run": number, "run_key": RUN}).model_dump(mode="json")
-    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation)
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation, kubernetes_conn_id="k8s")
     monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
     began = cluster.time
     with pytest.raises(ApiException, match="did not reach"):

@@ -38,7 +38,7 @@ def step(tmp_path: Path) -> DagRunStep:
     """Return the step of a run that is already stored, on no cluster at all."""
     warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     warehouse.migrate()
-    params = {"kubernetes_conn_id": "prod"}
+    params = {"plan": "nightly"}
     made = DagRunStep("bigtcp_benchmark", "night 0", "enable_big_tcp", "manual", params, dict)
     plan = validate_plan({"scenarios": "ipv4-rr"})
     made.__dict__.update(warehouse=warehouse, number=add_night(warehouse, 0), plan=plan, api=None, pair=None)
@@ -204,7 +204,7 @@ def test_a_run_on_tables_of_another_version_ends_before_the_cluster_is_looked_at
         with warehouse.engine.begin() as connection:
             connection.exec_driver_sql(f"UPDATE {migrate.VERSION_TABLE} SET version_num = '{tables}'")
     monkeypatch.setattr(connections, "cluster_name", lambda conn_id: "lab")
-    step = DagRunStep("bigtcp_benchmark", "night 0", "check_kernel", "manual", {"kubernetes_conn_id": "x"}, dict)
+    step = DagRunStep("bigtcp_benchmark", "night 0", "check_kernel", "manual", {}, dict)
     # Whatever would ask the cluster finds none.
     step.__dict__.update(warehouse=warehouse, api=None)
     with pytest.raises(AirflowFailException, match=sentence):
@@ -299,7 +299,7 @@ def test_a_run_stores_its_cluster_and_refuses_another_one_of_the_same_name(step,
     first_uid = environment.cluster_uid(first)
 
     def check(night: int, api: Client) -> DagRunStep:
-        params = {name: param.value for name, param in dag_params().items()} | {"kubernetes_conn_id": "prod"}
+        params = {name: param.value for name, param in dag_params().items()}
         made = DagRunStep("bigtcp_benchmark", f"check {night}", "check_kernel", "manual", params, dict)
         made.__dict__.update(warehouse=step.warehouse, api=api)
         made.check_kernel()

@@ -38,7 +38,7 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
 
 
 def step_on(api: Client | None, task_id: str = "restore_config", *, last_try: bool = False) -> DagRunStep:
-    params = {"kubernetes_conn_id": "kubernetes_default"}
+    params = {"plan": "nightly"}
     made = DagRunStep(DAG_ID, RUN_ID, task_id, "manual", params, dict, last_try=last_try)
     made.__dict__.update(api=api)
     return made

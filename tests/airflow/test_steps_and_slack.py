@@ -40,7 +40,7 @@ def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DagRunStep:
     warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     warehouse.migrate()
     states = {"notify": "success"}
-    params = {"kubernetes_conn_id": "kubernetes_default"}
+    params = {"plan": "nightly"}
     made = DagRunStep("bigtcp_benchmark", "night 0", "notify", "manual", params, lambda: states)
     made.__dict__.update(warehouse=warehouse, number=add_night(warehouse, 0))
     restored = {"state": "verified", "detail": "as before"}

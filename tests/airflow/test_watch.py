@@ -152,6 +152,7 @@ def test_a_cluster_is_measured_by_its_own_dag(monkeypatch):
 @pytest.fixture
 def looking(warehouse, monkeypatch) -> Callable[[Cluster], BaseException]:
     """Return what one look of the watch at a cluster ends with."""
+    monkeypatch.setenv("BIGTCP_BENCH_CLUSTERS", "k8s")
     context = {"ti": SimpleNamespace(get_dag=lambda _: SimpleNamespace(is_paused=False))}
 
     def look(cluster: Cluster) -> BaseException:

@@ -176,10 +176,12 @@ def test_a_cluster_may_have_its_own_file_of_a_plan(tmp_path, monkeypatch):
     (tmp_path / "nightly.edge.yaml").write_text("scenarios: [ipv4-rr]\n")
     (tmp_path / "weekly.yaml").write_text("scenarios: [ipv6-rr]\n")
     params = {name: param.value for name, param in dag_params().items()}
-    own = plan_of_params({**params, "kubernetes_conn_id": "edge"})
+    own = plan_of_params(params, "edge")
     # It is the same plan to whoever compares nights or clusters.
     assert (own.name, own.scenarios) == ("nightly", ("ipv4-rr",))
-    assert plan_of_params({**params, "kubernetes_conn_id": "prod"}) == load_plan("nightly")
-    assert plan_of_params({**params, "kubernetes_conn_id": "edge", "plan": "weekly"}).scenarios == ("ipv6-rr",)
+    assert plan_of_params(params, "prod") == load_plan("nightly")
+    assert plan_of_params({**params, "plan": "weekly"}, "edge").scenarios == ("ipv6-rr",)
+    with pytest.raises(InvalidInput, match=r"plan = 'nightly.edge': must be the name of a plan"):
+        plan_of_params({**params, "plan": "nightly.edge"}, "prod")
     assert load_plan("nightly.edge").scenarios == ("ipv4-rr",)
     assert plan_names() == ["nightly", "quick", "upgrade", "weekly"]

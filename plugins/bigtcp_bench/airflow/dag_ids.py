@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.settings import CLUSTERS
 
 if TYPE_CHECKING:
@@ -21,13 +22,31 @@ def configured() -> tuple[str, ...]:
     return CLUSTERS.value()
 
 
-def dag_id_of(conn_id: str) -> str:
+def dag_id_of(conn_id: str, dag_id: str = DAG_ID) -> str:
     """Return the id of the DAG that measures the cluster of ``conn_id``.
 
-    That of a connection without a DAG of its own is the first one, which can be told the connection as a param.
+    A DAG for another purpose, ``dag_id``, has the same suffix. Raises PreconditionFailed for one without a DAG.
     """
     names = configured()
-    return DAG_ID if conn_id == names[0] or conn_id not in names else f"{DAG_ID}_{conn_id}"
+    if conn_id not in names:
+        raise PreconditionFailed(
+            f"the connection {conn_id!r} has no DAG here: {CLUSTERS.name} names {', '.join(names)}"
+        )
+    return dag_id if conn_id == names[0] else f"{dag_id}_{conn_id}"
+
+
+def conn_id_of(dag_id: str) -> str:
+    """Return the connection whose cluster the DAG ``dag_id`` measures; no run can choose another one.
+
+    Raises PreconditionFailed for a DAG that measures none.
+    """
+    own = {dag_id_of(conn_id): conn_id for conn_id in configured()}
+    if dag_id not in own:
+        raise PreconditionFailed(
+            f"the DAG {dag_id!r} measures no cluster here: {CLUSTERS.name} makes {', '.join(own)}; it must be the "
+            "same for all Airflow components"
+        )
+    return own[dag_id]
 
 
 def identity_checks(warehouse: Warehouse, cluster: str, uid: str | None) -> list[Check]:

@@ -10,6 +10,7 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.log import mask_secret
 
+from bigtcp_bench.airflow import dag_ids
 from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed, PreconditionFailed
 from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of, server_pod
 from bigtcp_bench.planning.plan import RERUN_PREFIX
@@ -47,7 +48,8 @@ class IperfGenerationOperator(KubernetesPodOperator):
 
     def __init__(self, *, generation: dict[str, Any], **kwargs: Any) -> None:
         kwargs = {
-            "kubernetes_conn_id": "{{ params.kubernetes_conn_id }}",
+            # The DAG's own, see execute.
+            "kubernetes_conn_id": None,
             "namespace": "bigtcp-bench",
             "pod_template_dict": load_manifest("client-pod.yaml"),
             "startup_check_interval_seconds": 1,
@@ -75,6 +77,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         from bigtcp_bench.cluster.lease import Fence
 
         generation = Generation.model_validate(self.generation)
+        self.kubernetes_conn_id = self.kubernetes_conn_id or dag_ids.conn_id_of(self.dag_id)
         api, store = cluster_api(str(self.kubernetes_conn_id)), warehouse()
         self._refuse_ended(store, generation)
         plan = store.plan_of(generation.run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import Param
@@ -10,7 +10,6 @@ from annotated_types import Ge, Le
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, load_plan, plan_names
-from bigtcp_bench.settings import CONN_ID_PATTERN, DEFAULT_CONN_ID
 
 #: Offered in the form; a plan file may hold any other valid order.
 ORDERS = (
@@ -27,14 +26,17 @@ ORDERS = (
 #: In lists of the form, which have no empty choice.
 AS_PLANNED = "as the plan says"
 
+#: What of a plan whoever triggers a run may choose: how much is measured, and on which two nodes.
+PLAN_FIELDS = (
+    *("scenarios", "order", "generations", "repetitions", "duration_s", "omit_s", "rate_bps"),
+    *("client_node", "server_node"),
+)
+
 _NODE_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 
 
-def dag_params(conn_id: str = DEFAULT_CONN_ID) -> dict[str, Param]:
-    """Return the params of the benchmark DAG of the cluster of ``conn_id``.
-
-    Everything but the plan defaults to "as the plan says".
-    """
+def dag_params() -> dict[str, Param]:
+    """Return the params of the benchmark DAG. Everything but the plan defaults to "as the plan says"."""
     return {
         "plan": Param(
             "nightly",
@@ -82,57 +84,36 @@ def dag_params(conn_id: str = DEFAULT_CONN_ID) -> dict[str, Param]:
         ),
         "client_node": _node("client_node", "Client node"),
         "server_node": _node("server_node", "Server node"),
-        "scope": Param(
-            AS_PLANNED,
-            type="string",
-            enum=[AS_PLANNED, "nodes", "cluster"],
-            title="Scope of the change",
-            section="Placement and scope",
-            description_md="`nodes` changes the two benchmark nodes only (the plan's default).",
-        ),
-        "guardian": Param(
-            AS_PLANNED,
-            type="string",
-            enum=[AS_PLANNED, "on", "off"],
-            title="Guardian",
-            section="Placement and scope",
-            description_md="A CronJob in the cluster puts it back when Airflow never comes back (on by default).",
-        ),
-        "kubernetes_conn_id": kubernetes_conn_id(conn_id, "Placement and scope"),
         "omit_s": _integer("omit_s", "Seconds left out before each repetition", section="Details"),
         "rate_bps": _integer("rate_bps", "Bit/s of the fixed-rate scenarios", section="Details"),
-        "image": Param(
-            None,
-            type=["null", "string"],
-            pattern=r"^[\w./:@-]{1,300}$",
-            title="Image of the benchmark pods",
-            section="Details",
-            description_md="Needs python3 and iperf3. Empty: the plan's.",
-        ),
     }
 
 
-def kubernetes_conn_id(conn_id: str = DEFAULT_CONN_ID, section: str | None = None) -> Param:
-    """Return the param that names the Airflow connection of the cluster."""
-    return Param(
-        conn_id,
-        type="string",
-        pattern=CONN_ID_PATTERN,
-        title="Kubernetes connection",
-        description_md="The Airflow connection of the cluster under test.",
-        **_in_section(section),
-    )
+def plan_of_params(params: Mapping[str, Any], conn_id: str = "") -> Plan:
+    """Return the plan that ``params`` of a DAG run ask for, on the cluster of ``conn_id``.
 
-
-def plan_of_params(params: Mapping[str, Any]) -> Plan:
-    """Return the plan that ``params`` of a DAG run ask for. Raises InvalidInput with one sentence."""
-    given = {name: params.get(name) for name in Plan.model_fields if name not in ("name", "description")}
-    overrides = {name: None if value == AS_PLANNED else value for name, value in given.items()}
+    ``params`` may be whatever a trigger's conf held. Raises InvalidInput, with one sentence, for what is no field
+    of the form: image, scope and guardian are an administrator's to say, in the plan file.
+    """
     plan = params.get("plan")
-    if not isinstance(plan, str):
-        raise InvalidInput(f"param plan = {plan!r}: must be the name of a plan, one of {', '.join(plan_names())}")
-    overrides["scenarios"] = overrides.get("scenarios") or None
-    return load_plan(plan, overrides, str(params.get("kubernetes_conn_id") or ""))
+    if plan not in plan_names():
+        raise InvalidInput(
+            f"param plan = {plan!r:.80}: must be the name of a plan, one of {', '.join(plan_names())}"
+        )
+    refuse_unknown(params, ("plan", "dry_run", "note", *PLAN_FIELDS))
+    given = {name: params.get(name) for name in PLAN_FIELDS}
+    overrides = {name: None if value == AS_PLANNED else value for name, value in given.items()}
+    overrides["scenarios"] = overrides["scenarios"] or None
+    return load_plan(str(plan), overrides, conn_id)
+
+
+def refuse_unknown(params: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    """Raise InvalidInput for a param that is not ``allowed``: Airflow adds every name of a trigger's conf."""
+    for name in params:
+        if name not in allowed:
+            raise InvalidInput(
+                f"param {name!r:.80}: is no field of this DAG's form; allowed are {', '.join(allowed)}"
+            )
 
 
 def _plans() -> list[tuple[str, str]]:
@@ -169,7 +150,7 @@ def _node(name: str, title: str) -> Param:
         type=["null", "string"],
         pattern=_NODE_NAME,
         title=title,
-        section="Placement and scope",
+        section="Placement",
         description_md=f"{(Plan.model_fields[name].description or title).capitalize()}. Both, or neither.",
     )
 

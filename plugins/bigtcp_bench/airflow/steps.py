@@ -19,8 +19,15 @@ from airflow.sdk.exceptions import (
 )
 
 from bigtcp_bench import __version__
-from bigtcp_bench.airflow import connections
-from bigtcp_bench.errors import BenchError, PreconditionFailed, RestoreFailed, SwitchFailed, WrongVersion
+from bigtcp_bench.airflow import connections, dag_ids
+from bigtcp_bench.errors import (
+    BenchError,
+    InvalidInput,
+    PreconditionFailed,
+    RestoreFailed,
+    SwitchFailed,
+    WrongVersion,
+)
 from bigtcp_bench.planning.plan import RERUN_PREFIX
 from bigtcp_bench.progress import say
 
@@ -144,8 +151,8 @@ class DagRunStep:
 
     @property
     def conn_id(self) -> str:
-        """Return the id of the Kubernetes connection."""
-        return str(self.params["kubernetes_conn_id"])
+        """Return the id of the Kubernetes connection: the DAG's own."""
+        return dag_ids.conn_id_of(self.dag_id)
 
     @functools.cached_property
     def warehouse(self) -> Warehouse:
@@ -405,7 +412,7 @@ class DagRunStep:
             }
         )
         self._forget()
-        plan = plan_of_params(self.params)
+        plan = plan_of_params(self.params, self.conn_id)
         self.warehouse.update_run(
             number,
             plan=plan.model_dump(mode="json"),
@@ -520,7 +527,7 @@ class DagRunStep:
         from bigtcp_bench.measuring.dry_run import outline
         from bigtcp_bench.report.dry_run import outline_text
 
-        plan = plan_of_params(self.params)
+        plan = plan_of_params(self.params, self.conn_id)
         found = outline(self.api, plan, choose_pair(self.api, plan), self.run_key)
         print(outline_text(found))
         self._add_note(f"**Dry run** of plan {plan.name}: the log of {self.task_id} says what a run would do.")
@@ -874,13 +881,18 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def restore_by_hand(conn_id: str, *, force: bool) -> str:
-    """Put the cluster of an Airflow connection back as the last run's saved state says; return what was done."""
+def restore_by_hand(conn_id: str, params: Mapping[str, Any]) -> str:
+    """Put the cluster of a connection back as the last run's saved state says; return what was done.
+
+    Of ``params``, which may be whatever a trigger's conf held, only ``force`` is allowed.
+    """
+    from bigtcp_bench.airflow.params import refuse_unknown
     from bigtcp_bench.cluster import restore
 
     try:
+        refuse_unknown(params, ("force",))
         api = connections.cluster_api(conn_id)
-        report = restore.restore(api, "asked for by hand", force=force, afresh=True, progress=say)
-    except PreconditionFailed as error:
+        report = restore.restore(api, "asked for by hand", force=params["force"], afresh=True, progress=say)
+    except (InvalidInput, PreconditionFailed) as error:
         raise AirflowFailException(str(error)) from error
     return str(report)

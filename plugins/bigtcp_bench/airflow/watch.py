@@ -103,8 +103,7 @@ class UpgradeWatchOperator(BaseOperator):
         except BenchError as error:
             raise AirflowFailException(str(error)) from error
         say(why)
-        conf = {"plan": UPGRADE_PLAN, "note": why, "kubernetes_conn_id": self.kubernetes_conn_id}
-        return {"run_id": name, "conf": conf}
+        return {"run_id": name, "conf": {"plan": UPGRADE_PLAN, "note": why}}
 
     @property
     def benchmark(self) -> str:

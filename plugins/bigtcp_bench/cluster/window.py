@@ -22,6 +22,7 @@ from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.in_cluster.protocol import LEASE_S, NAMESPACE, STATE_NAME, SavedState
 from bigtcp_bench.planning.plan import Plan
+from bigtcp_bench.settings import GUARDIAN_IMAGE
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _install_guardian(
     api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair, lease_s: float, progress: Progress
 ) -> None:
     reason = guardian_objects.install(
-        api, plan.image, pair, pull_secrets=plan.image_pull_secrets, before=fence.check
+        api, GUARDIAN_IMAGE.value(), pair, pull_secrets=plan.image_pull_secrets, before=fence.check
     )
     if reason:
         progress(f"no guardian in the cluster, so it stays as it is if Airflow never comes back: {reason}")

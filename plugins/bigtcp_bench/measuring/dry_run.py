@@ -57,6 +57,7 @@ from bigtcp_bench.planning.plan import (
 )
 from bigtcp_bench.readings.orders import ProbeOrders
 from bigtcp_bench.resources import load_manifest
+from bigtcp_bench.settings import GUARDIAN_IMAGE
 
 Verb = Literal["create", "change", "delete", "restart"]
 
@@ -410,9 +411,9 @@ class _Sketch:
         if self.plan.guardian and not guardian_objects.obstacle(self.api):
             secrets = self.plan.image_pull_secrets
             note = "puts the cluster back if Airflow never comes back; deleted at the end"
-            script = guardian_objects.config_map(self.plan.image, secrets)
+            script = guardian_objects.config_map(GUARDIAN_IMAGE.value(), secrets)
             yield Act(task, "create", _name(script), "the guardian's script; deleted at the end", (script,))
-            job = guardian_objects.cronjob(self.plan.image, self.api.now(), self.pair, secrets)
+            job = guardian_objects.cronjob(GUARDIAN_IMAGE.value(), self.api.now(), self.pair, secrets)
             yield Act(task, "create", _name(job), note, (job,))
         state = f"ConfigMap {pods.BENCH_NAMESPACE}/{protocol.STATE_NAME}"
         yield Act(task, "create", state, "the state before the first change, immutable; deleted at the end")

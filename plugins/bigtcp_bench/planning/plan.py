@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bigtcp_bench.errors import InvalidInput, validation_sentence
 from bigtcp_bench.planning.metrics import Traffic
 from bigtcp_bench.resources import include_dir
-from bigtcp_bench.settings import PLANS
+from bigtcp_bench.settings import PLANS, pinned_image
 
 Arm = Literal["off", "on"]
 Family = Literal["ipv4", "ipv6"]
@@ -281,10 +281,7 @@ class Plan(BaseModel):
     @field_validator("image")
     @classmethod
     def _pinned_image(cls, value: str) -> str:
-        tag = value.rsplit("/", 1)[-1].partition(":")[2]
-        if "@" not in value and tag in ("", "latest"):
-            raise ValueError("must name a tag other than latest, or a digest, so that every night runs the same")
-        return value
+        return pinned_image(value)
 
     @field_validator("order", mode="before")
     @classmethod
