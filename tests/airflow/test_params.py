@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_every_field_that_the_form_lacks_is_the_administrators() -> None:
 @pytest.mark.parametrize(
     "plan", ["../evil", "/tmp/evil.yaml", "nightly.yaml", "nightly.edge", "", None, 7, ["nightly"]]
 )
-def test_a_plan_is_a_name_and_no_path(plan: Any, tmp_path, monkeypatch) -> None:
+def test_a_plan_is_a_name_and_no_path(plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIGTCP_BENCH_PLANS", str(tmp_path / "plans"))
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans" / "nightly.edge.yaml").write_text("scenarios: [ipv4-rr]\n")
@@ -90,7 +91,7 @@ def test_whatever_a_conf_holds_image_scope_and_guardian_are_the_plans(conf: dict
     }
 
 
-def test_a_dag_runs_on_its_own_connection(monkeypatch) -> None:
+def test_a_dag_runs_on_its_own_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIGTCP_BENCH_CLUSTERS", "prod,staging")
 
     def step(dag_id: str) -> DagRunStep:
@@ -107,15 +108,16 @@ def test_a_restore_by_hand_names_no_cluster() -> None:
         restore_by_hand("staging", {"force": True, "kubernetes_conn_id": "prod"})
 
 
-def test_the_guardian_has_an_image_of_its_own(monkeypatch) -> None:
+def test_the_guardian_has_an_image_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIGTCP_BENCH_GUARDIAN_IMAGE", "registry.example/guardian:v7")
     api, plan = Cluster().client(), load_plan("quick", {"image": "registry.example/benchmark:v1"})
     pair = choose_pair(api, plan)
     open_window(api, "a/b", plan, pair)
-    job = api.find(guardian_objects.CRONJOB, GUARDIAN_NAME, BENCH_NAMESPACE)
+    job: Any = api.find(guardian_objects.CRONJOB, GUARDIAN_NAME, BENCH_NAMESPACE)
+    script: Any = api.find(CONFIGMAP, GUARDIAN_NAME, BENCH_NAMESPACE)
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example/guardian:v7"
-    told = json.loads(api.find(CONFIGMAP, GUARDIAN_NAME, BENCH_NAMESPACE)["data"][guardian_objects.ORDERS_FILE])
+    told = json.loads(script["data"][guardian_objects.ORDERS_FILE])
     assert told["probe_pod"]["spec"]["containers"][0]["image"] == "registry.example/guardian:v7"
     (outlined,) = [
         one

@@ -91,6 +91,36 @@ def test_nothing_is_tried_after_the_first_failure(warehouse, server, keep):
     assert server.requests == 2
 
 
+def test_a_message_that_slack_refuses_holds_nobody_back_and_is_set_aside(warehouse, server, keep):
+    long = "x" * 50_000
+    keep(long)
+    keep("second")
+    for _ in range(outbox.MAX_REFUSALS - 1):
+        done = sent_by(warehouse, server)
+        assert (done.waiting, done.reason) == (1, "Slack refused the message: msg_too_long")
+    assert texts(server) == ["second"]
+    keep("third")
+    done = sent_by(warehouse, server)
+    assert (done.sent, done.waiting) == (1, 0)
+    (line,) = done.lost
+    assert line.startswith("set aside, xxx")
+    assert line.endswith("x: Slack refused the message: msg_too_long, 3 times")
+    assert texts(server) == ["second", "third"]
+    before = server.requests
+    assert sent_by(warehouse, server) == Delivery(0, 0)
+    assert server.requests == before
+    assert len(outbox.set_aside(warehouse, "lab")) == 1
+
+
+def test_a_restore_that_is_not_verified_is_sent_before_what_waits_for_weeks(warehouse, server, keep):
+    for number in range(3):
+        keep(f"night {number}")
+    keep("x" * 50_000)
+    keep("RESTORE NOT VERIFIED", "restore")
+    assert sent_by(warehouse, server, budget_s=0).sent == 1
+    assert texts(server) == ["RESTORE NOT VERIFIED"]
+
+
 def test_a_thread_stays_together_though_its_beginning_had_to_wait(warehouse, server, keep):
     number = revise(warehouse, "2026-03-22").id
     other = revise(warehouse, "2026-03-22", uid="lab/2").id

@@ -37,13 +37,13 @@ def test_a_message_is_kept_once_and_waits_until_it_is_delivered(warehouse: Wareh
     assert outbox.keep(warehouse, "lab", [draft("a"), draft("b")]) == 2
     assert outbox.keep(warehouse, "lab", [draft("a", payload={"text": "again"})]) == 0
     message = claimed(warehouse)
-    assert (message.payload, message.attempts, message.doubtful_since) == ({"text": "a"}, 1, None)
+    assert (message.payload, message.doubtful_since) == ({"text": "a"}, None)
     # Neither it nor the one after it is anybody else's meanwhile.
     assert outbox.claim(warehouse, "lab", now=NOW) == Taken(NOW + timedelta(seconds=outbox.LEASE_S))
 
     outbox.failed(warehouse, message, "Slack is away")
     message = claimed(warehouse, after_s=1)
-    assert (message.key, message.attempts, message.doubtful_since) == ("a", 2, None)
+    assert (message.key, message.doubtful_since) == ("a", None)
     outbox.delivered(warehouse, message, channel="C1", ts="1.0")
     assert outbox.waiting(warehouse, "lab") == 1
     outbox.delivered(warehouse, claimed(warehouse, after_s=2))
@@ -56,7 +56,7 @@ def test_an_attempt_without_an_outcome_leaves_a_doubt(warehouse: Warehouse) -> N
     claimed(warehouse)
     # Its sender dies.
     message = claimed(warehouse, after_s=outbox.LEASE_S)
-    assert (message.attempts, message.doubtful_since) == (2, NOW)
+    assert message.doubtful_since == NOW
     outbox.failed(warehouse, message, "timed out", doubtful=True)
     message = claimed(warehouse, after_s=outbox.LEASE_S + 1)
     assert message.doubtful_since == NOW
@@ -115,3 +115,37 @@ def test_two_senders_send_each_message_once(warehouse: Warehouse) -> None:
 def test_a_message_belongs_to_rows_that_exist(warehouse: Warehouse, column: str) -> None:
     with pytest.raises(Exception, match="refuses a row"):
         outbox.keep(warehouse, "lab", [draft("a", **{column: 99})])
+
+
+def test_what_is_refused_too_often_is_set_aside_and_waits_no_more(warehouse: Warehouse) -> None:
+    outbox.keep(warehouse, "lab", [draft("bad"), draft("good")])
+    for number in range(outbox.MAX_REFUSALS):
+        assert (outbox.waiting(warehouse, "lab"), outbox.set_aside(warehouse, "lab")) == (2, [])
+        message = claimed(warehouse, after_s=number)
+        assert message.key == "bad"
+        # An outage is nobody's fault.
+        assert not outbox.failed(warehouse, message, "Slack is away")
+        message = claimed(warehouse, after_s=number)
+        aside = outbox.failed(warehouse, message, "msg_too_long", refused=True)
+        assert aside is (number == outbox.MAX_REFUSALS - 1)
+    assert (outbox.waiting(warehouse, "lab"), outbox.set_aside(warehouse, "lab")) == (1, ["bad: msg_too_long"])
+    assert outbox.set_aside(warehouse, "prod") == []
+    message = claimed(warehouse, after_s=9)
+    assert message.key == "good"
+    outbox.delivered(warehouse, message)
+    assert outbox.claim(warehouse, "lab") is None
+    assert outbox.clusters_waiting(warehouse) == []
+    assert outbox.keep(warehouse, "lab", [draft("bad")]) == 0, "it stays known"
+
+
+def test_a_restore_that_is_not_verified_goes_first(warehouse: Warehouse) -> None:
+    outbox.keep(warehouse, "lab", [draft("a"), draft("b"), draft("r", kind="restore"), draft("s", kind="restore")])
+    for key in ("r", "s", "a", "b"):
+        message = claimed(warehouse)
+        assert message.key == key
+        outbox.delivered(warehouse, message)
+    # Even while another sender has the oldest of the others.
+    outbox.keep(warehouse, "lab", [draft("c")])
+    assert claimed(warehouse).key == "c"
+    outbox.keep(warehouse, "lab", [draft("t", kind="restore")])
+    assert claimed(warehouse).key == "t"

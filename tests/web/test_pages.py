@@ -13,7 +13,7 @@ import zlib
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from bigtcp_bench.warehouse import pages, schema
+from bigtcp_bench.warehouse import outbox, pages, schema
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.web import airflow_facts, overview
 from bigtcp_bench.web.airflow_facts import NextRun
@@ -477,3 +477,14 @@ def test_a_new_address_of_the_warehouse_is_another_warehouse(reader, tmp_path, m
     other.start_run({"cluster": "third", "dag_id": DAG_ID, "run_id": "r"})
     monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_WAREHOUSE", f"sqlite:///{tmp_path}/other.db")
     assert "third" in reader.get("overview").text
+
+
+def test_the_overview_says_that_slack_refuses_a_message(reader, warehouse):
+    assert "Slack" not in text_of(reader.get("overview"))
+    outbox.keep(warehouse, CLUSTER, [outbox.Draft(f"run 7: {HOSTILE}", "run", {"text": "x", "blocks": []})])
+    for _ in range(outbox.MAX_REFUSALS):
+        outbox.failed(warehouse, outbox.claim(warehouse, CLUSTER), "Slack refused it: msg_too_long", refused=True)
+    answer = reader.get("overview")
+    assert "1 message set aside, because Slack refuses what is in it." in text_of(answer)
+    assert "Slack refused it: msg_too_long" in text_of(answer)
+    assert HOSTILE not in answer.text

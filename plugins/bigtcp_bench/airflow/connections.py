@@ -8,7 +8,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_bench.settings import (
     AIRFLOW_CONN_ID,
     PROMETHEUS_CONN_ID,
@@ -220,26 +220,45 @@ def _connection(conn_id: str) -> Any:
 
 
 def _sqlalchemy_url(connection: Any) -> str:
+    """Return all that the connection says as a URL. Raises PreconditionFailed for what cannot be done so."""
     from sqlalchemy.engine import URL
 
-    kind = connection.conn_type
-    if kind == "sqlite":
+    from bigtcp_bench.warehouse.engine import parsed_url
+
+    where = f"the Airflow connection {WAREHOUSE_CONN_ID!r}"
+    given = {"username": connection.login, "password": connection.password, "port": connection.port}
+    query = _query(connection.extra_dejson, where)
+    if connection.conn_type == "sqlite":
         # A URI puts the path into schema, the connection form into host.
+        if connection.host and connection.schema:
+            raise PreconditionFailed(
+                f"{where} names a host and a SQLite file; allowed is sqlite:////path/to/file.db"
+            )
         path = connection.schema or connection.host
         if not path:
-            raise PreconditionFailed(f"the Airflow connection {WAREHOUSE_CONN_ID!r} names no SQLite file")
-        return f"sqlite:///{path}"
-    drivers = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
-    if kind not in drivers:
-        raise PreconditionFailed(
-            f"the Airflow connection {WAREHOUSE_CONN_ID!r} has type {connection.conn_type!r}; "
-            "allowed are sqlite and postgres"
-        )
-    return URL.create(
-        drivers[kind],
-        username=connection.login,
-        password=connection.password,
-        host=connection.host,
-        port=connection.port,
-        database=connection.schema,
-    ).render_as_string(hide_password=False)
+            raise PreconditionFailed(f"{where} names no SQLite file")
+        url = URL.create("sqlite", database=path, query=query, **given)
+    elif connection.conn_type in ("postgres", "postgresql"):
+        host = connection.host
+        if host and host.startswith("/"):
+            # A folder with a Unix socket: before the question mark it would be taken for the database.
+            if "host" in query:
+                raise PreconditionFailed(f"{where} names a host twice: {host!r}, and in the extra")
+            query["host"] = str(host)
+            host = None
+        url = URL.create("postgresql+psycopg", host=host, database=connection.schema, query=query, **given)
+    else:
+        raise PreconditionFailed(f"{where} has type {connection.conn_type!r}; allowed are sqlite and postgres")
+    try:
+        return parsed_url(url).render_as_string(hide_password=False)
+    except InvalidInput as error:
+        raise PreconditionFailed(f"{where}: {error}") from error
+
+
+def _query(extra: Any, where: str) -> dict[str, str]:
+    found = {}
+    for name, value in extra.items():
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise PreconditionFailed(f"{where}: {name} in the extra must be a text or a number")
+        found[name] = str(value)
+    return found

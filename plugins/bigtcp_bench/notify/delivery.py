@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.notify.slack.blocks import SlackMessage
-from bigtcp_bench.notify.slack.client import SendResult, client_of, find, post, update, upload
+from bigtcp_bench.notify.slack.client import REFUSED_FOR_CONTENT, SendResult, client_of, find, post, update, upload
 from bigtcp_bench.warehouse import outbox
 from bigtcp_bench.warehouse.outbox import Message, Taken
 
@@ -60,7 +60,7 @@ Draw = Callable[[str, dict[str, Any]], Chart | None]
 class Delivery:
     """What became of a cluster's messages: how many were sent, and how many still wait, because of ``reason``.
 
-    ``lost`` says what people get to see less of: charts.
+    ``lost`` says what people get to see less of: charts, and messages that are set aside.
     """
 
     sent: int
@@ -79,19 +79,21 @@ class Delivery:
 def deliver(
     warehouse: Warehouse, cluster: str, settings: SlackSettings, *, draw: Draw | None = None, budget_s: float = 60
 ) -> Delivery:
-    """Send the waiting messages of ``cluster``, oldest first, to its channel or into their threads.
+    """Send the waiting messages of ``cluster`` to its channel or into their threads, in the order of the outbox.
 
-    Stops at the first that cannot be sent, for the next one would fail as slowly, and begins none after
-    ``budget_s`` seconds. A message that another sender has is waited for, within the same time.
+    One that Slack refuses for what is in it is left for later, and set aside after a few times. Any other failure
+    ends the delivery, for the next message would fail as slowly, and none is begun after ``budget_s`` seconds. A
+    message that another sender has is waited for, within the same time.
     """
     end = time.monotonic() + budget_s
     channel = settings.of(cluster).channel
     if channel is None:
         return Delivery(0, outbox.waiting(warehouse, cluster), f"there is no channel for cluster {cluster}")
     client = client_of(settings)
+    refused: dict[int, str] = {}
     sent, reason, lost = 0, "", []
     while not reason:
-        message = outbox.claim(warehouse, cluster)
+        message = outbox.claim(warehouse, cluster, but=refused)
         if message is None:
             break
         if isinstance(message, Taken):
@@ -102,8 +104,14 @@ def deliver(
             continue
         result = _send(client, channel, message)
         if not result.sent:
-            outbox.failed(warehouse, message, result.reason, doubtful=result.doubtful)
-            reason = result.reason
+            for_content = result.code in REFUSED_FOR_CONTENT
+            aside = outbox.failed(warehouse, message, result.reason, doubtful=result.doubtful, refused=for_content)
+            if aside:
+                lost.append(f"set aside, {message.key}: {result.reason}, {outbox.MAX_REFUSALS} times")
+            if for_content:
+                refused[message.id] = result.reason
+            else:
+                reason = result.reason
             continue
         opens = result.ts is not None and result.thread_ts == result.ts
         outbox.delivered(warehouse, message, channel=result.channel, ts=result.ts, opens_thread=opens)
@@ -113,6 +121,7 @@ def deliver(
         if time.monotonic() > end:
             reason = f"no more messages are sent after {budget_s:g} s"
     waiting = outbox.waiting(warehouse, cluster)
+    reason = reason or next(iter(refused.values()), "")
     return Delivery(sent, waiting, reason if waiting else "", tuple(lost))
 
 

@@ -6,7 +6,7 @@ without an outcome knows that Slack may have the message already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -21,6 +21,9 @@ from bigtcp_bench.warehouse.upsert import insert_into
 #: Seconds until a sender that took a message and fell silent is taken for dead: more than the longest attempt
 #: that report.slack allows.
 LEASE_S = 240
+
+#: How often Slack may refuse a message for what is in it. Then it is set aside: it would be refused for ever.
+MAX_REFUSALS = 3
 
 #: ``incident`` opens or goes into the thread of its incident; ``update`` changes the message that opened it.
 Kind = Literal["restore", "run", "incident", "update", "digest"]
@@ -39,7 +42,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Message:
-    """A message to send now; ``attempts`` counts this one.
+    """A message to send now.
 
     ``doubtful_since`` is when an earlier attempt began that has no outcome: Slack may have the message.
     ``thread`` is channel and ts of the message that its incident's thread hangs on.
@@ -52,7 +55,6 @@ class Message:
     run_id: int | None
     incident_id: int | None
     created_at: datetime
-    attempts: int
     doubtful_since: datetime | None
     thread: tuple[str, str] | None
 
@@ -62,6 +64,9 @@ class Taken:
     """Another sender has the cluster's oldest message, at most until then."""
 
     until: datetime
+
+
+_WAITS = outbox.c.sent_at.is_(None) & (outbox.c.refusals < MAX_REFUSALS)
 
 
 def keep(warehouse: Warehouse, cluster: str, drafts: Iterable[Draft], *, now: datetime | None = None) -> int:
@@ -76,7 +81,7 @@ def keep(warehouse: Warehouse, cluster: str, drafts: Iterable[Draft], *, now: da
             "incident_id": draft.incident_id,
             "payload": json_of(draft.payload),
             "created_at": moment,
-            "attempts": 0,
+            "refusals": 0,
         }
         for draft in drafts
     ]
@@ -91,17 +96,20 @@ def keep(warehouse: Warehouse, cluster: str, drafts: Iterable[Draft], *, now: da
     return warehouse.write(work) if rows else 0
 
 
-def claim(warehouse: Warehouse, cluster: str, *, now: datetime | None = None) -> Message | Taken | None:
-    """Take the oldest message of ``cluster`` that is not sent, for LEASE_S seconds; None when there is none.
+def claim(
+    warehouse: Warehouse, cluster: str, *, but: Collection[int] = (), now: datetime | None = None
+) -> Message | Taken | None:
+    """Take the first message of ``cluster`` that waits, for LEASE_S seconds; None when there is none.
 
-    Only the oldest is ever handed out, so messages arrive in order and a reply never before its thread.
+    The first is a restore that is not verified, else the oldest, so messages arrive in order and a reply never
+    before its thread. Those ``but`` are left out: Slack has just refused them, and they hold nobody back.
     """
     moment = now or datetime.now(UTC)
     columns = outbox.c
     oldest = (
         sa.select(outbox)
-        .where(columns.cluster == cluster, columns.sent_at.is_(None))
-        .order_by(columns.id)
+        .where(columns.cluster == cluster, _WAITS, columns.id.not_in(list(but)))
+        .order_by(columns.kind != "restore", columns.id)
         .limit(1)
         .with_for_update()
     )
@@ -114,7 +122,6 @@ def claim(warehouse: Warehouse, cluster: str, *, now: datetime | None = None) ->
             return Taken(row["claimed_until"])
         values = {
             "claimed_until": moment + timedelta(seconds=LEASE_S),
-            "attempts": row["attempts"] + 1,
             "attempted_at": row["attempted_at"] or moment,
         }
         connection.execute(sa.update(outbox).where(columns.id == row["id"]).values(values))
@@ -126,7 +133,6 @@ def claim(warehouse: Warehouse, cluster: str, *, now: datetime | None = None) ->
             run_id=row["run_id"],
             incident_id=row["incident_id"],
             created_at=row["created_at"],
-            attempts=row["attempts"] + 1,
             doubtful_since=row["attempted_at"],
             thread=_thread(connection, row["incident_id"]),
         )
@@ -157,24 +163,44 @@ def delivered(
     warehouse.write(work)
 
 
-def failed(warehouse: Warehouse, message: Message, error: str, *, doubtful: bool = False) -> None:
-    """Record why ``message`` did not arrive, or with ``doubtful`` that it may have; the next sender takes it."""
+def failed(
+    warehouse: Warehouse, message: Message, error: str, *, doubtful: bool = False, refused: bool = False
+) -> bool:
+    """Record why ``message`` did not arrive, or with ``doubtful`` that it may have; the next sender takes it.
+
+    ``refused``: for what is in it. Returns whether it is set aside, because that was one time too often.
+    """
     values: dict[str, Any] = {"claimed_until": None, "last_error": error}
     if not doubtful:
         values["attempted_at"] = None
-    warehouse.write(lambda connection: connection.execute(_unsent(message).values(values)))
+    if refused:
+        values["refusals"] = outbox.c.refusals + 1
+    statement = _unsent(message).values(values).returning(outbox.c.refusals)
+    refusals = warehouse.write(lambda connection: connection.execute(statement).scalar())
+    return refusals is not None and refusals >= MAX_REFUSALS
+
+
+def set_aside(warehouse: Warehouse, cluster: str) -> list[str]:
+    """Return what was wrong with each message of ``cluster`` that is set aside, oldest first."""
+    columns = outbox.c
+    statement = (
+        sa.select(columns.key, columns.last_error)
+        .where(columns.cluster == cluster, columns.sent_at.is_(None), ~_WAITS)
+        .order_by(columns.id)
+    )
+    rows = warehouse.read(lambda connection: connection.execute(statement).all())
+    return [f"{key}: {error}" for key, error in rows]
 
 
 def waiting(warehouse: Warehouse, cluster: str) -> int:
-    """Return how many messages of ``cluster`` are not sent."""
-    unsent = (outbox.c.cluster == cluster) & outbox.c.sent_at.is_(None)
-    statement = sa.select(sa.func.count()).select_from(outbox).where(unsent)
+    """Return how many messages of ``cluster`` are to be sent."""
+    statement = sa.select(sa.func.count()).select_from(outbox).where(outbox.c.cluster == cluster, _WAITS)
     return warehouse.read(lambda connection: int(connection.execute(statement).scalar_one()))
 
 
 def clusters_waiting(warehouse: Warehouse) -> list[str]:
-    """Return the clusters that have messages which are not sent, sorted."""
-    statement = sa.select(outbox.c.cluster).where(outbox.c.sent_at.is_(None)).distinct().order_by(outbox.c.cluster)
+    """Return the clusters that have messages to be sent, sorted."""
+    statement = sa.select(outbox.c.cluster).where(_WAITS).distinct().order_by(outbox.c.cluster)
     return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
 
 

@@ -362,7 +362,7 @@ outbox = sa.Table(
     sa.Column("incident_id", sa.ForeignKey("bigtcp_incident.id")),
     sa.Column("payload", Json, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("refusals", sa.Integer, nullable=False),
     sa.Column("claimed_until", UtcDateTime),
     sa.Column("attempted_at", UtcDateTime),
     sa.Column("sent_at", UtcDateTime),

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
-from bigtcp_bench.warehouse import pages
+from bigtcp_bench.warehouse import outbox, pages
 from bigtcp_bench.web.access import AccessDep
 from bigtcp_bench.web.airflow_facts import NextRun, next_runs
 from bigtcp_bench.web.data import open_warehouse
@@ -42,6 +42,8 @@ class ClusterCard:
     #: Open incidents; None where they may not be seen.
     incidents: list[IncidentStory] | None
     origin: pages.Origin
+    #: Messages that Slack refuses for what is in them, each with the reason.
+    refused: list[str]
     next_runs: list[NextRun] = field(default_factory=list)
 
 
@@ -73,6 +75,7 @@ def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
         benefits=main_comparisons(warehouse, compared["id"]) if compared else [],
         incidents=_open_incidents(warehouse, name) if name in access.whole_clusters else None,
         origin=pages.origins(warehouse, [last["id"]])[last["id"]],
+        refused=outbox.set_aside(warehouse, name),
         next_runs=list(due.values()),
     )
 

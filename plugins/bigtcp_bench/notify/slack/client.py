@@ -49,6 +49,19 @@ _UNUSABLE_CONTENT = {
     "metadata_too_large",
     "msg_blocks_too_long",
 }
+#: Slack refuses this message, and others may go through.
+#: https://docs.slack.dev/reference/methods/chat.postMessage#errors
+REFUSED_FOR_CONTENT = _UNUSABLE_CONTENT | {
+    "attachment_payload_limit_exceeded",
+    "invalid_arg_name",
+    "invalid_array_arg",
+    "invalid_charset",
+    "invalid_form_data",
+    "markdown_text_conflict",
+    "msg_too_long",
+    "no_text",
+    "too_many_attachments",
+}
 #: "It's possible some aspect of the operation succeeded before the error was raised."
 _UNCERTAIN = {"fatal_error", "internal_error"}
 
