@@ -154,7 +154,9 @@ def test_a_generation_cleared_alone_is_refused(step, warehouse, earlier, monkeyp
     first = blocks(warehouse.plan_of(earlier))[0]
     generation = generations_of(first, run=earlier, run_key=f"{DAG_ID}/{RUN_ID}", nodes=("node1", "node2"))[0]
     for task_id, attempts in (("rerun_test_iperf3", 1), ("test_iperf3", 2), ("test_iperf3", 2)):
-        operator = IperfGenerationOperator(task_id=task_id, generation=generation.model_dump(mode="json"))
+        operator = IperfGenerationOperator(
+            task_id=task_id, generation=generation.model_dump(mode="json"), kubernetes_conn_id="k8s"
+        )
         with pytest.raises(AirflowFailException, match="has ended"):
             operator.execute({})
         assert len(warehouse.attempts(earlier)) == attempts

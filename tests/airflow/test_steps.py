@@ -182,7 +182,7 @@ def test_prometheus_is_asked_about_all_names_of_the_nodes_where_there_is_a_conne
     monkeypatch.setattr(collect, "collect", lambda *arguments: found.append(arguments) or ["a line"])
     step._store_prometheus([BLOCK])
     (asked,) = found
-    assert asked[1:5] == (step.number, [2], ["node1", "10.0.0.1", "fd00::1", "node2"], "prod")
+    assert asked[1:5] == (step.number, [2], ["node1", "10.0.0.1", "fd00::1", "node2"], "kubernetes_default")
     assert said == ["a line"]
 
 
