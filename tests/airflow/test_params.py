@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowFailException
-from bigtcp_bench.cluster.protocol import GUARDIAN_NAME
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.pods import BENCH_NAMESPACE
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
+from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.measuring.dry_run import outline
 from bigtcp_bench.planning.plan import Plan, load_plan
 from tests.cluster.simulated import Cluster
@@ -118,7 +118,7 @@ def test_the_guardian_has_an_image_of_its_own(monkeypatch: pytest.MonkeyPatch) -
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example/guardian:v7"
     told = json.loads(script["data"][guardian_objects.ORDERS_FILE])
-    assert told["probe_pod"]["spec"]["containers"][0]["image"] == "registry.example/guardian:v7"
+    assert told["means"]["probe_pod"]["spec"]["containers"][0]["image"] == "registry.example/guardian:v7"
     (outlined,) = [
         one
         for act in outline(Cluster().client(), plan, pair, "a/b").acts
