@@ -301,7 +301,7 @@ from bigtcp_bench.planning.plan import Plan
 api = ClusterApi.from_kubeconfig({str(tmp_path / "account")!r})
 plan = Plan.model_validate_json({PLAN.model_dump_json()!r})
 pair = choose_pair(api, plan)
-window = open_window(api, "test/gone", plan, pair, lease_s=4)
+window = open_window(api, "test/gone", plan, pair, lease_s=15)
 with window.fence.renewing(0.5):
     switch(api, window.fence, "on", pair, plan)
     print("on", flush=True)

@@ -127,14 +127,19 @@ class TestScopeCluster:
         restorer(cluster)
         assert cluster.state() == before
 
-    def test_without_its_annotation_the_saved_state_says_what_it_was(self, restorer: Restorer) -> None:
+    @pytest.mark.parametrize("keys_too", [False, True])
+    def test_without_its_annotation_the_saved_state_says_what_it_was(
+        self, restorer: Restorer, keys_too: bool
+    ) -> None:
         cluster = Cluster(enable_ipv4_big_tcp="false", enable_ipv6_big_tcp="false")
         before = cluster.state()
         open_and_switch(cluster, "off", "on", scope="cluster")
-        everything = dict.fromkeys(config(cluster)["metadata"]["annotations"])
-        patch_config(cluster, {"metadata": {"annotations": everything}})
+        body: dict[str, Any] = {"metadata": {"annotations": {ARM: None}}}
+        if keys_too:
+            body["data"] = dict.fromkeys((IPV4, IPV6), "false")
+        patch_config(cluster, body)
         restorer(cluster)
-        assert {**cluster.state(), "annotations": None} == {**before, "annotations": None}
+        assert cluster.state() == before
 
     def test_what_somebody_changed_before_the_run_wrote_anything_stays(self, restorer: Restorer) -> None:
         cluster = Cluster(enable_ipv4_big_tcp="false", enable_ipv6_big_tcp="false")

@@ -458,9 +458,10 @@ def undo_config_map(found: Json, prior: Mapping[str, str | None] | None, wrote: 
             unknown += [key] * (arm is not None)
         elif (arm is not None or wrote) and data.get(key) != prior[key]:
             values[key] = prior[key]
-    if unknown or (arm is None and not values):
-        return ConfigMapUndoing(None, theirs, unknown)
     annotations = dict.fromkeys((ARM, PRIOR, WINDOW, HOLDER))
+    marked = arm is not None or (wrote and bool(annotations.keys() & annotations_of(found).keys()))
+    if unknown or not (marked or values):
+        return ConfigMapUndoing(None, theirs, unknown)
     metadata = {"resourceVersion": found["metadata"]["resourceVersion"], "annotations": annotations}
     return ConfigMapUndoing({"metadata": metadata, **({"data": values} if values else {})}, theirs, [])
 
