@@ -68,6 +68,7 @@ def test_the_body_has_every_section(view, detail):
     text = body(view, detail)
     headings = re.findall(r'<h2 id="([a-z]+)"', text)
     assert headings == [
+        "change",
         "comparison",
         "history",
         "effect",

@@ -110,7 +110,7 @@ def test_overview(reader, monkeypatch):
     assert "VALID · helps 22, worse 0, no difference 3" in shown
     assert "Restore verified" in shown
     assert "none planned: the DAG is paused" in shown
-    assert "RUNNING · the run has not ended" in shown
+    assert "RUNNING · before the first of 3 blocks" in shown
     assert "Restore not yet" in shown
     assert "No valid run has compared both arms yet." in shown
 
@@ -488,3 +488,29 @@ def test_the_overview_says_that_slack_refuses_a_message(reader, warehouse):
     assert "1 message set aside, because Slack refuses what is in it." in text_of(answer)
     assert "Slack refused it: msg_too_long" in text_of(answer)
     assert HOSTILE not in answer.text
+
+
+def test_the_metrics_of_the_trend_follow_the_scenario(reader):
+    page = reader.get("trend?scenario=ipv6-rr&metric=throughput_bps").text
+    offered = re.findall(r'<option value="([a-z0-9_]+_(?:bps|s|us|gb))"', page)
+    assert "throughput_bps" not in offered
+    assert '<option value="transactions_per_s" selected>' in page
+
+
+def test_a_run_that_goes_on_says_how_far_it_is_and_its_page_is_loaded_again(reader, warehouse):
+    run = NIGHTS + 3
+    assert "before the first of 3 blocks" in text_of(reader.get(f"run/{run}"))
+    warehouse.store_block(run, {"block": 2, "arm": "on", "started_at": "2026-03-01T02:20:00Z"})
+    page = reader.get(f"run/{run}")
+    assert "RUNNING · block 2 of 3 (BIG TCP on) is measured; the end is expected between" in text_of(page)
+    assert '<meta http-equiv="refresh" content="30">' in page.text
+    assert "block 2 of 3 (BIG TCP on)" in text_of(reader.get("runs"))
+    assert "refresh" not in reader.get(f"run/{NIGHTS}").text
+
+
+def test_the_runs_that_are_ticked_are_of_one_cluster(reader):
+    page = reader.get("runs").text
+    ticked = re.findall(r'name="([ab])" value="(\d+)" checked', page)
+    assert len(ticked) == 2
+    of = dict(re.findall(r'run/(\d+)">\d+</a></th>\s*<td>[^<]*</td>\s*<td>([\w-]+)', page))
+    assert len({of[number] for _, number in ticked}) == 1

@@ -47,9 +47,10 @@ _FATES: dict[Fate, tuple[float, ...]] = {
 }
 
 
+#: In a shorter history nobody starts anything.
+_ENOUGH_NIGHTS = 20
 #: Runs that somebody started, as shares of the history, each with the note. The last one names a Cilium that was
 #: not there: its rollout had been taken back.
-_ENOUGH_NIGHTS = 20
 _BY_HAND = (
     (0.63, "after the new kernel"),
     (0.90, "new firmware 28.43.1014 on both NICs"),
@@ -83,13 +84,15 @@ class Intervention:
 
 
 def interventions(told: Sequence[NightStory]) -> list[Intervention]:
-    """Return the runs between the nights of ``told``: each new Cilium is measured before the next night."""
+    """Return the runs between the nights of ``told``: each new Cilium is measured before its first night."""
+    if len(told) < _ENOUGH_NIGHTS:
+        return []
     found = [
         Intervention(before.number, replace(story, number=len(told) + story.number, fate="ordinary"))
         for before, story in itertools.pairwise(told)
         if before.cilium != story.cilium
     ]
-    for place, note in _BY_HAND if len(told) >= _ENOUGH_NIGHTS else ():
+    for place, note in _BY_HAND:
         story = told[int(place * len(told))]
         run = replace(story, number=len(told) + story.number, fate="ordinary")
         found.append(Intervention(story.number, run, note))

@@ -41,8 +41,16 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _PAGES = Path(__file__).parent.parent / "web" / "static"
 
 
-def run_body(view: RunView, detail: RunDetail, chart: Callable[[RunChart], Markup] | None = None) -> Markup:
-    """Return everything that is known of a run, below the heading of the page."""
+def run_body(
+    view: RunView,
+    detail: RunDetail,
+    chart: Callable[[RunChart], Markup] | None = None,
+    restore_url: str | None = None,
+) -> Markup:
+    """Return everything that is known of a run, below the heading of the page.
+
+    ``restore_url`` is the address of the DAG that puts the cluster back, where it is known.
+    """
     place = chart or (lambda one: vega.figure(one.draw()))
     by_section: dict[str, list[Markup]] = {}
     for one in run_charts(view, detail.results, detail.packet_sizes).values():
@@ -53,6 +61,7 @@ def run_body(view: RunView, detail: RunDetail, chart: Callable[[RunChart], Marku
             view=view,
             detail=detail,
             charts=by_section,
+            restore_url=restore_url,
             comparisons=[(name, list(rows)) for name, rows in itertools.groupby(view.judged, _scenario)],
             proofs=[
                 (name, {one.arm: one for one in rows}) for name, rows in itertools.groupby(view.proofs, _scenario)

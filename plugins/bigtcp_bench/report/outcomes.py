@@ -11,7 +11,7 @@ from bigtcp_bench.planning.plan import Thresholds
 from bigtcp_bench.report.change import ChangeView, asks
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import SeriesView
-from bigtcp_bench.report.view import against_of
+from bigtcp_bench.report.view import RunView, against_of
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.lists import ListedComparison, ListedRun, ListedSeries
@@ -49,6 +49,10 @@ def headlines(
     incidents = [one for cluster in before for one in open_incidents(warehouse, cluster) if one.acknowledged_by]
     found = {}
     for number, run in runs.items():
+        if run.status == "running":
+            # There are few, and how far one has come stands in its blocks and its plan.
+            found[number] = RunView.from_warehouse(warehouse, number).headline
+            continue
         night = run.started_at.date()
         known = {
             (member.scenario, member.metric): one.acknowledged_by or ""

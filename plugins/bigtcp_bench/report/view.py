@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -130,6 +130,8 @@ class RunView:
     change: ChangeView | NotCompared | None = None
     #: Of every series that is a regression: what BIG TCP gained before, and gains now.
     gains: Mapping[Series, Gain] = field(default_factory=dict)
+    #: How far a run that has not ended has come; empty for others.
+    progress: str = ""
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, number: int, airflow_url: str | None = None) -> RunView:
@@ -183,6 +185,7 @@ class RunView:
             noise=_noise(warehouse, row) if row["is_aa"] else (),
             change=ChangeView.from_warehouse(warehouse, row),
             gains=_gains(warehouse, row["cluster"], history, comparisons),
+            progress=_progress(row, blocks) if row["status"] == "running" else "",
         )
 
     @property
@@ -224,6 +227,7 @@ class RunView:
                 gains=self.gains,
                 learning_nights=self.history.learning_nights,
                 known=self.history.known,
+                progress=self.progress,
                 **against_of(self.change, self.note, self.cilium_version, self.started),
             )
         )
@@ -290,6 +294,31 @@ def _gains(
         series: Gain.of(series[1], before.get((*series, night)), now.get(series))
         for series, night in since.items()
     }
+
+
+def _progress(row: Mapping[str, Any], blocks: pd.DataFrame) -> str:
+    """Return which block of how many goes on, and when the run should end."""
+    from bigtcp_bench.errors import InvalidInput
+    from bigtcp_bench.planning.duration import estimate
+    from bigtcp_bench.planning.plan import blocks as planned_blocks
+    from bigtcp_bench.planning.plan import validate_plan
+
+    try:
+        plan = validate_plan(row["plan"] or {})
+    except InvalidInput:
+        return ""
+    planned = planned_blocks(plan)
+    if blocks.empty:
+        return f"before the first of {len(planned)} blocks: checks, and the state to be put back"
+    last = blocks.iloc[-1]
+    number = int(last["block"])
+    word = "re-run, block" if last["purpose"] == "rerun" else "block"
+    of = number - len(planned) if last["purpose"] == "rerun" else f"{number} of {len(planned)}"
+    ended = "measured, the next one follows" if last["finished_at"] == last["finished_at"] else "is measured"
+    expected = estimate(plan, restarts=2 * len(planned))
+    ends = [row["started_at"] + timedelta(seconds=one) for one in (expected.quick_s, expected.slow_s)]
+    end = " and ".join(f"{one:%H:%M}" for one in ends)
+    return f"{word} {of} (BIG TCP {last['arm']}) {ended}; the end is expected between {end} UTC"
 
 
 def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ CAUSES = {
 
 #: Stored attribution → how that is known.
 CAUSE_MEANINGS = {
-    "big-tcp": "arm on got worse against arm off of the same nights, in which everything else was the same",
+    "big-tcp": "arm on got worse against arm off of the same nights, so what befalls both arms is not it",
     "platform": "both arms got worse together, so it is not BIG TCP: kernel, Cilium, nodes or NIC",
     "infrastructure": "traffic between the nodes themselves got worse, too: nodes, NIC, network or neighbours",
     "off-improved": "arm off got better and arm on did not: the gain is smaller, and nothing got slower",

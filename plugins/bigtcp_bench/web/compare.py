@@ -73,7 +73,7 @@ def compare(request: Request, access: AccessDep, choice: CompareQuery) -> Respon
     versions = None
     if runs is None and cluster and choice.before and choice.after:
         versions = _two_versions(warehouse, cluster, dags, choice, known)
-    newest = pages.runs(warehouse, access.readable, cluster=cluster, compared=True, limit=2)
+    newest = pages.runs(warehouse, access.readable, cluster=cluster, compared=True, limit=2) if cluster else []
     return page(
         request,
         "compare.html",

@@ -38,6 +38,7 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
         view_of(warehouse, access, row),
         RunDetail.from_warehouse(warehouse, number),
         chart=lambda one: remote_chart(site.url(f"chart/run/{number}/{one.name}.json"), one.title),
+        restore_url=site.airflow_dag("bigtcp_restore"),
     )
     before, after = pages.neighbours(warehouse, access.readable, number)
     return page(
@@ -45,6 +46,7 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
         "run.html",
         access,
         row=row,
+        refresh=row["status"] == "running",
         body=body,
         before=before,
         after=after,

@@ -56,7 +56,8 @@ def overview(request: Request, access: AccessDep) -> HTMLResponse:
         any(card.origin.emulated for card in cards), any(card.origin.generated for card in cards)
     )
     planned = [] if cards else list(next_runs(access.readable).values())
-    return page(request, "overview.html", access, cards=cards, origin=origin, planned=planned)
+    refresh = any(card.last["status"] == "running" for card in cards)
+    return page(request, "overview.html", access, cards=cards, origin=origin, planned=planned, refresh=refresh)
 
 
 def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.metrics import HEADLINE, METRICS, metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.params import TrendChoice, TrendQuery
-from bigtcp_bench.web.rendering import page
+from bigtcp_bench.web.rendering import Site, page
 from bigtcp_bench.web.runs import newest_cluster, origin_of, unknown_cluster
 from bigtcp_bench.web.tables import csv_response
 
@@ -91,7 +92,7 @@ def trend(request: Request, access: AccessDep, choice: TrendQuery) -> Response:
         rows=newest.to_dict("records"),
         scenarios=sorted(scenarios, key=_place),
         versions=pages.versions(warehouse, shown.cluster, dags),
-        metrics=list(METRICS),
+        metrics=_metrics(shown.scenario),
         origin=origin_of(warehouse, shown.nights["run_id"].tolist()),
     )
 
@@ -105,25 +106,30 @@ def trend_csv(access: AccessDep, choice: TrendQuery) -> Response:
 
 
 @router.get("/chart/trend.json")
-def trend_chart(access: AccessDep, choice: TrendQuery) -> JSONResponse:
+def trend_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of both arms as a Vega-Lite specification."""
     from bigtcp_bench.report.charts import all as charts
 
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)
-    return JSONResponse(charts.trend_chart(shown.nights, incidents=_incidents(warehouse, access, shown)).to_dict())
+    told, run_url = _incidents(warehouse, access, shown), _run_url(request)
+    return JSONResponse(charts.trend_chart(shown.nights, incidents=told, run_url=run_url).to_dict())
 
 
 @router.get("/chart/benefit.json")
-def benefit_chart(access: AccessDep, choice: TrendQuery) -> JSONResponse:
+def benefit_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of the benefit as a Vega-Lite specification."""
     from bigtcp_bench.report.charts import all as charts
 
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)
-    return JSONResponse(
-        charts.benefit_chart(shown.nights, incidents=_incidents(warehouse, access, shown)).to_dict()
-    )
+    told, run_url = _incidents(warehouse, access, shown), _run_url(request)
+    return JSONResponse(charts.benefit_chart(shown.nights, incidents=told, run_url=run_url).to_dict())
+
+
+def _run_url(request: Request) -> Callable[[int], str]:
+    site = Site(request.scope["root_path"])
+    return lambda number: site.url(f"run/{number}")
 
 
 def _shown(warehouse: Warehouse, access: Access, choice: TrendChoice) -> Shown:
@@ -135,9 +141,10 @@ def _shown(warehouse: Warehouse, access: Access, choice: TrendChoice) -> Shown:
         raise InvalidInput(f"there are no runs of cluster {cluster!r} that you may read")
     dags = _dags(access, cluster)
     scenario = choice.scenario or _first_scenario(warehouse, cluster, dags)
-    metric = choice.metric or (
-        HEADLINE[SCENARIOS[scenario].traffic] if scenario in SCENARIOS else "throughput_bps"
-    )
+    metric = choice.metric
+    if metric is None or metric not in _metrics(scenario):
+        # Whoever goes on to a scenario of other traffic wants its main figures.
+        metric = HEADLINE[SCENARIOS[scenario].traffic] if scenario in SCENARIOS else "throughput_bps"
     start, end = choice.period()
     nights = pages.trend_frame(
         warehouse,
@@ -158,6 +165,14 @@ def _shown(warehouse: Warehouse, access: Access, choice: TrendChoice) -> Shown:
         version=choice.version,
         nights=nights,
     )
+
+
+def _metrics(scenario: str) -> list[str]:
+    """Return the metrics that the traffic of ``scenario`` yields."""
+    if scenario not in SCENARIOS:
+        return list(METRICS)
+    measured = {metric.name for metric in metrics_of(SCENARIOS[scenario].traffic)}
+    return [name for name in METRICS if name in measured]
 
 
 def _first_scenario(warehouse: Warehouse, cluster: str, dags: frozenset[str]) -> str:

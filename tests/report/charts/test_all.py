@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import struct
 from dataclasses import replace
@@ -261,7 +262,8 @@ def test_labels_do_not_lie_on_each_other(width_px, fewest):
     specification = charts.trend_chart(frame, incidents=pd.DataFrame(INCIDENTS)).to_dict()
     rules = [row for row in rows_of(specification) if row.get("what") == "Cilium"]
     texts = [layer for layer in specification["layer"] if layer["mark"]["type"] == "text"]
-    assert all(layer["transform"] == [{"filter": "width >= datum.needs_px"}] for layer in texts)
+    shown_if = {"calculate": "width >= datum.needs_px ? datum.label : ''", "as": "shown"}
+    assert all(layer["transform"] == [shown_if] for layer in texts)
     placed = [row for layer in texts for row in specification["datasets"][layer["data"]["name"]]]
     shown = [row for row in placed if row["needs_px"] <= width_px]
     assert len(rules) == 44
@@ -308,3 +310,22 @@ def test_without_shares_cpu_time_is_one_piece():
 def test_an_a_a_run_compares_no_arms():
     title = charts.comparison_chart(run_view(order=("off", "off"))).to_dict()["title"]["text"]
     assert title == "A/A run: the same arm twice"
+
+
+@pytest.mark.parametrize("days", [1, 2, 8, 28, 100, 380, 2000])
+def test_no_two_ticks_of_the_axis_of_time_have_the_same_label(days):
+    axis = charts.trend_chart(nights(days)).to_dict()["layer"][-1]["encoding"]["x"]["axis"]
+    moments = json.loads(axis["values"]["expr"])
+    labels = [f"{pd.Timestamp(moment, unit='ms'):{axis['format']}}" for moment in moments]
+    assert 1 <= len(labels) == len(set(labels)) <= 14
+
+
+def test_a_click_on_a_night_opens_its_run():
+    frame = nights(5).assign(run_id=range(11, 16))
+    for chart in (charts.trend_chart, charts.benefit_chart):
+        drawn = chart(frame, run_url=lambda number: f"/pages/run/{number}").to_dict()
+        assert {row["href"] for row in rows_of(drawn) if "href" in row} == {
+            f"/pages/run/{n}" for n in range(11, 16)
+        }
+        assert any("href" in layer["encoding"] for layer in drawn["layer"])
+        assert "href" not in str(chart(frame).to_dict())

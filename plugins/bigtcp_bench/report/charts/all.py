@@ -12,7 +12,7 @@ and tooltips say them as the tables do.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
@@ -27,6 +27,7 @@ from bigtcp_bench.report.charts.parts import (
     HEIGHT,
     NUMBERS,
     SIGNED,
+    aligned,
     arm_colour,
     arm_shape,
     chart_of,
@@ -34,6 +35,7 @@ from bigtcp_bench.report.charts.parts import (
     finished,
     from_zero,
     list_height,
+    log_scale,
     missing_columns,
     scenario_axis,
     time_axis,
@@ -74,6 +76,7 @@ def trend_chart(
     trend: pd.DataFrame,
     marks: pd.DataFrame | None = None,
     incidents: pd.DataFrame | Iterable[Mapping[str, Any]] | None = None,
+    run_url: Callable[[int], str] | None = None,
 ) -> alt.LayerChart:
     """Return what both arms reached night by night, for one scenario and metric.
 
@@ -85,6 +88,7 @@ def trend_chart(
     do not touch, the night's change is surely not zero.
 
     ``marks``: what changed when, with the columns started_at, what and text; default ``changes_of(trend)``.
+    ``run_url`` returns the address of a run by its number (column run_id): a click on a night's point opens it.
     ``incidents``: those to be shaded, with id or incident, state, changed_on and closed_on, as
     ``warehouse.pages.incidents`` and the trend query ``incident_history`` return them.
     """
@@ -93,6 +97,7 @@ def trend_chart(
         return empty("Nightly trend", series)
     metric, scenario = series.metric, series.scenario
     rows, span = series.by_arm()
+    linked = _linked(rows, run_url)
     divisor, unit = units.axis(metric.unit, max(abs(row["value"]) for row in rows))
     for row in rows:
         row |= {name: row[name] / divisor for name in ("value", "low", "high") if row.get(name) is not None}
@@ -101,14 +106,15 @@ def trend_chart(
     base = chart_of(rows)
     named = f"{metric.label} ({unit})"
     x, colour = time_axis(rows), arm_colour(notes.height)
-    y = alt.Y("value:Q", title=named, scale=alt.Scale(zero=False), axis=NUMBERS)
+    y = alt.Y("value:Q", title=named, scale=alt.Scale(zero=False), axis=aligned(NUMBERS))
     layers = [
         base.mark_line(strokeWidth=1.2, opacity=0.7).encode(x=x, y=y, color=colour),
-        base.mark_point(size=18).encode(
+        base.mark_point(size=24).encode(
             x=x,
             y=y,
             color=colour,
             shape=arm_shape(notes.height),
+            **linked,
             tooltip=tooltip(night=span or "night", arm="BIG TCP", text="value", change="on against off"),
         ),
     ]
@@ -133,27 +139,29 @@ def benefit_chart(
     benefit: pd.DataFrame,
     marks: pd.DataFrame | None = None,
     incidents: pd.DataFrame | Iterable[Mapping[str, Any]] | None = None,
+    run_url: Callable[[int], str] | None = None,
 ) -> alt.LayerChart:
     """Return what BIG TCP gains over time, in per cent, positive when better in the metric's own direction.
 
-    ``benefit``: the frame of ``trend_chart`` with the columns change, ci_low and ci_high. ``marks`` and
-    ``incidents`` as there.
+    ``benefit``: the frame of ``trend_chart`` with the columns change, ci_low and ci_high. ``marks``,
+    ``incidents`` and ``run_url`` as there.
     """
     series = series_of(benefit, "change")
     if isinstance(series, str):
         return empty("Benefit of BIG TCP", series)
     metric, scenario = series.metric, series.scenario
     rows, span = series.benefit()
+    linked = _linked(rows, run_url)
     has_bands = any(row.get("low") is not None for row in rows)
     notes = Notes(rows, changes_of(benefit) if marks is None else marks, incidents)
     base = chart_of(rows)
     named = "better with BIG TCP (%)"
-    x, y, colour = time_axis(rows), alt.Y("value:Q", title=named, axis=SIGNED), ARM_COLOURS["on"]
+    x, y, colour = time_axis(rows), alt.Y("value:Q", title=named, axis=aligned(SIGNED)), ARM_COLOURS["on"]
     layers = [
         zero_line("y"),
         base.mark_line(strokeWidth=1.2, opacity=0.7, color=colour).encode(x=x, y=y),
-        base.mark_point(size=18, color=colour).encode(
-            x=x, y=y, tooltip=tooltip(night=span or "night", text="on against off")
+        base.mark_point(size=24, color=colour).encode(
+            x=x, y=y, **linked, tooltip=tooltip(night=span or "night", text="on against off")
         ),
     ]
     if has_bands:
@@ -465,6 +473,8 @@ def latency_chart(view: RunView) -> alt.LayerChart:
         return empty(title, "This run measured no latency.")
     largest = max(value for *_, value in found)
     divisor, unit = units.axis("us", largest)
+    # Of nothing there is no logarithm; nor does a request take none.
+    found = [(*names, value) for *names, value in found if value > 0]
     rows = [
         {
             "scenario": scenario,
@@ -477,7 +487,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     ]
     base = chart_of(rows)
     y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
-    x = alt.X("value:Q", title=f"latency ({unit})", scale=from_zero(largest / divisor), axis=NUMBERS)
+    x = alt.X("value:Q", title=f"latency ({unit})", scale=log_scale([row["value"] for row in rows]), axis=NUMBERS)
     shapes = alt.Scale(domain=list(_PERCENTILES.values()), range=["circle", "square", "triangle-up"])
     layers = [
         base.mark_line(strokeWidth=2, opacity=0.6).encode(
@@ -495,7 +505,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     return finished(
         layers,
         title=title,
-        subtitle=["Medians over fresh pod pairs"],
+        subtitle=["Medians over fresh pod pairs; the axis is logarithmic"],
         description="Dots: latency percentiles. "
         + "; ".join(f"{row['scenario']} {row['arm']} {row['percentile']}: {row['text']}" for row in rows)
         + ".",
@@ -564,6 +574,15 @@ def _cpu_parts(results: pd.DataFrame, end: End) -> tuple[list[dict[str, Any]], l
                 for place, (kind, value) in enumerate(kinds.items())
             ]
     return parts, totals
+
+
+def _linked(rows: list[dict[str, Any]], run_url: Callable[[int], str] | None) -> dict[str, alt.Href]:
+    """Give every one of ``rows`` that is one run its address, and return the encoding for it, if there are any."""
+    if run_url is None or not all("run" in row for row in rows):
+        return {}
+    for row in rows:
+        row["href"] = run_url(row["run"])
+    return {"href": alt.Href("href:N")}
 
 
 def _capital(text: str) -> str:

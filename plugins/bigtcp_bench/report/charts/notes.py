@@ -92,7 +92,8 @@ class Notes:
                     # `width` is Vega's own name for the width of the chart as it is drawn.
                     words = (
                         chart_of(rows)
-                        .transform_filter("width >= datum.needs_px")
+                        # What has no room is empty and not absent: of no data a scale knows no end.
+                        .transform_calculate(shown="width >= datum.needs_px ? datum.label : ''")
                         .mark_text(
                             align=side,
                             baseline="bottom",
@@ -100,7 +101,7 @@ class Notes:
                             dy=-3 - number * _LABEL_HEIGHT,
                         )
                     )
-                    layers.append(words.encode(x="at:T", y=alt.value(0), text="label:N"))
+                    layers.append(words.encode(x="at:T", y=alt.value(0), text="shown:N"))
         return layers
 
     def text(self) -> str:

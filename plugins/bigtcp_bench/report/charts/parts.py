@@ -17,8 +17,12 @@ HEIGHT = 280
 #: Height of the row of one scenario: two bars, or two dots one below the other, find room in it.
 _ROW_HEIGHT = 38
 
-NUMBERS = alt.Axis(format=",~f")
-SIGNED = alt.Axis(format="+,~f")
+#: Labels of an axis keep so far apart, and those that cannot are left out.
+_APART: dict[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 6, "labelFlush": False}
+NUMBERS = alt.Axis(format=",~f", **_APART)
+SIGNED = alt.Axis(format="+,~f", **_APART)
+#: Of charts that stand above each other: their left edges agree, so that the same night is in the same place.
+ALIGNED_PX = 52
 
 DAY_MS = 86_400_000
 
@@ -27,6 +31,9 @@ _TITLE_OFFSET = 12
 #: From this many days on, the axis of time has one tick for each year, and before one for some months or days.
 _BY_YEARS = 1500
 _BY_MONTHS = 150
+_MOST_TICKS = 10
+_DAY_STEPS = (1, 2, 4, 7, 14, 28)
+_MONTH_STEPS = (1, 2, 3, 6)
 
 
 def chart_of(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
@@ -38,16 +45,33 @@ def chart_of(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
 
 
 def time_axis(rows: Sequence[Mapping[str, Any]]) -> alt.X:
-    """Return the x axis for the moments ``at`` of ``rows``, in UTC."""
-    days = (max(row["at"] for row in rows) - min(row["at"] for row in rows)) / DAY_MS
-    by_years = days > _BY_YEARS
-    axis = alt.Axis(
-        format="%Y" if by_years else "%b %Y" if days > _BY_MONTHS else "%d %b",
-        labelOverlap=True,
-        grid=False,
-        tickCount="year" if by_years else alt.Undefined,
-    )
+    """Return the x axis for the moments ``at`` of ``rows``, in UTC.
+
+    Its ticks are days, first days of a month or years of their own, so that no two of them have the same label.
+    """
+    begin, end = (choose(row["at"] for row in rows) for choose in (min, max))
+    ticks, form = _time_ticks(begin, end)
+    # As an expression: moments themselves become calls that the interpreter of the pages cannot make.
+    axis = alt.Axis(format=form, values=alt.ExprRef(expr=str(ticks)), grid=False, **_APART)
     return alt.X("at:T", title=None, scale=alt.Scale(type="utc"), axis=axis)
+
+
+def _time_ticks(begin_ms: int, end_ms: int) -> tuple[list[int], str]:
+    """Return the moments of the ticks between two moments, and the format of their labels."""
+    import pandas as pd
+
+    days = (end_ms - begin_ms) / DAY_MS
+    first, last = (pd.Timestamp(moment, unit="ms") for moment in (begin_ms, end_ms))
+    if days <= _BY_MONTHS:
+        step = next(step for step in _DAY_STEPS if days / step <= _MOST_TICKS)
+        # Back from the last night, which is the one that is looked at first.
+        stamps = pd.date_range(end=last.floor("D"), periods=int(days // step) + 1, freq=f"{step}D")
+        # A night has its label where it is drawn, not at midnight before it.
+        return [int(stamp.timestamp() * 1000) + end_ms % DAY_MS for stamp in stamps], "%d %b"
+    if days <= _BY_YEARS:
+        step = next(step for step in _MONTH_STEPS if days / 30 / step <= _MOST_TICKS)
+        return [int(one.timestamp() * 1000) for one in pd.date_range(first, last, freq=f"{step}MS")], "%b %Y"
+    return [int(one.timestamp() * 1000) for one in pd.date_range(first, last, freq="YS")], "%Y"
 
 
 def scenario_axis(rows: Sequence[Mapping[str, Any]]) -> alt.Y:
@@ -59,6 +83,18 @@ def scenario_axis(rows: Sequence[Mapping[str, Any]]) -> alt.Y:
 def from_zero(largest: float, room: float = 0.05) -> alt.Scale:
     """Return a scale from 0 to ``largest`` and some ``room`` behind it, a share of it."""
     return alt.Scale(domain=[0, largest * (1 + room)], nice=False)
+
+
+def log_scale(values: Sequence[float]) -> alt.Scale:
+    """Return a logarithmic scale that holds ``values``, above zero, with some room at both ends."""
+    return alt.Scale(type="log", domain=[min(values) / 1.08, max(values) * 1.08], nice=False)
+
+
+def aligned(axis: alt.Axis) -> alt.Axis:
+    """Return ``axis``, a vertical one, as wide as that of every other chart over time."""
+    copy: alt.Axis = axis.copy()
+    copy.minExtent = copy.maxExtent = ALIGNED_PX
+    return copy
 
 
 def list_height(rows: Sequence[Mapping[str, Any]]) -> int:

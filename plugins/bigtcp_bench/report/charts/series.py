@@ -72,6 +72,7 @@ class Series:
             band = _band(self.metric, arm, value, float(night["off_median"]), (change, low, high))
             yield {
                 "at": at,
+                **_run_of(night),
                 "night": day_text(at),
                 "arm": arm,
                 "value": value,
@@ -103,6 +104,7 @@ class Series:
         at = milliseconds(night["started_at"])
         return {
             "at": at,
+            **_run_of(night),
             "night": day_text(at),
             **benefit_percent(self.metric, change, low, high),
             "text": units.change_with_interval(change, low, high),
@@ -193,6 +195,10 @@ def _band(
         return {}
     factor = math.exp((math.log1p(high) - math.log1p(low)) / 4)
     return {"low": value / factor, "high": value * factor}
+
+
+def _run_of(night: dict[Any, Any]) -> dict[str, int]:
+    return {"run": int(night["run_id"])} if "run_id" in night else {}
 
 
 def _number(value: Any) -> float | None:

@@ -18,6 +18,12 @@
     leave(link.href);
   });
 
+  // What is chosen applies at once; without scripts there is a button. A date that is being typed is no date yet.
+  document.addEventListener("change", ({target}) => {
+    const form = target.form;
+    if (form?.matches("[data-at-once]") && form.checkValidity()) form.requestSubmit();
+  });
+
   const script = (address) => new Promise((resolve, reject) => {
     const element = document.createElement("script");
     element.src = address;
