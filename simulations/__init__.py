@@ -1,1 +1,1 @@
-"""Simulations that show what the verdicts are worth; each writes its tables into docs/statistics.md."""
+"""Simulations that show what the verdicts are worth; each writes its tables into docs/generated/simulations.md."""

@@ -44,7 +44,7 @@ def coverage(world: str, runs: int, series: int, seed: int) -> float:
 
 
 def main() -> None:
-    """Write the table into docs/statistics.md."""
+    """Write the table into docs/generated/simulations.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)

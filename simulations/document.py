@@ -1,4 +1,4 @@
-"""Write a table into its place in docs/statistics.md."""
+"""Write a table into its place in docs/generated/simulations.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "generated" / "simulations.md"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

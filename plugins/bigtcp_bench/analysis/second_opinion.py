@@ -10,7 +10,7 @@ from bigtcp_bench.planning.plan import Thresholds
 #: With a second opinion the CUSUM may speak earlier: its limit is multiplied by this.
 CUSUM_SHARE = 0.8
 
-#: Otava's p value for one change point, the one of the vote whose simulation docs/statistics.md quotes.
+#: Otava's p value for one change point, the one of the vote whose simulation is in docs/generated/simulations.md.
 _MAX_P_VALUE = 0.001
 
 #: Nights that must lie after a change point: Otava takes one or two bad last nights for one.
