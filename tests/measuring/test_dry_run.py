@@ -207,7 +207,10 @@ def test_the_text_has_everything_that_is_sent() -> None:
             "capture-client",
             "server",
         )
-    } | {f"{task}-" for task in ("baseline-iperf3", "test-iperf3", "baseline-iperf3-2")}
+    } | {
+        f"{task}-"
+        for task in ("baseline-iperf3", "test-iperf3", "baseline-iperf3-2", "test-iperf3-2", "baseline-iperf3-3")
+    }
     for one in pods:
         assert one["spec"]["imagePullSecrets"] == [{"name": "pull-me"}]
         assert one["spec"]["containers"][0]["image"] == "registry.example/x:1"
@@ -235,7 +238,10 @@ def test_every_pod_of_a_run_is_a_good_neighbour() -> None:
             "capture-client",
             "server",
         )
-    } | {f"{task}-" for task in ("baseline-iperf3", "test-iperf3", "baseline-iperf3-2")}
+    } | {
+        f"{task}-"
+        for task in ("baseline-iperf3", "test-iperf3", "baseline-iperf3-2", "test-iperf3-2", "baseline-iperf3-3")
+    }
     assert len(jobs) == 1
     for name, spec in pods:
         assert spec["priorityClassName"] == "bigtcp-bench", name
