@@ -3,7 +3,7 @@
     python -m benchmarks.footprint --parts parse memory size demo --write
 
 Run it from the project's folder, on a quiet machine: the load is printed with the figures. With ``--write`` they
-take the place of those in docs/performance.md.
+take the place of those in docs/generated/performance.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.resources import dags_dir
 
 PARTS = ("parse", "memory", "size", "demo")
-DOCUMENT = Path("docs/performance.md")
+DOCUMENT = Path("docs/generated/performance.md")
 ROUNDS = 10
 WANTED_RATIO = 1.3
 WANTED_OVERHEAD = 0.4
