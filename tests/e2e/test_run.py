@@ -48,7 +48,7 @@ def test_a_run_from_end_to_end(installation: Installation):
         plan=load_plan("short").model_dump(mode="json"),
         images={"cilium": "quay.io/cilium/cilium:v1.18.2"},
     )
-    run = installation.run(note="after the upgrade", packet_sizes=True)
+    run = installation.run(note="after the upgrade", plan="captured")
     assert run.state == "success", run.row["reasons"]
     assert run.row["status"] == "valid", run.row["reasons"]
     assert run.row["reasons"] == []
