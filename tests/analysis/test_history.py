@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtcp_bench.analysis import second_opinion
-from bigtcp_bench.analysis.history import ArmsDetector, Detector, Judgement, robust_level
-from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.analysis.detector import Detector, Judgement
+from bigtcp_bench.analysis.history import ArmsDetector
+from bigtcp_bench.analysis.levels import robust_level
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import Thresholds
 
@@ -253,23 +253,6 @@ def test_level_and_spread_withstand_outliers():
     assert spoilt_sd < 1.5 * sd
 
 
-def test_otava_joins_the_vote():
-    pytest.importorskip("otava")
-    values = nights(80)
-    values[40:] = [value * 0.85 for value in values[40:]]
-    (alarm,) = [judgement for judgement in replay(values, use_otava=True) if judgement.alarm]
-    assert 40 <= int(alarm.night) <= 46
-    assert not second_opinion.fell(
-        [math.log(value) for value in nights(60)], 55, 0.03, Thresholds.model_validate({})
-    )
-
-
-def test_otava_that_is_not_installed_is_one_sentence(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "otava.series", None)
-    with pytest.raises(PreconditionFailed, match="apache-otava is not installed"):
-        second_opinion.fell([1.0, 2.0], 1, 0.03, Thresholds.model_validate({}))
-
-
 def test_a_few_retransmits_after_quiet_nights_are_no_alarm_but_many_are():
     floor = METRICS["retransmits_per_gb"].floor
     assert floor > 0
@@ -280,3 +263,124 @@ def test_a_few_retransmits_after_quiet_nights_are_no_alarm_but_many_are():
     assert quiet.judge("n030", 0.0, 3.0).state == "steady"
     assert quiet.rerun_due(0.0, 5_000.0)
     assert quiet.judge("n031", 0.0, 5_000.0).state == "suspect"
+
+
+def test_a_regression_that_stays_becomes_the_usual_level_and_is_told_as_that():
+    values = nights(40) + [value * 0.8 for value in nights(110, seed=2)]
+    found = replay(values)
+    (new,) = [judgement for judgement in found if judgement.event == "new-normal"]
+    assert 127 <= int(new.night) <= 134
+    assert (new.state, new.since) == ("regression", "40")
+    assert new.change == pytest.approx(-0.2, abs=0.02)
+    assert "recovered" not in states(found)
+    assert set(states(found[int(new.night) + 1 :])) == {"steady"}
+
+
+def test_what_half_recovers_stays_open_with_its_new_size():
+    values = nights(100, sd=0.015)
+    values[40:60] = [value * 0.8 for value in values[40:60]]
+    values[60:] = [value * 0.91 for value in values[60:]]
+    found = replay(values)
+    assert set(states(found[43:])) == {"regression"}
+    (eased,) = [judgement for judgement in found if judgement.event == "eased"]
+    assert 62 <= int(eased.night) <= 66
+    assert eased.change == pytest.approx(-0.09, abs=0.02)
+    assert found[-1].change == pytest.approx(-0.09, abs=0.015)
+
+
+def test_a_second_drop_is_an_event_of_its_own_and_so_is_a_third():
+    values = nights(110, sd=0.015)
+    for at, factor in ((40, 0.9), (60, 0.7), (80, 0.5)):
+        values[at:] = [value * factor / (1 if at == 40 else {60: 0.9, 80: 0.7}[at]) for value in values[at:]]
+    found = replay(values)
+    worse = [judgement for judgement in found if judgement.event == "worse"]
+    assert [judgement.since for judgement in worse] == ["60", "80"]
+    assert all(int(judgement.night) - int(judgement.since) <= 3 for judgement in worse)
+    assert sum(judgement.alarm for judgement in found) == 1
+    assert found[-1].change == pytest.approx(-0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("at", range(5, 14))
+def test_a_change_within_the_learning_nights_is_dated_rightly(at):
+    values = nights(40, sd=0.006)
+    values[at:] = [value * 0.88 for value in values[at:]]
+    found = replay(values)
+    assert set(states(found[:14])) == {"learning"}
+    (alarm,) = [judgement for judgement in found if judgement.alarm]
+    assert int(alarm.night) <= 16
+    assert abs(int(alarm.since) - at) <= 1
+    assert alarm.change == pytest.approx(-0.12, abs=0.01)
+
+
+def test_an_improvement_within_the_learning_nights_is_the_usual_level():
+    values = nights(60, sd=0.006)
+    values[8:] = [value * 1.15 for value in values[8:]]
+    values[40:] = [value * 0.9 for value in values[40:]]
+    found = replay(values)
+    (alarm,) = [judgement for judgement in found if judgement.alarm]
+    assert abs(int(alarm.since) - 40) <= 1
+
+
+def between_two_modes(seed: int, count: int = 365, gap: float = 0.4, stay: float = 0.88) -> list[float]:
+    random = np.random.default_rng(seed)
+    low = np.cumsum(random.random(count) > stay) % 2 == 1
+    return list(200 * np.exp(random.normal(0, 0.02, count)) * np.where(low, 1 - gap, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_modes_are_said_and_are_no_regressions(seed):
+    found = replay(between_two_modes(seed), scale=None)
+    said = [int(judgement.night) for judgement in found if judgement.event == "two-modes"]
+    assert said
+    assert sum(judgement.alarm for judgement in found) <= 3
+    # Two falls are regressions that recover; from the third on it is known.
+    assert sum(judgement.alarm for judgement in found[said[0] :]) <= 1
+
+
+def test_a_fall_of_both_modes_is_seen():
+    values = between_two_modes(1, 200)
+    values[150:] = [value * 0.88 for value in values[150:]]
+    late = [judgement for judgement in replay(values)[150:] if judgement.alarm]
+    assert late
+    assert int(late[0].night) <= 156
+    assert late[0].since == "150"
+
+
+def test_staying_in_the_worse_mode_for_good_is_a_regression():
+    values = [*between_two_modes(1, 150), *(value * 0.6 for value in nights(110, seed=9, level=200.0))]
+    late = [judgement for judgement in replay(values)[150:] if judgement.alarm]
+    assert late
+    assert late[0].change == pytest.approx(-0.4, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_step_or_two_are_never_two_modes(seed):
+    values = nights(90, seed, sd=0.03)
+    values[20 + seed :] = [value * 0.8 for value in values[20 + seed :]]
+    values[50 + seed :] = [value * 0.8 for value in values[50 + seed :]]
+    assert "two-modes" not in {judgement.event for judgement in replay(values)}
+
+
+def test_a_platform_that_gets_worse_and_stays_there_is_told_as_that():
+    off, on = nights(220, 1), nights(220, 12, level=20.0)
+    for arm in (off, on):
+        arm[40:] = [value * 0.85 for value in arm[40:]]
+        arm[70:] = [value * 0.85 for value in arm[70:]]
+    found = replay_arms(off, on)
+    events = [(judgement.event, judgement.since, judgement.attribution) for judgement in found if judgement.event]
+    assert events == [("worse", "70", "platform"), ("new-normal", "70", "platform")]
+    assert "recovered" not in states(found)
+    assert sum(judgement.alarm for judgement in found) == 1
+
+
+def test_both_arms_that_fall_by_a_tenth_are_seen_within_days():
+    delays = []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        mood = random.normal(0, 0.03, 94)
+        mood[54:] += math.log(0.9)
+        off, on = (10 * np.exp(mood + random.normal(0, 0.02, 94)) for _ in range(2))
+        found = replay_arms(list(off), list(on))
+        late = [judgement for judgement in found[54:] if judgement.alarm and judgement.attribution == "platform"]
+        delays.append(int(late[0].night) - 53 if late else 99)
+    assert np.median(delays) <= 4

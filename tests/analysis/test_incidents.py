@@ -2,15 +2,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bigtcp_bench.analysis.history import Judgement
+import pytest
+
+from bigtcp_bench.analysis.detector import Judgement
 from bigtcp_bench.analysis.incidents import Incident, SeriesJudgement, incident_transitions
 
 
-def judged(day: int, state: str, scenario: str = "ipv4-stream-1", since: int | None = None, change: float = -0.1):
+def judged(
+    day: int,
+    state: str,
+    scenario: str = "ipv4-stream-1",
+    since: int | None = None,
+    change: float = -0.1,
+    event: str | None = None,
+    metric: str = "throughput_bps",
+):
     night = f"2026-03-{day:02}"
     start = f"2026-03-{since or day:02}" if state in ("suspect", "regression") else None
-    judgement = Judgement(night, state, change, start, attribution="big-tcp")  # type: ignore[arg-type]
-    return SeriesJudgement("lab", scenario, "throughput_bps", judgement)
+    judgement = Judgement(night, state, change, start, attribution="big-tcp", event=event)  # type: ignore[arg-type]
+    return SeriesJudgement("lab", scenario, metric, judgement)
 
 
 def opened(*judgements: SeriesJudgement) -> Incident:
@@ -22,11 +32,11 @@ def test_steady_nights_change_nothing():
     assert incident_transitions([], [judged(1, "steady"), judged(1, "learning", "ipv4-rr")]) == []
 
 
-def test_a_suspicion_opens_quietly_and_a_regression_confirms_loudly():
+def test_a_suspicion_opens_and_a_regression_confirms():
     (suspicion,) = incident_transitions([], [judged(10, "suspect")])
-    assert (suspicion.kind, suspicion.notify, suspicion.incident.state) == ("opened", False, "suspect")
+    assert (suspicion.kind, suspicion.incident.state) == ("opened", "suspect")
     (confirmed,) = incident_transitions([suspicion.incident], [judged(12, "regression", since=10)])
-    assert (confirmed.kind, confirmed.notify) == ("confirmed", True)
+    assert confirmed.kind == "confirmed"
     assert confirmed.incident.uid == suspicion.incident.uid
     assert (confirmed.incident.suspected_on, confirmed.incident.confirmed_on) == ("2026-03-10", "2026-03-12")
 
@@ -37,8 +47,8 @@ def test_one_cause_is_one_incident_across_scenarios_and_neighbouring_nights():
     )
     assert {member.scenario for member in change.incident.members} == {"ipv4-stream-1", "ipv6-stream-1"}
     (later,) = incident_transitions([change.incident], [judged(14, "regression", "ipv4-rr", 12)])
-    assert (later.kind, later.notify) == ("updated", True)
-    assert [member.scenario for member in later.news] == ["ipv4-rr"]
+    assert later.kind == "updated"
+    assert [member.scenario for member in later.incident.members][-1] == "ipv4-rr"
 
 
 def test_another_cause_is_another_incident():
@@ -49,36 +59,127 @@ def test_another_cause_is_another_incident():
     assert incident_transitions([incident], [elsewhere])[0].incident.cluster == "other"
 
 
-def test_a_regression_that_goes_on_is_no_news():
+def test_a_regression_that_goes_on_is_seen_again():
     incident = opened(judged(5, "regression", since=3))
     (change,) = incident_transitions([incident], [judged(6, "regression", since=3)])
-    assert (change.kind, change.notify, change.news) == ("updated", False, ())
+    assert change.kind == "updated"
     assert change.incident.members[0].last_seen == "2026-03-06"
 
 
-def test_acknowledging_silences_all_but_the_end():
-    incident = replace(opened(judged(5, "regression", since=3)), acknowledged=True)
-    (more,) = incident_transitions([incident], [judged(6, "regression", "ipv4-rr", 4)])
-    assert not more.notify
+def acknowledged(*judgements: SeriesJudgement) -> Incident:
+    incident = opened(*judgements)
+    members = tuple(replace(member, acknowledged_change=member.change) for member in incident.members)
+    return replace(incident, members=members, acknowledged=True)
+
+
+@pytest.mark.parametrize(
+    ("known", "now", "silent"),
+    [
+        # By the history margin (3 %) ...
+        (-0.04, -0.069, True),
+        (-0.04, -0.071, False),
+        # ... and by half of what was acknowledged.
+        (-0.20, -0.29, True),
+        (-0.20, -0.31, False),
+        (-0.06, -0.45, False),
+    ],
+)
+def test_an_acknowledgement_holds_until_the_incident_gets_worse(known, now, silent):
+    incident = acknowledged(judged(5, "regression", since=3, change=known))
+    (change,) = incident_transitions([incident], [judged(6, "regression", since=3, change=now)])
+    assert change.incident.acknowledged == silent
+    assert change.kind == ("updated" if silent else "worse")
+
+
+def test_worse_is_in_the_direction_of_the_metric():
+    incident = acknowledged(judged(5, "regression", since=3, change=0.2, metric="latency_p99_us"))
+    (change,) = incident_transitions(
+        [incident], [judged(6, "regression", since=3, change=0.31, metric="latency_p99_us")]
+    )
+    assert not change.incident.acknowledged
+
+
+def test_a_series_that_joins_counts_as_known_by_what_is_known_of_its_metric():
+    incident = acknowledged(judged(5, "regression", since=3, change=-0.2))
+    (same,) = incident_transitions([incident], [judged(6, "regression", "ipv4-rr", 4, change=-0.25)])
+    assert same.incident.acknowledged
+    (more,) = incident_transitions([incident], [judged(6, "regression", "ipv4-rr", 4, change=-0.35)])
+    assert not more.incident.acknowledged
+    other = judged(6, "regression", "ipv4-rr", 4, change=0.1, metric="latency_p99_us")
+    (another,) = incident_transitions([incident], [other])
+    assert not another.incident.acknowledged
+
+
+def test_an_acknowledged_incident_ends_as_any_other():
+    incident = acknowledged(judged(5, "regression", since=3))
     (end,) = incident_transitions([incident], [judged(9, "recovered")])
-    assert (end.kind, end.notify, end.incident.closed_on) == ("recovered", True, "2026-03-09")
+    assert (end.kind, end.incident.state, end.incident.closed_on) == ("ended", "recovered", "2026-03-09")
+
+
+def test_getting_worse_is_an_event_with_its_own_date():
+    incident = opened(judged(5, "regression", since=3))
+    (change,) = incident_transitions([incident], [judged(20, "regression", since=18, change=-0.3, event="worse")])
+    assert (change.kind, change.incident.changed_on, change.incident.worse_on) == (
+        "worse",
+        "2026-03-03",
+        "2026-03-18",
+    )
+    # What falls at the same time has the same cause.
+    (joined,) = incident_transitions(
+        [change.incident], [judged(21, "regression", since=18), judged(21, "regression", "ipv4-rr", 17)]
+    )
+    assert len(joined.incident.members) == 2
+
+
+def test_a_level_that_became_the_usual_one_is_no_recovery():
+    incident = opened(judged(5, "regression", since=3), judged(5, "regression", "ipv4-rr", 3))
+    night = [judged(30, "regression", since=3, event="new-normal"), judged(30, "recovered", "ipv4-rr")]
+    (end,) = incident_transitions([incident], night)
+    assert (end.kind, end.incident.state) == ("ended", "new-normal")
+    assert {member.scenario: member.ended for member in end.incident.members} == {
+        "ipv4-stream-1": "new-normal",
+        "ipv4-rr": "recovered",
+    }
+
+
+def test_what_is_measured_no_longer_ends_as_that():
+    incident = opened(judged(5, "regression", since=3))
+    other = [judged(28, "steady", "ipv4-rr")]
+    assert incident_transitions([incident], other) == []
+    (end,) = incident_transitions([incident], other, unmeasured={("ipv4-stream-1", "throughput_bps")})
+    assert (end.kind, end.incident.state, end.incident.closed_on) == ("ended", "unmeasured", "2026-03-28")
+
+
+def test_what_was_closed_by_hand_opens_again_only_when_it_gets_worse():
+    closed = replace(opened(judged(5, "regression", since=3)), state="closed", closed_on="2026-03-08")
+    assert incident_transitions([closed], [judged(9, "regression", since=3)]) == []
+    (again,) = incident_transitions([closed], [judged(20, "regression", since=18, event="worse")])
+    assert (again.kind, again.incident.changed_on) == ("confirmed", "2026-03-18")
+    (other,) = incident_transitions([closed], [judged(9, "regression", "ipv4-rr", since=3)])
+    assert other.incident.members[0].scenario == "ipv4-rr"
 
 
 def test_an_incident_ends_when_its_last_series_has_recovered():
     incident = opened(judged(5, "regression", since=3), judged(5, "regression", "ipv4-rr", 3))
     (change,) = incident_transitions([incident], [judged(8, "recovered"), judged(8, "regression", "ipv4-rr", 3)])
     assert change.kind == "updated"
-    assert incident_transitions([incident], [judged(8, "recovered")]) == []
-    (end,) = incident_transitions([incident], [judged(9, "steady"), judged(9, "recovered", "ipv4-rr")])
-    assert end.kind == "recovered"
+    (alone,) = incident_transitions([incident], [judged(8, "recovered")])
+    assert alone.kind == "updated"
+    (end,) = incident_transitions([change.incident], [judged(9, "steady"), judged(9, "recovered", "ipv4-rr")])
+    assert (end.kind, end.incident.state) == ("ended", "recovered")
+    # What has recovered once is known to have, though this night says nothing of it.
+    (end,) = incident_transitions([change.incident], [judged(9, "recovered", "ipv4-rr")])
+    assert (end.kind, end.incident.state) == ("ended", "recovered")
 
 
 def test_a_suspicion_that_comes_to_nothing_is_dismissed_after_three_nights():
     incident = opened(judged(10, "suspect"))
-    assert incident_transitions([incident], [judged(11, "steady")]) == []
-    assert incident_transitions([incident], [judged(12, "steady")]) == []
+    for day in (11, 12):
+        assert all(
+            one.incident.state == "suspect" for one in incident_transitions([incident], [judged(day, "steady")])
+        )
     (change,) = incident_transitions([incident], [judged(13, "steady")])
-    assert (change.kind, change.notify, change.incident.state) == ("dismissed", False, "dismissed")
+    assert (change.kind, change.incident.state) == ("ended", "dismissed")
 
 
 def test_two_runs_that_see_the_same_nights_name_the_incident_alike():

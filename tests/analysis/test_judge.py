@@ -119,3 +119,40 @@ def test_the_file_names_its_series(tmp_path):
     path = tmp_path / "throughput.csv"
     path.write_bytes(b"\xef\xbb\xbfdate,value\r\n2026-01-01,1\r\n\r\n2026-01-02,NaN\r\n")
     assert [(night.series, night.state) for night in judge_file(path)] == [("throughput", "learning")] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "date;value\n2026-01-01;31,6\n",
+            "nights.csv, line 1: the columns are separated by semicolons; allowed are commas between columns, "
+            "and a decimal point in numbers",
+        ),
+        ("date;off;on\n2026-01-01;1,5;2,5\n", "separated by semicolons"),
+        ("series; Date ;value\n", "separated by semicolons"),
+        ("date\tvalue\n2026-01-01\t31\n", "separated by tabs"),
+        ("date,value\n2026-01-01,31,6\n", "if that is a decimal comma: allowed is a decimal point"),
+        ('date,value\n2026-01-01,"31,6"\n', "'31,6' is not a number; if that is a decimal comma"),
+    ],
+)
+def test_what_spreadsheets_of_other_countries_write_is_named(text, sentence):
+    with pytest.raises(InvalidInput) as caught:
+        judged(text)
+    assert sentence in str(caught.value)
+
+
+def test_a_second_drop_has_its_own_date_from_then_on(falling):
+    values = [float(row.split(",")[1]) for row in falling] + [
+        float(row.split(",")[1]) * (0.55 if i >= 10 else 0.8) for i, row in enumerate(falling[:30])
+    ]
+    documents = [
+        json.loads(night.to_json_line())
+        for night in judged("date,value\n" + "\n".join(f"{day(i)},{value}" for i, value in enumerate(values)))
+    ]
+    (at,) = [i for i, document in enumerate(documents) if document.get("event") == "worse"]
+    assert 50 <= at <= 53
+    assert {document["since"] for document in documents[33:at]} == {day(30)}
+    assert {document["since"] for document in documents[at:]} == {day(50)}
+    assert {document["state"] for document in documents[33:]} == {"regression"}
+    assert documents[-1]["change_pct"] == pytest.approx(-45, abs=3)

@@ -232,3 +232,15 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["state"] == "learning"
+
+
+def test_an_incident_is_closed_by_hand_with_a_note(command):
+    number = json.loads(command("incident", "list", "--format", "json")[1])[0]["id"]
+    close = ["incident", "close", str(number), "--by", "kim", "--note"]
+    assert command(*close, " ")[0] != 0
+    status, out, _ = command(*close, "the old NICs stay")
+    assert (status, f"incident {number} is closed by kim" in out) == (0, True)
+    assert json.loads(command("incident", "list", "--format", "json")[1]) == []
+    status, _, err = command(*close, "again")
+    assert status != 0
+    assert f"incident {number} is closed since" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 
 from bigtcp_bench.judging.night import Night, Nightly, Rerun, rerun_pairs
 from bigtcp_bench.planning.plan import Plan, Thresholds, blocks, rerun_plan, validate_plan
+from bigtcp_bench.report.history import HistoryView
 from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.controls import control_history, control_values
 from bigtcp_bench.warehouse.judgements import CARRIED
@@ -81,22 +83,23 @@ def test_from_learning_to_a_regression_that_is_acknowledged_and_recovers(warehou
     assert states(night) == {STREAM: "suspect", OTHER_STREAM: "steady", RR: "steady"}
     (suspicion,) = incidents.open_incidents(warehouse, CLUSTER)
     assert (suspicion.state, suspicion.suspected_on) == ("suspect", "2026-03-23")
-    assert [change.notify for change in night.changes] == [False]
+    assert [change.kind for change in night.changes] == ["opened"]
 
     later = [judge(warehouse, number, on=FALL) for number in (23, 24, 25)]
     assert states(later[-1])[STREAM] == "regression"
     (judgement,) = [item.judgement for item in later[-1].judgements if item.scenario == STREAM]
     assert judgement.change == pytest.approx(-0.2, abs=0.03)
     assert (judgement.since, judgement.attribution) == ("2026-03-23", "big-tcp")
-    assert sum(change.notify for night in later for change in night.changes) == 1
+    assert [change.kind for night in later for change in night.changes].count("confirmed") == 1
 
     (confirmed,) = incidents.open_incidents(warehouse, CLUSTER)
     assert (confirmed.id, confirmed.state, confirmed.attribution) == (suspicion.id, "regression", "big-tcp")
     assert incidents.acknowledge(warehouse, confirmed.id, by="kim", note="the driver, we know")
-    # Another scenario falls for the same cause: it joins, and nobody is told again.
+    # Another scenario falls as much for the same cause: it joins, and the acknowledgement holds.
     both = [judge(warehouse, number, on={**FALL, OTHER_STREAM: 0.8}) for number in (26, 27, 28)]
-    assert not any(change.notify for night in both for change in night.changes)
+    assert {change.kind for night in both for change in night.changes} == {"updated"}
     (joined,) = incidents.open_incidents(warehouse, CLUSTER)
+    assert joined.acknowledged
     assert {member.scenario for member in joined.members} == {STREAM, OTHER_STREAM}
 
     back = [judge(warehouse, number) for number in range(29, 33)]
@@ -216,3 +219,62 @@ def test_a_rerun_pairs_what_was_measured_next_to_each_other():
     assert pairs == [(values[1, 1], values[2, 1]), (values[3, 1], values[2, 2])]
     lost = frame[(frame["block"] != 3)]
     assert rerun_pairs(lost, again) == {}
+
+
+def test_an_acknowledged_incident_that_gets_much_worse_is_open_to_all_again(warehouse):
+    after = None
+
+    def night(number: int, factor: float) -> Night:
+        nonlocal after
+        run = add_night(warehouse, number, on={STREAM: factor}, scenarios=(STREAM,))
+        after = Nightly(warehouse, run, LIMITS, after=after)
+        return after.judge()
+
+    for number in range(26):
+        night(number, 0.94 if number >= 20 else 1.0)
+    (known,) = incidents.open_incidents(warehouse, CLUSTER)
+    assert incidents.acknowledge(warehouse, known.id, by="kim", note="known")
+    found = [change.kind for number in range(26, 36) for change in night(number, 0.55).changes]
+    assert found.count("worse") == 1
+    (worse,) = incidents.open_incidents(warehouse, CLUSTER)
+    assert (worse.id, worse.acknowledged, worse.worse_on) == (known.id, False, "2026-03-27")
+    assert worse.members[0].change == pytest.approx(-0.45, abs=0.02)
+    # What it is now may be acknowledged in its turn.
+    assert incidents.acknowledge(warehouse, known.id, by="kim", note="that, too")
+    assert {change.kind for number in range(36, 40) for change in night(number, 0.55).changes} == {"updated"}
+    assert incidents.get(warehouse, known.id).acknowledged
+
+
+def test_an_incident_of_a_series_that_is_measured_no_longer_ends_after_the_stated_nights(warehouse):
+    after = None
+    ended = None
+    for number in range(42):
+        both = (STREAM, RR) if number < 24 else (RR,)
+        run = add_night(warehouse, number, on={STREAM: 0.8} if number >= 20 else {}, scenarios=both)
+        after = Nightly(warehouse, run, LIMITS, after=after)
+        if "ended" in [change.kind for change in after.judge().changes]:
+            ended = number
+    assert ended == 23 + LIMITS.unmeasured_nights
+    assert incidents.open_incidents(warehouse, CLUSTER) == []
+
+
+def test_what_was_closed_by_hand_is_not_opened_again_by_the_next_night(warehouse):
+    after = None
+    for number in range(34):
+        run = add_night(warehouse, number, on={STREAM: 0.8} if number >= 20 else {}, scenarios=(STREAM,))
+        after = Nightly(warehouse, run, LIMITS, after=after)
+        after.judge()
+        if number == 25:
+            (known,) = incidents.open_incidents(warehouse, CLUSTER)
+            incidents.close(warehouse, known.id, by="kim", note="it stays", on=date(2026, 3, 26))
+    assert incidents.open_incidents(warehouse, CLUSTER) == []
+    closed = incidents.get(warehouse, known.id)
+    assert (closed.state, closed.closed_on, closed.closed_by, closed.closed_note) == (
+        "closed",
+        "2026-03-26",
+        "kim",
+        "it stays",
+    )
+    view = HistoryView.from_warehouse(warehouse, warehouse.run(run))
+    assert [one.state for one in view.series] == ["regression"]
+    assert view.lines() == []

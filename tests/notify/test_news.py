@@ -83,7 +83,7 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     assert incidents.acknowledge(warehouse, number, by="ann", note="new switch *here* <!channel>")
     known = tell(night_view(warehouse, 25))
     assert kinds(known) == [("incident", False)]
-    assert "Acknowledged by ann: new switch ∗here* &lt;!channel&gt;. From now on only its end is told." in text(
+    assert "Acknowledged by ann: new switch ∗here* &lt;!channel&gt;. Silent until it ends, or gets worse" in text(
         known
     )
     revise(warehouse, "2026-03-27", {("ipv4-stream-1", "throughput_bps"): -0.5})

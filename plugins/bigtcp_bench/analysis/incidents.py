@@ -1,22 +1,33 @@
 """Group alarms into incidents: one cause is one incident, across neighbouring nights and scenarios.
 
 Pure: open incidents and tonight's judgements in, changes out; the warehouse stores what they say. An incident
-begins with the first suspicion, is confirmed by the first regression, and ends as ``recovered``, or as
-``dismissed`` when the suspicion came to nothing.
+begins with the first suspicion, is confirmed by the first regression, and ends as ``IncidentState`` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal
 
-from bigtcp_bench.analysis.history import Attribution, Judgement
+from bigtcp_bench.analysis.detector import Attribution, Judgement
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import Thresholds
 
-IncidentState = Literal["suspect", "regression", "recovered", "dismissed"]
-ChangeKind = Literal["opened", "confirmed", "updated", "recovered", "dismissed"]
+#: Open are the first two. A regression is over when its series are as usual again (``recovered``), when what they
+#: are is the usual level by now (``new-normal``), when they are measured no longer (``unmeasured``), or when
+#: somebody says so (``closed``); a suspicion is ``dismissed`` when it came to nothing.
+IncidentState = Literal["suspect", "regression", "recovered", "dismissed", "new-normal", "unmeasured", "closed"]
+OPEN_STATES: tuple[IncidentState, ...] = ("suspect", "regression")
+
+#: How one series of an incident ended.
+MemberEnd = Literal["recovered", "new-normal", "unmeasured"]
+
+ChangeKind = Literal["opened", "confirmed", "worse", "updated", "ended"]
+
+#: Scenario and metric.
+Series = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,10 +39,18 @@ class SeriesJudgement:
     metric: str
     judgement: Judgement
 
+    @property
+    def series(self) -> Series:
+        """Scenario and metric."""
+        return self.scenario, self.metric
+
 
 @dataclass(frozen=True)
 class Member:
-    """A series within an incident, with the newest estimate of its relative change."""
+    """A series within an incident, with the newest estimate of its relative change.
+
+    ``acknowledged_change`` is the size that somebody said is known.
+    """
 
     scenario: str
     metric: str
@@ -39,13 +58,21 @@ class Member:
     first_seen: str
     last_seen: str
     confirmed: bool
+    ended: MemberEnd | None = None
+    acknowledged_change: float | None = None
+
+    @property
+    def series(self) -> Series:
+        """Scenario and metric."""
+        return self.scenario, self.metric
 
 
 @dataclass(frozen=True)
 class Incident:
-    """One cause, from first suspicion to recovery. ``changed_on`` is the estimated night of the change.
+    """One cause, from first suspicion to its end. ``changed_on`` is the estimated night of the change.
 
-    ``uid`` is made from what two runs that see the same nights both know, so that they cannot open two.
+    ``worse_on`` is that of the newest change for the worse after it. ``uid`` is made from what two runs that see
+    the same nights both know, so that they cannot open two.
     """
 
     uid: str
@@ -56,83 +83,99 @@ class Incident:
     suspected_on: str
     members: tuple[Member, ...]
     confirmed_on: str | None = None
+    worse_on: str | None = None
     closed_on: str | None = None
     acknowledged: bool = False
 
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of one incident tonight; ``notify`` says whether people are to be told.
-
-    ``news`` are the members that are new, or newly confirmed, or clearly worse than before.
-    """
+    """What becomes of one incident tonight."""
 
     kind: ChangeKind
     incident: Incident
-    notify: bool
-    news: tuple[Member, ...] = ()
+
+
+def badness(metric: str, change: float | None) -> float:
+    """Return how much worse a relative change is, in the metric's own direction."""
+    if change is None:
+        return 0.0
+    return change if METRICS[metric].better == "lower" else -change
 
 
 def incident_transitions(
-    open_incidents: Iterable[Incident],
+    known: Iterable[Incident],
     judgements: Sequence[SeriesJudgement],
     thresholds: Thresholds | None = None,
+    unmeasured: Collection[Series] = (),
 ) -> list[Change]:
     """Return how the open incidents change, and which are opened, by the judgements of one night.
 
-    A series joins the incident it is a member of, else one of its cluster whose change lies within
-    ``thresholds.incident_nights`` days. A suspicion opens an incident but tells nobody; an acknowledged one tells
-    only of its end. Incidents without news are not in the answer unless their members changed.
+    ``known`` are the open incidents, and those closed by hand: a regression that began before somebody closed it
+    opens no other. A series joins the incident it is a member of, else one of its cluster whose change lies within
+    ``thresholds.incident_nights`` days. ``unmeasured`` are series that no night has measured for so long that they
+    are given up. An acknowledgement is withdrawn when the incident gets worse (``_exceeds_acknowledged``).
     """
     thresholds = thresholds or Thresholds.model_validate({})
-    before = {incident.uid: incident for incident in open_incidents}
+    everything = list(known)
+    before = {incident.uid: incident for incident in everything if incident.state in OPEN_STATES}
+    by_hand = [incident for incident in everything if incident.state == "closed"]
     after = dict(before)
-    news: dict[str, list[Member]] = {}
+    worse = set()
     # Regressions first: their night of change is an estimate over several nights, a suspicion's is a guess.
     alarms = sorted(
-        (
-            item
-            for item in judgements
-            if item.judgement.state in ("suspect", "regression") and item.judgement.since
-        ),
+        (item for item in judgements if _is_alarm(item.judgement) and not _is_covered(item, by_hand)),
         key=lambda item: (item.judgement.state != "regression", item.judgement.since, item.scenario, item.metric),
     )
     for item in alarms:
         incident = _incident_of(after.values(), item, thresholds) or _opened(item)
-        incident, is_news = _joined(incident, item, thresholds)
-        after[incident.uid] = incident
-        if is_news:
-            news.setdefault(incident.uid, []).append(_member(incident, item))
+        after[incident.uid] = _joined(incident, item)
+        if item.judgement.event == "worse":
+            worse.add(incident.uid)
 
     changes = []
     for uid, incident in after.items():
         old = before.get(uid)
-        fresh = tuple(news.get(uid, ()))
-        if old is None:
-            kind: ChangeKind = "opened" if incident.state == "suspect" else "confirmed"
-        elif incident.state != old.state:
-            kind = "confirmed"
-        else:
-            ended = _ended(incident, judgements, thresholds)
-            if ended is not None:
-                kind = "recovered" if ended.state == "recovered" else "dismissed"
-                changes.append(Change(kind, ended, notify=kind == "recovered"))
-                continue
-            if incident == old:
-                continue
-            kind = "updated"
-        told = kind == "confirmed" or (kind == "updated" and bool(fresh) and incident.state == "regression")
-        changes.append(Change(kind, incident, notify=told and not incident.acknowledged, news=fresh))
+        current = _with_ends(incident, judgements, unmeasured)
+        if current.acknowledged and _exceeds_acknowledged(current, thresholds):
+            current = replace(current, acknowledged=False)
+            worse.add(uid)
+        ended = None if old is None or current.state != old.state else _ended(current, judgements, thresholds)
+        if ended is not None:
+            changes.append(Change("ended", ended))
+        elif old is None or current.state != old.state:
+            changes.append(Change("opened" if current.state == "suspect" else "confirmed", current))
+        elif current != old:
+            changes.append(Change("worse" if uid in worse else "updated", current))
     return changes
+
+
+def _is_alarm(judgement: Judgement) -> bool:
+    return judgement.state in OPEN_STATES and judgement.since is not None
+
+
+def _is_covered(item: SeriesJudgement, by_hand: Iterable[Incident]) -> bool:
+    """Return whether the alarm is of a regression that began before somebody closed its incident."""
+    return any(
+        incident.cluster == item.cluster
+        and (item.judgement.since or "") <= (incident.closed_on or "")
+        and any(member.series == item.series for member in incident.members)
+        for incident in by_hand
+    )
 
 
 def _incident_of(incidents: Iterable[Incident], item: SeriesJudgement, thresholds: Thresholds) -> Incident | None:
     """Return the incident that the alarm belongs to: by membership, else by the nearest night of change."""
     same = [incident for incident in incidents if incident.cluster == item.cluster]
     for incident in same:
-        if any((member.scenario, member.metric) == (item.scenario, item.metric) for member in incident.members):
+        if any(member.series == item.series for member in incident.members):
             return incident
-    distances = [(_days(incident.changed_on, item.judgement.since), incident.uid, incident) for incident in same]
+    distances = [
+        (_days(night, item.judgement.since), incident.uid, incident)
+        for incident in same
+        for night in (incident.changed_on, incident.worse_on)
+        if night is not None
+    ]
     near = [entry for entry in distances if entry[0] <= thresholds.incident_nights]
     return min(near, key=lambda entry: entry[:2])[2] if near else None
 
@@ -151,15 +194,14 @@ def _opened(item: SeriesJudgement) -> Incident:
     )
 
 
-def _joined(incident: Incident, item: SeriesJudgement, thresholds: Thresholds) -> tuple[Incident, bool]:
-    """Return the incident with the alarm in it, and whether that is news."""
+def _joined(incident: Incident, item: SeriesJudgement) -> Incident:
+    """Return the incident with the alarm in it."""
     judgement = item.judgement
     confirmed = judgement.state == "regression"
-    old = next((m for m in incident.members if (m.scenario, m.metric) == (item.scenario, item.metric)), None)
+    old = next((member for member in incident.members if member.series == item.series), None)
     if old is None:
         member = Member(item.scenario, item.metric, judgement.change, judgement.night, judgement.night, confirmed)
         members = (*incident.members, member)
-        is_news = True
     else:
         member = replace(
             old,
@@ -168,8 +210,7 @@ def _joined(incident: Incident, item: SeriesJudgement, thresholds: Thresholds) -
             last_seen=judgement.night,
             confirmed=old.confirmed or confirmed,
         )
-        members = tuple(member if known is old else known for known in incident.members)
-        is_news = confirmed and not old.confirmed
+        members = tuple(member if one is old else one for one in incident.members)
     if confirmed and incident.state == "suspect":
         incident = replace(
             incident,
@@ -178,31 +219,64 @@ def _joined(incident: Incident, item: SeriesJudgement, thresholds: Thresholds) -
             confirmed_on=judgement.night,
             attribution=judgement.attribution,
         )
-    return replace(incident, members=members), is_news
+    if judgement.event == "worse":
+        incident = replace(incident, worse_on=max(incident.worse_on or "", judgement.since or "") or None)
+    return replace(incident, members=members)
+
+
+def _with_ends(
+    incident: Incident, judgements: Sequence[SeriesJudgement], unmeasured: Collection[Series]
+) -> Incident:
+    """Return the incident with what tonight says of the end of each of its series."""
+    tonight = {item.series: item.judgement for item in judgements if item.cluster == incident.cluster}
+
+    def end(member: Member) -> MemberEnd | None:
+        judgement = tonight.get(member.series)
+        if judgement is None:
+            return member.ended or ("unmeasured" if member.series in unmeasured else None)
+        if judgement.state in OPEN_STATES:
+            return "new-normal" if judgement.event == "new-normal" else None
+        return member.ended or "recovered"
+
+    return replace(incident, members=tuple(replace(member, ended=end(member)) for member in incident.members))
+
+
+def _exceeds_acknowledged(incident: Incident, thresholds: Thresholds) -> bool:
+    """Return whether a series is worse than what was acknowledged by the history margin and by half of that.
+
+    A series that joined later counts as acknowledged with the largest size known of its metric, if any.
+    """
+    known: dict[str, float] = {}
+    for member in incident.members:
+        size = badness(member.metric, member.acknowledged_change)
+        known[member.metric] = max(known.get(member.metric, 0.0), size)
+    for member in incident.members:
+        if member.confirmed and member.ended is None:
+            size = (
+                known[member.metric]
+                if member.acknowledged_change is None
+                else badness(member.metric, member.acknowledged_change)
+            )
+            if badness(member.metric, member.change) > size + max(thresholds.history_margin, size / 2):
+                return True
+    return False
 
 
 def _ended(incident: Incident, judgements: Sequence[SeriesJudgement], thresholds: Thresholds) -> Incident | None:
-    """Return the incident closed by tonight's judgements, or None while it goes on.
-
-    A series that was not judged tonight says nothing, so it keeps its incident open.
-    """
-    tonight = {
-        (item.scenario, item.metric): item.judgement for item in judgements if item.cluster == incident.cluster
-    }
-    states = [tonight.get((member.scenario, member.metric)) for member in incident.members]
-    if any(judgement is None or judgement.state in ("suspect", "regression") for judgement in states):
+    """Return the incident closed, once every one of its series has ended, or None while it goes on."""
+    tonight = [item.judgement.night for item in judgements if item.cluster == incident.cluster]
+    if not tonight or any(member.ended is None for member in incident.members):
         return None
-    night = max(judgement.night for judgement in states if judgement)
+    night = max(tonight)
+    ends = {member.ended for member in incident.members if member.confirmed or incident.state == "suspect"}
+    if "unmeasured" in ends and "new-normal" not in ends:
+        return replace(incident, state="unmeasured", closed_on=night)
     if incident.state == "regression":
-        return replace(incident, state="recovered", closed_on=night)
+        return replace(incident, state="new-normal" if "new-normal" in ends else "recovered", closed_on=night)
     last_seen = max(member.last_seen for member in incident.members)
     if _days(last_seen, night) < thresholds.recovery_nights:
         return None
     return replace(incident, state="dismissed", closed_on=night)
-
-
-def _member(incident: Incident, item: SeriesJudgement) -> Member:
-    return next(m for m in incident.members if (m.scenario, m.metric) == (item.scenario, item.metric))
 
 
 def _days(one: str, other: str | None) -> int:

@@ -15,19 +15,25 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
-from bigtcp_bench.analysis.history import ArmsDetector, Attribution, Detector, EpochLog, Judgement, State
+from bigtcp_bench.analysis.detector import Attribution, Detector, Event, Judgement, State
+from bigtcp_bench.analysis.history import ArmsDetector, EpochLog
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import Better
 from bigtcp_bench.planning.plan import Thresholds
 
 _MISSING = frozenset(("", "nan", "na", "n/a", "null", "none"))
 
+#: What spreadsheets of some countries write instead of a comma.
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}
+_DECIMAL_COMMA = "; if that is a decimal comma: allowed is a decimal point"
+
 
 @dataclass(frozen=True)
 class JudgedNight:
     """One night of one series: dates as in the file, ``change_pct`` in per cent of the usual level.
 
-    ``since`` is the night on which the state began, for a regression as estimated; None for learning and steady.
+    ``since`` is the night on which the state began, for a regression as estimated (once it got worse, that of the
+    newest change); None for learning and steady. ``event`` is as in ``Judgement``.
     """
 
     series: str
@@ -36,10 +42,11 @@ class JudgedNight:
     change_pct: float | None
     since: str | None
     attribution: Attribution | None = None
+    event: Event | None = None
 
     def to_json_line(self) -> str:
-        """Return the night as one line of JSON Lines: series, date, state, change_pct, since."""
-        names = ("series", "date", "state", "change_pct", "since")
+        """Return the night as one line of JSON Lines: series, date, state, change_pct, since; event, if any."""
+        names = ("series", "date", "state", "change_pct", "since", *(["event"] if self.event else []))
         return json.dumps({name: getattr(self, name) for name in names}, ensure_ascii=False, allow_nan=False)
 
 
@@ -90,7 +97,13 @@ def judge_lines(
         for judgement in judged:
             change = None if judgement.change is None else round(100 * judgement.change, 3)
             yield JudgedNight(
-                name, judgement.night, judgement.state, change, judgement.since, judgement.attribution
+                name,
+                judgement.night,
+                judgement.state,
+                change,
+                judgement.since,
+                judgement.attribution,
+                judgement.event,
             )
 
 
@@ -125,6 +138,7 @@ def _read(lines: Iterable[str], where: str, default_series: str) -> tuple[tuple[
             if len(cells) != len(header):
                 raise InvalidInput(
                     f"{where}, line {line}: there are {len(cells)} cells, but the header has {len(header)} columns"
+                    f"{_DECIMAL_COMMA if len(cells) > len(header) else ''}"
                 )
             name = cells[series_at].strip() if series_at is not None else default_series
             if not name:
@@ -158,6 +172,14 @@ def _value_columns(header: list[str], where: str) -> tuple[str, ...]:
     for name in ("date", "value", "off", "on", "version", "series"):
         if header.count(name) > 1:
             raise InvalidInput(f"{where}, line 1, column {name}: the column is there {header.count(name)} times")
+    for separator, word in _SEPARATORS.items():
+        if "date" in [name.strip() for name in ",".join(header).split(separator)] and separator in ",".join(
+            header
+        ):
+            raise InvalidInput(
+                f"{where}, line 1: the columns are separated by {word}; allowed are commas between columns, and a "
+                "decimal point in numbers"
+            )
     if "date" not in header:
         raise InvalidInput(f"{where}, line 1: column date is missing; {wanted}")
     arms = [name for name in ("off", "on") if name in header]
@@ -193,7 +215,10 @@ def _number(text: str, where: str, line: int, column: str, positive: bool) -> fl
     try:
         value = float(text)
     except ValueError as error:
-        raise InvalidInput(f"{where}, line {line}, column {column}: {text.strip()!r} is not a number") from error
+        comma = _DECIMAL_COMMA if "," in text else ""
+        raise InvalidInput(
+            f"{where}, line {line}, column {column}: {text.strip()!r} is not a number{comma}"
+        ) from error
     if not math.isfinite(value):
         raise InvalidInput(f"{where}, line {line}, column {column}: {text.strip()!r} is not a finite number")
     if positive and value < 0:

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import special
 
 from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians, series_of
-from bigtcp_bench.analysis.history import robust_level
+from bigtcp_bench.analysis.levels import robust_level
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import (
     CLASSIC_MAX_PACKET_BYTES,

@@ -31,16 +31,22 @@ def add(commands: Any) -> None:
     )
     judge.add_argument("--json", action="store_true", help="JSON Lines, one object per series and night")
 
-    incident = commands.add_parser("incident", help="regressions, from first suspicion to recovery")
+    incident = commands.add_parser("incident", help="regressions, from first suspicion to their end")
     actions = incident.add_subparsers(required=True, metavar="ACTION")
     listed = add_command(actions, "list", "list the open ones; `trend incident_history` has all", _incident_list)
     listed.add_argument("--cluster", help="only this one (default: all)")
     add_output(listed)
-    ack = add_command(actions, "ack", "say that an incident is known, which silences its repeats", _incident_ack)
+    ack = add_command(
+        actions, "ack", "say that an incident is known: silent until it ends or gets worse", _incident_ack
+    )
     ack.add_argument("id", type=int, help="number of the incident")
     ack.add_argument("--note", required=True, help="why, for those who come after you")
     ack.add_argument("--by", default=None, help="your name (default: the name of your account)")
-    for command in (listed, ack):
+    close = add_command(actions, "close", "end an open incident by hand", _incident_close)
+    close.add_argument("id", type=int, help="number of the incident")
+    close.add_argument("--note", required=True, help="why, for those who come after you")
+    close.add_argument("--by", default=None, help="your name (default: the name of your account)")
+    for command in (listed, ack, close):
         add_warehouse(command)
 
     noise = add_command(commands, "noise", "what A/A runs measured, and how large a plan that asks for", _noise)
@@ -62,7 +68,7 @@ def _judge(options: argparse.Namespace) -> int:
 
     from bigtcp_bench.warehouse.output import write_frame
 
-    columns = ["series", "date", "state", "change_pct", "since", "attribution"]
+    columns = ["series", "date", "state", "change_pct", "since", "event", "attribution"]
     write_frame(pd.DataFrame(map(asdict, judged), columns=columns), "table")
     return 0
 
@@ -96,10 +102,22 @@ def _incident_ack(options: argparse.Namespace) -> int:
     warehouse = usable_warehouse(options)
     by = options.by or _account()
     if incidents.acknowledge(warehouse, options.id, by=by, note=options.note):
-        print(f"incident {options.id} is acknowledged by {by}; only its end will be told")
+        print(f"incident {options.id} is acknowledged by {by}; silent until it ends or gets worse")
     else:
         first = incidents.get(warehouse, options.id).acknowledged_by
         print(f"incident {options.id} was acknowledged before, by {first}")
+    return 0
+
+
+def _incident_close(options: argparse.Namespace) -> int:
+    from bigtcp_bench.warehouse import incidents
+
+    note = " ".join(options.note.split())
+    if not note:
+        raise InvalidInput("--note is empty; allowed is why this incident ends, for those who come after you")
+    by = options.by or _account()
+    incidents.close(usable_warehouse(options), options.id, by=by, note=note)
+    print(f"incident {options.id} is closed by {by}; what it covers is told again if it gets worse")
     return 0
 
 

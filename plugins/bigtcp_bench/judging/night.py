@@ -13,7 +13,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench import __version__
@@ -175,6 +175,7 @@ class Nightly:
         details: dict[str, Any] = {
             "sds": judgement.sds,
             "alarm": judgement.alarm,
+            "event": judgement.event,
             "nights": len(detector.benefit.usual),
             "epoch": {name: list(pair) for name, pair in judgement.epoch.items()},
             "coincides_with": {name: list(pair) for name, pair in judgement.coincides_with.items()},
@@ -195,9 +196,10 @@ class Nightly:
 
     def _revise(self, judged: Sequence[decisions.SeriesJudgement]) -> list[decisions.Change]:
         changes: list[decisions.Change] = []
+        given_up = incidents.unmeasured(self._warehouse, self._run, self._thresholds.unmeasured_nights)
 
         def decide(known: list[incidents.Incident]) -> list[decisions.Incident]:
-            changes[:] = decisions.incident_transitions(map(_decidable, known), judged, self._thresholds)
+            changes[:] = decisions.incident_transitions(map(_decidable, known), judged, self._thresholds, given_up)
             return [change.incident for change in changes]
 
         incidents.revise(self._warehouse, self._cluster, decide)
@@ -327,18 +329,9 @@ def _decidable(incident: incidents.Incident) -> decisions.Incident:
         attribution=attribution,
         changed_on=incident.changed_on,
         suspected_on=incident.suspected_on,
-        members=tuple(
-            decisions.Member(
-                member.scenario,
-                member.metric,
-                member.change,
-                member.first_seen,
-                member.last_seen,
-                member.confirmed,
-            )
-            for member in incident.members
-        ),
+        members=tuple(decisions.Member(**asdict(member)) for member in incident.members),
         confirmed_on=incident.confirmed_on,
+        worse_on=incident.worse_on,
         closed_on=incident.closed_on,
         acknowledged=incident.acknowledged,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bigtcp_bench.analysis.incidents import OPEN_STATES
 from bigtcp_bench.notify import digest
 from bigtcp_bench.notify.slack import incident_messages
 from bigtcp_bench.notify.slack.incident_messages import IncidentNews, Series
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 #: A series that got worse by so much since it was last told has grown: the smallest lasting change that matters.
 GROWN_BY: float = Thresholds.model_validate({}).history_margin
-
-_CLOSED = ("recovered", "dismissed")
 
 
 def drafts_of_run(
@@ -76,7 +75,7 @@ def _of_incidents(
     known = {one.id: one for one in incidents.open_incidents(warehouse, view.cluster)}
     # Those that have ended since they were told.
     for number, last in told.items():
-        if number not in known and last["state"] not in _CLOSED:
+        if number not in known and last["state"] in OPEN_STATES:
             known[number] = incidents.get(warehouse, number)
     for incident in sorted(known.values(), key=lambda one: one.id):
         if incident.id in told and told[incident.id]["run_id"] == view.number:
@@ -91,7 +90,7 @@ def _told_elsewhere(incident: Incident) -> dict[str, Any] | None:
     """Return what must have been told of an incident that came with its thread from another warehouse."""
     if incident.slack_ts is None:
         return None
-    state = incident.state if incident.state not in _CLOSED else "regression"
+    state = incident.state if incident.state in OPEN_STATES else "regression"
     return {"state": state, "acknowledged": incident.acknowledged, "changes": _changes(incident)}
 
 
@@ -107,21 +106,26 @@ def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, settings: C
             yield _draft(news, "suspect", incident_messages.suspicion_message(news))
         return
     before = {_series(name): change for name, change in last["changes"].items()}
-    if incident.state in _CLOSED:
+    if incident.state not in OPEN_STATES:
         # What was told as a regression has an end worth telling the channel.
         loud = last["state"] == "regression"
         yield _draft(news, incident.state, incident_messages.closed(news), broadcast=loud)
         yield _new_title(news, incident_messages.closed_title_message(news))
     elif incident.acknowledged:
         if not last["acknowledged"]:
-            yield _draft(news, "acknowledged", incident_messages.acknowledged(news), changes=before)
+            # After it got worse it may be acknowledged again, which is another message.
+            event = f"acknowledged {incident.acknowledged_at:%Y-%m-%dT%H:%M:%S}"
+            yield _draft(news, event, incident_messages.acknowledged(news), changes=before)
     elif incident.state == "regression" and last["state"] == "suspect":
         message = incident_messages.regression_message(news)
         yield _draft(news, "regression", message, broadcast=True, chart=True)
         yield _new_title(news, message)
     elif incident.state == "regression" and any(member.last_seen == _night(news.view) for member in news.members):
         if incident_messages.worse_than(news, before, GROWN_BY):
-            yield _draft(news, _run(news), incident_messages.grown(news, before), broadcast=True)
+            known = last.get("acknowledged_by") if last["acknowledged"] else None
+            yield _draft(news, _run(news), incident_messages.grown(news, before, known), broadcast=True)
+        elif any(one.event == "eased" for one in map(news.judged, news.members) if one):
+            yield _draft(news, _run(news), incident_messages.eased(news, before))
         else:
             yield _draft(news, _run(news), incident_messages.still_there(news), changes=before)
 
@@ -145,6 +149,7 @@ def _draft(
     told = {
         "state": incident.state,
         "acknowledged": incident.acknowledged,
+        "acknowledged_by": incident.acknowledged_by,
         "changes": _changes(incident) if changes is None else {_name(one): size for one, size in changes.items()},
     }
     more: dict[str, Any] = {"told": told, "broadcast": broadcast}

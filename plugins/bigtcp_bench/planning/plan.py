@@ -172,7 +172,14 @@ class Thresholds(BaseModel):
         2.1, gt=0.5, le=10, description="most standard deviations that a single night can count for"
     )
     platform_cusum_limit: float = Field(
-        6.5, gt=0, le=50, description="h for each arm by itself: both must pass it, for a platform has its moods"
+        6.5, gt=0, le=50, description="h for both arms together: a platform has its moods"
+    )
+    sudden_cusum_slack: float = Field(
+        1.4, ge=0, le=5, description="k of a second CUSUM of both arms together, for falls that are large at once"
+    )
+    sudden_cusum_limit: float = Field(4.0, gt=0, le=50, description="h of it")
+    sudden_cusum_clip: float = Field(
+        3.3, gt=0.5, le=10, description="most standard deviations that a single night can count for there"
     )
     suspect_sds: float = Field(
         3.5, gt=0, le=20, description="a night worse by this many standard deviations is suspect ..."
@@ -189,11 +196,11 @@ class Thresholds(BaseModel):
     moved_sds: float = Field(
         3.0, gt=0, le=10, description="standard errors by which one arm must have moved to be blamed for a change"
     )
-    use_otava: bool = Field(
-        False, description="a regression also needs a change point by apache-otava (an optional package)"
-    )
     incident_nights: int = Field(
         5, ge=0, le=60, description="changes within this many days of each other are one incident"
+    )
+    unmeasured_nights: int = Field(
+        14, ge=1, le=365, description="nights without a series after which its incident ends as no longer measured"
     )
 
 

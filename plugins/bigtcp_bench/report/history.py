@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.planning.metrics import METRICS
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 #: States in the order in which they are counted; the first three are worth a line of their own.
 STATES = ("regression", "suspect", "recovered", "steady", "learning")
 _TOLD = STATES[:3]
+
+#: What an event of an open regression says (``analysis.detector.Event``).
+EVENTS = {
+    "worse": "got worse",
+    "eased": "better, but not as usual again",
+    "new-normal": "from now on this is the usual level",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class SeriesView:
     nights: int = 0
     coincides_with: tuple[tuple[str, str, str], ...] = ()
     rerun: tuple[str, ...] | None = None
+    #: As in ``analysis.detector.Judgement``.
+    event: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class HistoryView:
 
     series: tuple[SeriesView, ...] = ()
     incidents: tuple[IncidentView, ...] = ()
+    #: Series whose incident somebody has ended by hand, with the night and the name: what began before is silent.
+    closed: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     #: Valid nights before a series is judged.
     learning_nights: int = 0
 
@@ -84,13 +95,22 @@ class HistoryView:
                 for one in incidents.open_incidents(warehouse, run["cluster"])
                 if one.suspected_on <= night
             ),
+            closed={
+                (member.scenario, member.metric): (one.closed_on or "", one.closed_by or "somebody")
+                for one in incidents.closed_by_hand(warehouse, run["cluster"])
+                for member in one.members
+            },
             learning_nights=thresholds.learning_nights,
         )
 
     @property
     def known(self) -> dict[tuple[str, str], str]:
-        """Return the series of incidents that somebody has acknowledged, each with that name."""
-        return {
+        """Return the series of incidents that somebody has acknowledged or closed, each with that name."""
+        since = {(one.scenario, one.metric): one.since for one in self.series if one.since is not None}
+        found = {
+            series: by for series, (night, by) in self.closed.items() if series in since and since[series] <= night
+        }
+        return found | {
             series: one.acknowledged_by
             for one in self.incidents
             if one.acknowledged_by is not None
@@ -107,7 +127,7 @@ class HistoryView:
         return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
     def lines(self) -> list[str]:
-        """Return one line for everything that is not as usual; what an acknowledged incident covers is silent."""
+        """Return one line for everything that is not as usual and that nobody has acknowledged or closed."""
         found = []
         for scenario in dict.fromkeys(one.scenario for one in self.series):
             of = [one for one in self.series if one.scenario == scenario]
@@ -115,6 +135,9 @@ class HistoryView:
                 told = [one for one in of if one.state == state and (scenario, one.metric) not in self.known]
                 if told:
                     found.append(_told_line(scenario, state, told))
+            modes = [METRICS[one.metric].short_label for one in of if one.event == "two-modes"]
+            if modes:
+                found.append(f"{scenario}: two modes: {', '.join(modes)}; each night is judged by the nearer one")
             found += _rerun_line(of[0])
         return found + [_incident_line(one) for one in self.incidents]
 
@@ -135,6 +158,7 @@ def _series(row: Mapping[Any, Any]) -> SeriesView:
             (name, before, now) for name, (before, now) in (details.get("coincides_with") or {}).items()
         ),
         rerun=None if rerun is None else tuple(rerun["reasons"]),
+        event=details.get("event"),
     )
 
 
@@ -152,7 +176,9 @@ def _told_line(scenario: str, state: str, told: list[SeriesView]) -> str:
     coincides = "; about then changed " + ", ".join(
         f"{name.replace('_', ' ')} {before} → {now}" for name, before, now in changed
     )
-    return f"{scenario}: {state}{since}: {sizes}{cause}{coincides if changed else ''}"
+    events = ", ".join(dict.fromkeys(EVENTS[one.event] for one in told if one.event in EVENTS))
+    line = f"{scenario}: {state}{since}{f' ({events})' if events else ''}: {sizes}{cause}"
+    return f"{line}{coincides if changed else ''}"
 
 
 def _rerun_line(one: SeriesView) -> list[str]:

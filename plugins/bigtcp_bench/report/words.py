@@ -16,6 +16,13 @@ VERDICT_WORDS = {
     "invalid": "not judged",
 }
 
+#: Stored state of an incident → what people read, where that is not the same.
+STATE_WORDS = {
+    "new-normal": "usual level from then on",
+    "unmeasured": "no longer measured",
+    "closed": "closed by hand",
+}
+
 #: Stored attribution → what is to blame, in a sentence.
 CAUSES = {
     "big-tcp": "BIG TCP",
@@ -53,8 +60,8 @@ NO_CAUSE_ADVICE = "Wait for the next nights: a suspicion is confirmed or comes t
 
 
 def verdict_word(verdict: str) -> str:
-    """Return what people read for a stored verdict: ``better`` for ``faster``."""
-    return VERDICT_WORDS.get(verdict, verdict)
+    """Return what people read for a stored verdict, or state of an incident: ``better`` for ``faster``."""
+    return VERDICT_WORDS.get(verdict) or STATE_WORDS.get(verdict, verdict)
 
 
 def series_text(scenario: str, metric: str) -> str:

@@ -1,20 +1,24 @@
-"""Incidents as rows: what the analysis decides of them is stored so that two runs at once agree."""
+"""Incidents as rows: what the analysis and people decide of them is stored so that two at once agree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.warehouse.records import IncidentRecord, IncidentState, row_of
+from bigtcp_bench.warehouse.schema import comparison, judgement, run
 from bigtcp_bench.warehouse.schema import incident as table
 from bigtcp_bench.warehouse.schema import incident_member as member_table
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.warehouse.upsert import insert_into, upsert
+
+#: More judged runs than a night has on the average; with more, a series is given up later.
+_RUNS_A_NIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,15 @@ class Member:
     first_seen: str
     last_seen: str
     confirmed: bool
+    #: How it ended, where the incident goes on without it.
+    ended: str | None = None
+    #: Its size when somebody acknowledged the incident.
+    acknowledged_change: float | None = None
+
+    @property
+    def series(self) -> tuple[str, str]:
+        """Scenario and metric."""
+        return self.scenario, self.metric
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,10 @@ class Incident:
     acknowledged_note: str | None
     slack_channel: str | None
     slack_ts: str | None
+    #: The night of the newest change for the worse within it.
+    worse_on: str | None
+    closed_by: str | None
+    closed_note: str | None
     members: tuple[Member, ...]
 
     @property
@@ -63,16 +80,16 @@ def revise(
 ) -> list[Incident]:
     """Hand the open incidents of ``cluster`` to ``decide``, store those it returns, and return them as stored.
 
-    ``decide`` returns the new and the changed ones, with the fields of IncidentRecord, and must do nothing else:
-    it runs within the transaction, while no other run can revise incidents of the same cluster, perhaps twice.
-    A closed incident stays as it was closed; acknowledgement and Slack thread are never touched.
+    Those that were closed by hand are handed over, too. ``decide`` returns the new and the changed ones, with the
+    fields of IncidentRecord, and must do nothing else: it runs within the transaction, while no other run can
+    revise incidents of the same cluster, perhaps twice. A closed incident stays as it was closed, and the Slack
+    thread is never touched.
     """
 
     def work(connection: sa.Connection) -> list[Incident]:
         _lock(connection, cluster)
-        decided = [
-            row_of(IncidentRecord, item, f"incident of {cluster}") for item in decide(_open(connection, cluster))
-        ]
+        found = decide(_relevant(connection, cluster))
+        decided = [row_of(IncidentRecord, item, f"incident of {cluster}") for item in found]
         for record in decided:
             if record.cluster != cluster:
                 raise InvalidInput(f"incident {record.uid!r} is of cluster {record.cluster!r}, not of {cluster!r}")
@@ -85,29 +102,89 @@ def revise(
 def acknowledge(
     warehouse: Warehouse, incident_id: int, *, by: str, note: str = "", at: datetime | None = None
 ) -> bool:
-    """Silence an open incident; returns False when somebody has done so before, whose name then stays.
+    """Silence an open incident until it ends or gets worse than its series are now.
 
-    Raises InvalidInput if the incident is unknown or closed.
+    Returns False when somebody has done so before, whose name then stays. Raises InvalidInput if the incident is
+    unknown or closed.
     """
 
     def work(connection: sa.Connection) -> bool:
+        known = _open_one(connection, incident_id, "acknowledged")
+        if known.acknowledged:
+            return False
         values = {
             "acknowledged_at": at or datetime.now(UTC),
             "acknowledged_by": by,
             "acknowledged_note": note or None,
         }
-        open_and_new = table.c.closed_on.is_(None) & table.c.acknowledged_at.is_(None)
-        if _changed(connection, incident_id, open_and_new, values):
-            return True
-        known = _get(connection, incident_id)
-        if known.closed_on is not None:
-            raise InvalidInput(
-                f"incident {incident_id} is {known.state} since {known.closed_on}; only open incidents can be "
-                "acknowledged"
-            )
-        return False
+        connection.execute(sa.update(table).where(table.c.id == incident_id).values(values))
+        of_it = member_table.c.incident_id == incident_id
+        connection.execute(sa.update(member_table).where(of_it).values(acknowledged_change=member_table.c.change))
+        return True
 
     return warehouse.write(work)
+
+
+def close(warehouse: Warehouse, incident_id: int, *, by: str, note: str, on: date | None = None) -> None:
+    """End an open incident by hand, on the night ``on`` (default: today, in UTC).
+
+    What its series are from then on opens no other incident until it recovers or gets worse. Raises InvalidInput
+    if the incident is unknown or closed.
+    """
+    values = {
+        "state": "closed",
+        "closed_on": (on or datetime.now(UTC).date()).isoformat(),
+        "closed_by": by,
+        "closed_note": note,
+    }
+
+    def work(connection: sa.Connection) -> None:
+        _open_one(connection, incident_id, "closed")
+        connection.execute(sa.update(table).where(table.c.id == incident_id).values(values))
+
+    warehouse.write(work)
+
+
+def unmeasured(warehouse: Warehouse, run_id: int, nights: int) -> set[tuple[str, str]]:
+    """Return the (scenario, metric) of open incidents that no run has measured on the newest ``nights`` nights.
+
+    Nights are those of the cluster of ``run_id``, up to that run, of which something was judged.
+    """
+
+    def work(connection: sa.Connection) -> set[tuple[str, str]]:
+        this = sa.select(run.c.cluster, run.c.started_at).where(run.c.id == run_id).subquery()
+        members = sa.select(member_table.c.scenario, member_table.c.metric, member_table.c.last_seen)
+        members = (
+            members.join(table).join(this, this.c.cluster == table.c.cluster).where(table.c.closed_on.is_(None))
+        )
+        found = connection.execute(members).all()
+        if not found:
+            return set()
+        judged = sa.select(run.c.id, run.c.started_at).join(
+            this, (this.c.cluster == run.c.cluster) & (run.c.started_at <= this.c.started_at)
+        )
+        judged = judged.where(~run.c.superseded, sa.exists().where(judgement.c.run_id == run.c.id))
+        judged = judged.order_by(run.c.started_at.desc()).limit(_RUNS_A_NIGHT * nights)
+        runs: list[int] = []
+        seen: set[str] = set()
+        for number, started_at in connection.execute(judged):
+            night = started_at.date().isoformat()
+            if night not in seen and len(seen) == nights:
+                break
+            seen.add(night)
+            runs.append(number)
+        if len(seen) < nights:
+            return set()
+        measured = sa.select(comparison.c.scenario, comparison.c.metric).where(comparison.c.run_id.in_(runs))
+        known = {tuple(row) for row in connection.execute(measured.distinct())}
+        oldest = min(seen)
+        return {
+            (scenario, metric)
+            for scenario, metric, last_seen in found
+            if last_seen < oldest and (scenario, metric) not in known
+        }
+
+    return warehouse.read(work)
 
 
 def get(warehouse: Warehouse, incident_id: int) -> Incident:
@@ -120,6 +197,13 @@ def open_incidents(warehouse: Warehouse, cluster: str | None = None) -> list[Inc
     return warehouse.read(lambda connection: _open(connection, cluster))
 
 
+def closed_by_hand(warehouse: Warehouse, cluster: str) -> list[Incident]:
+    """Return the incidents of ``cluster`` that somebody has ended, oldest first."""
+    return warehouse.read(
+        lambda connection: _select(connection, (table.c.cluster == cluster) & (table.c.state == "closed"))
+    )
+
+
 def _lock(connection: sa.Connection, cluster: str) -> None:
     # Looking at the open incidents and changing them must be one step per cluster. SQLite's write transaction is
     # that already; PostgreSQL needs a lock, kept until the transaction ends.
@@ -129,7 +213,9 @@ def _lock(connection: sa.Connection, cluster: str) -> None:
 
 
 def _store(connection: sa.Connection, record: IncidentRecord) -> None:
-    values = record.model_dump(exclude={"members"})
+    values = record.model_dump(exclude={"members", "acknowledged"})
+    if record.acknowledged is False:
+        values |= {"acknowledged_at": None, "acknowledged_by": None, "acknowledged_note": None}
     insert = insert_into(connection, table).values(values)
     statement = insert.on_conflict_do_update(
         index_elements=["uid"],
@@ -142,12 +228,15 @@ def _store(connection: sa.Connection, record: IncidentRecord) -> None:
         upsert(connection, member_table, members)
 
 
-def _changed(
-    connection: sa.Connection, incident_id: int, expected: sa.ColumnElement[bool], values: dict[str, Any]
-) -> bool:
-    """Set ``values`` if the row is still as ``expected``, and return whether it was."""
-    statement = sa.update(table).where(table.c.id == incident_id, expected).values(values)
-    return connection.execute(statement).rowcount == 1
+def _open_one(connection: sa.Connection, incident_id: int, wish: str) -> Incident:
+    """Return an open incident, while no run can revise it. Raises InvalidInput if it is unknown or closed."""
+    _lock(connection, _get(connection, incident_id).cluster)
+    known = _get(connection, incident_id)
+    if known.closed_on is not None:
+        raise InvalidInput(
+            f"incident {incident_id} is {known.state} since {known.closed_on}; only open incidents can be {wish}"
+        )
+    return known
 
 
 def _get(connection: sa.Connection, incident_id: int) -> Incident:
@@ -160,6 +249,11 @@ def _get(connection: sa.Connection, incident_id: int) -> Incident:
 def _open(connection: sa.Connection, cluster: str | None) -> list[Incident]:
     where = table.c.closed_on.is_(None)
     return _select(connection, where if cluster is None else where & (table.c.cluster == cluster))
+
+
+def _relevant(connection: sa.Connection, cluster: str) -> list[Incident]:
+    still = table.c.closed_on.is_(None) | (table.c.state == "closed")
+    return _select(connection, still & (table.c.cluster == cluster))
 
 
 def _select(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Incident]:

@@ -34,7 +34,8 @@ State = Literal["learning", "steady", "suspect", "regression", "recovered"]
 #: What Airflow calls a run that somebody, or something outside of Airflow, has started.
 BY_HAND = "manual"
 NoiseLevel = Literal["repetition", "generation", "switch"]
-IncidentState = Literal["suspect", "regression", "recovered", "dismissed"]
+IncidentState = Literal["suspect", "regression", "recovered", "dismissed", "new-normal", "unmeasured", "closed"]
+MemberEnd = Literal["recovered", "new-normal", "unmeasured"]
 
 #: Deeper JSON is no document of ours, and would end a reader that follows it by recursion.
 MAX_DEPTH = 64
@@ -380,6 +381,8 @@ class MemberRecord(_Row):
     first_seen: Night
     last_seen: Night
     confirmed: bool = False
+    ended: MemberEnd | None = None
+    acknowledged_change: Number | None = None
 
 
 class IncidentRecord(_Row):
@@ -394,7 +397,10 @@ class IncidentRecord(_Row):
     changed_on: Night
     suspected_on: Night
     confirmed_on: Night | None = None
+    worse_on: Night | None = None
     closed_on: Night | None = None
+    #: False withdraws what somebody has said; None leaves it.
+    acknowledged: bool | None = None
     members: list[MemberRecord] = []
 
 
@@ -408,7 +414,10 @@ class StoredIncident(_Row):
     changed_on: Night
     suspected_on: Night
     confirmed_on: Night | None = None
+    worse_on: Night | None = None
     closed_on: Night | None = None
+    closed_by: Text | None = None
+    closed_note: Text | None = None
     acknowledged_at: Moment | None = None
     acknowledged_by: Text | None = None
     acknowledged_note: Text | None = None

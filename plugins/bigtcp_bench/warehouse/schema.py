@@ -315,10 +315,14 @@ incident = sa.Table(
     sa.Column("acknowledged_note", sa.Text),
     sa.Column("slack_channel", sa.Text),
     sa.Column("slack_ts", sa.Text),
+    sa.Column("worse_on", sa.Text),
+    sa.Column("closed_by", sa.Text),
+    sa.Column("closed_note", sa.Text),
     sa.UniqueConstraint("uid"),
     sa.Index(None, "cluster", "suspected_on"),
     sa.CheckConstraint(
-        "state IN ('suspect', 'regression', 'recovered', 'dismissed')", name="ck_bigtcp_incident_state"
+        "state IN ('suspect', 'regression', 'recovered', 'dismissed', 'new-normal', 'unmeasured', 'closed')",
+        name="ck_bigtcp_incident_state",
     ),
 )
 
@@ -333,6 +337,8 @@ incident_member = sa.Table(
     sa.Column("first_seen", sa.Text, nullable=False),
     sa.Column("last_seen", sa.Text, nullable=False),
     sa.Column("confirmed", sa.Boolean, nullable=False),
+    sa.Column("ended", sa.Text),
+    sa.Column("acknowledged_change", sa.Double),
 )
 
 #: What the pods' agents said, compressed as they sent it. The only table that is ever pruned.

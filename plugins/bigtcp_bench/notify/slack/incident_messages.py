@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from bigtcp_bench.analysis.incidents import badness
 from bigtcp_bench.notify.slack import blocks
 from bigtcp_bench.notify.slack.blocks import SlackMessage, escaped
 from bigtcp_bench.notify.slack.run_messages import conditions, likely_causes, origin
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Scenario and metric.
 Series = tuple[str, str]
+
+#: What an acknowledgement does, wherever one is told of.
+ACKNOWLEDGED = "Silent until it ends, or gets worse by half of what it is now and at least 3 %."
 
 #: Facts that say more about a run than about an incident.
 _OF_THE_RUN = ("history", "time", "restore", "data")
@@ -94,23 +98,42 @@ def still_there(news: IncidentNews) -> SlackMessage:
     return _reply(f"Still there, day {days + 1}: {listed(news.members)}.", news)
 
 
-def grown(news: IncidentNews, before: Mapping[Series, float | None]) -> SlackMessage:
-    """Return the follow-up of an incident with new or clearly worse series; ``before`` is what was told last."""
+def grown(
+    news: IncidentNews, before: Mapping[Series, float | None], acknowledged_by: str | None = None
+) -> SlackMessage:
+    """Return the follow-up of an incident with new or clearly worse series; ``before`` is what was told last.
+
+    ``acknowledged_by`` is whose acknowledgement that ends.
+    """
     lines = []
     for member in worse_than(news, before):
-        series = (member.scenario, member.metric)
         size = units.change_text(member.change)
-        was = f"{units.change_text(before[series])} → {size}" if series in before else f"{size}, new"
+        was = f"{size}, new"
+        if member.series in before:
+            was = f"{units.change_text(before[member.series])} → {size}"
         lines.append(f"{_label(member)} {was}")
-    return _reply(f":small_red_triangle_down: *Grown*: {'; '.join(lines)}.", news)
+    worse_on = news.incident.worse_on
+    word = f"*Worse* since the night {worse_on}" if worse_on else "*Grown*"
+    known = f" What {escaped(acknowledged_by)} acknowledged was less." if acknowledged_by else ""
+    return _reply(f":small_red_triangle_down: {word}: {'; '.join(lines)}.{known}", news)
+
+
+def eased(news: IncidentNews, before: Mapping[Series, float | None]) -> SlackMessage:
+    """Return the follow-up of a night on which series came back in part; ``before`` is what was told last."""
+    lines = [
+        f"{_label(member)} {units.change_text(before.get(member.series))} → {units.change_text(member.change)}"
+        for member in news.members
+        if (judged := news.judged(member)) is not None and judged.event == "eased"
+    ]
+    return _reply(f"*Better, but not as usual again*: {'; '.join(lines)}.", news)
 
 
 def acknowledged(news: IncidentNews) -> SlackMessage:
-    """Return the follow-up that says who knows of it: the last one before its end."""
+    """Return the follow-up that says who knows of it: the last one before it ends or gets worse."""
     incident = news.incident
     note = f": {escaped(incident.acknowledged_note)}" if incident.acknowledged_note else ""
     who = escaped(incident.acknowledged_by or "somebody")
-    return _reply(f":thumbsup: Acknowledged by {who}{note}. From now on only its end is told.", news)
+    return _reply(f":thumbsup: Acknowledged by {who}{note}. {ACKNOWLEDGED}", news)
 
 
 def closed(news: IncidentNews) -> SlackMessage:
@@ -121,10 +144,10 @@ def closed(news: IncidentNews) -> SlackMessage:
 def closed_title_message(news: IncidentNews) -> SlackMessage:
     """Return what stands in place of an incident's first message once it is over."""
     incident = news.incident
-    word = "Recovered" if incident.state == "recovered" else "Came to nothing"
     lines = [_ending(incident, news.members)]
+    title = f"{_END[incident.state]} {_ENDED[incident.state]} on {incident.cluster}"
     parts: list[Block] = [
-        blocks.header(f"{_END[incident.state]} {word} on {incident.cluster}: {_label_text(news.lead)}"),
+        blocks.header(f"{title}: {_label_text(news.lead)}"),
         blocks.lines_section(lines),
         *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
     ]
@@ -135,8 +158,8 @@ def worse_than(news: IncidentNews, before: Mapping[Series, float | None], by: fl
     """Return the confirmed series that ``before`` does not have, or that are worse by more than ``by``."""
     found = []
     for member in news.members:
-        series = (member.scenario, member.metric)
-        if member.confirmed and (series not in before or _badness(member) > _bad(series, before[series]) + by):
+        known = badness(member.metric, before.get(member.series))
+        if member.confirmed and (member.series not in before or _badness(member) > known + by):
             found.append(member)
     return found
 
@@ -149,7 +172,20 @@ def listed(members: Sequence[Member], most: int = 5) -> str:
     return ", ".join(shown)
 
 
-_END = {"recovered": ":white_check_mark:", "dismissed": ":heavy_minus_sign:"}
+_END = {
+    "recovered": ":white_check_mark:",
+    "dismissed": ":heavy_minus_sign:",
+    "new-normal": ":arrow_heading_down:",
+    "unmeasured": ":heavy_minus_sign:",
+    "closed": ":heavy_minus_sign:",
+}
+_ENDED = {
+    "recovered": "Recovered",
+    "dismissed": "Came to nothing",
+    "new-normal": "New usual level",
+    "unmeasured": "No longer measured",
+    "closed": "Closed",
+}
 
 
 def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> SlackMessage:
@@ -222,13 +258,21 @@ def _evidence(news: IncidentNews) -> list[str]:
 
 
 def _ending(incident: Incident, members: Sequence[Member]) -> str:
+    closed_on = incident.closed_on or incident.changed_on
     if incident.state == "dismissed":
         return f"Came to nothing: the suspicion of the night {incident.suspected_on} was not confirmed."
-    days = (
-        date.fromisoformat(incident.closed_on or incident.changed_on) - date.fromisoformat(incident.changed_on)
-    ).days
+    if incident.state == "unmeasured":
+        gone = ", ".join(_label(member) for member in members if member.ended == "unmeasured")
+        return f"No longer measured: {gone}. It was {listed(members)} since {incident.changed_on}."
+    if incident.state == "closed":
+        who, note = escaped(incident.closed_by or "somebody"), escaped(incident.closed_note or "")
+        return f"Closed on {closed_on} by {who}: {note} (since {incident.changed_on} it was {listed(members)})."
+    days = (date.fromisoformat(closed_on) - date.fromisoformat(incident.changed_on)).days
+    if incident.state == "new-normal":
+        stay = [member for member in members if member.ended == "new-normal"]
+        return f"After {days} days still {listed(stay)}; from now on this is the usual level."
     return (
-        f"Recovered on {incident.closed_on}: as usual again after {days} days "
+        f"Recovered on {closed_on}: as usual again after {days} days "
         f"(since {incident.changed_on} it was {listed(members)})."
     )
 
@@ -252,11 +296,4 @@ def _telling(member: Member) -> tuple[bool, bool, float, str, str]:
 
 
 def _badness(member: Member) -> float:
-    return _bad((member.scenario, member.metric), member.change)
-
-
-def _bad(series: Series, change: float | None) -> float:
-    """Return how much worse a change is in the metric's own direction."""
-    if change is None:
-        return 0.0
-    return change if METRICS[series[1]].better == "lower" else -change
+    return badness(member.metric, member.change)
