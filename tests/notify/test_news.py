@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -95,6 +96,48 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     assert "Recovered on 2026-03-30: as usual again after 10 days" in text(end[:1])
     assert ":white_check_mark: Recovered on lab: ipv4-stream-1 throughput" in text(end[1:])
     assert tell(night_view(warehouse, 30)) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "ended", "sentence", "title"),
+    [
+        (
+            "new-normal",
+            "new-normal",
+            "After 90 days still ipv4-stream-1 throughput -12.3 %; from now on this is the",
+            "New",
+        ),
+        ("unmeasured", "unmeasured", "No longer measured: ipv4-stream-1 throughput", "No longer measured"),
+    ],
+)
+def test_what_did_not_recover_is_not_told_as_recovered(warehouse, tell, state, ended, sentence, title):
+    number = revise(warehouse, "2026-03-22").id
+    tell(night_view(warehouse, 21))
+    found = incidents.get(warehouse, number)
+    members = [{**asdict(member), "ended": ended} for member in found.members]
+    closed = {**asdict(found), "state": state, "closed_on": "2026-06-18", "members": members, "acknowledged": None}
+    incidents.revise(warehouse, found.cluster, lambda _known: [closed])
+    end = tell(night_view(warehouse, 22))
+    assert kinds(end) == [("incident", True), ("update", False)]
+    assert sentence in text(end[:1])
+    assert f" {title}" in text(end[1:])
+    assert "Recovered" not in text(end)
+
+
+def test_what_gets_worse_is_told_with_its_date_and_ends_the_acknowledgement(warehouse, tell):
+    number = revise(warehouse, "2026-03-22").id
+    tell(night_view(warehouse, 21))
+    incidents.acknowledge(warehouse, number, by="ann", note="known")
+    tell(night_view(warehouse, 22))
+    fallen = {("ipv4-stream-1", "throughput_bps"): -0.5}
+    revise(warehouse, "2026-03-24", fallen, acknowledged=False, worse_on="2026-03-23")
+    worse = tell(night_view(warehouse, 23))
+    assert kinds(worse) == [("incident", True)]
+    assert "*Worse* since the night 2026-03-23: ipv4-stream-1 throughput −12.3 % → −50.0 %." in text(worse)
+    assert "What ann acknowledged was less." in text(worse)
+    # And may be acknowledged anew, which is told anew.
+    incidents.acknowledge(warehouse, number, by="bob", note="that, too")
+    assert "Acknowledged by bob" in text(tell(night_view(warehouse, 24)))
 
 
 def test_a_run_tells_an_incident_once_however_often_it_tells(warehouse, tell):

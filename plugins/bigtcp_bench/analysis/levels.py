@@ -41,7 +41,7 @@ _SPLIT_ERRORS = 4.5
 _MODES_SDS = 4.5
 
 #: Smallest share of the nights at one of two levels, and fewest nights; fewer are outliers.
-_MODES_SHARE = 0.1
+_MODES_SHARE = 0.15
 _MODES_NIGHTS = 3
 
 #: Moves from one level to the other that make two modes: down, up, down, up, and down again. A regression that
