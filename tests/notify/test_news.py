@@ -104,8 +104,8 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
         (
             "new-normal",
             "new-normal",
-            "After 90 days still ipv4-stream-1 throughput -12.3 %; from now on this is the",
-            "New",
+            "from now on this is the usual level",
+            "New usual level",
         ),
         ("unmeasured", "unmeasured", "No longer measured: ipv4-stream-1 throughput", "No longer measured"),
     ],
