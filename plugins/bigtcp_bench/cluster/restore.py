@@ -275,8 +275,7 @@ def put_back(
     """
     in_flight = annotations_of(seen).get(IN_FLIGHT, "")
     if state is None and changed:
-        where = {"namespace": cilium.namespace, "daemonset": cilium.daemonset, "image": cilium.image}
-        state = core.what_is_left(hands, seen, owner or "an unknown run", where, __version__)
+        state = _what_is_left(hands, seen, owner or "an unknown run", cilium)
         hands.change("POST", holding.CONFIGMAPS, protocol.state_object(state), hold.check)
         report.say("no state was saved; what is changed now is noted in its place")
     image, secrets = (state.image, state.image_pull_secrets) if state is not None else ("", ())
@@ -287,6 +286,39 @@ def put_back(
         return
     by = f"a restore ({reason})"
     core.put_back(hands, hold, state, report, means, in_flight=in_flight, by=by, settle_s=settle_s)
+
+
+def _what_is_left(hands: Hands, lease: JsonObject | None, owner: str, cilium: Cilium) -> SavedState:
+    """Return a state of what is changed now, for a restore that finds changes but no saved state.
+
+    It is saved before anything is undone, so that whoever comes next looks at the same nodes.
+    """
+    noted = annotations_of(lease).get(protocol.NODES, "").split(",")
+    labelled = [node["metadata"]["name"] for node in hands.select(holding.NODES, WINDOW)]
+    where = f"/namespaces/{cilium.namespace}"
+    config_map = hands.get(f"/api/v1{where}/configmaps/{CONFIGMAP_NAME}") or {"metadata": {}}
+    rolled = restarted_by(hands.get(f"/apis/apps/v1{where}/daemonsets/{cilium.daemonset}"))
+    wrote = annotations_of(lease).get(protocol.WROTE, "")
+    changed = ARM in annotations_of(config_map) or rolled is not None or bool(wrote)
+    return SavedState(
+        package_version=__version__,
+        holder=owner,
+        window=wrote,
+        saved_at=protocol.micro_time(hands.now()),
+        plan="",
+        scope="cluster" if changed else "nodes",
+        image="",
+        cilium_namespace=cilium.namespace,
+        cilium_daemonset=cilium.daemonset,
+        cilium_image=cilium.image,
+        node_config=None,
+        config_map=protocol.prior_values(config_map),
+        nodes={
+            name: protocol.SavedNode("", "", "", "", "", None, {})
+            for name in dict.fromkeys([*noted, *labelled])
+            if name and hands.get(f"{holding.NODES}/{name}") is not None
+        },
+    )
 
 
 def _remove_guardian(api: ClusterApi, hold: Hold, report: RestoreReport) -> None:

@@ -47,7 +47,6 @@ from bigtcp_bench.in_cluster.protocol import (
     merged_settings,
     micro_time,
     node_config_as_before,
-    prior_values,
     restarted_by,
     template_annotation,
     undo_config_map,
@@ -599,39 +598,3 @@ class Restoration:
             return self.hands.devices(node, name)
         finally:
             self.hands.delete(f"{PODS}/{name}", gracePeriodSeconds=1)
-
-
-def what_is_left(
-    hands: Hands, lease: Json | None, owner: str, cilium: Mapping[str, str], package: str
-) -> SavedState:
-    """Return a state of what is changed now, for a restore that finds changes but no saved state.
-
-    It is saved before anything is undone, so that whoever comes next looks at the same nodes. ``cilium`` has the
-    namespace, daemonset and image of Cilium, ``package`` is the version of this package.
-    """
-    noted = annotations_of(lease).get(protocol.NODES, "").split(",")
-    labelled = [node["metadata"]["name"] for node in hands.select(NODES, WINDOW)]
-    where = f"/namespaces/{cilium['namespace']}"
-    config_map = hands.get(f"/api/v1{where}/configmaps/{CONFIGMAP_NAME}") or {"metadata": {}}
-    rolled = restarted_by(hands.get(f"/apis/apps/v1{where}/daemonsets/{cilium['daemonset']}"))
-    wrote = annotations_of(lease).get(WROTE, "")
-    changed = ARM in annotations_of(config_map) or rolled is not None or bool(wrote)
-    return SavedState(
-        package_version=package,
-        holder=owner,
-        window=wrote,
-        saved_at=micro_time(hands.now()),
-        plan="",
-        scope="cluster" if changed else "nodes",
-        image="",
-        cilium_namespace=cilium["namespace"],
-        cilium_daemonset=cilium["daemonset"],
-        cilium_image=cilium["image"],
-        node_config=None,
-        config_map=prior_values(config_map),
-        nodes={
-            name: SavedNode("", "", "", "", "", None, {})
-            for name in dict.fromkeys([*noted, *labelled])
-            if name and hands.get(f"{NODES}/{name}") is not None
-        },
-    )
