@@ -109,6 +109,7 @@ def test_a_trend_is_filtered_and_written_in_every_format(command, tmp_path):
         (["export", "x.zip", "--until", "late"], "--until = 'late': must be a date"),
         (["import", "/proc/none"], "/proc/none is not a file that `bigtcp-bench export` wrote"),
         (["incident", "ack", "99", "--note", "x"], "incident 99 is not in the warehouse"),
+        (["incident", "ack", "99", "--note", " "], "--note is empty: say why this incident is known"),
         (["noise", "--cluster", "moon"], "cluster 'moon' is not in the warehouse; known are lab"),
         (["noise", "--plan", "none"], "plan 'none' does not exist"),
         (["warehouse", "prune", "--keep-days", "-1"], "keep_days = -1: must be 0 or more"),

@@ -65,7 +65,10 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     ]
     series = {"scenario": "ipv4-stream-1", "metric": "throughput_bps"}
     assert opening.payload["chart"] == series | {"run": opening.run_id, "incident": number}
-    assert f"{URL}/plugin/bigtcp/bigtcp-bench/incidents/{number}|Incident {number}>" in text([opening])
+    assert (
+        f"{URL}/plugin/bigtcp/bigtcp-bench/incidents/{number}|Incident {number}: what changed, and acknowledge>"
+        in text([opening])
+    )
     assert "tonight off 14.2 Gbit/s, on 24.1 Gbit/s" in text([opening])
 
     revise(warehouse, "2026-03-23", {("ipv4-stream-1", "throughput_bps"): -0.14})

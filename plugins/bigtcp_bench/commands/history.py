@@ -99,6 +99,8 @@ def _incident_list(options: argparse.Namespace) -> int:
 def _incident_ack(options: argparse.Namespace) -> int:
     from bigtcp_bench.warehouse import incidents
 
+    if not options.note.strip():
+        raise InvalidInput("--note is empty: say why this incident is known, for those who come after you")
     warehouse = usable_warehouse(options)
     by = options.by or _account()
     if incidents.acknowledge(warehouse, options.id, by=by, note=options.note):

@@ -330,3 +330,16 @@ def test_any_week_is_a_message_that_slack_takes(rows, cluster):
     gains = tuple(Gain(name, metric, benefit, detects) for (name, metric), benefit, detects in rows)
     week = Period({"valid": 7}, gains, False)
     assert accepted(digest_message(cluster, MONDAY, week, [incident()] * 40, "https://airflow.example"))
+
+
+def test_an_alarm_says_what_to_do_next_and_leads_to_where_it_is_acknowledged():
+    news = IncidentNews(incident(), run_view(), "https://airflow.example/incidents/3")
+    for message in (incident_messages.regression_message(news), incident_messages.suspicion_message(news)):
+        text = "\n".join(texts_of(message))
+        assert "*Do next*: Compare the runs on both sides of its beginning." in text
+        assert "<https://airflow.example/incidents/3|Incident 3: what changed, and acknowledge>" in text
+
+
+def test_no_message_says_where_the_warehouse_is():
+    messages = [run_message(run_view()), *(make(IncidentNews(incident(), run_view())) for make in EVERY)]
+    assert "db.example" not in str(messages)

@@ -14,6 +14,7 @@ from bigtcp_bench.notify.slack.run_messages import conditions, likely_causes, or
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report import units
+from bigtcp_bench.report.words import CAUSE_ADVICE, NO_CAUSE_ADVICE
 
 if TYPE_CHECKING:
     from slack_sdk.models.blocks import Block
@@ -29,7 +30,7 @@ Series = tuple[str, str]
 ACKNOWLEDGED = "Silent until it ends, or gets worse by half of what it is now and at least 3 %."
 
 #: Facts that say more about a run than about an incident.
-_OF_THE_RUN = ("history", "time", "restore", "data")
+_OF_THE_RUN = ("history", "time", "restore")
 
 #: What a change is relative to, beside the nights before.
 _MEASURE = {"big-tcp": ", arm on relative to arm off", "platform": ", in both arms"}
@@ -189,9 +190,11 @@ _ENDED = {
 
 
 def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> SlackMessage:
+    advice = CAUSE_ADVICE.get(news.incident.attribution or "", NO_CAUSE_ADVICE)
     parts: list[Block] = [
         blocks.header(title),
         blocks.lines_section([f"*{lines[0]}*", *lines[1:]]),
+        blocks.section(f"*Do next*: {escaped(advice)}"),
         *blocks.bullets(_evidence(news), "Evidence"),
         *likely_causes(news.view),
         *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
@@ -207,7 +210,9 @@ def _reply(line: str, news: IncidentNews) -> SlackMessage:
 
 
 def _links(news: IncidentNews) -> list[str]:
-    return [blocks.link(news.url, f"Incident {news.incident.id}")] if news.url else []
+    return (
+        [blocks.link(news.url, f"Incident {news.incident.id}: what changed, and acknowledge")] if news.url else []
+    )
 
 
 def _what(news: IncidentNews) -> str:

@@ -81,7 +81,8 @@ def conditions(view: RunView, links: Sequence[str] = (), without: Collection[str
     found = [
         f"*{label}* {escaped(text)}"
         for label, text in summary.facts(view)
-        if label != "page" and label not in without
+        # Where the warehouse is is nobody's business in a channel.
+        if label not in ("page", "data") and label not in without
     ]
     own = [blocks.link(view.url, "The run in Airflow")] if view.url else []
     return [" · ".join([*own, *links]), *found] if own or links else found
