@@ -120,11 +120,11 @@ def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
     # A scenario
     assert {"ipv4-stream-32", "ipv6-stream-32"} <= set(seen["form"])
     assert seen["orders"][0]["streams"] == 32
-    assert re.search(r"ipv4-stream-32\n throughput .* \+\S+ % .* faster", seen["summary"])
+    assert re.search(r"ipv4-stream-32\n throughput .* \+\S+ % .* better", seen["summary"])
     # A metric
     assert seen["measured"]["packets_per_gb"] == pytest.approx(1e9 / seen["measured"]["bytes_per_packet_sender"])
     for text in (seen["summary"], seen["generated"]):
-        assert re.search(r"\n packets per GB .* -\S+ % .* faster", text)
+        assert re.search(r"\n packets per GB .* −\S+ % .* better", text)
     # A check
     assert re.search(r"(pass|warn) +CPUs +", seen["checks"])
     # A chart
