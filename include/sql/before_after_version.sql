@@ -26,13 +26,13 @@
 WITH versions AS MATERIALIZED (
     SELECT run, started_at, cilium_version
     FROM bigtcp_valid_run
-    WHERE cluster = :cluster AND cilium_version LIKE :version
+    WHERE cluster = :cluster AND is_night AND cilium_version LIKE :version
 ),
 
 runs_before AS MATERIALIZED (
     SELECT run, started_at, cilium_version
     FROM bigtcp_valid_run
-    WHERE cluster = :cluster AND started_at < (SELECT MIN(started_at) FROM versions)
+    WHERE cluster = :cluster AND is_night AND started_at < (SELECT MIN(started_at) FROM versions)
     ORDER BY started_at DESC, run DESC
     LIMIT :nights
 ),

@@ -26,16 +26,16 @@
 --     -v until="'2027-01-01'" -v version="'%'" \
 --     -f include/sql/benefit_over_time.sql
 WITH runs AS MATERIALIZED (
-    SELECT run, month
+    SELECT run, night, month
     FROM bigtcp_valid_run
-    WHERE cluster = :cluster AND started_at >= :since AND started_at < :until AND cilium_version LIKE :version
+    WHERE cluster = :cluster AND is_night AND started_at >= :since AND started_at < :until AND cilium_version LIKE :version
 ),
 
 months AS (
     SELECT
         comparison.scenario,
         runs.month,
-        COUNT(*) AS nights,
+        COUNT(DISTINCT runs.night) AS nights,
         AVG(comparison.change) AS change,
         MIN(comparison.change) AS lowest,
         MAX(comparison.change) AS highest,

@@ -33,6 +33,7 @@ SELECT
     receiver.on_median AS receiver_on,
     receiver.change AS receiver_change,
     sender.cilium_version,
+    sender.is_night,
     sender.run
 FROM bigtcp_night AS sender
 LEFT JOIN bigtcp_comparison AS receiver

@@ -34,6 +34,7 @@ SELECT
     change,
     verdict,
     cilium_version,
+    is_night,
     run
 FROM bigtcp_night
 CROSS JOIN (SELECT 'off' AS arm UNION ALL SELECT 'on' AS arm) AS arms

@@ -30,7 +30,7 @@
 WITH runs AS MATERIALIZED (
     SELECT run
     FROM bigtcp_valid_run
-    WHERE cluster = :cluster AND started_at >= :since AND started_at < :until AND cilium_version LIKE :version
+    WHERE cluster = :cluster AND is_night AND started_at >= :since AND started_at < :until AND cilium_version LIKE :version
 ),
 
 steps AS (

@@ -82,7 +82,7 @@ def earlier(step: Step, warehouse: Warehouse, cluster: Cluster) -> int:
 def says_nothing_of_the_earlier(warehouse: Warehouse, number: int) -> None:
     view = RunView.from_warehouse(warehouse, number)
     assert (view.comparisons, view.proofs, view.restore.state) == ((), (), "pending")
-    for text in (run_summary(view), str(run_message(view, None, []))):
+    for text in (run_summary(view), str(run_message(view))):
         assert EARLIER not in text
         assert "Gbit/s" not in text
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from simulations.before_after import WORLDS, coverage
 
-from bigtcp_bench.analysis.change import MAX_RUNS, MIN_RUNS, compare_runs, same_terms
+from bigtcp_bench.analysis.change import MAX_RUNS, MIN_RUNS, compare_runs
 from bigtcp_bench.planning.plan import Thresholds
 
 THRESHOLDS = Thresholds.model_validate({})
@@ -82,21 +82,6 @@ def test_only_the_newest_runs_say_what_is_usual():
 )
 def test_what_has_not_both_arms_in_both_runs_is_left_out(before, after):
     assert compare_runs(before, after, quiet(20), [SCENARIO], THRESHOLDS) == []
-
-
-@pytest.mark.parametrize(
-    ("scenario", "other", "same"),
-    [
-        ("ipv4-stream-1", {}, True),
-        ("ipv4-stream-1", {"generations": 9, "order": ["off", "on"], "rate_bps": 5}, True),
-        ("ipv4-stream-1", {"duration_s": 5}, False),
-        ("ipv4-rate", {"rate_bps": 5}, False),
-        ("ipv4-rr", {"request_bytes": 5}, False),
-        ("ipv4-rr", {"scenarios": ["ipv4-rate"]}, False),
-    ],
-)
-def test_figures_compare_only_on_the_same_terms(scenario, other, same):
-    assert same_terms(scenario, PLAN, {**PLAN, **other}) is same
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -49,7 +49,7 @@ def states(installation: Installation, number: int) -> dict[str, str]:
 
 def test_far_off_is_measured_again(installation: Installation, history: str):
     before = installation.cluster_state()
-    run = installation.run(scenarios=[SCENARIO])
+    run = installation.run(scenarios=[SCENARIO], night=True)
     assert (run.state, run.row["status"]) == ("success", "valid"), run.row["reasons"]
     blocks = installation.warehouse.blocks_frame(run.number)
     assert list(zip(blocks["arm"], blocks["purpose"], strict=True)) == [
@@ -85,7 +85,7 @@ def test_a_rerun_that_fails_leaves_a_valid_night(installation, history, monkeypa
 
     monkeypatch.setattr(DagRunStep, "_switched", failing)
     before = installation.cluster_state()
-    run = installation.run(scenarios=[SCENARIO])
+    run = installation.run(scenarios=[SCENARIO], night=True)
     assert (run.state, run.row["status"], run.row["reasons"]) == ("success", "valid", [])
     assert states(installation, run.number)["throughput_bps"] == "suspect"
     lines = RunView.from_warehouse(installation.warehouse, run.number).history.lines()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +12,13 @@ import pytest
 from bigtcp_bench.judging.night import Night, Nightly, Rerun, rerun_pairs
 from bigtcp_bench.planning.plan import Plan, Thresholds, blocks, rerun_plan, validate_plan
 from bigtcp_bench.report.history import HistoryView
+from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.controls import control_history, control_values
 from bigtcp_bench.warehouse.judgements import CARRIED
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.analysis.runs import make_frame
-from tests.support.nights import CLUSTER, SCENARIO_NAMES, add_night
+from tests.support.nights import CLUSTER, FIRST_NIGHT, SCENARIO_NAMES, add_night
 
 LIMITS = Thresholds.model_validate({})
 STREAM, OTHER_STREAM, RR = SCENARIO_NAMES
@@ -278,3 +279,123 @@ def test_what_was_closed_by_hand_is_not_opened_again_by_the_next_night(warehouse
     view = HistoryView.from_warehouse(warehouse, warehouse.run(run))
     assert [one.state for one in view.series] == ["regression"]
     assert view.lines() == []
+
+
+def plan_of(request_bytes: int) -> dict[str, object]:
+    return {
+        "name": "nightly",
+        "scenarios": [RR, STREAM],
+        "order": ["off", "on", "off"],
+        "request_bytes": request_bytes,
+    }
+
+
+def test_an_edited_plan_begins_a_series_and_is_named(warehouse):
+    """Both arms of what it changes fall to 40 %, and nothing is wrong with the platform."""
+    smaller = {RR: 0.4}
+
+    def night(number: int, request_bytes: int) -> tuple[int, Night]:
+        factors = smaller if request_bytes > 80_000 else {}
+        plan = plan_of(request_bytes)
+        run = add_night(warehouse, number, on=factors, off=factors, scenarios=[RR, STREAM], plan=plan)
+        return run, Nightly(warehouse, run, LIMITS).judge()
+
+    for number in range(20):
+        night(number, 80_000)
+    for number in range(20, 36):
+        run, judged = night(number, 500_000)
+        assert states(judged) == {RR: "learning" if number < 34 else "steady", STREAM: "steady"}
+        lines = RunView.from_warehouse(warehouse, run).history.lines()
+        if number < 34:
+            (line,) = lines
+            what = "the plan changed on 2026-03-21: request bytes 80000 → 500000"
+            assert line == f"ipv4-rr: {what}; its history is learned anew"
+    assert lines == []
+    assert incidents.open_incidents(warehouse) == []
+    # Back on the old terms it goes on from the nights that were measured on them.
+    run, judged = night(36, 80_000)
+    assert states(judged) == {RR: "steady", STREAM: "steady"}
+    (line,) = RunView.from_warehouse(warehouse, run).history.lines()
+    assert line.endswith("request bytes 500000 → 80000; its history goes on from the nights on the same terms")
+
+
+def test_a_changed_plan_ends_no_incident_and_calls_nothing_recovered(warehouse):
+    learned(warehouse)
+    for number in range(22, 27):
+        judge(warehouse, number, on=dict.fromkeys(SCENARIO_NAMES, 0.8))
+    (before,) = incidents.open_incidents(warehouse)
+    assert before.state == "regression"
+    plan = {"name": "nightly", "scenarios": list(SCENARIO_NAMES), "order": ["off", "on", "off"], "image": "mine:1"}
+    night = judge(warehouse, 27, plan=plan)
+    assert set(states(night).values()) == {"learning"}
+    assert [one.state for one in incidents.open_incidents(warehouse)] == ["regression"]
+
+
+def test_runs_by_hand_confirm_nothing_and_are_nobody_s_history(warehouse):
+    learned(warehouse)
+    last = None
+    for hour in (1, 2, 3):
+        run = add_night(
+            warehouse,
+            22,
+            on=FALL,
+            first=FIRST_NIGHT + timedelta(hours=hour),
+            run_id=f"by hand {hour}",
+            trigger="manual",
+            images={"cilium": "quay.io/cilium/cilium:v1.18.3"},
+            cilium_config={"routing-mode": "native"},
+        )
+        last = Nightly(warehouse, run, LIMITS, after=last)
+        assert last.due() == []
+        assert last.judge() == Night("2026-03-23", (), ())
+        assert warehouse.judgements_frame(run).empty
+    assert incidents.open_incidents(warehouse) == []
+    # They are compared with the last run of their like.
+    change = RunView.from_warehouse(warehouse, run).change
+    assert change is not None
+    assert (change.before_run_id, change.cilium) == ("by hand 2", ())
+    assert change.title.startswith("against the last run before: run ")
+    night = Nightly(warehouse, add_night(warehouse, 23), LIMITS, after=last).judge()
+    assert set(states(night).values()) == {"steady"}
+    # A scheduler outside of Airflow says that its runs are nights.
+    run = add_night(warehouse, 24, trigger="manual", is_night=True)
+    assert Nightly(warehouse, run, LIMITS).judge().judgements != ()
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_several_runs_of_one_night_count_once_and_the_newest_does(warehouse, tmp_path, chained):
+    once = Warehouse(f"sqlite:///{tmp_path}/once.db")
+    once.migrate()
+    after, more = None, range(16, 26)
+    for number in range(27):
+        hours = (0, 1, 2) if number in more else (2,)
+        for hour in hours:
+            # The first two of a night are far off, and its last one is as usual.
+            factors = {} if hour == 2 else dict.fromkeys(SCENARIO_NAMES, 0.7)
+            first = FIRST_NIGHT + timedelta(hours=hour)
+            run = add_night(warehouse, number, on=factors, first=first, run_id=f"{number} {hour}")
+            judged = Nightly(warehouse, run, LIMITS, after=after if chained else None)
+            night = judged.judge()
+            after = judged
+        alone = Nightly(once, add_night(once, number, first=first), LIMITS).judge()
+        assert night.judgements == alone.judgements
+        assert "regression" not in {one.state for one in incidents.open_incidents(warehouse)}
+    # Judged again from its values alone, the history is the same.
+    other_limits = LIMITS.model_copy(update={"margin": 0.06})
+    assert Nightly(warehouse, run, other_limits).judge().judgements == alone.judgements
+
+
+def test_a_night_that_was_cleared_is_judged_by_what_it_measured_then(warehouse, tmp_path):
+    """Three nights are worse; measured anew they are not, and no night after them knows what they were."""
+    learned(warehouse, 20)
+    once = Warehouse(f"sqlite:///{tmp_path}/once.db")
+    once.migrate()
+    learned(once, 20)
+    for number in range(20, 23):
+        judge(warehouse, number, on=FALL)
+    numbers = warehouse.runs_frame(CLUSTER, limit=3)["run_id"].tolist()
+    for place, run_id in enumerate(numbers):
+        for one in (warehouse, once):
+            add_night(one, 23, run_id=run_id, first=FIRST_NIGHT + timedelta(hours=place))
+    assert [len(warehouse.attempts(run)) for run in warehouse.runs_frame(CLUSTER, limit=4)["id"]] == [2, 2, 2, 1]
+    assert judge(warehouse, 24).judgements == judge(once, 24).judgements

@@ -94,7 +94,7 @@ def test_nothing_that_speaks_of_results_sees_an_earlier_attempt(warehouse: Wareh
         dataclasses.asdict(period.period(warehouse, "lab", since, until)),
         cilium_runs.newest(warehouse, "lab", lambda run: str(EARLIER) in run.fingerprint.image),
         controls.control_history(warehouse, later, 20),
-        judgements.last_judged(warehouse, later),
+        judgements.judged_before(warehouse, later),
         [
             queries.trend(warehouse, name, since=since, until=until, metric=THROUGHPUT)
             for name in queries.query_names()

@@ -82,6 +82,13 @@ def dag_params() -> dict[str, Param]:
                 "the note speaks of Cilium, with the last one of another Cilium, else with the run before."
             ),
         ),
+        "night": Param(
+            False,
+            type="boolean",
+            title="Count as a night",
+            description_md="For a scheduler outside of Airflow: other runs by hand are compared with the last "
+            "one, and confirm nothing.",
+        ),
         "client_node": _node("client_node", "Client node"),
         "server_node": _node("server_node", "Server node"),
         "omit_s": _integer("omit_s", "Seconds left out before each repetition", section="Details"),

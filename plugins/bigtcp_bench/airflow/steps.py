@@ -396,6 +396,7 @@ class DagRunStep:
         from bigtcp_bench.cluster import environment, load, nodes, requirements
         from bigtcp_bench.cluster.checks import counted, refuse_failed
         from bigtcp_bench.report.preflight import checks_note, checks_text
+        from bigtcp_bench.warehouse.records import BY_HAND
 
         number = self.warehouse.start_run(
             {
@@ -404,6 +405,7 @@ class DagRunStep:
                 "run_id": self.run_id,
                 "status": "running",
                 "is_aa": False,
+                "is_night": self.run_type != BY_HAND or bool(self.params.get("night")),
                 "started_at": datetime.now(UTC),
                 "trigger": self.run_type,
                 "note": self.params.get("note"),

@@ -8,7 +8,7 @@ compared, rather than each run with the mean, so that a slow drift of the cluste
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from bigtcp_bench.planning.metrics import HEADLINE, Traffic
+from bigtcp_bench.planning.metrics import HEADLINE
 from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
 
 if TYPE_CHECKING:
@@ -28,13 +28,6 @@ Numbers = npt.NDArray[np.floating[Any]]
 MIN_RUNS = 8
 #: Runs before the change that are asked, newest first: more would reach into other times.
 MAX_RUNS = 30
-
-#: What a scenario's figures depend on in the plan. Number of blocks and generations only make them more certain.
-_TERMS: dict[Traffic, tuple[str, ...]] = {
-    "stream": ("duration_s", "omit_s"),
-    "rate": ("duration_s", "omit_s", "rate_bps"),
-    "rr": ("duration_s", "omit_s", "request_bytes"),
-}
 
 
 @dataclass(frozen=True)
@@ -61,13 +54,6 @@ class ScenarioChange:
     on: Moved
     benefit: Moved
     runs: int
-
-
-def same_terms(scenario: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two stored plans measure ``scenario`` on the same terms, so that its figures compare."""
-    if not all(scenario in (plan.get("scenarios") or ()) for plan in (one, other)):
-        return False
-    return all(one.get(term) == other.get(term) for term in _TERMS[SCENARIOS[scenario].traffic])
 
 
 def compare_runs(

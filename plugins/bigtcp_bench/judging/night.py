@@ -1,14 +1,17 @@
 """Judge a night across nights: history out of the warehouse, every series through its detector, incidents kept.
 
-Knows neither Airflow nor Kubernetes. A series is one scenario and one judged metric on one cluster. Its detector
-goes on from the state that the last judgement left; where there is none (the first night, other thresholds,
-another version of this package) the newest ``REPLAY_NIGHTS`` nights are judged again, in memory.
+Knows neither Airflow nor Kubernetes. A series is one scenario and one judged metric on one cluster, measured by
+one plan on the same terms (``planning.terms``). Runs by hand are no nights, and of several runs of one night the
+newest counts. The detector of a series goes on from the state that the last judgement left; where there is none
+(the first night, other thresholds, another version of this package) the newest ``REPLAY_NIGHTS`` nights are judged
+again, in memory.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 import zlib
@@ -22,6 +25,7 @@ from bigtcp_bench.analysis.compare import generation_medians
 from bigtcp_bench.analysis.history import ArmsDetector, Judgement
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import Plan, Thresholds, blocks
+from bigtcp_bench.planning.terms import changed_terms, terms_of
 from bigtcp_bench.warehouse import incidents, judgements
 from bigtcp_bench.warehouse.controls import control_values
 from bigtcp_bench.warehouse.judgements import CARRIED, Judged, Series
@@ -36,6 +40,12 @@ REPLAY_NIGHTS = 200
 
 #: Nights that are read in any case; a state carried over from longer ago counts as none.
 NEAR_NIGHTS = 10
+
+#: Key of a judgement's details under which the night stands on which the plan changed, and what of it.
+PLAN_CHANGED = "plan_changed"
+
+#: Newest earlier judgements of a series that may still have a state: of the night before, and of its other runs.
+_REMEMBERED = 3
 
 #: Off and on of one measurement.
 Pair = tuple[float, float]
@@ -73,6 +83,12 @@ class _Value:
     on: float | None
     environment: Mapping[str, str | None]
     control: float | None
+    #: What of the plan it depends on.
+    terms: Mapping[str, str]
+
+    @property
+    def usable(self) -> bool:
+        return self.off is not None and self.on is not None
 
 
 def rerun_pairs(frame: pd.DataFrame, plan: Plan) -> dict[Series, list[Pair]]:
@@ -113,12 +129,21 @@ class Nightly:
         self._cluster: str = row["cluster"]
         self._night: str = row["started_at"].date().isoformat()
         self._mark = _mark(thresholds)
-        self._last = after._left() if after else judgements.last_judged(warehouse, run)
-        #: Detectors as the last judgement of their series left them, where these are at hand.
-        self._states: dict[Series, ArmsDetector] = {**after._states, **after._detectors} if after else {}
         self._detectors: dict[Series, ArmsDetector] = {}
         self._tonight: dict[Series, _Value] = {}
-        self._near = after._newest() | {run: self._read_tonight(row)} if after else self._read(NEAR_NIGHTS)
+        self._plan_changes: dict[Series, dict[str, Any]] = {}
+        self._plan: Mapping[str, Any] = row["plan"] or {}
+        self._is_night: bool = row["is_night"]
+        #: The night before, as far as it is at hand: a run that is no night passes it on.
+        self._before: Nightly | None = after if after is None or after._is_night else after._before
+        if not self._is_night:
+            return
+        before = self._before
+        #: Earlier judgements of each series, newest first.
+        self._judged = before._judged_after() if before else judgements.judged_before(warehouse, run)
+        #: Detectors as these judgements left them, where they are at hand, by series and run.
+        self._states: dict[tuple[Series, int], ArmsDetector] = before._states_after() if before else {}
+        self._near = before._newest() | {run: self._read_tonight(row)} if before else self._read(NEAR_NIGHTS)
         self._load()
 
     def due(self) -> list[str]:
@@ -135,7 +160,10 @@ class Nightly:
         """Judge the night, store every judgement, and revise the cluster's incidents by them.
 
         To be called once: it moves the detectors on. A second object for the same run judges the same way again.
+        A run that is no night changes nothing and says nothing: it is compared with the last one of its like.
         """
+        if not self._is_night:
+            return Night(self._night, (), ())
         judged, rows = [], []
         for (scenario, metric), value in self._tonight.items():
             detector = self._detectors[scenario, metric]
@@ -155,12 +183,7 @@ class Nightly:
             rows.append(self._row(scenario, metric, judgement, detector, repeated))
         self._warehouse.store_judgements(self._run, rows)
         judgements.forget_carried(
-            self._warehouse,
-            [
-                (last.older_run, *series)
-                for series, last in self._last.items()
-                if series in self._tonight and last.older_run is not None
-            ],
+            self._warehouse, [(run, *series) for series in self._last for run in self._outlived(series)]
         )
         return Night(self._night, tuple(judged), tuple(self._revise(judged)))
 
@@ -182,6 +205,8 @@ class Nightly:
             "mark": self._mark,
             CARRIED: _packed(detector.to_dict()),
         }
+        if (scenario, metric) in self._plan_changes:
+            details[PLAN_CHANGED] = self._plan_changes[scenario, metric]
         if repeated is not None:
             details["rerun"] = repeated
         return {
@@ -199,7 +224,9 @@ class Nightly:
         given_up = incidents.unmeasured(self._warehouse, self._run, self._thresholds.unmeasured_nights)
 
         def decide(known: list[incidents.Incident]) -> list[decisions.Incident]:
-            changes[:] = decisions.incident_transitions(map(_decidable, known), judged, self._thresholds, given_up)
+            # A series that is being learned says nothing of an incident from when it was another one.
+            told = [item for item in judged if item.judgement.state != "learning"]
+            changes[:] = decisions.incident_transitions(map(_decidable, known), told, self._thresholds, given_up)
             return [change.incident for change in changes]
 
         incidents.revise(self._warehouse, self._cluster, decide)
@@ -208,9 +235,10 @@ class Nightly:
     def _load(self) -> None:
         near = self._near
         tonight = near.get(self._run, {})
-        self._tonight = {
-            series: value for series, value in tonight.items() if value.off is not None and value.on is not None
-        }
+        self._tonight = {series: value for series, value in tonight.items() if value.usable}
+        self._last = self._chosen()
+        stored = {series: one for series, one in self._last.items() if (series, one.run) not in self._states}
+        self._last |= judgements.with_details(self._warehouse, stored)
         unknown = set()
         for series in self._tonight:
             metric = METRICS[series[1]]
@@ -223,45 +251,100 @@ class Nightly:
                 self._detectors[series] = ArmsDetector.from_dict(
                     state, self._thresholds, metric.better, metric.floor
                 )
+            changed = self._plan_change(series)
+            if changed:
+                self._plan_changes[series] = changed
         limits = self._thresholds
         remembered = limits.learning_nights + limits.baseline_nights + limits.new_normal_nights
         history = self._read(max(REPLAY_NIGHTS, remembered)) if unknown else near
         self._catch_up(history, unknown)
 
+    def _chosen(self) -> dict[Series, Judged]:
+        """Return the judgement that each series goes on from: of an earlier night, and on tonight's terms."""
+        found = {}
+        for series, value in self._tonight.items():
+            of_terms = (
+                one
+                for one in self._judged.get(series, ())
+                if one.night < self._night and terms_of(one.plan, series[0]) == value.terms
+            )
+            last = next(of_terms, None)
+            if last is not None:
+                found[series] = last
+        return found
+
+    def _outlived(self, series: Series) -> list[int]:
+        """Return the runs whose state of ``series`` no night will go on from, now that tonight is judged."""
+        last = self._last[series]
+        older = (one.run for one in self._judged[series] if one.night <= last.night and one.run != last.run)
+        return list(itertools.islice(older, _REMEMBERED))
+
+    def _plan_change(self, series: Series) -> dict[str, Any] | None:
+        """Return since which night ``series`` is another one than before, and what of its terms has changed."""
+        value, last = self._tonight[series], self._last.get(series)
+        earlier = [
+            values[series]
+            for values in self._near.values()
+            if series in values and values[series].night < self._night
+        ]
+        if earlier and earlier[-1].terms != value.terms:
+            return {"on": self._night, "terms": changed_terms(earlier[-1].terms, value.terms)}
+        known: dict[str, Any] | None = last.details.get(PLAN_CHANGED) if last else None
+        is_learning = last is not None and last.details.get("nights", 0) < self._thresholds.learning_nights
+        return known if is_learning else None
+
     def _state(self, series: Series, last: Judged) -> dict[str, Any] | None:
         """Return the detector's state after the ``last`` judgement of ``series``, if anything has kept it."""
-        if series in self._states:
-            return self._states[series].to_dict()
+        if (series, last.run) in self._states:
+            return self._states[series, last.run].to_dict()
         carried = last.details.get(CARRIED) if last.details.get("mark") == self._mark else None
         return None if carried is None else _unpacked(carried)
 
-    def _left(self) -> dict[Series, Judged]:
-        """Return what ``judgements.last_judged`` would find after this night."""
-        older = {series: self._last[series].run for series in self._tonight if series in self._last}
-        return self._last | {series: Judged(self._run, older_run=older.get(series)) for series in self._tonight}
+    def _judged_after(self) -> dict[Series, list[Judged]]:
+        """Return what ``judgements.judged_before`` would find after this night."""
+        found = dict(self._judged)
+        for series, detector in self._detectors.items():
+            details: dict[str, Any] = {"nights": len(detector.benefit.usual)}
+            if series in self._plan_changes:
+                details[PLAN_CHANGED] = self._plan_changes[series]
+            tonight = Judged(self._run, self._night, self._plan, details)
+            found[series] = [tonight, *found.get(series, [])][:_REMEMBERED]
+        return found
+
+    def _states_after(self) -> dict[tuple[Series, int], ArmsDetector]:
+        """Return the detectors that another run of this night, or the next night, may go on from."""
+        kept = {
+            (series, last.run): self._states[series, last.run]
+            for series, last in self._last.items()
+            if (series, last.run) in self._states
+        }
+        others = {key: state for key, state in self._states.items() if key[0] not in self._tonight}
+        return kept | others | {(series, self._run): one for series, one in self._detectors.items()}
 
     def _newest(self) -> dict[int, dict[Series, _Value]]:
         """Return the nights of which, with the next one, there are NEAR_NIGHTS."""
         return dict(list(self._near.items())[-(NEAR_NIGHTS - 1) :])
 
     def _catch_up(self, history: Mapping[int, Mapping[Series, _Value]], unknown: set[Series]) -> None:
-        """Move every detector on over the nights between the one it knows last and this run's."""
-        order = {run: position for position, run in enumerate(history)}
-        begin = {series: -1 if series in unknown else order[self._last[series].run] for series in self._detectors}
-        missed = [
-            (series, value)
-            for run, values in history.items()
-            if run != self._run
-            for series, value in values.items()
-            if series in begin and order[run] > begin[series]
-        ]
+        """Move every detector on over the nights between the one it knows last and this run's.
+
+        Several runs of one night are one night: the newest that has a value. Nights on other terms are none.
+        """
+        missed: dict[tuple[Series, str], _Value] = {}
+        for values in history.values():
+            for series, value in values.items():
+                if series not in self._detectors or value.terms != self._tonight[series].terms:
+                    continue
+                first = "" if series in unknown else self._last[series].night
+                if first < value.night < self._night and (value.usable or (series, value.night) not in missed):
+                    missed[series, value.night] = value
         if not missed:
             return
-        details = judgements.details_of_runs(self._warehouse, sorted({value.run for _, value in missed}))
-        for series, value in missed:
+        details = judgements.details_of_runs(self._warehouse, sorted({value.run for value in missed.values()}))
+        for (series, night), value in sorted(missed.items()):
             repeated = details.get((value.run, *series), {}).get("rerun") or {}
             self._detectors[series].judge(
-                value.night,
+                night,
                 value.off,
                 value.on,
                 reruns=[(off, on) for off, on in repeated.get("pairs", ())],
@@ -274,9 +357,17 @@ class Nightly:
         frame = self._warehouse.comparisons_frame(self._run)
         environment = {name: None if row[name] is None else str(row[name]) for name in ENVIRONMENT}
         control = control_values(self._warehouse, [self._run]).get(self._run)
+        plan = row["plan"] or {}
         columns = (frame[name].tolist() for name in ("scenario", "metric", "off_median", "on_median", "verdict"))
         return {
-            (scenario, metric): _Value(self._run, self._night, *_arms(off, on, verdict), environment, control)
+            (scenario, metric): _Value(
+                self._run,
+                self._night,
+                *_arms(off, on, verdict),
+                environment,
+                control,
+                terms_of(plan, scenario),
+            )
             for scenario, metric, off, on, verdict in zip(*columns, strict=True)
             if METRICS[metric].judged
         }
@@ -284,13 +375,16 @@ class Nightly:
     def _read(self, nights: int) -> dict[int, dict[Series, _Value]]:
         """Return this run and the valid ones before it, oldest first: run → series → value."""
         metrics = [metric.name for metric in METRICS.values() if metric.judged]
-        frame = self._warehouse.series_frame(self._cluster, metrics=metrics, nights=nights, until_run=self._run)
+        frame = self._warehouse.series_frame(
+            self._cluster, metrics=metrics, nights=nights, until_run=self._run, only_nights=True
+        )
         controls = control_values(self._warehouse, sorted({int(run) for run in frame["run_id"]}))
         found: dict[int, dict[Series, _Value]] = {}
         for number, rows in frame.groupby("run_id", sort=False):
             run = int(str(number))
             night = rows["started_at"].iloc[0].date().isoformat()
-            environment = _environment(rows)
+            environment, plan = _environment(rows), rows["plan"].iloc[0] or {}
+            terms = {scenario: terms_of(plan, scenario) for scenario in rows["scenario"].unique()}
             columns = (rows[name] for name in ("scenario", "metric", "off_median", "on_median", "verdict"))
             found[run] = {
                 (scenario, metric): _Value(
@@ -299,6 +393,7 @@ class Nightly:
                     *_arms(off, on, verdict),
                     environment,
                     controls.get(run),
+                    terms[scenario],
                 )
                 for scenario, metric, off, on, verdict in zip(*columns, strict=True)
             }

@@ -43,11 +43,11 @@ def known_noise(warehouse: Warehouse, cluster: str, run: int | None = None) -> l
     frame = warehouse.noise_frame(cluster)
     if run is not None:
         frame = frame[frame["run_id"] == run]
+    frame = frame[frame["n"].notna() & frame["n"].gt(0).fillna(False)]
     columns = (frame[name] for name in ("scenario", "metric", "level", "sd", "n"))
     return [
         Noise(scenario, metric, level, float(sd), int(n))
         for scenario, metric, level, sd, n in zip(*columns, strict=True)
-        if n == n and n
     ]
 
 
@@ -85,7 +85,11 @@ def advice(noises: Iterable[Noise], plan: Plan) -> list[Advice]:
 
 def headlines(found: Iterable[Advice]) -> list[Advice]:
     """Return the advice on the one metric that stands for each scenario; a plan is sized by these."""
-    return [one for one in found if one.metric == HEADLINE[SCENARIOS[one.scenario].traffic]]
+    return [
+        one
+        for one in found
+        if one.scenario in SCENARIOS and one.metric == HEADLINE[SCENARIOS[one.scenario].traffic]
+    ]
 
 
 def shortfall(noises: Iterable[Noise], plan: Plan) -> str | None:

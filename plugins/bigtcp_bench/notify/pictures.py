@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.notify.delivery import Chart
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.warehouse import incidents
@@ -42,8 +43,11 @@ def _evidence(warehouse: Warehouse, number: int) -> Chart | None:
     from bigtcp_bench.report.charts.of_run import run_charts
     from bigtcp_bench.report.view import RunView
 
-    plan, results = warehouse.plan_of(number), warehouse.results_frame(number, purpose="plan")
-    sizes = warehouse.packet_sizes_frame(number)
+    results, sizes = warehouse.results_frame(number, purpose="plan"), warehouse.packet_sizes_frame(number)
+    try:
+        plan = warehouse.plan_of(number)
+    except InvalidInput:
+        return None
     if effect_problems(results, plan, captures_of(sizes)):
         name = "packets"
     elif drifted := drift_problems(results, plan):

@@ -491,6 +491,19 @@ def validate_plan(document: Mapping[str, Any], where: str = "plan") -> Plan:
         raise InvalidInput(validation_sentence(error, where)) from error
 
 
+def thresholds_of(plan: Mapping[str, Any] | None) -> Thresholds:
+    """Return the thresholds of a stored plan.
+
+    What this version does not know, or does not allow any more, has its default: every version stores plans.
+    """
+    given = (plan or {}).get("thresholds") or {}
+    try:
+        return Thresholds.model_validate(given)
+    except ValidationError as error:
+        wrong = {place["loc"][0] for place in error.errors() if place["loc"]}
+        return Thresholds.model_validate({name: value for name, value in given.items() if name not in wrong})
+
+
 def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
+from bigtcp_bench.planning.plan import SCENARIOS, thresholds_of
+from bigtcp_bench.planning.terms import same_terms
 from bigtcp_bench.report import units
 from bigtcp_bench.report.words import day_text, gain_text, series_text
 from bigtcp_bench.warehouse.store import ENVIRONMENT
@@ -93,7 +94,6 @@ class ChangeView:
         the first valid run of a Cilium. It is compared with the last valid run that measured a scenario of it on
         the same terms: of another Cilium where Cilium is the question, else with whatever was before.
         """
-        from bigtcp_bench.analysis.change import same_terms
         from bigtcp_bench.warehouse.cilium_runs import newest
 
         if row["status"] != "valid" or row["is_aa"]:
@@ -154,7 +154,7 @@ def _compared(
 ) -> ChangeView | None:
     from bigtcp_bench.analysis.change import MIN_RUNS, compare_runs
 
-    thresholds = Thresholds.model_validate((row["plan"] or {}).get("thresholds", {}))
+    thresholds = thresholds_of(row["plan"])
     changes = compare_runs(
         warehouse.comparisons_frame(found.number),
         warehouse.comparisons_frame(row["id"]),

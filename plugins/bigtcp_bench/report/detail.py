@@ -35,6 +35,10 @@ FIRST_COUNTERS = (
 )
 
 
+#: What is told of a check; every version of this package stores them as it knows them.
+_CHECK = dict.fromkeys(("name", "node", "status", "found", "advice"), "")
+
+
 @dataclass(frozen=True)
 class BlockView:
     """A block as it was carried out; ``restarted`` says whether an agent was restarted for it."""
@@ -104,7 +108,7 @@ class RunDetail:
             conditions=tuple((label, str(text)) for label, text in _conditions(row) if text not in (None, "")),
             cilium_config=row["cilium_config"] or {},
             thresholds=(row["plan"] or {}).get("thresholds") or {},
-            checks=tuple(row["checks"] or ()),
+            checks=tuple(_CHECK | check for check in row["checks"] or ()),
             failures=tuple(dict(failure) for failure in failures),
             counters=tuple(_counters(warehouse.counters_frame(number), [block["block"] for block in blocks])),
             results=warehouse.results_frame(number),

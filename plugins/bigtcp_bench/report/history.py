@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,9 @@ class SeriesView:
     rerun: tuple[str, ...] | None = None
     #: As in ``analysis.detector.Judgement``.
     event: str | None = None
+    #: The night from which on the plan measures it on other terms, and these, while they are news.
+    plan_changed_on: str | None = None
+    plan_changes: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ class HistoryView:
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, run: Mapping[str, Any]) -> HistoryView:
         """Return what ``warehouse`` knows about the night of ``run``, a row of ``bigtcp_run``."""
-        from bigtcp_bench.planning.plan import Thresholds
+        from bigtcp_bench.planning.plan import thresholds_of
         from bigtcp_bench.warehouse import incidents
 
-        thresholds = Thresholds.model_validate((run["plan"] or {}).get("thresholds") or {})
+        thresholds = thresholds_of(run["plan"])
         night = run["started_at"].date().isoformat()
         return cls(
             series=tuple(map(_series, warehouse.judgements_frame(run["id"]).to_dict("records"))),
@@ -131,6 +134,7 @@ class HistoryView:
         found = []
         for scenario in dict.fromkeys(one.scenario for one in self.series):
             of = [one for one in self.series if one.scenario == scenario]
+            found += _plan_line(of)
             for state in _TOLD:
                 told = [one for one in of if one.state == state and (scenario, one.metric) not in self.known]
                 if told:
@@ -145,7 +149,7 @@ class HistoryView:
 def _series(row: Mapping[Any, Any]) -> SeriesView:
     details: Mapping[str, Any] = row["details"] or {}
     change, since, attribution = (_known(row[name]) for name in ("change", "since", "attribution"))
-    rerun = details.get("rerun")
+    rerun, changed = details.get("rerun"), details.get("plan_changed") or {}
     return SeriesView(
         scenario=row["scenario"],
         metric=row["metric"],
@@ -159,6 +163,8 @@ def _series(row: Mapping[Any, Any]) -> SeriesView:
         ),
         rerun=None if rerun is None else tuple(rerun["reasons"]),
         event=details.get("event"),
+        plan_changed_on=changed.get("on"),
+        plan_changes=tuple((name, before, now) for name, (before, now) in changed.get("terms", {}).items()),
     )
 
 
@@ -173,12 +179,24 @@ def _told_line(scenario: str, state: str, told: list[SeriesView]) -> str:
     causes = list(dict.fromkeys(CAUSES[one.attribution] for one in told if one.attribution in CAUSES))
     cause = f"; attributed to {' and '.join(causes)}" if causes else ""
     changed = dict.fromkeys(change for one in told for change in one.coincides_with)
-    coincides = "; about then changed " + ", ".join(
-        f"{name.replace('_', ' ')} {before} → {now}" for name, before, now in changed
-    )
+    coincides = f"; about then changed {_changes_text(changed)}"
     events = ", ".join(dict.fromkeys(EVENTS[one.event] for one in told if one.event in EVENTS))
     line = f"{scenario}: {state}{since}{f' ({events})' if events else ''}: {sizes}{cause}"
     return f"{line}{coincides if changed else ''}"
+
+
+def _plan_line(of: list[SeriesView]) -> list[str]:
+    """Return that a scenario is measured on other terms than before, and what that means for its history."""
+    one = next((one for one in of if one.plan_changed_on is not None), None)
+    if one is None:
+        return []
+    what = _changes_text(one.plan_changes) or "its scenario"
+    then = "is learned anew" if one.state == "learning" else "goes on from the nights on the same terms"
+    return [f"{one.scenario}: the plan changed on {one.plan_changed_on}: {what}; its history {then}"]
+
+
+def _changes_text(changes: Iterable[tuple[str, str, str]]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {before} → {now}" for name, before, now in changes)
 
 
 def _rerun_line(one: SeriesView) -> list[str]:

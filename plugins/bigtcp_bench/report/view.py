@@ -11,8 +11,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds, unproven_ways
+from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, thresholds_of, unproven_ways
 from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView
@@ -176,7 +177,7 @@ class RunView:
             restore=_restore(row["restore_result"]),
             started=row["started_at"],
             finished=row["finished_at"],
-            measuring_time_s=repetitions * (plan.get("duration_s", 0) + plan.get("omit_s", 0)),
+            measuring_time_s=repetitions * ((plan.get("duration_s") or 0) + (plan.get("omit_s") or 0)),
             emulated=bool(environment.get("emulated")),
             generated=bool(environment.get("generated")),
             url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
@@ -246,7 +247,9 @@ class RunView:
         return [
             comparison
             for comparison in self.comparisons
-            if comparison.metric == HEADLINE[SCENARIOS[comparison.scenario].traffic]
+            # A run of another version of this package may have measured what this one does not know.
+            if comparison.scenario in SCENARIOS
+            and comparison.metric == HEADLINE[SCENARIOS[comparison.scenario].traffic]
         ]
 
 
@@ -327,7 +330,12 @@ def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:
     if row["status"] != "valid":
         return ()
     noises = known_noise(warehouse, row["cluster"], row["id"])
-    return tuple(noise_line(one) for one in headlines(advice(noises, warehouse.plan_of(row["id"]))))
+    try:
+        plan = warehouse.plan_of(row["id"])
+    except InvalidInput:
+        # Stored by another version of this package, or without any.
+        return ()
+    return tuple(noise_line(one) for one in headlines(advice(noises, plan)))
 
 
 def _control(warehouse: Warehouse, number: int, plan: Mapping[str, Any]) -> ControlView | None:
@@ -337,7 +345,7 @@ def _control(warehouse: Warehouse, number: int, plan: Mapping[str, Any]) -> Cont
     value = control_values(warehouse, [number]).get(number)
     if value is None:
         return None
-    thresholds = Thresholds.model_validate(plan.get("thresholds", {}))
+    thresholds = thresholds_of(plan)
     history = control_history(warehouse, number, thresholds.control_nights)
     return ControlView(value, usual_control(history, thresholds))
 
@@ -361,8 +369,18 @@ def _comparisons(frame: pd.DataFrame, scenarios: list[str]) -> tuple[Comparison,
         values["reasons"] = tuple(values["reasons"] or ())
         values.setdefault("below_margin", _is_below_margin(values))
         found.append(Comparison(**values))
+    places = {name: place for place, name in enumerate((*scenarios, *SCENARIOS))}
     metrics = list(METRICS)
-    return tuple(sorted(found, key=lambda item: (scenarios.index(item.scenario), metrics.index(item.metric))))
+    return tuple(
+        sorted(
+            found,
+            key=lambda item: (
+                places.get(item.scenario, len(places)),
+                item.scenario,
+                metrics.index(item.metric),
+            ),
+        )
+    )
 
 
 def _known(value: Any) -> Any:

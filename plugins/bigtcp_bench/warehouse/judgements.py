@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,69 +26,76 @@ _KEY = (judgement.c.run_id, judgement.c.metric, judgement.c.scenario)
 
 @dataclass(frozen=True)
 class Judged:
-    """The last judgement of a series before a run; ``older_run`` is the run of the one before that."""
+    """An earlier judgement of a series: the run and its night, and the plan that it measured by."""
 
     run: int
+    night: str
+    plan: Mapping[str, Any]
     details: Mapping[str, Any] = field(default_factory=dict)
-    older_run: int | None = None
 
 
-def last_judged(warehouse: Warehouse, run_id: int) -> dict[Series, Judged]:
-    """Return the last judgement of every series of ``run_id`` before it, from valid runs of the same plan.
+def judged_before(warehouse: Warehouse, run_id: int) -> dict[Series, list[Judged]]:
+    """Return the judgements of every series before ``run_id``, from nights of the same plan, newest first.
 
-    One that still knew an attempt which is superseded since has no details: nothing may go on from it.
+    They have no details (see ``with_details``). One that still knew an attempt which is superseded since is none
+    to go on from.
     """
     this = sa.select(run.c.cluster, run.c.started_at, run.c.plan_name).where(run.c.id == run_id).subquery()
     judged = sa.exists().where(judgement.c.run_id == run.c.id)
-    earlier, next_one = run.alias("earlier"), run.alias("next_one")
-    same_run = (next_one.c[name] == earlier.c[name] for name in ("cluster", "dag_id", "run_id"))
-    outdated = sa.exists().where(
-        earlier.c.cluster == run.c.cluster,
-        earlier.c.superseded,
-        earlier.c.status == "valid",
-        earlier.c.started_at <= run.c.started_at,
-        *same_run,
-        next_one.c.attempt == earlier.c.attempt + 1,
-        next_one.c.started_at > run.c.started_at,
-    )
     newest = (
-        sa.select(run.c.id, run.c.started_at, outdated.label("outdated"))
+        sa.select(run.c.id, run.c.started_at, run.c.plan, _outdated().label("outdated"))
         .where(
             run.c.cluster == sa.select(this.c.cluster).scalar_subquery(),
             run.c.started_at < sa.select(this.c.started_at).scalar_subquery(),
             run.c.status == "valid",
+            run.c.is_night,
             ~run.c.superseded,
             run.c.plan_name.is_not_distinct_from(sa.select(this.c.plan_name).scalar_subquery()),
             judged,
         )
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .limit(_RUNS)
-        .subquery()
-    )
-    known = (
-        sa.select(*_KEY, newest.c.outdated)
-        .join(newest, newest.c.id == judgement.c.run_id)
-        .order_by(newest.c.started_at.desc(), newest.c.id.desc())
     )
 
-    def work(connection: sa.Connection) -> dict[Series, Judged]:
-        runs: dict[Series, list[int]] = {}
-        old = set()
-        for number, metric, scenario, is_outdated in connection.execute(known):
-            runs.setdefault((scenario, metric), []).append(number)
-            if is_outdated:
-                old.add(number)
-        details = _details(connection, [(numbers[0], *series) for series, numbers in runs.items()])
-        return {
-            series: Judged(
-                numbers[0],
-                {} if numbers[0] in old else details.get((numbers[0], *series), {}),
-                numbers[1] if len(numbers) > 1 else None,
-            )
-            for series, numbers in runs.items()
-        }
+    def work(connection: sa.Connection) -> dict[Series, list[Judged]]:
+        runs = {}
+        for number, started_at, plan, outdated in connection.execute(newest):
+            if outdated:
+                continue
+            runs[number] = Judged(number, started_at.date().isoformat(), plan or {})
+        known = sa.select(*_KEY).where(judgement.c.run_id.in_(list(runs)))
+        found: dict[int, list[Series]] = {}
+        for number, metric, scenario in connection.execute(known):
+            found.setdefault(number, []).append((scenario, metric))
+        of_series: dict[Series, list[Judged]] = {}
+        for number, one in runs.items():
+            for series in found.get(number, ()):
+                of_series.setdefault(series, []).append(one)
+        return of_series
 
     return warehouse.read(work)
+
+
+def with_details(warehouse: Warehouse, chosen: Mapping[Series, Judged]) -> dict[Series, Judged]:
+    """Return ``chosen`` with the details of each judgement."""
+    keys = [(one.run, *series) for series, one in chosen.items()]
+    details = warehouse.read(lambda connection: _details(connection, keys))
+    return {series: replace(one, details=details.get((one.run, *series), {})) for series, one in chosen.items()}
+
+
+def _outdated() -> sa.ColumnElement[bool]:
+    """Whether a run was judged while an attempt counted that another one took the place of later."""
+    earlier, later = run.alias("earlier"), run.alias("later")
+    same_run = (later.c[name] == earlier.c[name] for name in ("cluster", "dag_id", "run_id"))
+    return sa.exists().where(
+        earlier.c.cluster == run.c.cluster,
+        earlier.c.superseded,
+        earlier.c.status == "valid",
+        earlier.c.started_at <= run.c.started_at,
+        *same_run,
+        later.c.attempt == earlier.c.attempt + 1,
+        later.c.started_at > run.c.started_at,
+    )
 
 
 def details_of_runs(warehouse: Warehouse, runs: Sequence[int]) -> dict[tuple[int, str, str], dict[str, Any]]:

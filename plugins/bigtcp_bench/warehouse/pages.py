@@ -158,10 +158,11 @@ def trend_frame(
     until: datetime,
     version: str | None = None,
 ) -> pd.DataFrame:
-    """Return one row per valid night, oldest first, of one scenario and metric.
+    """Return one row per valid run, oldest first, of one scenario and metric.
 
-    Columns: run_id (the run's number), dag_id, started_at, scenario, metric, unit, off_median, on_median, change,
-    ci_low, ci_high, verdict, and what the figures depend on (ENVIRONMENT).
+    Columns: run_id (the run's number), dag_id, started_at, is_night (else it was started by hand), scenario,
+    metric, unit, off_median, on_median, change, ci_low, ci_high, verdict, and what the figures depend on
+    (ENVIRONMENT).
     """
     from bigtcp_bench.warehouse.frames import frame_of
 
@@ -171,6 +172,7 @@ def trend_frame(
             run.c.id.label("run_id"),
             run.c.dag_id,
             run.c.started_at,
+            run.c.is_night,
             comparison.c.scenario,
             comparison.c.metric,
             *(comparison.c[name] for name in of_comparison),

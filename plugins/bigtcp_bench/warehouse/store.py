@@ -417,20 +417,29 @@ class Warehouse:
         scenarios: Sequence[str] | None = None,
         nights: int = 400,
         until_run: int | None = None,
+        only_nights: bool = False,
     ) -> pd.DataFrame:
         """Return the history that a night is judged from: one row per run × metric × scenario, oldest first.
 
-        Columns: run_id, started_at, metric, scenario, off_median, on_median, change, ci_low, ci_high, verdict and
-        ENVIRONMENT. Only valid runs that compared both arms, the newest ``nights`` of them; with ``until_run``
-        that run, whatever its status, and those of the same plan that started before it: another plan measures
-        on other terms.
+        Columns: run_id, started_at, is_night, metric, scenario, off_median, on_median, change, ci_low, ci_high,
+        verdict, plan (as it is stored) and ENVIRONMENT. Only valid runs that compared both arms, the newest
+        ``nights`` of them; with ``until_run`` that run, whatever its status, and those of the same plan that
+        started before it. ``only_nights`` leaves runs by hand out.
         """
         from bigtcp_bench.warehouse.frames import frame_of
 
         run, comparison = schema.run.c, schema.comparison.c
         counted = (run.status == "valid") & ~run.is_aa & ~run.superseded
+        if only_nights:
+            counted &= run.is_night
         chosen = (
-            sa.select(run.id.label("run_id"), run.started_at, *(run[name] for name in ENVIRONMENT))
+            sa.select(
+                run.id.label("run_id"),
+                run.started_at,
+                run.is_night,
+                *(run[name] for name in ENVIRONMENT),
+                run.plan,
+            )
             .where(run.cluster == cluster)
             .order_by(run.started_at.desc(), run.id.desc())
             .limit(nights)
@@ -456,7 +465,7 @@ class Warehouse:
             found = frame_of(connection, rows.where(comparison.run_id.in_(ids)))
             merged = runs.merge(found, on="run_id")
             ordered = merged.sort_values(["started_at", "run_id", "metric", "scenario"], ignore_index=True)
-            return ordered[["run_id", "started_at", *names, *ENVIRONMENT]]
+            return ordered[["run_id", "started_at", "is_night", *names, "plan", *ENVIRONMENT]]
 
         return self.read(work)
 

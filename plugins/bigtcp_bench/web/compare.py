@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
+from bigtcp_bench.planning.plan import SCENARIOS, thresholds_of
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
@@ -96,7 +96,7 @@ def _two_runs(warehouse: Warehouse, access: Access, choice: CompareChoice) -> Tw
 
     a, b = (readable_run(warehouse, access, number) for number in (choice.a or 0, choice.b or 0))
     before, after = (warehouse.comparisons_frame(row["id"]) for row in (a, b))
-    thresholds = Thresholds.model_validate((b["plan"] or {}).get("thresholds") or {})
+    thresholds = thresholds_of(b["plan"])
     scenarios = [name for name in SCENARIOS if all(name in set(frame["scenario"]) for frame in (before, after))]
     # How much runs differ by chance is read from the runs before A, which must be the user's to read, too.
     if a["cluster"] == b["cluster"] and a["cluster"] in access.whole_clusters:

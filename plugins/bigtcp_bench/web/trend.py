@@ -35,6 +35,7 @@ TABLE_ROWS = 100
 _COLUMNS = (
     "run_id",
     "started_at",
+    "is_night",
     "scenario",
     "metric",
     "unit",

@@ -69,6 +69,8 @@ _SIZE_COLUMNS = ("family", "end", "direction", "upper_bytes", "arm", "packets", 
 _PERCENTILES = {"latency_p50_us": "p50", "latency_p90_us": "p90", "latency_p99_us": "p99"}
 #: Height of what is written above the line of the largest classic packet.
 _LIMIT_LABEL_PX = 14
+#: Runs by hand are points of their own.
+_BY_HAND, _BY_HAND_SHAPE, _BY_HAND_SIZE = "Diamonds: runs by hand", "diamond", 60
 _SPREAD = "Medians; the band is from the lowest to the highest night"
 
 
@@ -98,8 +100,9 @@ def trend_chart(
     metric, scenario = series.metric, series.scenario
     rows, span = series.by_arm()
     linked = _linked(rows, run_url)
+    by_hand = series.arms_by_hand()
     divisor, unit = units.axis(metric.unit, max(abs(row["value"]) for row in rows))
-    for row in rows:
+    for row in (*rows, *by_hand):
         row |= {name: row[name] / divisor for name in ("value", "low", "high") if row.get(name) is not None}
     has_bands = any(row.get("low") is not None for row in rows)
     notes = Notes(rows, changes_of(trend) if marks is None else marks, incidents)
@@ -121,12 +124,20 @@ def trend_chart(
     if has_bands:
         band = base.mark_area(opacity=0.22)
         layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2="high:Q", color=colour))
+    if by_hand:
+        points = chart_of(by_hand).mark_point(size=_BY_HAND_SIZE, shape=_BY_HAND_SHAPE)
+        told = tooltip(night="run by hand", arm="BIG TCP", text="value", change="on against off")
+        layers.append(points.encode(x=x, y=y, color=colour, tooltip=told))
     meaning = "Half of the change's interval about each arm: where the bands do not touch, the arms differ"
     newest = {row["arm"]: row["text"] for row in rows}
     return finished(
         [*notes.shades(), *layers, *notes.rules()],
         title=f"{_capital(metric.label)} of {scenario}, {f'by {span}' if span else 'night by night'}",
-        subtitle=[_SPREAD if span else meaning if has_bands else "", series.left_out_text],
+        subtitle=[
+            _SPREAD if span else meaning if has_bands else "",
+            _BY_HAND * bool(by_hand),
+            series.left_out_text,
+        ],
         description=(
             f"Line chart: {metric.label} of {scenario} with BIG TCP off and on, {series.period}. "
             f"Last: off {newest['off']}, on {newest['on']}. {notes.text()}"
@@ -152,6 +163,7 @@ def benefit_chart(
     metric, scenario = series.metric, series.scenario
     rows, span = series.benefit()
     linked = _linked(rows, run_url)
+    by_hand = series.benefit_by_hand()
     has_bands = any(row.get("low") is not None for row in rows)
     notes = Notes(rows, changes_of(benefit) if marks is None else marks, incidents)
     base = chart_of(rows)
@@ -167,10 +179,17 @@ def benefit_chart(
     if has_bands:
         band = base.mark_area(opacity=0.22, color=colour)
         layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2="high:Q"))
+    if by_hand:
+        points = chart_of(by_hand).mark_point(size=_BY_HAND_SIZE, shape=_BY_HAND_SHAPE, color=colour)
+        layers.append(points.encode(x=x, y=y, tooltip=tooltip(night="run by hand", text="on against off")))
     return finished(
         [*notes.shades(), *layers, *notes.rules()],
         title=f"Benefit of BIG TCP: {metric.label} of {scenario}, {f'by {span}' if span else 'night by night'}",
-        subtitle=[_SPREAD if span else "Band: confidence interval" if has_bands else "", series.left_out_text],
+        subtitle=[
+            _SPREAD if span else "Band: confidence interval" if has_bands else "",
+            _BY_HAND * bool(by_hand),
+            series.left_out_text,
+        ],
         description=(
             f"Line chart: how much better {metric.label} of {scenario} is with BIG TCP, {series.period}. "
             f"Last: {rows[-1]['text']}. {notes.text()}"
@@ -185,7 +204,14 @@ def comparison_chart(view: RunView) -> alt.LayerChart:
     compared = [comparison for comparison in view.headline_comparisons() if comparison.change is not None]
     if not compared:
         return empty(title, "This run compared nothing.")
-    level, margin = compared[0].level * 100, compared[0].margin * 100
+    # What was stored without its thresholds is drawn without them.
+    known = next((one for one in compared if one.level is not None and one.margin is not None), None)
+    margin = known.margin * 100 if known else 0
+    judged_by = (
+        f"{known.level * 100:g} % confidence intervals; grey: a change within ±{margin:g} % does not matter"
+        if known
+        else ""
+    )
     rows = [_comparison_row(comparison) for comparison in compared]
     verdicts = [
         verdict for verdict in VERDICT_COLOURS if any(row["verdict"] == verdict_word(verdict) for row in rows)
@@ -215,7 +241,7 @@ def comparison_chart(view: RunView) -> alt.LayerChart:
     return finished(
         layers,
         title=title,
-        subtitle=[f"{level:g} % confidence intervals; grey: a change within ±{margin:g} % does not matter"],
+        subtitle=[judged_by],
         description="Dots with intervals: "
         + "; ".join(f"{row['scenario']}, {row['metric']}: {row['text']}, {row['verdict']}" for row in rows)
         + ".",
@@ -341,7 +367,13 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
     if missing := missing_columns(sizes, _SIZE_COLUMNS):
         return empty(title, missing)
     directions = {"sender": "sent", "receiver": "received"}
-    data = sizes[sizes["end"].map(directions).eq(sizes["direction"]) & sizes["upper_bytes"].isin(PACKET_BOUNDS)]
+    # A bin without a packet, or without a byte, has no share.
+    data = sizes[
+        sizes["end"].map(directions).eq(sizes["direction"])
+        & sizes["upper_bytes"].isin(PACKET_BOUNDS)
+        & sizes["packets"].gt(0)
+        & sizes["bytes"].gt(0)
+    ]
     if data.empty:
         return empty(title, "No packets were captured.")
     rows: list[dict[str, Any]] = []

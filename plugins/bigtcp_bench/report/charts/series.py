@@ -27,12 +27,16 @@ _FIRST_MONDAY_MS = 4 * DAY_MS
 
 @dataclass(frozen=True)
 class Series:
-    """The usable nights of one scenario and metric, oldest first; ``left_out`` counts the others."""
+    """The usable nights of one scenario and metric, oldest first; ``left_out`` counts the others.
+
+    ``by_hand`` are runs that are no nights: points beside the line.
+    """
 
     scenario: str
     metric: Metric
     nights: pd.DataFrame
     left_out: int
+    by_hand: pd.DataFrame
 
     @property
     def left_out_text(self) -> str:
@@ -63,6 +67,14 @@ class Series:
         if span:
             return [self._benefit_of_span(*part) for part in self._spans(span[0])], span[1]
         return [self._benefit_of_night(night) for night in self.nights.to_dict("records")], ""
+
+    def arms_by_hand(self) -> list[dict[str, Any]]:
+        """Return the rows of ``by_arm`` for each run by hand."""
+        return [row for run in self.by_hand.to_dict("records") for row in self._arms_of_night(run)]
+
+    def benefit_by_hand(self) -> list[dict[str, Any]]:
+        """Return the row of ``benefit`` for each run by hand."""
+        return [self._benefit_of_night(run) for run in self.by_hand.to_dict("records")]
 
     def _arms_of_night(self, night: dict[Any, Any]) -> Iterator[dict[str, Any]]:
         change, low, high = (_number(night.get(name)) for name in ("change", "ci_low", "ci_high"))
@@ -154,7 +166,12 @@ def series_of(trend: pd.DataFrame, *more: str) -> Series | str:
         usable = usable[usable["verdict"] != "invalid"]
     if usable.empty:
         return "No night of this period could be judged."
-    return Series(scenario, METRICS[metric], usable.sort_values("started_at"), len(trend) - len(usable))
+    ordered = usable.sort_values("started_at")
+    nights, by_hand = ordered, ordered.iloc[:0]
+    # Where nobody but people measures, their runs are the series.
+    if "is_night" in ordered and ordered["is_night"].any():
+        nights, by_hand = ordered[ordered["is_night"]], ordered[~ordered["is_night"]]
+    return Series(scenario, METRICS[metric], nights, len(trend) - len(usable), by_hand)
 
 
 def benefit_percent(
