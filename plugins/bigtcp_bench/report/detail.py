@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from bigtcp_bench.planning.plan import thresholds_of
 from bigtcp_bench.report import units
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class RunDetail:
             settings=tuple(_settings(row["restore_result"] or {}, blocks)),
             conditions=tuple((label, str(text)) for label, text in _conditions(row) if text not in (None, "")),
             cilium_config=row["cilium_config"] or {},
-            thresholds=(row["plan"] or {}).get("thresholds") or {},
+            thresholds=thresholds_of(row["plan"]).model_dump() if (row["plan"] or {}).get("thresholds") else {},
             checks=tuple(_CHECK | check for check in row["checks"] or ()),
             failures=tuple(dict(failure) for failure in failures),
             counters=tuple(_counters(warehouse.counters_frame(number), [block["block"] for block in blocks])),
