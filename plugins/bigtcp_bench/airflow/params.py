@@ -107,7 +107,7 @@ def plan_of_params(params: Mapping[str, Any], conn_id: str = "") -> Plan:
         raise InvalidInput(
             f"param plan = {plan!r:.80}: must be the name of a plan, one of {', '.join(plan_names())}"
         )
-    refuse_unknown(params, ("plan", "dry_run", "note", *PLAN_FIELDS))
+    refuse_unknown(params, tuple(dag_params()))
     given = {name: params.get(name) for name in PLAN_FIELDS}
     overrides = {name: None if value == AS_PLANNED else value for name, value in given.items()}
     overrides["scenarios"] = overrides["scenarios"] or None
