@@ -53,9 +53,19 @@ def as_airflow_merges(conf: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_trigger_chooses_only_what_is_measured(name: str, value: Any) -> None:
-    with pytest.raises(InvalidInput, match="is no field of this DAG's form; allowed are plan, dry_run") as refusal:
+    with pytest.raises(
+        InvalidInput, match="is no field of this DAG's form; allowed are plan, scenarios"
+    ) as refusal:
         plan_of_params(as_airflow_merges({name: value}))
     assert len(str(refusal.value)) < 350
+
+
+def test_whatever_the_form_offers_is_taken() -> None:
+    """Every run has all of it, as it comes; a field that only the form knew would refuse them all."""
+    assert plan_of_params(as_airflow_merges({})) == load_plan("nightly")
+    assert plan_of_params(as_airflow_merges({"night": True, "dry_run": True, "note": "why"})) == load_plan(
+        "nightly"
+    )
 
 
 def test_every_field_that_the_form_lacks_is_the_administrators() -> None:
