@@ -50,6 +50,7 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
         body=body,
         before=before,
         after=after,
+        attempts=warehouse.attempts(number),
         documents=pages.document_keys(warehouse, number),
         prometheus=pages.has_prometheus(warehouse, number),
     )

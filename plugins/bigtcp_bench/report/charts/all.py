@@ -499,14 +499,12 @@ def latency_chart(view: RunView) -> alt.LayerChart:
         for comparison in view.comparisons
         if comparison.metric in _PERCENTILES
         for arm, value in zip(ARMS, (comparison.off_median, comparison.on_median), strict=True)
-        if value is not None
+        # Of nothing there is no logarithm; nor does a request take none.
+        if value is not None and value > 0
     ]
     if not found:
         return empty(title, "This run measured no latency.")
-    largest = max(value for *_, value in found)
-    divisor, unit = units.axis("us", largest)
-    # Of nothing there is no logarithm; nor does a request take none.
-    found = [(*names, value) for *names, value in found if value > 0]
+    divisor, unit = units.axis("us", max(value for *_, value in found))
     rows = [
         {
             "scenario": scenario,
