@@ -32,6 +32,8 @@ SELECT
     CASE WHEN arms.arm = 'off' THEN off_median ELSE on_median END AS value,
     unit,
     change,
+    ci_low,
+    ci_high,
     verdict,
     cilium_version,
     is_night,

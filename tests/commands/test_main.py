@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -84,7 +85,7 @@ def test_a_trend_is_filtered_and_written_in_every_format(command, tmp_path):
     ]
     asked = ["trend", "nightly_trend", *PERIOD, *filters]
     _, table, _ = command(*asked)
-    assert table.splitlines()[0].split()[:3] == ["scenario", "night", "started_at"]
+    assert table.splitlines()[0].split()[:4] == ["scenario", "night", "off", "on"]
     _, text, _ = command(*asked, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {row["cilium_version"] for row in rows} == {"1.18.4"}
@@ -140,9 +141,11 @@ def test_export_and_import_into_another_warehouse(command, tmp_path, capsys):
     assert main(["import", str(file), "--warehouse", other]) == 1
     assert "bigtcp-bench warehouse migrate" in capsys.readouterr().err
     Warehouse(other).migrate()
-    for _ in range(2):
+    for new in (f"new of that: {NIGHTS + 1} run, 1 incident\n", "new of that: nothing\n"):
         assert main(["import", str(file), "--warehouse", other]) == 0
-        assert f"imported {NIGHTS + 1} run" in capsys.readouterr().out
+        imported, said = capsys.readouterr().out.splitlines(keepends=True)
+        assert imported.startswith(f"imported {NIGHTS + 1} run")
+        assert said == new
     _, expected, _ = command("trend", "nightly_trend", *PERIOD, "--format", "csv")
     assert expected.splitlines()[1].startswith("ipv4-stream-1,2026-03-01")
     assert main(["trend", "nightly_trend", *PERIOD, "--format", "csv", "--warehouse", other]) == 0
@@ -165,7 +168,8 @@ def test_incidents_are_listed_and_acknowledged_once(command):
     ack = ["incident", "ack", str(row["id"]), "--note", "the driver"]
     assert "acknowledged by kim" in command(*ack, "--by", "kim")[1]
     assert "was acknowledged before, by kim" in command(*ack, "--by", "lee")[1]
-    assert json.loads(command("incident", "list", "--format", "json")[1])[0]["note"] == "the driver"
+    (row,) = json.loads(command("incident", "list", "--json")[1])
+    assert re.fullmatch(r"the driver; lee on \d{4}-\d\d-\d\d: the driver", row["note"])
 
 
 def test_prune_deletes_documents_and_no_results(command, stored):
@@ -195,14 +199,58 @@ def test_judge_prints_a_line_for_every_night_and_a_regression_is_no_error(tmp_pa
     assert main(["judge", file, "--json", "--better", "lower"]) == 0
     assert "regression" not in capsys.readouterr().out
     assert main(["judge", file]) == 0
-    assert capsys.readouterr().out.splitlines()[0].split() == [
-        "series",
-        "date",
-        "state",
-        "change_pct",
-        "since",
-        "attribution",
-    ]
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["series", "date", "state", "against", "usual", "since"]
+    assert table[1].split()[:3] == ["mine", "2026-02-04", "regression"]
+    assert "the newest 14 of 35 nights; --nights says how many" in table
+    assert re.fullmatch(
+        r"mine: regression since 2026-01-31, −[\d.]+ % against its usual level on 2026-02-04", table[-1]
+    )
+
+
+@pytest.mark.parametrize(("last", "status"), [(80, 3), (100, 0)])
+def test_a_series_that_ends_in_a_regression_may_fail(tmp_path, capsys, last, status):
+    usual = [100 + (day * 7 % 5) / 10 for day in range(30)]
+    file = series_csv(tmp_path / "mine.csv", [*usual, *[last] * 5])
+    for more in ([], ["--json"]):
+        assert main(["judge", file, *more]) == 0
+        assert main(["judge", file, "--fail-on", "regression", *more]) == status
+
+
+def test_a_table_shows_the_last_nights_first_and_a_program_gets_all(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    _, out, _ = command("trend", "nightly_trend", *PERIOD, "--scenario", "ipv4-stream-1", "--nights", "3")
+    assert [line.split()[1] for line in out.splitlines()[1:4]] == ["2026-03-23", "2026-03-22", "2026-03-21"]
+    assert f"the newest 3 of {NIGHTS} nights" in out
+    _, out, _ = command("trend", "nightly_trend", *PERIOD, "--scenario", "ipv4-stream-1", "--json")
+    assert len(json.loads(out)) == 2 * NIGHTS
+
+
+def test_show_as_an_object(command, stored):
+    status, out, _ = command("show", "--json")
+    found = json.loads(out)
+    assert (status, found["run"], found["status"]) == (0, NIGHTS + 1, "valid")
+    assert {one["scenario"] for one in found["comparisons"]} == {"ipv4-stream-1", "ipv6-stream-1", "ipv4-rr"}
+
+
+@pytest.mark.parametrize("asked", [["show"], ["trend", "cpu_cost"], ["noise"], ["incident", "list"]])
+def test_a_mistyped_warehouse_is_said_and_not_made(tmp_path, capsys, asked):
+    missing = tmp_path / "folder" / "mistyped.db"
+    assert main([*asked, "--warehouse", f"sqlite:///{missing}"]) == 1
+    assert f"there is no warehouse {missing}; name it with --warehouse" in capsys.readouterr().err
+    assert not missing.parent.exists()
+
+
+def test_an_export_makes_no_folder(command, tmp_path):
+    status, _, err = command("export", str(tmp_path / "mistyped" / "x.zip"))
+    assert (status, "there is no folder" in err) == (1, True)
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_migrate_says_what_it_did(tmp_path, capsys):
+    for said in ("created the tables of ", "were up to date already"):
+        assert main(["warehouse", "migrate", "--warehouse", f"sqlite:///{tmp_path}/new.db"]) == 0
+        assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,14 @@ def test_the_first_acknowledgement_stays(warehouse: Warehouse) -> None:
     incident = opened(warehouse)
     assert incidents.acknowledge(warehouse, incident.id, by="ann", note="new switch", at=NIGHT)
     assert not incidents.acknowledge(warehouse, incident.id, by="bob")
+    assert not incidents.acknowledge(warehouse, incident.id, by="bob", note="ordered a new one", at=NIGHT)
     known = opened(warehouse, state="regression")
     assert known.acknowledged
-    assert (known.acknowledged_by, known.acknowledged_note, known.acknowledged_at) == ("ann", "new switch", NIGHT)
+    assert (known.acknowledged_by, known.acknowledged_note, known.acknowledged_at) == (
+        "ann",
+        f"new switch; bob on {NIGHT.date()}: ordered a new one",
+        NIGHT,
+    )
     with pytest.raises(InvalidInput, match="incident 99 is not in the warehouse"):
         incidents.acknowledge(warehouse, 99, by="ann")
 

@@ -108,7 +108,11 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """Add ``--format`` and ``--output``."""
     from bigtcp_bench.warehouse.output import FORMATS
 
-    parser.add_argument("--format", choices=FORMATS, default="table", help="default: %(default)s")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--format", choices=("table", *FORMATS), default="table", help="default: %(default)s")
+    form.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="the same as --format json"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write it there, not to standard output")
 
 
@@ -126,6 +130,15 @@ def default_warehouse(options: argparse.Namespace) -> str:
 
 def usable_warehouse(options: argparse.Namespace) -> Warehouse:
     """Return the warehouse after a check that its tables are of the version that this package works with."""
+    from bigtcp_bench.warehouse.engine import parsed_url
+
+    url = parsed_url(options.warehouse or default_warehouse(options))
+    # SQLite would make a file of whatever is mistyped.
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).expanduser().is_file():
+        raise InvalidInput(
+            f"there is no warehouse {url.database}; name it with --warehouse or BIGTCP_BENCH_WAREHOUSE, "
+            "or create it with `bigtcp-bench warehouse migrate`"
+        )
     warehouse = warehouse_of(options)
     warehouse.check_version()
     return warehouse
@@ -154,10 +167,17 @@ def newest_run(warehouse: Warehouse) -> int:
 
 def write(frame: pd.DataFrame, options: argparse.Namespace) -> None:
     """Write ``frame`` as the options of ``add_output`` say."""
+    from bigtcp_bench.report.summary import PLAIN_WIDTH
+    from bigtcp_bench.report.tables import frame_text, print_frame
     from bigtcp_bench.warehouse.output import write_frame
 
     try:
-        write_frame(frame, options.format, options.output)
+        if options.format != "table":
+            write_frame(frame, options.format, options.output)
+        elif options.output is not None:
+            options.output.write_text(frame_text(frame, PLAIN_WIDTH), encoding="utf-8")
+        else:
+            print_frame(frame)
     except BrokenPipeError:
         raise
     except OSError as error:

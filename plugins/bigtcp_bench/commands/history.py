@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import getpass
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.commands.common import (
     add_command,
@@ -17,6 +18,9 @@ from bigtcp_bench.commands.common import (
     write,
 )
 from bigtcp_bench.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from bigtcp_bench.analysis.judge import JudgedNight
 
 
 def add(commands: Any) -> None:
@@ -30,6 +34,12 @@ def add(commands: Any) -> None:
         help="which way is better (default: %(default)s)",
     )
     judge.add_argument("--json", action="store_true", help="JSON Lines, one object per series and night")
+    judge.add_argument("--nights", type=int, default=14, help="newest ones that the table shows (default: 14)")
+    judge.add_argument(
+        "--fail-on",
+        choices=("regression",),
+        help="exit with 3 when a series ends in one (an error is 1), so that CI stops there",
+    )
 
     incident = commands.add_parser("incident", help="regressions, from first suspicion to their end")
     actions = incident.add_subparsers(required=True, metavar="ACTION")
@@ -63,19 +73,47 @@ def _judge(options: argparse.Namespace) -> int:
     if options.json:
         for night in judged:
             print(night.to_json_line())
-        return 0
+    else:
+        _print_judged(judged, options.nights)
+    regressed = any(one.state == "regression" for one in _last(judged))
+    return 3 if options.fail_on and regressed else 0
+
+
+def _print_judged(judged: Sequence[JudgedNight], nights: int) -> None:
     import pandas as pd
 
-    from bigtcp_bench.warehouse.output import write_frame
+    from bigtcp_bench.report.tables import newest_first, print_frame
 
+    if nights < 1:
+        raise InvalidInput(f"--nights = {nights}: must be 1 or more")
     columns = ["series", "date", "state", "change_pct", "since", "event", "attribution"]
-    write_frame(pd.DataFrame(map(asdict, judged), columns=columns), "table")
-    return 0
+    frame = pd.DataFrame(map(asdict, judged), columns=columns)
+    optional = [name for name in ("event", "attribution") if frame[name].isna().all()]
+    shown, left_out = newest_first(frame.drop(columns=optional), nights)
+    print_frame(shown)
+    if left_out:
+        print(left_out)
+    print("\n".join(map(_sentence, _last(judged))))
+
+
+def _last(judged: Iterable[JudgedNight]) -> list[JudgedNight]:
+    """Return the last night of each series."""
+    return list({one.series: one for one in judged}.values())
+
+
+def _sentence(last: JudgedNight) -> str:
+    from bigtcp_bench.report.units import change_text
+    from bigtcp_bench.report.words import verdict_word
+
+    since = f" since {last.since}" if last.since else ""
+    size = "" if last.change_pct is None else f", {change_text(last.change_pct / 100)} against its usual level"
+    return f"{last.series}: {verdict_word(last.state)}{since}{size} on {last.date}"
 
 
 def _incident_list(options: argparse.Namespace) -> int:
     import pandas as pd
 
+    from bigtcp_bench.report.words import series_text
     from bigtcp_bench.warehouse import incidents
 
     columns = ["id", "cluster", "state", "changed_on", "attribution", "series", "acknowledged_by", "note"]
@@ -86,11 +124,11 @@ def _incident_list(options: argparse.Namespace) -> int:
             one.state,
             one.changed_on,
             one.attribution,
-            ", ".join(f"{member.scenario} {member.metric}" for member in one.members),
+            ", ".join(series_text(*member.series) for member in one.members),
             one.acknowledged_by,
             one.acknowledged_note,
         )
-        for one in incidents.open_incidents(usable_warehouse(options), options.cluster)
+        for one in reversed(incidents.open_incidents(usable_warehouse(options), options.cluster))
     ]
     write(pd.DataFrame(rows, columns=columns), options)
     return 0
@@ -107,7 +145,7 @@ def _incident_ack(options: argparse.Namespace) -> int:
         print(f"incident {options.id} is acknowledged by {by}; silent until it ends or gets worse")
     else:
         first = incidents.get(warehouse, options.id).acknowledged_by
-        print(f"incident {options.id} was acknowledged before, by {first}")
+        print(f"incident {options.id} was acknowledged before, by {first}; your note is added to theirs")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def add(commands: Any) -> None:
     """Add these commands to ``commands``."""
     show = add_command(commands, "show", "print the comparison of a stored run", _show)
     show.add_argument("run", nargs="?", type=int, help="the run's number; the newest run without it")
+    show.add_argument("--json", action="store_true", help="as one object, for programs")
     add_warehouse(show)
 
     trend = add_command(commands, "trend", "ask a question about many nights, or list the questions", _trend)
@@ -32,7 +34,10 @@ def add(commands: Any) -> None:
     trend.add_argument("--version", metavar="CILIUM", help="of Cilium, or a pattern (default: all)")
     trend.add_argument("--limit", type=int, default=20, help="most rows of worst_nights (default: %(default)s)")
     trend.add_argument(
-        "--nights", type=int, default=30, help="on either side in before_after_version (default: %(default)s)"
+        "--nights",
+        type=int,
+        help="that a table shows (default: the newest 14, or all of a period); "
+        "on either side in before_after_version (default: 30)",
     )
     _add_period(trend, "the last 365 days")
     add_output(trend)
@@ -63,16 +68,22 @@ def _add_period(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from bigtcp_bench.report.run_object import run_object
     from bigtcp_bench.report.summary import print_summary
     from bigtcp_bench.report.view import RunView
 
     warehouse = usable_warehouse(options)
     number = options.run if options.run is not None else newest_run(warehouse)
-    print_summary(RunView.from_warehouse(warehouse, number))
+    view = RunView.from_warehouse(warehouse, number)
+    if options.json:
+        print(json.dumps(run_object(view), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print_summary(view)
     return 0
 
 
 def _trend(options: argparse.Namespace) -> int:
+    from bigtcp_bench.report.tables import NIGHTS, by_night, newest_first
     from bigtcp_bench.warehouse.queries import query_names, trend
 
     if options.name is None:
@@ -89,9 +100,18 @@ def _trend(options: argparse.Namespace) -> int:
         until=options.until,
         version=options.version,
         limit=options.limit,
-        nights=options.nights,
+        nights=30 if options.nights is None else options.nights,
     )
+    left_out = ""
+    if options.format == "table":
+        if options.name == "nightly_trend" and not frame.empty:
+            frame = by_night(frame)
+        default = None if options.since or options.until else NIGHTS
+        if options.name != "worst_nights":
+            frame, left_out = newest_first(frame, options.nights or default)
     write(frame, options)
+    if left_out and options.output is None:
+        print(left_out)
     return 0
 
 
@@ -101,6 +121,8 @@ def _export(options: argparse.Namespace) -> int:
 
     since, until = (moment_of(f"--{name}", getattr(options, name)) for name in ("since", "until"))
     warehouse = usable_warehouse(options)
+    if not options.file.absolute().parent.is_dir():
+        raise InvalidInput(f"{options.file} cannot be written: there is no folder {options.file.parent}")
     try:
         counts = export_runs(
             warehouse, options.file, cluster=options.cluster, since=since, until=until, raw=options.raw
@@ -112,9 +134,14 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from bigtcp_bench.warehouse.exchange import import_runs
+    from bigtcp_bench.warehouse.exchange import import_runs, stored_counts
 
-    print(f"imported {_counted(import_runs(usable_warehouse(options), options.file))}")
+    warehouse = usable_warehouse(options)
+    before = stored_counts(warehouse)
+    counts = import_runs(warehouse, options.file)
+    new = {name: count - before[name] for name, count in stored_counts(warehouse).items()}
+    print(f"imported {_counted(counts)}")
+    print(f"new of that: {_counted(new)}")
     return 0
 
 
@@ -124,8 +151,13 @@ def _counted(counts: dict[str, int]) -> str:
 
 def _migrate(options: argparse.Namespace) -> int:
     warehouse = warehouse_of(options)
-    warehouse.migrate()
-    print(f"the tables of {warehouse.url} are up to date")
+    before, after = warehouse.migrate()
+    if before is None:
+        print(f"created the tables of {warehouse.url}, version {after}")
+    elif before == after:
+        print(f"the tables of {warehouse.url} were up to date already, version {after}")
+    else:
+        print(f"brought the tables of {warehouse.url} up to date, from version {before} to {after}")
     return 0
 
 

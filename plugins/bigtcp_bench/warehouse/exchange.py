@@ -123,6 +123,19 @@ def export_runs(
     return counts
 
 
+def stored_counts(warehouse: Warehouse) -> dict[str, int]:
+    """Return how many runs (each attempt is one) and incidents ``warehouse`` has."""
+    tables = {"run": schema.run, "incident": schema.incident}
+
+    def work(connection: sa.Connection) -> dict[str, int]:
+        return {
+            name: int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+            for name, table in tables.items()
+        }
+
+    return warehouse.read(work)
+
+
 def import_runs(warehouse: Warehouse, path: Path) -> dict[str, int]:
     """Store what ``export_runs`` wrote; return the number of rows per table.
 

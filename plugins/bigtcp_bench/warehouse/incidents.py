@@ -104,13 +104,18 @@ def acknowledge(
 ) -> bool:
     """Silence an open incident until it ends or gets worse than its series are now.
 
-    Returns False when somebody has done so before, whose name then stays. Raises InvalidInput if the incident is
-    unknown or closed.
+    Returns False when somebody has done so before: that name stays, and ``note`` is added to the one of then.
+    Raises InvalidInput if the incident is unknown or closed.
     """
 
     def work(connection: sa.Connection) -> bool:
         known = _open_one(connection, incident_id, "acknowledged")
         if known.acknowledged:
+            if note:
+                on = (at or datetime.now(UTC)).date().isoformat()
+                notes = "; ".join(filter(None, (known.acknowledged_note, f"{by} on {on}: {note}")))
+                changed = sa.update(table).where(table.c.id == incident_id).values(acknowledged_note=notes)
+                connection.execute(changed)
             return False
         values = {
             "acknowledged_at": at or datetime.now(UTC),

@@ -88,13 +88,16 @@ class Warehouse:
 
     # Version of the tables
 
-    def migrate(self, revision: str = "head") -> None:
-        """Bring the tables up to ``revision``; creates them in an empty database.
+    def migrate(self, revision: str = "head") -> tuple[str | None, str | None]:
+        """Bring the tables up to ``revision``, and return their version before and after.
 
-        Raises WrongVersion when a newer package has made them.
+        Creates them in an empty database, whose version is None. Raises WrongVersion when a newer package has made
+        them.
         """
-        self._refuse_newer(self.read(migrate.current))
+        before = self.read(migrate.current)
+        self._refuse_newer(before)
         self._in_one_sentence(lambda: migrate.upgrade(self.engine, revision))
+        return before, self.read(migrate.current)
 
     def check_version(self) -> None:
         """Raise WrongVersion unless the tables are exactly of the version that this package works with."""

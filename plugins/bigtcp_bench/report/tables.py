@@ -1,0 +1,217 @@
+"""Answers about many nights as tables for people: units, per cents with intervals, words, newest first."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from bigtcp_bench.report import units
+from bigtcp_bench.report.summary import PLAIN_WIDTH
+from bigtcp_bench.report.words import CAUSES, VERDICT_WORDS, verdict_word
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Nights that a table shows when no period is asked for.
+NIGHTS = 14
+
+#: Columns in the row's own ``unit``.
+_VALUES = frozenset(
+    f"{arm}{end}" for arm in ("off", "on") for end in ("", "_median", "_mean", "_before", "_after")
+)
+#: Columns of relative changes, 0.1 for 10 % more.
+_CHANGES = frozenset(
+    [
+        "change",
+        "sender_change",
+        "receiver_change",
+        "off_moved",
+        "on_moved",
+        "benefit",
+        "benefit_before",
+        "benefit_after",
+        "worst_night",
+        "best_night",
+    ]
+)
+#: Columns of relative sizes that have no sign of their own.
+_SHARES = frozenset(
+    [
+        "on_worse_by",
+        "off_worse_by",
+        "mean_half_width",
+        "widest_half_width",
+        "mean_detectable",
+        "repetition_sd",
+        "generation_sd",
+        "switch_sd",
+        "detects",
+        "would_detect",
+    ]
+)
+_CPU = frozenset(f"{end}_{arm}" for end in ("sender", "receiver") for arm in ("off", "on"))
+#: What a row says elsewhere, or a machine only wants.
+_LEFT_OUT = frozenset(("unit", "started_at", "is_night", "ci_low", "ci_high"))
+#: Columns that are said once below a table in which they are the same everywhere.
+_ONCE = frozenset(
+    name.replace("_", " ")
+    for name in [
+        "cluster",
+        "cilium_version",
+        "version_before",
+        "version_after",
+        "nights_before",
+        "nights_after",
+        "node_pair",
+        "aa_runs",
+    ]
+)
+#: Columns whose cells are never broken.
+_WHOLE = frozenset(("scenario", "night", "date", "month", "run", "state", "verdict", "id", "incident"))
+
+#: What words of the header mean that do not say it themselves.
+_MEANINGS = {
+    "change": "on against off, with its confidence interval where there is one",
+    "benefit": "change, positive where BIG TCP helps",
+    "benefit before": "mean gain by BIG TCP on the nights before",
+    "on worse by": "against the nights around it, in the metric's own direction",
+    "off moved": "after against before",
+    "sender change": "on against off; less CPU time is better",
+    "mean half width": "of the interval of change, as ± of it",
+    "mean detectable": "smallest change that a night could have seen",
+    "repetition sd": "relative standard deviation between repetitions of one pod pair, from A/A runs",
+    "generation sd": "between fresh pod pairs",
+    "switch sd": "between blocks of the same arm",
+    "detects": "smallest change that the plan sees as it is",
+    "generations": "suggested, so that the plan sees its margin",
+    "would detect": "what the suggested size sees",
+    "attribution": "what is to blame",
+    "since": "first night of the state",
+    "suspect": "a change that the next nights confirm or not",
+    "learning": "too few nights for a usual level",
+}
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cells: Sequence[str]
+    numeric: bool
+
+
+def print_frame(frame: pd.DataFrame, console: Console | None = None) -> None:
+    """Print ``frame``, as a trend query returns it, as wide as the terminal (``COLUMNS``), with a legend."""
+    console = console or Console(highlight=False)
+    console.print(_rendered(frame, console.width), highlight=False)
+
+
+def frame_text(frame: pd.DataFrame, width: int) -> str:
+    """Return ``frame`` as plain text of at most ``width`` columns."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(_rendered(frame, width), highlight=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def newest_first(frame: pd.DataFrame, nights: int | None) -> tuple[pd.DataFrame, str]:
+    """Return ``frame`` newest first, its newest ``nights`` only (None: all), and a sentence if some are left out.
+
+    Nights are its column ``night``, or months; a frame without either stays as it is.
+    """
+    name = next((column for column in ("night", "date", "month") if column in frame), None)
+    if name is None:
+        return frame, ""
+    frame = frame.sort_values(name, ascending=False, kind="stable")
+    known = list(frame[name].drop_duplicates())
+    if nights is None or name == "month" or len(known) <= nights:
+        return frame, ""
+    return (
+        frame[frame[name].isin(known[:nights])],
+        f"the newest {nights} of {len(known)} nights; --nights says how many",
+    )
+
+
+def by_night(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the answer of ``nightly_trend`` with both arms beside each other, as ``off`` and ``on``."""
+    keys = ["scenario", "run"]
+    value = {arm: frame[frame["arm"] == arm].set_index(keys)["value"] for arm in ("off", "on")}
+    nights = frame.drop_duplicates(keys).set_index(keys)
+    for place, arm in enumerate(("off", "on"), start=list(nights.columns).index("arm")):
+        nights.insert(place, arm, value[arm])
+    columns = [name for name in frame.columns if name not in ("arm", "value")]
+    at = columns.index("unit")
+    return nights.reset_index()[[*columns[:at], "off", "on", *columns[at:]]]
+
+
+def _rendered(frame: pd.DataFrame, width: int) -> Group | Text:
+    if frame.empty:
+        return Text("no rows")
+    all_of = [_column(frame, str(name)) for name in frame.columns if str(name) not in _LEFT_OUT]
+    same = [one for one in all_of if one.name in _ONCE and len(one.cells) > 1 and len(set(one.cells)) == 1]
+    columns = [column for column in all_of if column not in same]
+    gap = 1 if width < PLAIN_WIDTH else 2
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column.numeric else "left"
+        table.add_column(column.name, justify=justify, no_wrap=column.name in _WHOLE, overflow="fold")
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, row))
+    said = {column.name for column in columns}
+    said |= {cell for column in columns if column.name == "state" for cell in column.cells}
+    legend = [f"{word}: {meaning}" for word, meaning in _MEANINGS.items() if word in said]
+    once = ", ".join(f"{column.name} {column.cells[0]}" for column in same if column.cells[0])
+    below = [f"In all rows: {once}"] if once else []
+    text = ". ".join([*below, *legend])
+    return Group(table, Text(), Text(f"{text}.", style="dim")) if text else Group(table)
+
+
+def _column(frame: pd.DataFrame, name: str) -> _Column:
+    import pandas as pd
+
+    values = [_plain(value) for value in frame[name]]
+    of_unit = [str(unit) for unit in frame["unit"]] if "unit" in frame else [""] * len(frame)
+    numeric = pd.api.types.is_numeric_dtype(frame[name].dtype)
+    if name in _VALUES:
+        cells = [units.value_text(value, unit) for value, unit in zip(values, of_unit, strict=True)]
+    elif name in _CPU:
+        cells = [units.value_text(value, "s/GB") for value in values]
+    elif name == "change" and "ci_low" in frame:
+        ends = ([_plain(value) for value in frame[end]] for end in ("ci_low", "ci_high"))
+        cells = [units.change_with_interval(*row) for row in zip(values, *ends, strict=True)]
+    elif name == "change_pct":
+        cells = [units.change_text(None if value is None else value / 100) for value in values]
+        return _Column("against usual", cells, True)
+    elif name in _CHANGES:
+        cells = list(map(units.change_text, values))
+    elif name in _SHARES:
+        cells = [units.MISSING if value is None else units.share(value) for value in values]
+    else:
+        cells = [_words(name, value) for value in values]
+        return _Column(VERDICT_WORDS.get(name, name.replace("_", " ")), cells, numeric)
+    return _Column(name.replace("_", " "), cells, True)
+
+
+def _plain(value: Any) -> Any:
+    import pandas as pd
+
+    return None if value is None or (not isinstance(value, str) and pd.isna(value)) else value
+
+
+def _words(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name in ("verdict", "state"):
+        return verdict_word(str(value))
+    if name == "attribution":
+        return CAUSES.get(str(value), str(value))
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    # What came from outside may hold line ends and control characters; a row stays one row.
+    return "".join(char for char in " ".join(str(value).split()) if char.isprintable())
