@@ -20,7 +20,6 @@ from kubernetes import client as k8s
 
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
 from bigtcp_bench.cluster.cilium import (
-    CRASHES,
     KEYS,
     LIMIT_NAMES,
     MERGED_DIR,
@@ -29,7 +28,7 @@ from bigtcp_bench.cluster.cilium import (
 )
 from bigtcp_bench.cluster.pods import node_of
 from bigtcp_bench.in_cluster.measure import MARKER
-from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME, is_agent, selects
+from bigtcp_bench.in_cluster.protocol import CRASHES, GUARDIAN_NAME, is_agent, selects
 from bigtcp_lab.api import paths
 from bigtcp_lab.api.copies import copied
 from bigtcp_lab.api.discovery import (
@@ -124,7 +123,8 @@ class Cluster:
         self.store = copy.deepcopy(_seeded())
         self.time = 1_800_000_000.0
         self.nodes = {"node1": Node(), "node2": Node()}
-        #: What goes wrong: ``never-ready``, ``setting-ignored``, ``crashes-when-on`` (an agent that is told true).
+        #: What goes wrong: ``never-ready``, ``setting-ignored``, ``crashes`` (an agent),
+        #: ``crashes-when-on`` (one that is told true).
         self.faults: set[str] = set()
         #: Nodes on which no pod of the benchmark is started.
         self.full: set[str] = set()
@@ -220,7 +220,7 @@ class Cluster:
         node.agents_started += 1
         node.told = self._merge(name)
         node.merged = {key: node.told.get(key, "false") for key in KEYS.values()}
-        crashes = "crashes-when-on" in self.faults and "true" in node.merged.values()
+        crashes = "crashes" in self.faults or ("crashes-when-on" in self.faults and "true" in node.merged.values())
         if "setting-ignored" not in self.faults and not crashes:
             for family, key in KEYS.items():
                 for limit in LIMIT_NAMES[family]:
@@ -254,7 +254,10 @@ class Cluster:
         stored = self.store._find(PODS, created["metadata"]["name"], "kube-system")
         stored["metadata"]["creationTimestamp"] = f"{datetime.fromtimestamp(int(self.time), UTC):%FT%TZ}"
         ready = "never-ready" not in self.faults and not crashes
-        waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+        waiting = {
+            "waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}
+        }
+        ended = {"terminated": {"reason": "Error", "exitCode": 1, "message": "no kernel for that"}}
         created["status"] = {
             "phase": "Running",
             "conditions": [{"type": "Ready", "status": str(ready)}],
@@ -263,6 +266,7 @@ class Cluster:
                     "name": "cilium-agent",
                     "ready": ready,
                     "state": waiting if crashes else {"running": {}},
+                    "lastState": ended if crashes else {},
                     "restartCount": CRASHES if crashes else 0,
                 }
             ],

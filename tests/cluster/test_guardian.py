@@ -315,6 +315,20 @@ def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings() -> None
     assert cluster.state() == before
 
 
+def test_why_an_agent_does_not_start_is_said_and_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    abandon(cluster, "on")
+    cluster.faults.add("crashes")
+    began = cluster.time
+    assert wake(cluster) == 1
+    assert re.search(
+        r"NOT RESTORED, .* the Cilium agent on node node1 does not start: pod cilium-\S+ container cilium-agent "
+        r"waits: CrashLoopBackOff, after it ended with Error 1 \(no kernel for that\)",
+        capsys.readouterr().out,
+    )
+    assert cluster.time - began < 60, "no agent that ends again and again is waited for"
+
+
 def test_what_a_restore_has_restarted_the_guardian_does_not_restart_again(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster()
     before = cluster.state()

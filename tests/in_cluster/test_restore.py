@@ -149,6 +149,47 @@ class TestScopeCluster:
         assert {key: config(cluster)["data"][key] for key in (IPV4, IPV6)} == {IPV4: "false", IPV6: "true"}
 
 
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("killed", [command, next_run], ids=lambda one: one.__name__)
+def test_whoever_is_killed_at_any_request_another_one_finishes(
+    killed: Restorer, moment: str, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the teardown and the guardian in tests/cluster; the next one is of another kind each time."""
+    abandoned = Cluster()
+    before = abandoned.state()
+    open_and_switch(abandoned, "off", "on", scope=scope)
+    number = 0
+    while True:
+        number += 1
+        cluster = copy.deepcopy(abandoned)
+        victim = cluster.client()
+
+        def kill(when: str, change: int, number: int = number) -> None:
+            if (when, change) == (moment, number):
+                raise Killed
+
+        victim.interrupt = kill
+        finished = False
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster, "client", lambda victim=victim: victim)
+            try:
+                said = killed(cluster)
+                finished = True
+            except Killed:
+                pass
+        if finished:
+            assert "NOT VERIFIED" not in said
+        else:
+            said = RESTORERS[number % len(RESTORERS)](cluster)
+            assert "NOT" not in said, f"killed {moment} change {number}: {said}"
+        assert cluster.state() == before, f"killed {moment} change {number}"
+        assert cluster.lease()["holderIdentity"] == "", f"killed {moment} change {number}: {said}"
+        if finished:
+            assert number > 12
+            return
+
+
 class TestWithoutASavedState:
     """Somebody has deleted it, although it has a finalizer."""
 

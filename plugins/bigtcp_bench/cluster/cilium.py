@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from bigtcp_bench.cluster.api import (
     CONFIGMAP,
@@ -22,7 +22,15 @@ from bigtcp_bench.cluster.api import (
 )
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.in_cluster import protocol
-from bigtcp_bench.in_cluster.protocol import AGENT_LABELS, CONFIGMAP_NAME, is_agent, is_ready, merged_settings
+from bigtcp_bench.in_cluster.protocol import (
+    AGENT_LABELS,
+    CONFIGMAP_NAME,
+    crashes,
+    is_agent,
+    is_ready,
+    merged_settings,
+    waiting_reason,
+)
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, Arm, Family
 
 FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
@@ -47,8 +55,6 @@ AGENT_READY_MAX_S = 900.0
 PROBE_MARGIN_S = 30.0
 #: After Ready, the agent's own API may still take this long to answer in full.
 STATUS_S = 30.0
-#: An agent that ended this often since it was created (about a minute) will not start.
-CRASHES = 3
 POLL_S = 0.5
 
 Version = tuple[int, int, int]
@@ -240,54 +246,6 @@ def _node_condition(api: ClusterApi, node: str) -> str:
     conditions = found["status"].get("conditions") or []
     ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
     return "" if ready else "; the node is not Ready"
-
-
-def waiting_reason(pod: Mapping[str, Any]) -> str:
-    """Return why a pod is not ready, in words that fit after its name."""
-    status = pod.get("status") or {}
-    for condition in status.get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"cannot be scheduled: {condition.get('message', 'no reason given')}"
-    for item in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
-        state = item.get("state") or {}
-        last = (item.get("lastState") or {}).get("terminated")
-        if "waiting" in state:
-            reason = state["waiting"].get("reason", "unknown")
-            waits = f"container {item['name']} waits: {reason}"
-            if last is not None and reason == "CrashLoopBackOff":
-                # The kubelet's own words then say no more than that it ended again and again.
-                return _words(f"{waits}, after it ended with {_exit(last)}", last.get("message"))
-            return _words(waits, state["waiting"].get("message"))
-        ended = state.get("terminated") or {}
-        if ended and ended.get("exitCode") != 0:
-            reason = ended.get("reason", ended.get("exitCode"))
-            return _words(f"container {item['name']} ended: {reason}", ended.get("message"))
-        if "running" in state and last is not None and not item.get("ready", False):
-            again = f"container {item['name']} was started again after it ended with {_exit(last)}"
-            return _words(again, last.get("message"))
-        if "running" in state and not item.get("ready", False):
-            return f"container {item['name']} runs but is not ready"
-    if status.get("message"):
-        return f"is {status.get('phase', 'Pending')}: {status['message']}"
-    return f"is {status.get('phase', 'Pending')}"
-
-
-def _exit(ended: Mapping[str, Any]) -> str:
-    return f"{ended.get('reason', 'Error')} {ended.get('exitCode', '')}".rstrip()
-
-
-def _words(text: str, said: str | None) -> str:
-    said = " ".join((said or "").split())
-    return f"{text} ({said[-200:]})" if said else text
-
-
-def crashes(pod: Mapping[str, Any]) -> bool:
-    """Return whether the agent itself ends again and again; its init containers may just lack the API server."""
-    for item in (pod.get("status") or {}).get("containerStatuses") or []:
-        waiting = (item.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") == "CrashLoopBackOff" and item.get("restartCount", 0) >= CRASHES:
-            return True
-    return False
 
 
 def read_merged(api: ClusterApi, cilium: Cilium, pod: str) -> Merged:

@@ -8,16 +8,10 @@ from typing import Any
 
 from bigtcp_bench.cluster import agent_settings, pods, probe
 from bigtcp_bench.cluster.api import ApiProblem, ClusterApi, NotFound
-from bigtcp_bench.cluster.cilium import (
-    KEYS,
-    Cilium,
-    crashes,
-    read_merged,
-    waiting_reason,
-)
+from bigtcp_bench.cluster.cilium import KEYS, Cilium, read_merged
 from bigtcp_bench.errors import SwitchFailed
 from bigtcp_bench.in_cluster.hold import Check, Refused
-from bigtcp_bench.in_cluster.protocol import NAMESPACE, Json
+from bigtcp_bench.in_cluster.protocol import NAMESPACE, Json, crashes, waiting_reason
 from bigtcp_bench.in_cluster.restore import Means, NotRestored
 from bigtcp_bench.readings.orders import ProbeOrders
 

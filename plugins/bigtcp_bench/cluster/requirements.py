@@ -152,8 +152,10 @@ def put_back_abandoned(api: ClusterApi, holder: str, *, progress: Progress) -> N
     start with what it was told. Raises RestoreFailed, and PreconditionFailed if a run takes the cluster meanwhile.
     """
     lease = read_lease(api)
-    held = lease is not None and lease.live(api.now())
-    if not held and restore.leftovers(api):
+    if lease is not None and lease.live(api.now()):
+        return
+    # A Lease that was never given back keeps its finalizer: a namespace that is deleted would wait for nothing.
+    if (lease is not None and lease.holder) or restore.leftovers(api):
         restore.restore(api, f"left behind when {holder} started", progress=progress)
 
 

@@ -111,8 +111,8 @@ class Api:
         raise Refused(f"no command may be run in pod {namespace}/{agent['metadata']['name']}", 403)
 
     def waits_for(self, agent: Json) -> tuple[str, bool]:
-        """Return what an agent that is not Ready waits for; it waits for it as long as it may."""
-        return f"is {(agent.get('status') or {}).get('phase', 'Pending')}", False
+        """Return what an agent that is not Ready waits for, and whether it ends again and again."""
+        return protocol.waiting_reason(agent), protocol.crashes(agent)
 
     def devices(self, node: str, pod: str) -> dict[str, dict[str, Any]]:
         """Return device → what the kernel of ``node`` says of it, from the log of a probe pod."""

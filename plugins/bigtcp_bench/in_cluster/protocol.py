@@ -21,6 +21,8 @@ LEASE_NAME = "bigtcp-bench"
 STATE_NAME = "bigtcp-bench-saved-state"
 STATE_KEY = "state.json"
 NODE_CONFIG_NAME = "zz-bigtcp-bench"
+#: An agent that ended this often since it was created (about a minute) will not start.
+CRASHES = 3
 #: The guardian's CronJob, its ConfigMap, its service account and its roles.
 GUARDIAN_NAME = "bigtcp-bench-guardian"
 #: On the saved state, and on the Lease while somebody holds it: a namespace that is deleted waits for the restore.
@@ -499,6 +501,54 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     """Return whether a pod, or a node, has the condition Ready."""
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def waiting_reason(pod: Mapping[str, Any]) -> str:
+    """Return why a pod is not ready, in words that fit after its name."""
+    status = pod.get("status") or {}
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"cannot be scheduled: {condition.get('message', 'no reason given')}"
+    for item in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
+        state = item.get("state") or {}
+        last = (item.get("lastState") or {}).get("terminated")
+        if "waiting" in state:
+            reason = state["waiting"].get("reason", "unknown")
+            waits = f"container {item['name']} waits: {reason}"
+            if last is not None and reason == "CrashLoopBackOff":
+                # The kubelet's own words then say no more than that it ended again and again.
+                return _words(f"{waits}, after it ended with {_exit(last)}", last.get("message"))
+            return _words(waits, state["waiting"].get("message"))
+        ended = state.get("terminated") or {}
+        if ended and ended.get("exitCode") != 0:
+            reason = ended.get("reason", ended.get("exitCode"))
+            return _words(f"container {item['name']} ended: {reason}", ended.get("message"))
+        if "running" in state and last is not None and not item.get("ready", False):
+            again = f"container {item['name']} was started again after it ended with {_exit(last)}"
+            return _words(again, last.get("message"))
+        if "running" in state and not item.get("ready", False):
+            return f"container {item['name']} runs but is not ready"
+    if status.get("message"):
+        return f"is {status.get('phase', 'Pending')}: {status['message']}"
+    return f"is {status.get('phase', 'Pending')}"
+
+
+def _exit(ended: Mapping[str, Any]) -> str:
+    return f"{ended.get('reason', 'Error')} {ended.get('exitCode', '')}".rstrip()
+
+
+def _words(text: str, said: str | None) -> str:
+    said = " ".join((said or "").split())
+    return f"{text} ({said[-200:]})" if said else text
+
+
+def crashes(pod: Mapping[str, Any]) -> bool:
+    """Return whether the agent itself ends again and again; its init containers may just lack the API server."""
+    for item in (pod.get("status") or {}).get("containerStatuses") or []:
+        waiting = (item.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") == "CrashLoopBackOff" and item.get("restartCount", 0) >= CRASHES:
+            return True
+    return False
 
 
 def words(merged: Mapping[Any, bool]) -> str:
