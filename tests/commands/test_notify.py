@@ -128,16 +128,25 @@ def test_without_a_connection(server, command, monkeypatch):
 
 
 def test_a_run_is_printed_or_sent(server, command):
-    run = add_night(command.warehouse, 0)
+    quiet = add_night(command.warehouse, 0)
+    for more in ([], ["--print"]):
+        assert command(str(quiet), *more)[:2] == (0, f"run {quiet} calls for no message\n")
+    run = add_night(command.warehouse, 1)
+    command.warehouse.update_run(run, status="invalid", reasons=["the pods were gone"])
     status, output, _ = command(str(run), "--print")
     printed = json.loads(output)
     assert status == 0
-    assert printed["text"] == "lab: VALID · helps 3, worse 0"
+    assert printed["text"].startswith("lab: INVALID")
     assert block_problems(printed["blocks"]) == []
     assert server.requests == 0
     status, output, _ = command(str(run))
-    assert output.startswith("sent to channel C0BENCH as message ")
+    assert (status, output) == (0, "sent to Slack: 1 message\n")
     assert server.messages[0]["blocks"] == printed["blocks"]
+    assert command(str(run))[:2] == (0, f"what run {run} calls for was sent before\n")
+    assert len(server.messages) == 1
+    # What the night has kept is shown, whatever would be written today.
+    outbox.keep(command.warehouse, "lab", [Draft("kept", "run", {"text": "as of then", "blocks": []}, quiet)])
+    assert json.loads(command(str(quiet), "--print")[1]) == {"text": "as of then", "blocks": []}
     assert "bigtcp-bench: run 99 is not in the warehouse" in command("99", "--print")[2]
     assert "bigtcp-bench: --print needs the number of a run" in command("--print")[2]
 

@@ -63,19 +63,34 @@ def _try(options: argparse.Namespace) -> int:
 
 
 def _send_run(options: argparse.Namespace) -> int:
-    from bigtcp_bench.notify.slack.run_messages import failed_checks, run_message
+    """Show or send what the night of a run has kept for Slack; what it calls for, where nothing was kept."""
+    from bigtcp_bench.notify.delivery import deliver
+    from bigtcp_bench.notify.news import drafts_of_run
+    from bigtcp_bench.notify.pictures import drawing
+    from bigtcp_bench.notify.slack.settings import ClusterSettings
     from bigtcp_bench.report.view import RunView
+    from bigtcp_bench.warehouse import outbox
 
     warehouse = usable_warehouse(options)
-    view = RunView.from_warehouse(warehouse, options.run, os.environ.get("AIRFLOW__API__BASE_URL"))
-    checks = failed_checks(warehouse.run(options.run))
-    if options.print:
-        message = run_message(view, failed_checks=checks)
-        print(json.dumps({"text": message.text, "blocks": message.blocks}, indent=1, ensure_ascii=False))
+    airflow_url = os.environ.get("AIRFLOW__API__BASE_URL")
+    view = RunView.from_warehouse(warehouse, options.run, airflow_url)
+    kept = outbox.of_run(warehouse, options.run)
+    settings = _settings_if_any(options.folder) if options.print else _settings(options.folder)
+    own = settings.of(view.cluster) if settings else ClusterSettings()
+    drafts = [] if kept else drafts_of_run(warehouse, view, own, airflow_url)
+    payloads = kept or [draft.payload for draft in drafts]
+    if not payloads:
+        print(f"run {options.run} calls for no message")
+    elif options.print:
+        for one in payloads:
+            print(json.dumps({name: one[name] for name in ("text", "blocks")}, indent=1, ensure_ascii=False))
+    if options.print or not payloads or settings is None:
         return 0
-    settings = _settings(options.folder)
-    own = settings.of(view.cluster)
-    return _post(settings, own, run_message(view, own.mention, checks))
+    outbox.keep(warehouse, view.cluster, drafts)
+    done = deliver(warehouse, view.cluster, settings, draw=drawing(warehouse), budget_s=600)
+    for line in done.lines() or [f"what run {options.run} calls for was sent before"]:
+        print(line)
+    return 1 if done.waiting else 0
 
 
 def _send_waiting(options: argparse.Namespace) -> int:
@@ -117,13 +132,19 @@ def _post(settings: SlackSettings, own: ClusterSettings, message: SlackMessage) 
 
 def _settings(folder: Path) -> SlackSettings:
     """Return the settings of the connection. Raises PreconditionFailed without one."""
-    before_airflow(folder)
-    from bigtcp_bench.airflow import connections
-
-    settings = connections.slack_settings()
+    settings = _settings_if_any(folder)
     if settings is None:
+        from bigtcp_bench.airflow import connections
+
         raise PreconditionFailed(
             f"there is no Airflow connection {connections.SLACK_CONN_ID!r}; docs/slack.md says how to make one, "
             "for example with AIRFLOW_CONN_BIGTCP_SLACK"
         )
     return settings
+
+
+def _settings_if_any(folder: Path) -> SlackSettings | None:
+    before_airflow(folder)
+    from bigtcp_bench.airflow import connections
+
+    return connections.slack_settings()

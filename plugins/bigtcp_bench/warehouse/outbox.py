@@ -217,6 +217,15 @@ def told(warehouse: Warehouse, cluster: str) -> dict[int, dict[str, Any]]:
     return {int(number): {**payload["told"], "run_id": run_id} for number, run_id, payload in rows}
 
 
+def of_run(warehouse: Warehouse, run_id: int) -> list[dict[str, Any]]:
+    """Return what was kept of a run, sent or not, in the order of its sending."""
+    columns = outbox.c
+    statement = (
+        sa.select(columns.payload).where(columns.run_id == run_id).order_by(columns.kind != "restore", columns.id)
+    )
+    return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
+
+
 def _unsent(message: Message) -> sa.Update:
     return sa.update(outbox).where(outbox.c.id == message.id, outbox.c.sent_at.is_(None))
 
