@@ -9,6 +9,7 @@ import pytest
 
 from bigtcp_bench.analysis.diagnosis import CAUSES, NodeSetting, PodLimits, Throttled
 from bigtcp_bench.judging.causes import (
+    AGENT_NOT_READY,
     NONE_FOUND,
     diagnose_run,
     evidence_of,
@@ -184,6 +185,30 @@ def test_a_run_that_is_well_again_has_no_causes_left(warehouse):
     warehouse.update_run(number, status="valid")
     assert diagnose_run(warehouse, number) == []
     assert warehouse.diagnosis_frame(number).empty
+
+
+@pytest.mark.parametrize(
+    ("reason", "node"),
+    [
+        (
+            "the Cilium agent on node node1 does not start: pod cilium-x container cilium-agent waits: "
+            "CrashLoopBackOff, after it ended with Error 1 (BIG TCP is not supported in tunneling mode)",
+            "node1",
+        ),
+        (
+            "the rolling restart of DaemonSet kube-system/cilium has stopped for 180 s: 1 of 2; pod cilium-x on "
+            "node2 container cilium-agent waits: CrashLoopBackOff, after it ended with Error 1 (no)",
+            None,
+        ),
+    ],
+)
+def test_an_agent_that_does_not_start_is_the_cause_in_its_own_words(warehouse, reason, node):
+    number = fill(warehouse, status="failed")
+    warehouse.update_run(number, reasons=["task baseline_iperf3 ended failed", reason, f"{reason} again"])
+    first, *others = diagnose_run(warehouse, number)
+    assert (first.name, first.sentence, first.node) == (AGENT_NOT_READY, reason, node)
+    assert AGENT_NOT_READY not in [cause.name for cause in others]
+    assert warehouse.diagnosis_frame(number)["sentence"].tolist()[0] == reason
 
 
 def test_where_no_known_cause_shows_that_is_said(warehouse):

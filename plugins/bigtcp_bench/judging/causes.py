@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 NONE_FOUND = "none-found"
 _NONE_FOUND = Cause(NONE_FOUND, "none of the known causes shows in what was seen of the run", {}, strength=0.0)
 
+#: Stands for what a switch says of an agent that does not come: in its own words, as nothing else is stored of it.
+AGENT_NOT_READY = "agent-not-ready"
+_AGENT_NOT_READY = re.compile(
+    r"the Cilium agent on node (?P<node>\S+) (?:does not start|was not Ready)|the rolling restart of DaemonSet "
+)
+
 #: States of a series that ask for an explanation.
 _BAD_STATES = {"suspect", "regression"}
 #: What ``ss -i`` says of a sender: the time it had something to send, and how long of it the window was closed.
@@ -53,12 +59,20 @@ def diagnose_run(warehouse: Warehouse, number: int) -> list[Cause]:
     causes: list[Cause] = []
     if needs_diagnosis(warehouse, number):
         evidence = evidence_of(warehouse, number)
-        causes = diagnose(evidence)
+        causes = [*_agents_not_ready(warehouse.run(number)["reasons"]), *diagnose(evidence)]
         if not causes and evidence.measured:
             causes = [_NONE_FOUND]
     rows = [{**vars(cause), "cause": cause.name, "position": place} for place, cause in enumerate(causes, 1)]
     warehouse.store_diagnosis(number, rows)
     return causes
+
+
+def _agents_not_ready(reasons: Sequence[str]) -> Iterator[Cause]:
+    """Yield the first reason of a run that is an agent's; the restore after it may say the same once more."""
+    for reason in reasons:
+        if found := _AGENT_NOT_READY.search(reason):
+            yield Cause(AGENT_NOT_READY, reason, {}, node=found["node"])
+            return
 
 
 def needs_diagnosis(warehouse: Warehouse, number: int) -> bool:
