@@ -172,6 +172,14 @@ def test_incidents_are_listed_and_acknowledged_once(command):
     assert re.fullmatch(r"the driver; lee on \d{4}-\d\d-\d\d: the driver", row["note"])
 
 
+def test_an_acknowledgement_is_undone(command):
+    number = str(json.loads(command("incident", "list", "--json")[1])[0]["id"])
+    command("incident", "ack", number, "--note", "the driver", "--by", "kim")
+    assert f"of incident {number} is undone" in command("incident", "unack", number)[1]
+    assert json.loads(command("incident", "list", "--json")[1])[0]["acknowledged_by"] is None
+    assert command("incident", "unack", number)[1] == f"nobody had acknowledged incident {number}\n"
+
+
 def test_prune_deletes_documents_and_no_results(command, stored):
     assert "deleted 1 documents" in command("warehouse", "prune", "--keep-days", "0")[1]
     assert "deleted 0 documents" in command("warehouse", "prune", "--keep-days", "0")[1]

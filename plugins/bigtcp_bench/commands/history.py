@@ -52,11 +52,13 @@ def add(commands: Any) -> None:
     ack.add_argument("id", type=int, help="number of the incident")
     ack.add_argument("--note", required=True, help="why, for those who come after you")
     ack.add_argument("--by", default=None, help="your name (default: the name of your account)")
+    unack = add_command(actions, "unack", "undo an acknowledgement: the incident is told again", _incident_unack)
+    unack.add_argument("id", type=int, help="number of the incident")
     close = add_command(actions, "close", "end an open incident by hand", _incident_close)
     close.add_argument("id", type=int, help="number of the incident")
     close.add_argument("--note", required=True, help="why, for those who come after you")
     close.add_argument("--by", default=None, help="your name (default: the name of your account)")
-    for command in (listed, ack, close):
+    for command in (listed, ack, unack, close):
         add_warehouse(command)
 
     noise = add_command(commands, "noise", "what A/A runs measured, and how large a plan that asks for", _noise)
@@ -146,6 +148,16 @@ def _incident_ack(options: argparse.Namespace) -> int:
     else:
         first = incidents.get(warehouse, options.id).acknowledged_by
         print(f"incident {options.id} was acknowledged before, by {first}; your note is added to theirs")
+    return 0
+
+
+def _incident_unack(options: argparse.Namespace) -> int:
+    from bigtcp_bench.warehouse import incidents
+
+    if incidents.take_back(usable_warehouse(options), options.id):
+        print(f"the acknowledgement of incident {options.id} is undone; the next night tells it again")
+    else:
+        print(f"nobody had acknowledged incident {options.id}")
     return 0
 
 

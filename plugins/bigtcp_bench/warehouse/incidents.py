@@ -130,6 +130,23 @@ def acknowledge(
     return warehouse.write(work)
 
 
+def take_back(warehouse: Warehouse, incident_id: int) -> bool:
+    """Undo the acknowledgement of an open incident, with its notes; returns False when there was none.
+
+    Raises InvalidInput if the incident is unknown or closed.
+    """
+
+    def work(connection: sa.Connection) -> bool:
+        known = _open_one(connection, incident_id, "told again")
+        names = ("acknowledged_at", "acknowledged_by", "acknowledged_note")
+        connection.execute(sa.update(table).where(table.c.id == incident_id).values(dict.fromkeys(names)))
+        of_it = member_table.c.incident_id == incident_id
+        connection.execute(sa.update(member_table).where(of_it).values(acknowledged_change=None))
+        return known.acknowledged
+
+    return warehouse.write(work)
+
+
 def close(warehouse: Warehouse, incident_id: int, *, by: str, note: str, on: date | None = None) -> None:
     """End an open incident by hand, on the night ``on`` (default: today, in UTC).
 
