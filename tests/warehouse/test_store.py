@@ -140,7 +140,9 @@ def test_a_task_that_is_tried_again_begins_its_attempt_once_more(warehouse: Ware
     plan = load_plan("quick")
     began = datetime(2026, 3, 1, 2, tzinfo=UTC)
     run = warehouse.start_run(RUN | {"plan": load_plan("nightly"), "started_at": began})
-    warehouse.update_run(run, cilium_config={"enable-ipv6-big-tcp": "true"}, checks=[1], reasons=["killed"])
+    warehouse.update_run(
+        run, cilium_config={"enable-ipv6-big-tcp": "true"}, checks=[{"name": "kernel"}], reasons=["killed"]
+    )
     warehouse.update_run(run, slack_channel="C1", slack_ts="1.2")
 
     assert warehouse.start_run(RUN | {"plan": plan, "note": "a\x00b"}) == run
@@ -307,3 +309,26 @@ def test_a_server_that_is_away_gets_a_sentence_without_the_password() -> None:
     with pytest.raises(WarehouseError, match="cannot be used") as failure:
         warehouse.clusters()
     assert "secret" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "sentence"),
+    [
+        ("plan", ["nightly"], "plan .*must be a JSON object"),
+        ("plan", {"order": "off,on"}, "order must be a list of names"),
+        ("plan", {"scenarios": None}, "scenarios must be a list of names"),
+        ("plan", {"duration_s": "3s"}, "duration_s must be a number of seconds"),
+        ("plan", {"thresholds": [0.05]}, "thresholds must be a JSON object"),
+        ("environment", "lab", "must be a JSON object"),
+        ("images", [1], "must be a JSON object"),
+        ("checks", {"kernel": "pass"}, "must be a list of JSON objects"),
+        ("checks", ["kernel"], "must be a list of JSON objects"),
+        ("restore_result", {"detail": "put back"}, "state is missing"),
+    ],
+)
+def test_what_no_page_could_read_of_a_run_is_refused_in_a_sentence(warehouse, column, value, sentence):
+    run = {"cluster": "lab", "dag_id": "d", "run_id": "r"}
+    with pytest.raises(InvalidInput, match=sentence) as refusal:
+        warehouse.start_run(run | {column: value})
+    assert "\n" not in str(refusal.value)
+    assert warehouse.clusters() == []

@@ -74,6 +74,38 @@ def json_of(value: Any, depth: int = 0) -> Any:
     return json_of(to_jsonable_python(value, inf_nan_mode="constants"), depth)
 
 
+def _object(value: Any) -> Any:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    return value
+
+
+def _objects(value: Any) -> Any:
+    if value is not None and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
+        raise ValueError("must be a list of JSON objects")
+    return value
+
+
+def _plan(value: Any) -> Any:
+    # Of the rest of a plan every version stores what it knows; everything that tells a run reads these.
+    for name in ("order", "scenarios"):
+        listed = (value or {}).get(name, [])
+        if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+            raise ValueError(f"{name} must be a list of names")
+    for name in ("duration_s", "omit_s"):
+        if not isinstance((value or {}).get(name, 0), int | float | None):
+            raise ValueError(f"{name} must be a number of seconds")
+    if not isinstance((value or {}).get("thresholds", {}), dict | None):
+        raise ValueError("thresholds must be a JSON object")
+    return value
+
+
+def _restore(value: Any) -> Any:
+    if value is not None and not isinstance(value.get("state"), str):
+        raise ValueError("state is missing: how the restore ended")
+    return value
+
+
 def _known_metric(value: str) -> str:
     if value not in METRICS:
         raise ValueError(f"unknown metric; known are {', '.join(METRICS)}")
@@ -118,6 +150,10 @@ Ordinal = Annotated[int, BeforeValidator(_plain), Field(ge=1, le=_MAX_INTEGER)]
 Night = Annotated[str, BeforeValidator(_night)]
 Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 JsonValue = Annotated[Any, AfterValidator(_json)]
+JsonObject = Annotated[JsonValue, AfterValidator(_object)]
+JsonObjects = Annotated[JsonValue, AfterValidator(_objects)]
+JsonRestore = Annotated[JsonObject, AfterValidator(_restore)]
+JsonPlan = Annotated[JsonObject, AfterValidator(_plan)]
 Reasons = list[Text]
 
 
@@ -151,13 +187,13 @@ class RunFields(_Row):
     slack_channel: Text | None = None
     slack_ts: Text | None = None
     reasons: Reasons = []
-    plan: JsonValue = None
-    cilium_config: JsonValue = None
-    images: JsonValue = None
-    tool_versions: JsonValue = None
-    environment: JsonValue = None
-    checks: JsonValue = None
-    restore_result: JsonValue = None
+    plan: JsonPlan = None
+    cilium_config: JsonObject = None
+    images: JsonObject = None
+    tool_versions: JsonObject = None
+    environment: JsonObject = None
+    checks: JsonObjects = None
+    restore_result: JsonRestore = None
 
     @model_validator(mode="after")
     def _facts_of_plan(self) -> Self:
@@ -200,7 +236,7 @@ class BlockRecord(_Row):
     purpose: Literal["plan", "rerun"] = "plan"
     started_at: Moment | None = None
     finished_at: Moment | None = None
-    switch_report: JsonValue = None
+    switch_report: JsonObject = None
 
 
 class ResultRow(_Row):

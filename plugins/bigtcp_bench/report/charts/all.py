@@ -504,7 +504,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     ]
     if not found:
         return empty(title, "This run measured no latency.")
-    divisor, unit = units.axis("us", max(value for *_, value in found))
+    divisor, unit = units.axis("us", max(value for _, _, _, value in found))
     rows = [
         {
             "scenario": scenario,
@@ -517,7 +517,8 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     ]
     base = chart_of(rows)
     y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
-    x = alt.X("value:Q", title=f"latency ({unit})", scale=log_scale([row["value"] for row in rows]), axis=NUMBERS)
+    scale = log_scale([value / divisor for _, _, _, value in found])
+    x = alt.X("value:Q", title=f"latency ({unit})", scale=scale, axis=NUMBERS)
     shapes = alt.Scale(domain=list(_PERCENTILES.values()), range=["circle", "square", "triangle-up"])
     layers = [
         base.mark_line(strokeWidth=2, opacity=0.6).encode(
