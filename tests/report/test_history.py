@@ -28,13 +28,15 @@ INCIDENT = IncidentView(3, "regression", "2026-03-23", "big-tcp", frozenset({("i
 
 
 def test_while_learning_there_is_one_line():
-    history = HistoryView(tuple(replace(one, state="learning", nights=3) for one in (FALLEN, USUAL)), (), 14)
+    history = HistoryView(
+        tuple(replace(one, state="learning", nights=3) for one in (FALLEN, USUAL)), (), learning_nights=14
+    )
     assert history.state_line() == "learning (3 of 14 nights)"
     assert history.lines() == []
 
 
 def test_a_regression_says_size_since_when_what_is_to_blame_and_what_changed():
-    history = HistoryView((FALLEN, USUAL), (INCIDENT,), 14)
+    history = HistoryView((FALLEN, USUAL), (INCIDENT,), learning_nights=14)
     assert history.state_line() == "1 regression, 1 steady"
     assert history.lines() == [
         "ipv4-stream-1: regression since 2026-03-23: throughput −12.3 %; attributed to BIG TCP; "
@@ -45,19 +47,19 @@ def test_a_regression_says_size_since_when_what_is_to_blame_and_what_changed():
 
 def test_an_acknowledged_incident_is_said_and_its_series_are_not():
     known = replace(INCIDENT, acknowledged_by="kim", acknowledged_note="the driver, we know")
-    (line,) = HistoryView((FALLEN, USUAL), (known,), 14).lines()
+    (line,) = HistoryView((FALLEN, USUAL), (known,), learning_nights=14).lines()
     assert line.endswith("acknowledged by kim: the driver, we know")
 
 
 @pytest.mark.parametrize(("reasons", "words"), [((), "the median of the three"), (("no pods",), "count: no pods")])
 def test_a_rerun_is_said(reasons, words):
-    (line,) = HistoryView((replace(USUAL, rerun=reasons),), (), 14).lines()
+    (line,) = HistoryView((replace(USUAL, rerun=reasons),), (), learning_nights=14).lines()
     assert line.startswith("ipv4-rr: was far off")
     assert words in line
 
 
 def test_summary_and_slack_tell_it():
-    view = run_view(history=HistoryView((FALLEN, USUAL), (INCIDENT,), 14))
+    view = run_view(history=HistoryView((FALLEN, USUAL), (INCIDENT,), learning_nights=14))
     slack = str(run_message(view).blocks)
     for text in (" ".join(run_summary(view).split()), slack):
         assert "1 regression, 1 steady" in text
