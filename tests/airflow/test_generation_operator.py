@@ -295,7 +295,7 @@ def test_the_client_has_the_token_of_its_server_and_airflow_masks_it(
     monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
     monkeypatch.setattr(KubernetesPodOperator, "execute", asked)
     generation = GENERATION.model_copy(update={"run": number, "run_key": RUN}).model_dump(mode="json")
-    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation)
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation, kubernetes_conn_id="k8s")
     monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
     for _ in range(2):
         with pytest.raises(ApiException):

@@ -61,7 +61,7 @@ def test_an_invalid_run_is_told_once(step, server):
     with pytest.raises(AirflowFailException):
         step.close_run()
     (message,) = server.messages
-    assert message["text"] == "lab: INVALID: node2 was rebooted"
+    assert message["text"] == "lab: INVALID · node2 was rebooted"
     # Airflow's own address is in the links.
     assert "https://airflow.example/dags/bigtcp_benchmark/runs/night%200" in str(message["blocks"])
     assert step.warehouse.run(step.number)["slack_ts"] == message["ts"]
@@ -76,7 +76,7 @@ def test_an_outage_fails_nothing_and_is_made_up_for(step, server, answers):
     server._script.clear()
     with pytest.raises(AirflowFailException):
         step.close_run()
-    assert [message["text"] for message in server.messages] == ["lab: FAILED: the API was away"]
+    assert [message["text"] for message in server.messages] == ["lab: FAILED · the API was away"]
 
 
 def test_a_restore_that_is_not_verified_is_told_after_notify_and_mentions(step, server, monkeypatch):
@@ -86,7 +86,7 @@ def test_a_restore_that_is_not_verified_is_told_after_notify_and_mentions(step, 
     step.warehouse.update_run(step.number, restore_result=restored)
     step.close_run()
     (message,) = server.messages
-    assert message["text"].startswith("<!here> lab: RESTORE NOT VERIFIED: eth0 of node2 differs")
+    assert message["text"].startswith("<!here> lab: RESTORE NOT VERIFIED · eth0 of node2 differs")
 
 
 def test_a_refused_run_is_told_with_its_checks(step, server):
@@ -101,7 +101,7 @@ def test_a_refused_run_is_told_with_its_checks(step, server):
     with pytest.raises(AirflowFailException):
         check_kernel(step)
     (message,) = server.messages
-    assert message["text"].startswith("lab: FAILED: node node1: kernel: Linux 5.10")
+    assert message["text"].startswith("lab: FAILED · node node1: kernel: Linux 5.10")
     assert "• node node1: kernel: Linux 5.10; needs 6.3" in str(message["blocks"])
 
 
