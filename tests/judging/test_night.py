@@ -12,6 +12,7 @@ import pytest
 from bigtcp_bench.judging.night import Night, Nightly, Rerun, rerun_pairs
 from bigtcp_bench.planning.plan import Plan, Thresholds, blocks, rerun_plan, validate_plan
 from bigtcp_bench.report.history import HistoryView
+from bigtcp_bench.report.outcomes import headlines
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.controls import control_history, control_values
@@ -310,6 +311,12 @@ def test_an_edited_plan_begins_a_series_and_is_named(warehouse):
             (line,) = lines
             what = "the plan changed on 2026-03-21: request bytes 80000 → 500000"
             assert line == f"ipv4-rr: {what}; its history is learned anew"
+            known = RunView.from_warehouse(warehouse, run).history.series
+            assert {one.scenario: one.nights for one in known}[RR] == number - 19
+            # In lists of runs, too.
+            assert headlines(warehouse, [run])[run].text.endswith(
+                "1 of 2 series still learning since the plan changed on 21 Mar"
+            )
     assert lines == []
     assert incidents.open_incidents(warehouse) == []
     # Back on the old terms it goes on from the nights that were measured on them.

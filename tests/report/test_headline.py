@@ -86,6 +86,36 @@ def test_regressions_of_several_nights_are_told_the_newest_first_and_known_ones_
 
 
 @pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ("worse", "regression since 9 Nov (got worse): "),
+        ("eased", "regression since 9 Nov (better, but not as usual again): "),
+        ("new-normal", "regression since 9 Nov (from now on this is the usual level): "),
+        (None, "regression since 9 Nov: "),
+    ],
+)
+def test_what_befell_an_open_regression_tonight_is_said(event, words):
+    (told,) = headline(outcome(series=[series(event=event)])).needs
+    assert told == f"{words}ipv4-stream-1 throughput −9.3 %"
+
+
+def test_two_modes_and_an_edited_plan_are_said_and_are_no_regressions():
+    modes = [
+        series(name, "steady", since=None, event="two-modes")
+        for name in (THROUGHPUT, ("ipv6-rr", "transactions_per_s"))
+    ]
+    told = headline(outcome(series=modes))
+    assert told.needs == ()
+    assert told.rest[-1] == (
+        "nothing got worse since the nights before, two modes: ipv4-stream-1 throughput (and 1 more)"
+    )
+    edited = series(state="learning", since=None, nights=3, plan_changed_on="2026-11-25")
+    told = headline(outcome(series=[edited], learning_nights=14))
+    assert told.needs == ()
+    assert told.rest[-1] == "learning what is usual: 3 of 14 nights since the plan changed on 25 Nov"
+
+
+@pytest.mark.parametrize(
     ("metric", "change", "attribution", "gain", "words"),
     [
         ("throughput_bps", -0.1, "platform", Gain(0.4, 0.4), "throughput fell by 10 % in both arms"),

@@ -197,6 +197,11 @@ class Detector:
             return "learning"
         return "regression" if self.open and not self.open.untold else "steady"
 
+    @property
+    def known_nights(self) -> int:
+        """How many usual nights are known; while they are learned, how many of them have been."""
+        return len(self.newest if self.learning else self.usual)
+
     def take_for_usual(self) -> None:
         """Make the level of the open regression the usual one: it turned out to be none, or to last."""
         if self.open:

@@ -199,7 +199,7 @@ class Nightly:
             "sds": judgement.sds,
             "alarm": judgement.alarm,
             "event": judgement.event,
-            "nights": len(detector.benefit.usual),
+            "nights": detector.benefit.known_nights,
             "epoch": {name: list(pair) for name, pair in judgement.epoch.items()},
             "coincides_with": {name: list(pair) for name, pair in judgement.coincides_with.items()},
             "mark": self._mark,
@@ -304,7 +304,7 @@ class Nightly:
         """Return what ``judgements.judged_before`` would find after this night."""
         found = dict(self._judged)
         for series, detector in self._detectors.items():
-            details: dict[str, Any] = {"nights": len(detector.benefit.usual)}
+            details: dict[str, Any] = {"nights": detector.benefit.known_nights}
             if series in self._plan_changes:
                 details[PLAN_CHANGED] = self._plan_changes[series]
             tonight = Judged(self._run, self._night, self._plan, details)

@@ -14,7 +14,7 @@ from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.history import SeriesView
-from bigtcp_bench.report.words import VERDICT_WORDS, day_text, gain_text, series_text
+from bigtcp_bench.report.words import VERDICT_WORDS, day_text, events_text, gain_text, series_text
 
 #: Scenario and metric.
 Series = tuple[str, str]
@@ -183,7 +183,9 @@ def _regression(night: str, members: list[SeriesView], outcome: Outcome) -> str:
     word = f"regression known to {by}" if by else "regression"
     since = f" since {day_text(night, outcome.night)}" if night else ""
     more = f" (and {len(others)} more)" if others else ""
-    return f"{word}{since}: {moved_text(series, lead.change, lead.attribution, outcome.gains.get(series))}{more}"
+    events = events_text(one.event for one in members)
+    moved = moved_text(series, lead.change, lead.attribution, outcome.gains.get(series))
+    return f"{word}{since}{events}: {moved}{more}"
 
 
 def _across_nights(outcome: Outcome) -> str:
@@ -193,20 +195,29 @@ def _across_nights(outcome: Outcome) -> str:
     learning = states["learning"]
     if learning == len(outcome.series):
         known = min(one.nights for one in outcome.series)
-        return f"learning what is usual: {known} of {outcome.learning_nights} nights"
+        return f"learning what is usual: {known} of {outcome.learning_nights} nights{_plan_changed(outcome)}"
     parts = [_told(outcome, "suspect", "suspicion"), _told(outcome, "recovered", "recovered")]
     if not states["regression"] and not any(parts):
         parts.append("nothing got worse since the nights before")
     if learning:
-        parts.append(f"{learning} of {len(outcome.series)} series still learning")
+        parts.append(f"{learning} of {len(outcome.series)} series still learning{_plan_changed(outcome)}")
+    parts.append(_first_of([one for one in outcome.series if one.event == "two-modes"], "two modes"))
     return ", ".join(part for part in parts if part)
 
 
 def _told(outcome: Outcome, state: str, word: str) -> str:
-    found = [one for one in outcome.series if one.state == state]
+    return _first_of([one for one in outcome.series if one.state == state], word)
+
+
+def _first_of(found: Sequence[SeriesView], word: str) -> str:
     if not found:
         return ""
     lead = min(found, key=lambda one: main_first((one.scenario, one.metric), one.change))
-    size = f" {units.change_text(lead.change)}" if state == "suspect" else ""
+    size = f" {units.change_text(lead.change)}" if word == "suspicion" else ""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return f"{word}: {series_text(lead.scenario, lead.metric)}{size}{more}"
+
+
+def _plan_changed(outcome: Outcome) -> str:
+    days = [one.plan_changed_on for one in outcome.series if one.state == "learning" and one.plan_changed_on]
+    return f" since the plan changed on {day_text(max(days), outcome.night)}" if days else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
-from bigtcp_bench.report.words import CAUSES
+from bigtcp_bench.report.words import CAUSES, events_text
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.store import Warehouse
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 #: States in the order in which they are counted; the first three are worth a line of their own.
 STATES = ("regression", "suspect", "recovered", "steady", "learning")
 _TOLD = STATES[:3]
-
-#: What an event of an open regression says (``analysis.detector.Event``).
-EVENTS = {
-    "worse": "got worse",
-    "eased": "better, but not as usual again",
-    "new-normal": "from now on this is the usual level",
-}
 
 
 @dataclass(frozen=True)
@@ -70,10 +63,10 @@ class HistoryView:
 
     series: tuple[SeriesView, ...] = ()
     incidents: tuple[IncidentView, ...] = ()
-    #: Series whose incident somebody has ended by hand, with the night and the name: what began before is silent.
-    closed: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     #: Valid nights before a series is judged.
     learning_nights: int = 0
+    #: Series whose incident somebody has ended by hand, with the night and the name: what began before is silent.
+    closed: Mapping[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, run: Mapping[str, Any]) -> HistoryView:
@@ -180,8 +173,7 @@ def _told_line(scenario: str, state: str, told: list[SeriesView]) -> str:
     cause = f"; attributed to {' and '.join(causes)}" if causes else ""
     changed = dict.fromkeys(change for one in told for change in one.coincides_with)
     coincides = f"; about then changed {_changes_text(changed)}"
-    events = ", ".join(dict.fromkeys(EVENTS[one.event] for one in told if one.event in EVENTS))
-    line = f"{scenario}: {state}{since}{f' ({events})' if events else ''}: {sizes}{cause}"
+    line = f"{scenario}: {state}{since}{events_text(one.event for one in told)}: {sizes}{cause}"
     return f"{line}{coincides if changed else ''}"
 
 

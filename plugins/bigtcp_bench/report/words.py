@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 
 from bigtcp_bench.planning.metrics import METRICS
@@ -21,6 +22,13 @@ STATE_WORDS = {
     "new-normal": "usual level from then on",
     "unmeasured": "no longer measured",
     "closed": "closed by hand",
+}
+
+#: What an event of an open regression says (``analysis.detector.Event``).
+EVENTS = {
+    "worse": "got worse",
+    "eased": "better, but not as usual again",
+    "new-normal": "from now on this is the usual level",
 }
 
 #: Stored attribution → what is to blame, in a sentence.
@@ -62,6 +70,12 @@ NO_CAUSE_ADVICE = "Wait for the next nights: a suspicion is confirmed or comes t
 def verdict_word(verdict: str) -> str:
     """Return what people read for a stored verdict, or state of an incident: ``better`` for ``faster``."""
     return VERDICT_WORDS.get(verdict) or STATE_WORDS.get(verdict, verdict)
+
+
+def events_text(events: Iterable[str | None]) -> str:
+    """Return what befell open regressions tonight, as `` (got worse)``; empty for nothing."""
+    told = ", ".join(dict.fromkeys(EVENTS[event] for event in events if event in EVENTS))
+    return f" ({told})" if told else ""
 
 
 def series_text(scenario: str, metric: str) -> str:

@@ -50,7 +50,7 @@ class ListedComparison:
 
 @dataclass(frozen=True)
 class ListedSeries:
-    """What one night said of one series; ``nights`` is how many usual ones are known."""
+    """What one night said of one series, as in ``report.history.SeriesView``."""
 
     scenario: str
     metric: str
@@ -59,6 +59,8 @@ class ListedSeries:
     since: str | None
     attribution: str | None
     nights: int | None
+    event: str | None
+    plan_changed_on: str | None
 
 
 def listed_runs(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, ListedRun]:
@@ -90,8 +92,13 @@ def listed_comparisons(warehouse: Warehouse, numbers: Collection[int]) -> dict[i
 def listed_series(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, list[ListedSeries]]:
     """Return what each of these runs said of every series; nothing where a run was not judged among nights."""
     names = ("run_id", "scenario", "metric", "state", "change", "since", "attribution")
-    nights = judgement.c.details["nights"].as_integer()
-    statement = sa.select(*(judgement.c[name] for name in names), nights).where(
+    details = judgement.c.details
+    more = (
+        details["nights"].as_integer(),
+        details["event"].as_string(),
+        details["plan_changed", "on"].as_string(),
+    )
+    statement = sa.select(*(judgement.c[name] for name in names), *more).where(
         judgement.c.run_id.in_(list(numbers))
     )
     return _by_run(warehouse, numbers, statement, ListedSeries)
