@@ -20,7 +20,7 @@ from bigtcp_bench.airflow.connections import cluster_name
 from bigtcp_bench.commands import settings_in_force
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
-from bigtcp_bench.planning.plan import LoadGate, Thresholds, validate_plan
+from bigtcp_bench.planning.plan import LoadGate, Thresholds, load_plan, validate_plan
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -171,7 +171,7 @@ def test_without_airflow_the_rest_is_told(config, monkeypatch):
     status, rows = config()
     assert status == 0
     assert rows["bigtcp_warehouse"]["source"].startswith("Airflow cannot be imported")
-    assert rows["generations"]["value"] == "3"
+    assert rows["generations"]["value"] == str(load_plan("nightly").generations)
 
 
 def test_where_a_secrets_backend_is_asked_first_it_is_named(tmp_path, monkeypatch):
