@@ -7,11 +7,13 @@ import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import yaml
 
 from bigtcp_bench.errors import SwitchFailed
+from bigtcp_bench.planning.plan import validate_plan
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import incidents
-from tests.e2e.runs import Installation
+from tests.e2e.runs import PLANS, Installation
 from tests.support.nights import add_night
 
 pytestmark = [pytest.mark.lab, pytest.mark.e2e]
@@ -27,6 +29,9 @@ def history(installation: Installation, monkeypatch: pytest.MonkeyPatch, request
     connection = json.loads(os.environ["AIRFLOW_CONN_KUBERNETES_DEFAULT"])
     connection["extra"]["cluster_name"] = cluster
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(connection))
+    short = yaml.safe_load((PLANS / "short.yaml").read_text(encoding="utf-8"))
+    # Nights of another plan, or of other terms, are not what tonight is held against.
+    plan = validate_plan({**short, "name": "short", "scenarios": [SCENARIO]}).model_dump(mode="json")
     first = datetime.now(UTC) - timedelta(days=USUAL_NIGHTS)
     for number in range(USUAL_NIGHTS):
         add_night(
@@ -36,8 +41,7 @@ def history(installation: Installation, monkeypatch: pytest.MonkeyPatch, request
             scenarios=[SCENARIO],
             first=first,
             cluster=cluster,
-            # Nights of another plan are not what tonight is held against.
-            plan={"name": "short", "scenarios": [SCENARIO], "order": ["off", "on", "off"]},
+            plan=plan,
         )
     return cluster
 
