@@ -18,7 +18,8 @@ from bigtcp_lab import administrator, daemon
 from tests.e2e.runs import Installation, register_dags
 from tests.support.cluster_state import cluster_state
 
-pytestmark = [pytest.mark.lab, pytest.mark.e2e]
+# Three Airflows start at once, each in a minute or two on a busy machine.
+pytestmark = [pytest.mark.lab, pytest.mark.e2e, pytest.mark.timeout(700)]
 
 DAGS = {"lab": "bigtcp_benchmark", "other": "bigtcp_benchmark_kubernetes_other"}
 CONF = {"plan": "short", "order": "off,on", "scenarios": ["ipv4-rr"]}
@@ -56,12 +57,12 @@ def test_runs_of_two_clusters_overlap_and_those_of_one_do_not(
         command = [sys.executable, "-m", "tests.e2e.runs", dag_id, json.dumps(CONF)]
         with (tmp_path / f"{name}.log").open("wb") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while (lease := read_lease(installation.api)) is None or not lease.holder:
         assert time.monotonic() < deadline, (tmp_path / "lab.log").read_text()[-3000:]
         time.sleep(0.2)
     refused = installation.run(**CONF)
-    assert [process.wait(timeout=250) for process in processes] == [0, 0]
+    assert [process.wait(timeout=400) for process in processes] == [0, 0]
 
     assert (refused.state, refused.row["status"]) == ("failed", "failed")
     assert f"the cluster is held by {DAGS['lab']}/" in refused.row["reasons"][0]
