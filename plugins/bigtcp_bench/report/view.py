@@ -369,7 +369,7 @@ def _comparisons(frame: pd.DataFrame, scenarios: list[str]) -> tuple[Comparison,
         values["reasons"] = tuple(values["reasons"] or ())
         values.setdefault("below_margin", _is_below_margin(values))
         found.append(Comparison(**values))
-    places = {name: place for place, name in enumerate((*scenarios, *SCENARIOS))}
+    places = {name: place for place, name in enumerate(dict.fromkeys((*scenarios, *SCENARIOS)))}
     metrics = list(METRICS)
     return tuple(
         sorted(
