@@ -217,7 +217,7 @@ def test_a_lab_that_a_test_has_started_ends_with_the_test_run_however_that_ends(
         assert select.select([lab], [], [], 30)[0], "the lab is still there"
     finally:
         os.close(lab)
-    eventually(lambda: processes_of(tmp_path) == [])
+    eventually(lambda: processes_of(tmp_path) == [], within_s=60)
 
 
 def test_a_lab_whose_owner_has_ended_before_it_looked_ends_at_once(directory: Path) -> None:

@@ -83,7 +83,8 @@ def test_a_month_of_nights(warehouse, server):
         tell_of(warehouse, server, night(warehouse, later, **FELL))
     assert server.thread(opening["ts"])[2:] == [server.messages[-1]]
     assert server.messages[-1]["text"].endswith(
-        "Acknowledged by ann: known. Silent until it ends, or gets worse by half of what it is now and at least 3 %."
+        "Acknowledged by ann: known. Silent until it ends, "
+        "or gets worse by half of what it is now and at least 3 %."
     )
     for later in range(number + 4, number + 9):
         tell_of(warehouse, server, night(warehouse, later))

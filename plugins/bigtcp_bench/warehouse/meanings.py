@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import yaml
 from bigtcp_bench.warehouse.schema import metadata
 
 _FILE = Path(__file__).with_name("meanings.yaml")
+#: What LATIN1 lacks.
+_LATIN = str.maketrans({"−": "-", "–": "-", "≥": ">=", "≤": "<=", "→": "to"})
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)]*)\)")
 
 
@@ -66,8 +69,9 @@ def _comment(connection: sa.Connection, what: str, text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Return a text without its links and code marks."""
-    return _LINK.sub(r"\1", text).replace("`", "")
+    """Return a text without its links and code marks, in characters that a LATIN1 database can hold, too."""
+    found = unicodedata.normalize("NFKC", _LINK.sub(r"\1", text).replace("`", "")).translate(_LATIN)
+    return found.encode("latin-1", "replace").decode("latin-1")
 
 
 def document() -> str:
