@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import signal
@@ -204,7 +205,16 @@ def test_a_lab_that_a_test_has_started_ends_with_the_test_run_however_that_ends(
     ]
     command += [f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'temp'}", "-c", "/dev/null"]
     environment = {name: value for name, value in os.environ.items() if name != daemon.OWNER}
-    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as tests:
+    heeded = functools.partial(signal.signal, end if end != signal.SIGKILL else signal.SIGHUP, signal.SIG_DFL)
+    with subprocess.Popen(
+        # Whoever runs the tests in the background may have it ignored.
+        command,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeded,
+    ) as tests:
         assert tests.stdout is not None
         try:
             pid = next(int(line.split()[1]) for line in tests.stdout if line.startswith("lab "))
