@@ -361,6 +361,20 @@ def test_an_incident_is_acknowledged_with_the_keyboard_alone(user, warehouse):
     assert (found.acknowledged_by, found.acknowledged_note) == ("ada", "the new driver <b>")
 
 
+def test_an_acknowledgement_is_added_to_and_undone(user, warehouse):
+    incidents.take_back(warehouse, 3)
+    incidents.acknowledge(warehouse, 3, by="grace", note="a new switch")
+    page = direct(user("ada"), "incidents/3")
+    page.get_by_label("What else is known").fill("and a new card")
+    page.get_by_role("button", name="Add as ada").click()
+    expect(page.get_by_text("acknowledged by grace")).to_contain_text("and a new card")
+    expect(page.get_by_role("button", name="Undo it")).to_be_hidden()
+    page.get_by_text("Undo the acknowledgement").click()
+    page.get_by_role("button", name="Undo it").click()
+    expect(page.get_by_text("nobody has acknowledged it")).to_be_visible()
+    assert not incidents.get(warehouse, 3).acknowledged
+
+
 def press_until(frame: Frame, text: str, tag: str = "A", most: int = 60) -> None:
     """Press Tab until the focused element is ``tag`` with ``text``; every stop on the way must be visible."""
     for _ in range(most):

@@ -30,6 +30,7 @@ def test_every_route_is_known_to_the_tests():
     found = {path for _, path in addresses()}
     assert {"overview", "trend", "trend.csv", "runs", f"run/{NIGHTS}", "compare", "incidents"} <= found
     assert ("POST", f"incidents/{NIGHTS}/acknowledge") in addresses()
+    assert ("POST", f"incidents/{NIGHTS}/unacknowledge") in addresses()
 
 
 def test_strangers_get_nothing(client, warehouse):
@@ -158,8 +159,29 @@ def test_acknowledging_needs_the_permission_to_edit_the_dag(client, warehouse):
     assert (found.acknowledged_by, found.acknowledged_note) == ("ada", "a known switch")
     assert "acknowledged by ada" in editor.get("incidents/3").text
 
+    assert "Add as bob" in client("bob", role="user").get("incidents/3").text
     acknowledge(client("bob", role="user"), note="me too")
-    assert incidents.get(warehouse, 3).acknowledged_by == "ada"
+    found = incidents.get(warehouse, 3)
+    assert found.acknowledged_by == "ada"
+    assert re.fullmatch(r"a known switch; bob on [\d-]+: me too", found.acknowledged_note)
+
+
+def test_undoing_an_acknowledgement_needs_the_same(client, warehouse):
+    assert incidents.get(warehouse, 2).acknowledged
+    viewer = client("vera", role="viewer")
+    assert "Undo" not in viewer.get("incidents/2").text
+    for user, headers in ((viewer, SAME_ORIGIN), (client("ada", role="user"), {"Sec-Fetch-Site": "same-site"})):
+        answer = user.post("incidents/2/unacknowledge", headers=headers)
+        assert answer.status_code == 403
+        assert incidents.get(warehouse, 2).acknowledged
+
+    editor = client("ada", role="user")
+    assert "Undo the acknowledgement" in editor.get("incidents/2").text
+    answer = editor.post("incidents/2/unacknowledge", headers=SAME_ORIGIN)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/bigtcp-bench/incidents/2")
+    assert not incidents.get(warehouse, 2).acknowledged
+    assert "nobody has acknowledged it" in editor.get("incidents/2").text
+    assert "only open incidents" in editor.post("incidents/1/unacknowledge", headers=SAME_ORIGIN).text
 
 
 @pytest.mark.parametrize(

@@ -89,17 +89,32 @@ def acknowledge(
     number: NumberPath,
     note: Annotated[str, Form(max_length=NOTE_CHARS)] = "",
 ) -> Response:
-    """Say that an incident is known, with the user's name and a note. Needs the permission to edit the DAG."""
-    found = _readable(access, number)
-    if not access.may_edit(found.cluster):
-        raise HTTPException(403, "Acknowledging needs Airflow's permission to edit the benchmark's DAG.")
+    """Say that an incident is known, with the user's name and a note, or add a note to what others have said."""
+    _check_may_edit(access, number)
     text = " ".join(note.split())
     if not text:
         raise InvalidInput("a note is needed: why this incident is known, for those who come after you")
     stored.acknowledge(open_warehouse(), number, by=access.user_name, note=text)
+    return _back_to(request, number)
+
+
+@router.post("/incidents/{number}/unacknowledge", dependencies=[Depends(check_same_origin)])
+def unacknowledge(request: Request, access: AccessDep, number: NumberPath) -> Response:
+    """Undo an acknowledgement, whoever made it: the incident is told again."""
+    _check_may_edit(access, number)
+    stored.take_back(open_warehouse(), number)
+    return _back_to(request, number)
+
+
+def _check_may_edit(access: Access, number: int) -> None:
+    """Answer 404 for an incident that may not be read, and 403 to who may not edit the DAGs of its cluster."""
+    if not access.may_edit(_readable(access, number).cluster):
+        raise HTTPException(403, "Acknowledging needs Airflow's permission to edit the benchmark's DAG.")
+
+
+def _back_to(request: Request, number: int) -> Response:
     # 303: the answer to a form is another page, which may be reloaded without sending the form again.
-    address = Site(request.scope["root_path"]).url(f"incidents/{number}")
-    return RedirectResponse(address, status_code=303)
+    return RedirectResponse(Site(request.scope["root_path"]).url(f"incidents/{number}"), status_code=303)
 
 
 def _readable(access: Access, number: int) -> stored.Incident:
