@@ -14,6 +14,7 @@ from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.history import SeriesView
+from bigtcp_bench.report.reasons import headline_reason
 from bigtcp_bench.report.words import VERDICT_WORDS, day_text, events_text, gain_text, series_text
 
 #: Scenario and metric.
@@ -99,9 +100,7 @@ def headline(outcome: Outcome) -> Headline:
 def _of_run(outcome: Outcome) -> Headline:
     state = outcome.status.upper()
     if outcome.status in ("invalid", "failed"):
-        first = outcome.reasons[0] if outcome.reasons else "no reason was stored"
-        more = f" (and {len(outcome.reasons) - 1} more)" if len(outcome.reasons) > 1 else ""
-        return Headline(state, (f"{first}{more}",), ())
+        return Headline(state, (headline_reason(outcome.reasons),), ())
     if outcome.status == "running":
         return Headline(state, (), (outcome.progress or "the run has not ended",))
     needs = [outcome.note_conflict, outcome.against if outcome.against_worse else "", *_regressions(outcome)]

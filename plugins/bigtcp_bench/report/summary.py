@@ -14,7 +14,7 @@ from rich.text import Text
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES
-from bigtcp_bench.report import units
+from bigtcp_bench.report import reasons, units
 from bigtcp_bench.report.change import ChangeView
 from bigtcp_bench.report.headline import RESTORE_ADVICE
 from bigtcp_bench.report.view import NodeView, Proof, RunView
@@ -114,6 +114,11 @@ def history_lines(view: RunView) -> list[str]:
     return [clean(line) for line in (*view.noise, *view.history.lines())]
 
 
+def reason_lines(view: RunView) -> list[str]:
+    """Return why the run is invalid or failed, each cause once."""
+    return [clean(line) for line in reasons.reason_lines(view.reasons)]
+
+
 def cause_lines(view: RunView, most: int | None = None) -> list[str]:
     """Return the likely causes of what is wrong with the run, one line each; at most ``most`` of them."""
     return [clean(f"{cause.name}: {cause_text(cause)}") for cause in view.causes[:most]]
@@ -123,7 +128,7 @@ def cause_text(cause: Cause) -> str:
     """Return the sentence of a cause, where it shows, and what else it explains."""
     where = ", ".join(filter(None, (cause.scenario, f"arm {cause.arm}" if cause.arm else None)))
     explains = f"; explains {', '.join(cause.explains)} too" if cause.explains else ""
-    return f"{f'{where}: ' if where else ''}{cause.sentence}{explains}"
+    return units.signs(f"{f'{where}: ' if where else ''}{cause.sentence}{explains}")
 
 
 def nodes_line(nodes: Iterable[NodeView]) -> str:
@@ -160,7 +165,7 @@ def _summary(view: RunView, width: int) -> Group:
     parts: list[RenderableType] = [Text(headline(view), style=style)]
     if len(view.reasons) > 1 or (view.reasons and view.restore_failed):
         parts += [Text("\nreasons", style="bold")]
-        parts += [Padding(Text(f"- {clean(reason)}"), (0, 0, 0, 2)) for reason in view.reasons]
+        parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in reason_lines(view)]
     if lines := cause_lines(view):
         parts += [Text("\nlikely causes", style="bold")]
         parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
@@ -230,11 +235,8 @@ def sides(view: RunView) -> tuple[str, str]:
 
 
 def invalid_lines(view: RunView) -> list[str]:
-    """Return why single comparisons are invalid, each reason once, without those of the whole run."""
-    reasons = (
-        reason for comparison in view.judged if comparison.verdict == "invalid" for reason in comparison.reasons
-    )
-    return [f"not judged: {clean(reason)}" for reason in dict.fromkeys(reasons) if reason not in view.reasons]
+    """Return why single comparisons are invalid, each cause once, without those of the whole run."""
+    return [f"not judged: {clean(line)}" for line in reasons.not_judged(view.judged, view.reasons)]
 
 
 def legend(view: RunView) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
 #: What stands where there is no number.
 MISSING = "–"
+
+_NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -93,6 +96,11 @@ def significant(value: float, digits: int = 3) -> str:
 def minus(text: str) -> str:
     """Return ``text`` of a number with the sign that charts draw, too: a minus instead of a hyphen."""
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def signs(sentence: str) -> str:
+    """Return ``sentence`` with that sign before its negative numbers; names and dates keep their hyphens."""
+    return _NEGATIVE.sub("\N{MINUS SIGN}", sentence)
 
 
 def axis(unit: str, largest: float) -> tuple[float, str]:

@@ -78,6 +78,12 @@ def events_text(events: Iterable[str | None]) -> str:
     return f" ({told})" if told else ""
 
 
+def listed(names: Iterable[str]) -> str:
+    """Return names as a sentence lists them: ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def series_text(scenario: str, metric: str) -> str:
     """Return how a series is called: ``ipv4-stream-1 throughput``."""
     return f"{scenario} {METRICS[metric].short_label if metric in METRICS else metric}"

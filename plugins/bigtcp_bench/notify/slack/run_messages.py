@@ -38,7 +38,7 @@ def run_message(view: RunView, mention: str = "", failed_checks: Sequence[str] =
     if failed_checks:
         parts += blocks.bullets(failed_checks, "Failed checks; nothing was changed")
     elif view.restore_failed or len(view.reasons) > 1:
-        parts += blocks.bullets(view.reasons)
+        parts += blocks.bullets(summary.reason_lines(view))
     parts += likely_causes(view)
     parts += blocks.bullets(summary.history_lines(view))
     if view.compared is not None:
