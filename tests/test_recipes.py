@@ -8,7 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -77,6 +80,10 @@ def apply(recipe: str, root: Path) -> None:
     for part in re.split(r"^--- ", recipe, flags=re.MULTILINE)[1:]:
         name, _, body = part.partition("\n")
         lines = body.splitlines()
+        if name == "/dev/null":
+            name = lines.pop(0).removeprefix("+++ ")
+            (root / name).write_text("".join(f"{line[1:]}\n" for line in lines), encoding="utf-8")
+            continue
         assert all(line[:1] in {" ", "+", ""} for line in lines), f"{name}: recipes only add"
         before = "".join(f"{line[1:]}\n" for line in lines if line.startswith(" "))
         after = "".join(f"{line[1:]}\n" for line in lines)
@@ -85,6 +92,18 @@ def apply(recipe: str, root: Path) -> None:
         assert before.strip(), f"{name}: a change stands beside no line"
         assert text.count(before) == 1, f"{name} has {text.count(before)} times:\n{before}"
         file.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def python(copy: Path, folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in ``folder`` on what is in the ``copy``."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{copy / 'plugins'}{os.pathsep}{copy}"},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,21 +118,15 @@ def copy(tmp_path_factory) -> Path:
 
 
 def test_there_is_a_recipe_for_each_and_it_is_short():
-    assert [name for name, _ in RECIPES] == ["A scenario", "A metric", "A check", "A chart"]
+    assert [name for name, _ in RECIPES] == ["A scenario", "A metric", "A check", "A chart", "A channel"]
     for name, recipe in RECIPES:
         added = [line for line in recipe.splitlines() if line.startswith("+") and line != "+"]
-        assert len(added) <= 12, f"{name} takes {len(added)} lines"
+        most = 36 if name == "A channel" else 12
+        assert len(added) <= most, f"{name} takes {len(added)} lines"
 
 
 def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{copy / 'plugins'}{os.pathsep}{copy}"},
-    )
+    done = python(copy, tmp_path, LOOK)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.partition("LOOKED ")[2])
     assert Path(seen["package"]).is_relative_to(copy)
@@ -130,6 +143,58 @@ def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
     # A chart
     assert "Retransmissions" in seen["page"]
     assert re.fullmatch(r"Dots: retransmitted segments per gigabyte in \d+ repetitions\.", seen["chart"])
+
+
+CHANNEL = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from bigtcp_bench.airflow import connections
+from bigtcp_bench.notify.delivery import deliver
+from bigtcp_bench.notify.message import Line, Message, payload
+from bigtcp_bench.warehouse import outbox
+from bigtcp_bench.warehouse.store import Warehouse
+
+warehouse = Warehouse(f"sqlite:///{Path.cwd()}/channel.db")
+warehouse.migrate()
+given = SimpleNamespace(password=sys.argv[1], extra_dejson={"min_severity": "regression"})
+connections._connection = lambda conn_id: given if conn_id == "bigtcp_webhook" else None
+settings = connections.channel_settings()
+assert settings.of("lab").min_severity == "regression"
+message = Message((Line("it fell"), Line("by half")), "regression", "Regression on lab")
+outbox.keep(warehouse, "lab", [outbox.Draft("one", "run", payload(message))])
+done = deliver(warehouse, "lab", settings)
+assert (done.sent, done.waiting) == (int(sys.argv[2]), 1 - int(sys.argv[2])), done
+"""
+
+
+class Webhook(BaseHTTPRequestHandler):
+    """Takes what is posted to /hook, and nothing else."""
+
+    got: ClassVar[list[dict[str, str]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/hook":
+            self.got.append(json.loads(body))
+        self.send_response(200 if self.path == "/hook" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(("path", "sent"), [("hook", 1), ("gone", 0)])
+def test_a_channel_of_a_recipe_sends_what_waits(copy, tmp_path, path, sent):
+    Webhook.got.clear()
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{path}"
+        done = python(copy, tmp_path, CHANNEL, address, str(sent))
+        server.shutdown()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert Webhook.got == [{"text": "Regression on lab\nit fell\nby half"}] * sent
 
 
 def test_the_recipes_keep_the_rules_of_the_code(copy):

@@ -15,7 +15,7 @@ from bigtcp_bench.airflow.params import dag_params
 from bigtcp_bench.airflow.steps import DagRunStep
 from bigtcp_bench.cluster import restore
 from bigtcp_bench.measuring.generation import generations_of
-from bigtcp_bench.notify.slack.run_messages import run_message
+from bigtcp_bench.notify.run_messages import run_message
 from bigtcp_bench.planning.plan import SLOT_ARMS, blocks, task_ids
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView

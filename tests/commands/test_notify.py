@@ -14,6 +14,7 @@ import pytest
 
 from bigtcp_bench.airflow import connections
 from bigtcp_bench.commands.main import main
+from bigtcp_bench.notify.message import Line, Message, payload
 from bigtcp_bench.warehouse import outbox
 from bigtcp_bench.warehouse.outbox import Draft
 from bigtcp_bench.warehouse.store import Warehouse
@@ -81,6 +82,9 @@ def test_trying_slack_needs_neither_a_warehouse_nor_the_home(server, tmp_path):
     (message,) = server.messages
     assert (done.returncode, done.stdout) == (0, f"sent to channel C0PROD as message {message['ts']}\n")
     assert "bigtcp-bench can post here for cluster prod." in message["text"]
+    # It says whom an alarm would mention, and mentions nobody.
+    assert "&lt;!channel&gt;" in message["text"]
+    assert "<!channel>" not in str(message)
     assert server.token not in done.stdout + done.stderr
     assert list(home.iterdir()) == []
 
@@ -145,8 +149,9 @@ def test_a_run_is_printed_or_sent(server, command):
     assert command(str(run))[:2] == (0, f"what run {run} calls for was sent before\n")
     assert len(server.messages) == 1
     # What the night has kept is shown, whatever would be written today.
+    # Even by a version that kept Slack's text.
     outbox.keep(command.warehouse, "lab", [Draft("kept", "run", {"text": "as of then", "blocks": []}, quiet)])
-    assert json.loads(command(str(quiet), "--print")[1]) == {"text": "as of then", "blocks": []}
+    assert json.loads(command(str(quiet), "--print")[1])["text"] == "as of then"
     assert "bigtcp-bench: run 99 is not in the warehouse" in command("99", "--print")[2]
     assert "bigtcp-bench: --print needs the number of a run" in command("--print")[2]
 
@@ -154,7 +159,7 @@ def test_a_run_is_printed_or_sent(server, command):
 def test_what_waits_is_sent(server, command):
     assert command()[:2] == (0, "no message waits\n")
     for cluster in ("lab", "prod"):
-        draft = Draft(f"of {cluster}", "run", {"text": f"of {cluster}", "blocks": []})
+        draft = Draft(f"of {cluster}", "run", payload(Message((Line(f"of {cluster}"),))))
         outbox.keep(command.warehouse, cluster, [draft])
     assert command("--cluster", "prod")[:2] == (0, "prod: sent to Slack: 1 message\n")
     server.misbehave("invalid_auth")

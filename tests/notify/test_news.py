@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from bigtcp_bench.notify.message import message_of
 from bigtcp_bench.notify.news import drafts_of_run
+from bigtcp_bench.notify.slack.blocks import SlackMessage, rendered
 from bigtcp_bench.notify.slack.settings import ClusterSettings
 from bigtcp_bench.report.history import HistoryView, SeriesView
 from bigtcp_bench.report.view import RestoreView, RunView
@@ -38,7 +40,11 @@ def tell(warehouse: Warehouse) -> Tell:
 
 
 def text(drafts: list[Draft]) -> str:
-    return json.dumps([draft.payload for draft in drafts], ensure_ascii=False)
+    return json.dumps([asdict(shown(draft)) for draft in drafts], ensure_ascii=False)
+
+
+def shown(draft: Draft) -> SlackMessage:
+    return rendered(message_of(draft.payload), "<@U123>")
 
 
 def kinds(drafts: list[Draft]) -> list[tuple[str, bool]]:
@@ -57,14 +63,14 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     number = revise(warehouse, "2026-03-22").id
     (opening,) = tell(night_view(warehouse, 21))
     assert (opening.kind, opening.incident_id) == ("incident", number)
-    assert opening.payload["text"].splitlines() == [
+    assert shown(opening).text.splitlines() == [
         "ipv4-stream-1 throughput −12.3 % against the usual level of 60 nights, arm on relative to arm off",
         "Since the night 2026-03-20, confirmed on 2026-03-22.",
         "Attributed to BIG TCP: arm on got worse against arm off. "
         "About then changed: cilium version 1.18.3 → 1.18.4.",
     ]
     series = {"scenario": "ipv4-stream-1", "metric": "throughput_bps"}
-    assert opening.payload["chart"] == series | {"run": opening.run_id, "incident": number}
+    assert message_of(opening.payload).chart == series | {"run": opening.run_id, "incident": number}
     assert (
         f"{URL}/plugin/bigtcp/bigtcp-bench/incidents/{number}|Incident {number}: what changed, and acknowledge>"
         in text([opening])
@@ -136,7 +142,7 @@ def test_what_gets_worse_is_told_with_its_date_and_ends_the_acknowledgement(ware
     revise(warehouse, "2026-03-24", fallen, acknowledged=False, worse_on="2026-03-23")
     worse = tell(night_view(warehouse, 23))
     assert kinds(worse) == [("incident", True)]
-    assert "*Worse* since the night 2026-03-23: ipv4-stream-1 throughput −12.3 % → −50.0 %." in text(worse)
+    assert "*Worse since the night 2026-03-23*: ipv4-stream-1 throughput −12.3 % → −50.0 %." in text(worse)
     assert "What ann acknowledged was less." in text(worse)
     # And may be acknowledged anew, which is told anew.
     incidents.acknowledge(warehouse, number, by="bob", note="that, too")
@@ -178,7 +184,7 @@ def test_suspicions_are_told_to_those_who_want_them(warehouse, tell):
     revise(warehouse, "2026-03-22")
     confirmed = tell(night_view(warehouse, 21), wanted)
     assert kinds(confirmed) == [("incident", True), ("update", False)]
-    assert confirmed[0].payload["blocks"] == confirmed[1].payload["blocks"]
+    assert shown(confirmed[0]) == shown(confirmed[1])
     assert "Regression on lab" in text(confirmed)
 
 
@@ -213,12 +219,12 @@ def test_runs_without_a_verdict(warehouse, tell, status, severity, told):
 
 
 def test_a_restore_that_was_not_verified_is_told_in_any_case_and_mentions(warehouse, tell):
-    settings = ClusterSettings(min_severity="regression", mention="U123")
+    settings = ClusterSettings(min_severity="regression")
     view = night_view(warehouse, 21, restore=RestoreView("not_verified", "eth0 of node2 differs"))
     revise(warehouse, "2026-03-22")
     first, second = tell(view, settings)
     assert (first.kind, second.kind) == ("restore", "incident")
-    assert first.payload["text"].startswith("<@U123> lab: RESTORE NOT VERIFIED · eth0 of node2 differs")
+    assert shown(first).text.startswith("<@U123> lab: RESTORE NOT VERIFIED · eth0 of node2 differs")
     assert "<@U123>" not in text([second])
 
 

@@ -199,7 +199,7 @@ def test_the_digest_comes_with_the_first_run_of_a_week(warehouse, server):
     # Three weeks later there was none in between.
     view = night(warehouse, 30, first=monday)
     tell_of(warehouse, server, view, digest="weekly")
-    assert server.messages[1]["text"].startswith("*No run in this week.*")
+    assert server.messages[1]["text"].startswith("No run in this week.")
 
 
 def test_no_digest_unless_it_is_switched_on(warehouse, server):

@@ -8,7 +8,7 @@ from hypothesis import given
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.notify.news import drafts_of_run
 from bigtcp_bench.notify.pictures import drawing
-from bigtcp_bench.notify.slack.run_messages import failed_checks, run_message
+from bigtcp_bench.notify.run_messages import failed_checks, run_message
 from bigtcp_bench.notify.slack.settings import ClusterSettings
 from bigtcp_bench.report.charts.all import latency_chart
 from bigtcp_bench.report.charts.of_run import run_charts
@@ -38,7 +38,7 @@ def test_whatever_is_stored_of_a_run_can_be_told(migrated, tmp_path_factory, his
         assert headline(view) in " ".join(run_summary(view, 2_000).split("\n"))
         for chart in run_charts(view, detail.results, detail.packet_sizes).values():
             assert chart.draw().to_dict()
-        assert run_message(view, "", failed_checks(warehouse.run(number))).text
+        assert run_message(view, failed_checks(warehouse.run(number))).lines
         for draft in drafts_of_run(warehouse, view, ClusterSettings(), "https://airflow.example"):
             if "chart" in draft.payload:
                 drawing(warehouse)("lab", draft.payload["chart"])

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from bigtcp_bench.judging.night import Nightly, Rerun
-from bigtcp_bench.notify.slack.run_messages import run_message
+from bigtcp_bench.notify.run_messages import run_message
 from bigtcp_bench.planning.plan import Thresholds
 from bigtcp_bench.report.history import HistoryView, IncidentView, SeriesView
 from bigtcp_bench.report.summary import run_summary
@@ -60,7 +60,7 @@ def test_a_rerun_is_said(reasons, words):
 
 def test_summary_and_slack_tell_it():
     view = run_view(history=HistoryView((FALLEN, USUAL), (INCIDENT,), learning_nights=14))
-    slack = str(run_message(view).blocks)
+    slack = str(run_message(view))
     for text in (" ".join(run_summary(view).split()), slack):
         assert "1 regression, 1 steady" in text
         assert "regression since 2026-03-23: throughput −12.3 %" in text

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.warehouse import incidents, outbox
-from bigtcp_bench.warehouse.outbox import Draft, Message, Taken
+from bigtcp_bench.warehouse.outbox import Draft, Outgoing, Taken
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.nights import add_night
 
@@ -21,9 +21,9 @@ def draft(key: str, **changes: Any) -> Draft:
     return Draft(**{"key": key, "kind": "run", "payload": {"text": key}} | changes)
 
 
-def claimed(warehouse: Warehouse, cluster: str = "lab", after_s: float = 0) -> Message:
+def claimed(warehouse: Warehouse, cluster: str = "lab", after_s: float = 0) -> Outgoing:
     message = outbox.claim(warehouse, cluster, now=NOW + timedelta(seconds=after_s))
-    assert isinstance(message, Message)
+    assert isinstance(message, Outgoing)
     return message
 
 
@@ -100,7 +100,7 @@ def test_two_senders_send_each_message_once(warehouse: Warehouse) -> None:
         own, sent = Warehouse(url), []
         barrier.wait()
         while (message := outbox.claim(own, "lab")) is not None:
-            if isinstance(message, Message):
+            if isinstance(message, Outgoing):
                 sent.append(message.key)
                 outbox.delivered(own, message)
         return sent

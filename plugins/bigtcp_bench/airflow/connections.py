@@ -6,13 +6,15 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
+from bigtcp_bench.notify.channel import CHANNELS
 from bigtcp_bench.settings import (
     AIRFLOW_CONN_ID,
     PROMETHEUS_CONN_ID,
-    SLACK_CONN_ID,
     WAREHOUSE_CONN_ID,
     without_secrets,
 )
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from bigtcp_bench.airflow.run_note import AirflowApi
     from bigtcp_bench.cluster.api import ClusterApi
     from bigtcp_bench.monitoring.settings import PrometheusSettings
-    from bigtcp_bench.notify.slack.settings import SlackSettings
+    from bigtcp_bench.notify.channel import Settings
     from bigtcp_bench.warehouse.store import Warehouse
 
 #: Names of clusters stand in columns of tables, addresses of pages and headings of messages.
@@ -105,19 +107,18 @@ def warehouse() -> Warehouse:
     return Warehouse(warehouse_url())
 
 
-def slack_settings() -> SlackSettings | None:
-    """Return the settings of the connection ``bigtcp_slack``, or None when there is no such connection.
+def channel_settings() -> Settings | None:
+    """Return the settings of the first channel that has a connection, or None when there is none.
 
-    The token is the password; report.slack_settings says what the extra may hold. Raises PreconditionFailed with
-    one sentence for what is wrong in it.
+    Raises PreconditionFailed with one sentence for what is wrong in it.
     """
-    from bigtcp_bench.notify.slack.settings import slack_settings
-
-    connection = _connection(SLACK_CONN_ID)
-    if connection is None:
-        return None
-    where = f"the Airflow connection {SLACK_CONN_ID!r}"
-    return slack_settings(connection.password, connection.extra_dejson, where)
+    for conn_id, reader in CHANNELS.items():
+        connection = _connection(conn_id)
+        if connection is not None:
+            where = f"the Airflow connection {conn_id!r}"
+            read: Callable[..., Settings] = resolve_name(reader)
+            return read(connection.password, connection.extra_dejson, where)
+    return None
 
 
 def airflow_api() -> AirflowApi | None:
@@ -174,7 +175,7 @@ def in_force(conn_id: str) -> tuple[str, str] | None:
         return None
     check = {
         WAREHOUSE_CONN_ID: warehouse_url,
-        SLACK_CONN_ID: slack_settings,
+        **dict.fromkeys(CHANNELS, channel_settings),
         AIRFLOW_CONN_ID: airflow_api,
         PROMETHEUS_CONN_ID: prometheus_settings,
     }

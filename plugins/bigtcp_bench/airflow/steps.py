@@ -866,7 +866,7 @@ class DagRunStep:
         from bigtcp_bench.notify.telling import tell
 
         lines = tell(
-            self.warehouse, view, connections.slack_settings, airflow_url=_airflow_url(), budget_s=budget_s
+            self.warehouse, view, connections.channel_settings, airflow_url=_airflow_url(), budget_s=budget_s
         )
         for line in lines:
             say(line)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.commands.common import add_command, add_warehouse, before_airflow, usable_warehouse
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
+from bigtcp_bench.settings import SLACK_CONN_ID
 
 if TYPE_CHECKING:
-    from bigtcp_bench.notify.slack.blocks import SlackMessage
+    from bigtcp_bench.notify.channel import Settings
+    from bigtcp_bench.notify.message import Message
     from bigtcp_bench.notify.slack.settings import ClusterSettings, SlackSettings
 
 #: What the bot token may do, and what is missing without it.
@@ -50,11 +53,13 @@ def _notify(options: argparse.Namespace) -> int:
 
 def _try(options: argparse.Namespace) -> int:
     from bigtcp_bench.notify.slack.client import client_of, scopes
-    from bigtcp_bench.notify.slack.run_messages import try_message
+    from bigtcp_bench.notify.slack.settings import SlackSettings
 
     settings = _settings(options.folder)
+    if not isinstance(settings, SlackSettings):
+        raise InvalidInput("--test tries Slack, and another channel has a connection")
     own = settings.of(options.cluster or "")
-    status = _post(settings, own, try_message(options.cluster, own))
+    status = _post(settings, own, _test_message(options.cluster, own))
     granted = scopes(client_of(settings))
     for scope, without in _WITHOUT.items():
         if granted is not None and scope not in granted:
@@ -65,8 +70,10 @@ def _try(options: argparse.Namespace) -> int:
 def _send_run(options: argparse.Namespace) -> int:
     """Show or send what the night of a run has kept for Slack; what it calls for, where nothing was kept."""
     from bigtcp_bench.notify.delivery import deliver
+    from bigtcp_bench.notify.message import message_of
     from bigtcp_bench.notify.news import drafts_of_run
     from bigtcp_bench.notify.pictures import drawing
+    from bigtcp_bench.notify.slack.blocks import rendered
     from bigtcp_bench.notify.slack.settings import ClusterSettings
     from bigtcp_bench.report.view import RunView
     from bigtcp_bench.warehouse import outbox
@@ -82,8 +89,9 @@ def _send_run(options: argparse.Namespace) -> int:
     if not payloads:
         print(f"run {options.run} calls for no message")
     elif options.print:
+        mention = own.mention if isinstance(own, ClusterSettings) else ""
         for one in payloads:
-            print(json.dumps({name: one[name] for name in ("text", "blocks")}, indent=1, ensure_ascii=False))
+            print(json.dumps(asdict(rendered(message_of(one), mention)), indent=1, ensure_ascii=False))
     if options.print or not payloads or settings is None:
         return 0
     outbox.keep(warehouse, view.cluster, drafts)
@@ -115,13 +123,26 @@ def _send_waiting(options: argparse.Namespace) -> int:
     return 1 if waiting else 0
 
 
-def _post(settings: SlackSettings, own: ClusterSettings, message: SlackMessage) -> int:
+def _test_message(cluster: str | None, settings: ClusterSettings) -> Message:
+    """Return the message that tries whether ``settings`` work; it says what they are, and mentions nobody."""
+    from bigtcp_bench.notify.message import Line, Message
+
+    said = (
+        f"bigtcp-bench can post here{f' for cluster {cluster}' if cluster else ''}.",
+        f"min_severity: {settings.min_severity}, digest: {settings.digest}; mentioned when a restore was not "
+        f"verified: {settings.mention or 'nobody'}.",
+    )
+    return Message(tuple(map(Line, said)), "test", "Test message")
+
+
+def _post(settings: SlackSettings, own: ClusterSettings, message: Message) -> int:
+    from bigtcp_bench.notify.slack.blocks import rendered
     from bigtcp_bench.notify.slack.client import client_of, post
 
     if own.channel is None:
         named = ", ".join(name for name, one in settings.clusters.items() if one.channel)
         raise InvalidInput(f"there is no channel for this cluster; --cluster may be one of {named}")
-    result = post(client_of(settings), own.channel, message)
+    result = post(client_of(settings), own.channel, rendered(message))
     if result.sent:
         print(f"sent to channel {result.channel} as message {result.ts}")
         return 0
@@ -130,21 +151,19 @@ def _post(settings: SlackSettings, own: ClusterSettings, message: SlackMessage) 
     return 1
 
 
-def _settings(folder: Path) -> SlackSettings:
+def _settings(folder: Path) -> Settings:
     """Return the settings of the connection. Raises PreconditionFailed without one."""
     settings = _settings_if_any(folder)
     if settings is None:
-        from bigtcp_bench.airflow import connections
-
         raise PreconditionFailed(
-            f"there is no Airflow connection {connections.SLACK_CONN_ID!r}; docs/slack.md says how to make one, "
+            f"there is no Airflow connection {SLACK_CONN_ID!r}; docs/slack.md says how to make one, "
             "for example with AIRFLOW_CONN_BIGTCP_SLACK"
         )
     return settings
 
 
-def _settings_if_any(folder: Path) -> SlackSettings | None:
+def _settings_if_any(folder: Path) -> Settings | None:
     before_airflow(folder)
     from bigtcp_bench.airflow import connections
 
-    return connections.slack_settings()
+    return connections.channel_settings()

@@ -1,59 +1,29 @@
-"""Sends to Slack what the outbox keeps, in order; what cannot be sent now stays for the next run.
+"""Sends what the outbox keeps, in order; what cannot be sent now stays for the next run.
 
-Slack has no way to say "post this unless you have it". A message is therefore sent at least once: one whose
-attempt has no known outcome (the sender was killed, Slack did not answer) is looked up by its mark where the app
-may read the channel, and sent again where it is not found or may not be looked for.
+A message is sent at least once: one whose attempt has no known outcome is sent again, unless its channel finds it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.notify.slack.blocks import SlackMessage
-from bigtcp_bench.notify.slack.client import REFUSED_FOR_CONTENT, SendResult, client_of, find, post, update, upload
+from bigtcp_bench.notify.message import message_of
 from bigtcp_bench.warehouse import outbox
-from bigtcp_bench.warehouse.outbox import Message, Taken
+from bigtcp_bench.warehouse.outbox import Outgoing, Taken
 
 if TYPE_CHECKING:
-    from slack_sdk import WebClient
-
-    from bigtcp_bench.notify.slack.settings import SlackSettings
+    from bigtcp_bench.notify.channel import Channel, Chart, SendResult, Settings
+    from bigtcp_bench.notify.message import Message
     from bigtcp_bench.warehouse.store import Warehouse
-
-#: The thread is gone or locked, or the channel in which it is: the message goes into the channel of the settings.
-_NO_THREAD = {
-    "cannot_reply_to_message",
-    "channel_not_found",
-    "is_archived",
-    "message_not_found",
-    "not_in_channel",
-    "restricted_action_non_threadable_channel",
-    "restricted_action_thread_locked",
-    "thread_not_found",
-}
-#: The message is gone or may not be changed any more; the thread has said it.
-_NO_UPDATE = {"cant_update_message", "edit_window_closed", "message_not_found", *_NO_THREAD}
 
 #: Seconds between two looks at a message that another sender has.
 _POLL_S = 1.0
 
-
-@dataclass(frozen=True)
-class Chart:
-    """A PNG for a thread, with a short ``title`` and a ``text`` that says what is on it."""
-
-    image: bytes
-    title: str
-    text: str
-
-
-#: Draws the chart that a message of a cluster asks for (its payload's ``chart``); None if there is none to see.
-Draw = Callable[[str, dict[str, Any]], Chart | None]
+#: Draws the chart that a message of a cluster asks for; None if there is none to see.
+Draw = Callable[[str, dict[str, Any]], "Chart | None"]
 
 
 @dataclass(frozen=True)
@@ -77,46 +47,44 @@ class Delivery:
 
 
 def deliver(
-    warehouse: Warehouse, cluster: str, settings: SlackSettings, *, draw: Draw | None = None, budget_s: float = 60
+    warehouse: Warehouse, cluster: str, settings: Settings, *, draw: Draw | None = None, budget_s: float = 60
 ) -> Delivery:
     """Send the waiting messages of ``cluster`` to its channel or into their threads, in the order of the outbox.
 
-    One that Slack refuses for what is in it is left for later, and set aside after a few times. Any other failure
+    One that is refused for what is in it is left for later, and set aside after a few times. Any other failure
     ends the delivery, for the next message would fail as slowly, and none is begun after ``budget_s`` seconds. A
     message that another sender has is waited for, within the same time.
     """
     end = time.monotonic() + budget_s
-    channel = settings.of(cluster).channel
+    channel = settings.channel_of(cluster)
     if channel is None:
         return Delivery(0, outbox.waiting(warehouse, cluster), f"there is no channel for cluster {cluster}")
-    client = client_of(settings)
     refused: dict[int, str] = {}
     sent, reason, lost = 0, "", []
     while not reason:
-        message = outbox.claim(warehouse, cluster, but=refused)
-        if message is None:
+        outgoing = outbox.claim(warehouse, cluster, but=refused)
+        if outgoing is None:
             break
-        if isinstance(message, Taken):
+        if isinstance(outgoing, Taken):
             if time.monotonic() + _POLL_S > end:
-                reason = f"another sender has the oldest message, at most until {message.until:%H:%M:%S %Z}"
+                reason = f"another sender has the oldest message, at most until {outgoing.until:%H:%M:%S %Z}"
             else:
                 time.sleep(_POLL_S)
             continue
-        result = _send(client, channel, message)
+        message = message_of(outgoing.payload)
+        result = channel.send(message, outgoing)
         if not result.sent:
-            for_content = result.code in REFUSED_FOR_CONTENT
-            aside = outbox.failed(warehouse, message, result.reason, doubtful=result.doubtful, refused=for_content)
-            if aside:
-                lost.append(f"set aside, {message.key}: {result.reason}, {outbox.MAX_REFUSALS} times")
-            if for_content:
-                refused[message.id] = result.reason
+            aside = _failed(warehouse, outgoing, result)
+            lost += aside
+            if result.refused:
+                refused[outgoing.id] = result.reason
             else:
                 reason = result.reason
             continue
         opens = result.ts is not None and result.thread_ts == result.ts
-        outbox.delivered(warehouse, message, channel=result.channel, ts=result.ts, opens_thread=opens)
+        outbox.delivered(warehouse, outgoing, channel=result.channel, ts=result.ts, opens_thread=opens)
         sent += 1
-        if draw is not None and (why := _add_chart(client, cluster, message, result, draw)):
+        if draw is not None and (why := _add_chart(channel, cluster, message, result, draw)):
             lost.append(why)
         if time.monotonic() > end:
             reason = f"no more messages are sent after {budget_s:g} s"
@@ -125,73 +93,25 @@ def deliver(
     return Delivery(sent, waiting, reason if waiting else "", tuple(lost))
 
 
-def _send(client: WebClient, channel: str, message: Message) -> SendResult:
-    if message.kind == "update":
-        if message.thread is None:
-            # There never was a first message to change.
-            return SendResult(True)
-        result = update(client, *message.thread, _content(message))
-        return SendResult(True) if result.code in _NO_UPDATE else result
-    if message.thread is None:
-        return _posted(client, channel, message, doubtful_since=message.doubtful_since)
-    place, ts = message.thread
-    result = _posted(client, place, message, thread_ts=ts, doubtful_since=message.doubtful_since)
-    return _posted(client, channel, message) if result.code in _NO_THREAD else result
+def _failed(warehouse: Warehouse, outgoing: Outgoing, result: SendResult) -> list[str]:
+    """Record the failure; return the line that says so where the message is set aside by it."""
+    aside = outbox.failed(warehouse, outgoing, result.reason, doubtful=result.doubtful, refused=result.refused)
+    return [f"set aside, {outgoing.key}: {result.reason}, {outbox.MAX_REFUSALS} times"] if aside else []
 
 
-def _posted(
-    client: WebClient,
-    channel: str,
-    message: Message,
-    *,
-    thread_ts: str | None = None,
-    doubtful_since: datetime | None = None,
-) -> SendResult:
-    """Post ``message``, unless it is there already as far as can be seen."""
-    mark = _mark(message)
-    if doubtful_since is not None:
-        known = find(client, channel, mark, doubtful_since, thread_ts)
-        if known.ts is not None:
-            return SendResult(True, channel=channel, ts=known.ts, thread_ts=thread_ts or known.ts)
-    begun = datetime.now(UTC)
-    broadcast = bool(message.payload.get("broadcast"))
-
-    def once() -> SendResult:
-        return post(client, channel, _content(message), thread_ts=thread_ts, broadcast=broadcast, mark=mark)
-
-    result = once()
-    if not result.doubtful:
-        return result
-    known = find(client, channel, mark, begun, thread_ts)
-    if known.ts is not None:
-        return SendResult(True, channel=channel, ts=known.ts, thread_ts=thread_ts or known.ts)
-    # Where nobody may look, a second attempt right now would most likely double it.
-    return once() if known.certain else result
-
-
-def _content(message: Message) -> SlackMessage:
-    return SlackMessage(message.payload["text"], tuple(message.payload["blocks"]))
-
-
-def _mark(message: Message) -> str:
-    """Return what tells this message from any other in Slack, and tells nobody anything else."""
-    return hashlib.sha256(f"{message.created_at.isoformat()} {message.id} {message.key}".encode()).hexdigest()[:32]
-
-
-def _add_chart(client: WebClient, cluster: str, message: Message, result: SendResult, draw: Draw) -> str:
-    """Put the message's chart into its thread; return why it is missing there, if it is."""
-    wanted = message.payload.get("chart")
-    if not wanted or result.channel is None or result.thread_ts is None:
+def _add_chart(channel: Channel, cluster: str, message: Message, sent: SendResult, draw: Draw) -> str:
+    """Put the message's chart beside it; return why it is missing there, if it is."""
+    if not message.chart:
         return ""
     try:
-        chart = draw(cluster, wanted)
+        chart = draw(cluster, message.chart)
     # Whatever a drawing library may raise: the text is sent, and the run must not fail for a picture.
     except Exception as error:
         return f"the chart could not be drawn: {type(error).__name__}: {error}"
     if chart is None:
         return ""
-    uploaded = upload(client, result.channel, result.thread_ts, chart.image, chart.title, chart.text)
-    return "" if uploaded.sent else f"the chart is missing in Slack: {uploaded.reason}"
+    added = channel.add_chart(sent, chart)
+    return "" if added.sent else f"the chart is missing in Slack: {added.reason}"
 
 
 def _messages(count: int) -> str:

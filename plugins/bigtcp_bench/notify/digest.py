@@ -1,4 +1,4 @@
-"""The weekly digest in Slack: what the nights of an ISO week were, told by the first run after it."""
+"""The weekly digest: what the nights of an ISO week were, told by the first run after it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
-from bigtcp_bench.notify.slack import blocks
-from bigtcp_bench.notify.slack.blocks import SlackMessage, escaped
-from bigtcp_bench.notify.slack.incident_messages import listed
+from bigtcp_bench.notify.incident_messages import listed
+from bigtcp_bench.notify.message import Line, Link, Message, payload
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report import links, units
@@ -18,8 +17,6 @@ from bigtcp_bench.warehouse.outbox import Draft
 from bigtcp_bench.warehouse.period import Gain, Period, period
 
 if TYPE_CHECKING:
-    from slack_sdk.models.blocks import Block
-
     from bigtcp_bench.warehouse.incidents import Incident
     from bigtcp_bench.warehouse.store import Warehouse
 
@@ -37,60 +34,58 @@ def drafts(warehouse: Warehouse, cluster: str, now: datetime, airflow_url: str |
     open_ones = [one for one in incidents.open_incidents(warehouse, cluster) if one.state == "regression"]
     message = digest_message(cluster, since, week, open_ones, airflow_url)
     key = f"digest of {cluster}: {since:%G-W%V}"
-    return [Draft(key, "digest", {"text": message.text, "blocks": list(message.blocks)})]
+    return [Draft(key, "digest", payload(message))]
 
 
 def digest_message(
     cluster: str, since: datetime, week: Period, open_ones: Sequence[Incident], airflow_url: str | None = None
-) -> SlackMessage:
+) -> Message:
     """Return the digest of the ``week`` that began at ``since``; ``open_ones`` are the regressions of today."""
     last = since + _WEEK - timedelta(days=1)
     days = f"{since.day} {since:%b} to {last.day} {last:%b %Y}"
-    lines = [line for line in (_runs(week), _incidents(open_ones), _noise(week.gains)) if line]
-    parts: list[Block] = [
-        blocks.header(f":calendar: BIG TCP on {cluster}: week {since:%V}, {days}"),
-        blocks.lines_section(lines),
-    ]
-    if week.gains:
-        parts += blocks.code(_table(week.gains))
-    if airflow_url:
-        parts += blocks.facts([blocks.link(links.page_url(airflow_url, "overview"), "Overview in Airflow")])
-    return blocks.message(lines, parts)
+    return Message(
+        kind="digest",
+        title=f"BIG TCP on {cluster}: week {since:%V}, {days}",
+        lines=(_runs(week), _incidents(open_ones), *_noise(week.gains)),
+        tables=(_table(week.gains),) if week.gains else (),
+        links=(Link(links.page_url(airflow_url, "overview"), "Overview in Airflow"),) if airflow_url else (),
+    )
 
 
-def _runs(week: Period) -> str:
+def _runs(week: Period) -> Line:
     if not week.statuses:
-        return "*No run in this week.*"
+        return Line("No run in this week.", loud=True)
     counts = ", ".join(
         f"{week.statuses[name]} {name}"
         for name in ("valid", "invalid", "failed", "running")
         if name in week.statuses
     )
     if week.generated:
-        return f"*Runs*: {counts}, generated: nothing was measured."
-    return f"*Runs*: {counts}{' on the lab, whose Cilium is emulated' if week.emulated else ''}."
+        return Line(f"{counts}, generated: nothing was measured.", "Runs")
+    return Line(f"{counts}{' on the lab, whose Cilium is emulated' if week.emulated else ''}.", "Runs")
 
 
-def _incidents(open_ones: Sequence[Incident]) -> str:
+def _incidents(open_ones: Sequence[Incident]) -> Line:
     if not open_ones:
-        return "*Open regressions*: none."
+        return Line("none.", "Open regressions")
     told = [
         f"{listed(one.members, 2)} since {one.changed_on}"
-        f"{f' (acknowledged by {escaped(one.acknowledged_by)})' if one.acknowledged_by else ''}"
+        f"{f' (acknowledged by {one.acknowledged_by})' if one.acknowledged_by else ''}"
         for one in open_ones
     ]
-    return f"*Open regressions*: {'; '.join(told)}."
+    return Line(f"{'; '.join(told)}.", "Open regressions")
 
 
-def _noise(gains: Sequence[Gain]) -> str:
+def _noise(gains: Sequence[Gain]) -> list[Line]:
     seen = {
         name: [one.detects for one in of if one.detects is not None] for name, of in _by_scenario(gains).items()
     }
     medians = sorted(statistics.median(values) for values in seen.values() if values)
     if not medians:
-        return ""
+        return []
     best, worst = units.share(medians[0]), units.share(medians[-1])
-    return f"*Noise*: a night sees changes from {best} on in the quietest scenario, {worst} in the noisiest."
+    text = f"a night sees changes from {best} on in the quietest scenario, {worst} in the noisiest."
+    return [Line(text, "Noise")]
 
 
 def _table(gains: Sequence[Gain]) -> str:

@@ -1,4 +1,4 @@
-"""Which Slack messages a run calls for, given what was told before; a quiet night calls for none.
+"""Which messages a run calls for, given what was told before; a quiet night calls for none.
 
 What was told of an incident is in the newest message kept about it, sent or not. So a night whose telling was
 killed is made up for by the next one, and nothing is told twice.
@@ -7,21 +7,21 @@ killed is made up for by the next one, and nothing is told twice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.analysis.incidents import OPEN_STATES
-from bigtcp_bench.notify import digest
-from bigtcp_bench.notify.slack import incident_messages
-from bigtcp_bench.notify.slack.incident_messages import IncidentNews, Series
-from bigtcp_bench.notify.slack.run_messages import failed_checks, run_message
+from bigtcp_bench.notify import digest, incident_messages
+from bigtcp_bench.notify.incident_messages import IncidentNews, Series
+from bigtcp_bench.notify.message import Message, payload
+from bigtcp_bench.notify.run_messages import failed_checks, run_message
 from bigtcp_bench.planning.plan import Thresholds
 from bigtcp_bench.report import links
 from bigtcp_bench.warehouse import incidents, outbox
 from bigtcp_bench.warehouse.outbox import Draft
 
 if TYPE_CHECKING:
-    from bigtcp_bench.notify.slack.blocks import SlackMessage
-    from bigtcp_bench.notify.slack.settings import ClusterSettings
+    from bigtcp_bench.notify.channel import Wanted
     from bigtcp_bench.report.view import RunView
     from bigtcp_bench.warehouse.incidents import Incident
     from bigtcp_bench.warehouse.store import Warehouse
@@ -31,29 +31,29 @@ GROWN_BY: float = Thresholds.model_validate({}).history_margin
 
 
 def drafts_of_run(
-    warehouse: Warehouse, view: RunView, settings: ClusterSettings, airflow_url: str | None = None
+    warehouse: Warehouse, view: RunView, wanted: Wanted, airflow_url: str | None = None
 ) -> list[Draft]:
     """Return the messages that the run of ``view`` calls for, loudest first.
 
-    ``settings`` are those of its cluster; ``airflow_url`` is the address of Airflow's pages, for links.
+    ``wanted`` is what is told of its cluster; ``airflow_url`` is the address of Airflow's pages, for links.
     """
-    found = [*_of_outcome(warehouse, view, settings)]
+    found = [*_of_outcome(warehouse, view, wanted)]
     # A night that was not judged says nothing about incidents.
     if view.history.series:
-        found += _of_incidents(warehouse, view, settings, airflow_url)
-    if settings.digest == "weekly" and view.started is not None:
+        found += _of_incidents(warehouse, view, wanted, airflow_url)
+    if wanted.digest == "weekly" and view.started is not None:
         found += digest.drafts(warehouse, view.cluster, view.started, airflow_url)
     return found
 
 
-def _of_outcome(warehouse: Warehouse, view: RunView, settings: ClusterSettings) -> Iterator[Draft]:
+def _of_outcome(warehouse: Warehouse, view: RunView, wanted: Wanted) -> Iterator[Draft]:
     number = view.number
     kind: outbox.Kind
     if number is None:
         return
     if view.restore_failed:
         kind, key = "restore", f"run {number}: restore not verified"
-    elif settings.min_severity == "regression":
+    elif wanted.min_severity == "regression":
         return
     elif view.status in ("invalid", "failed"):
         kind, key = "run", f"run {number}: {view.status}"
@@ -62,15 +62,14 @@ def _of_outcome(warehouse: Warehouse, view: RunView, settings: ClusterSettings) 
         kind, key = "run", f"Cilium changed after run {view.compared.before}"
     else:
         return
-    message = run_message(view, settings.mention, failed_checks(warehouse.run(number)))
+    message = run_message(view, failed_checks(warehouse.run(number)))
     # Which chart that is, if any, is found out when it is drawn: no message may depend on its picture.
-    more = {"chart": {"run": number}} if view.status == "invalid" else {}
-    yield Draft(key, kind, payload(message, **more), run_id=number)
+    if view.status == "invalid":
+        message = replace(message, chart={"run": number})
+    yield Draft(key, kind, payload(message), run_id=number)
 
 
-def _of_incidents(
-    warehouse: Warehouse, view: RunView, settings: ClusterSettings, airflow_url: str | None
-) -> Iterator[Draft]:
+def _of_incidents(warehouse: Warehouse, view: RunView, wanted: Wanted, airflow_url: str | None) -> Iterator[Draft]:
     told = outbox.told(warehouse, view.cluster)
     known = {one.id: one for one in incidents.open_incidents(warehouse, view.cluster)}
     # Those that have ended since they were told.
@@ -83,7 +82,7 @@ def _of_incidents(
             continue
         url = links.incident_url(airflow_url, incident.id) if airflow_url else None
         news = IncidentNews(incident, view, url)
-        yield from _of_incident(news, told.get(incident.id) or _told_elsewhere(incident), settings)
+        yield from _of_incident(news, told.get(incident.id) or _told_elsewhere(incident), wanted)
 
 
 def _told_elsewhere(incident: Incident) -> dict[str, Any] | None:
@@ -94,7 +93,7 @@ def _told_elsewhere(incident: Incident) -> dict[str, Any] | None:
     return {"state": state, "acknowledged": incident.acknowledged, "changes": _changes(incident)}
 
 
-def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, settings: ClusterSettings) -> Iterator[Draft]:
+def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, wanted: Wanted) -> Iterator[Draft]:
     incident = news.incident
     if last is None:
         if incident.acknowledged:
@@ -102,7 +101,7 @@ def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, settings: C
         if incident.state == "regression":
             message = incident_messages.regression_message(news)
             yield _draft(news, "regression", message, chart=True)
-        elif incident.state == "suspect" and settings.min_severity == "suspect":
+        elif incident.state == "suspect" and wanted.min_severity == "suspect":
             yield _draft(news, "suspect", incident_messages.suspicion_message(news))
         return
     before = {_series(name): change for name, change in last["changes"].items()}
@@ -130,15 +129,10 @@ def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, settings: C
             yield _draft(news, _run(news), incident_messages.still_there(news), changes=before)
 
 
-def payload(message: SlackMessage, **more: Any) -> dict[str, Any]:
-    """Return what the outbox keeps of ``message``, with how it is to be sent."""
-    return {"text": message.text, "blocks": list(message.blocks), **more}
-
-
 def _draft(
     news: IncidentNews,
     event: str,
-    message: SlackMessage,
+    message: Message,
     *,
     broadcast: bool = False,
     chart: bool = False,
@@ -152,15 +146,15 @@ def _draft(
         "acknowledged_by": incident.acknowledged_by,
         "changes": _changes(incident) if changes is None else {_name(one): size for one, size in changes.items()},
     }
-    more: dict[str, Any] = {"told": told, "broadcast": broadcast}
     if chart:
         series = {"scenario": news.lead.scenario, "metric": news.lead.metric}
-        more["chart"] = series | {"run": news.view.number, "incident": incident.id}
+        message = replace(message, chart=series | {"run": news.view.number, "incident": incident.id})
     key = f"incident {incident.uid}: {event}"
-    return Draft(key, "incident", payload(message, **more), news.view.number, incident.id)
+    kept = payload(message, told=told, broadcast=broadcast)
+    return Draft(key, "incident", kept, news.view.number, incident.id)
 
 
-def _new_title(news: IncidentNews, message: SlackMessage) -> Draft:
+def _new_title(news: IncidentNews, message: Message) -> Draft:
     key = f"incident {news.incident.uid}: title {news.incident.state}"
     return Draft(key, "update", payload(message), news.view.number, news.incident.id)
 

@@ -1,4 +1,4 @@
-"""Charts as pictures for Slack, drawn from what the warehouse knows when they are sent."""
+"""Charts as pictures for messages, drawn from what the warehouse knows when they are sent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.notify.delivery import Chart
+from bigtcp_bench.notify.channel import Chart
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.warehouse import incidents
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bigtcp_bench.notify.delivery import Draw
     from bigtcp_bench.warehouse.store import Warehouse
 
-#: What a picture in Slack shows: enough to see the level before and after.
+#: What a picture shows: enough to see the level before and after.
 NIGHTS = 90
 
 

@@ -1,7 +1,7 @@
-"""Slack messages as rows: kept before they are sent, taken by one sender at a time, in the order of their keeping.
+"""Messages as rows: kept before they are sent, taken by one sender at a time, in the order of their keeping.
 
-Slack cannot be told to take a message only once. So a row says when an attempt was begun, and whoever finds it
-without an outcome knows that Slack may have the message already.
+No channel can be told to take a message only once. So a row says when an attempt was begun, and whoever finds it
+without an outcome knows that the message may be there already.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.warehouse.upsert import insert_into
 
 #: Seconds until a sender that took a message and fell silent is taken for dead: more than the longest attempt
-#: that report.slack allows.
+#: that notify.slack allows.
 LEASE_S = 240
 
-#: How often Slack may refuse a message for what is in it. Then it is set aside: it would be refused for ever.
+#: How often a channel may refuse a message for what is in it. Then it is set aside: it would be refused for ever.
 MAX_REFUSALS = 3
 
 #: ``incident`` opens or goes into the thread of its incident; ``update`` changes the message that opened it.
@@ -41,10 +41,10 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Message:
+class Outgoing:
     """A message to send now.
 
-    ``doubtful_since`` is when an earlier attempt began that has no outcome: Slack may have the message.
+    ``doubtful_since`` is when an earlier attempt began that has no outcome: the message may be there.
     ``thread`` is channel and ts of the message that its incident's thread hangs on.
     """
 
@@ -98,11 +98,11 @@ def keep(warehouse: Warehouse, cluster: str, drafts: Iterable[Draft], *, now: da
 
 def claim(
     warehouse: Warehouse, cluster: str, *, but: Collection[int] = (), now: datetime | None = None
-) -> Message | Taken | None:
+) -> Outgoing | Taken | None:
     """Take the first message of ``cluster`` that waits, for LEASE_S seconds; None when there is none.
 
     The first is a restore that is not verified, else the oldest, so messages arrive in order and a reply never
-    before its thread. Those ``but`` are left out: Slack has just refused them, and they hold nobody back.
+    before its thread. Those ``but`` are left out: they have just been refused, and they hold nobody back.
     """
     moment = now or datetime.now(UTC)
     columns = outbox.c
@@ -114,7 +114,7 @@ def claim(
         .with_for_update()
     )
 
-    def work(connection: sa.Connection) -> Message | Taken | None:
+    def work(connection: sa.Connection) -> Outgoing | Taken | None:
         row = connection.execute(oldest).mappings().first()
         if row is None:
             return None
@@ -125,7 +125,7 @@ def claim(
             "attempted_at": row["attempted_at"] or moment,
         }
         connection.execute(sa.update(outbox).where(columns.id == row["id"]).values(values))
-        return Message(
+        return Outgoing(
             id=row["id"],
             key=row["key"],
             kind=row["kind"],
@@ -142,7 +142,7 @@ def claim(
 
 def delivered(
     warehouse: Warehouse,
-    message: Message,
+    message: Outgoing,
     *,
     channel: str | None = None,
     ts: str | None = None,
@@ -164,7 +164,7 @@ def delivered(
 
 
 def failed(
-    warehouse: Warehouse, message: Message, error: str, *, doubtful: bool = False, refused: bool = False
+    warehouse: Warehouse, message: Outgoing, error: str, *, doubtful: bool = False, refused: bool = False
 ) -> bool:
     """Record why ``message`` did not arrive, or with ``doubtful`` that it may have; the next sender takes it.
 
@@ -226,7 +226,7 @@ def of_run(warehouse: Warehouse, run_id: int) -> list[dict[str, Any]]:
     return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
 
 
-def _unsent(message: Message) -> sa.Update:
+def _unsent(message: Outgoing) -> sa.Update:
     return sa.update(outbox).where(outbox.c.id == message.id, outbox.c.sent_at.is_(None))
 
 

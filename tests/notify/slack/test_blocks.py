@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigtcp_bench.notify.message import Line, Link, Listing, Message
 from bigtcp_bench.notify.slack import blocks
-from bigtcp_bench.report.summary import clean
 from tests.support.slack_server import content_refusal
 
 LETTERS = st.one_of(st.characters(), st.sampled_from("<>&*_~`|@#! \n"))
@@ -48,20 +48,24 @@ def test_no_half_of_a_link_is_left():
     assert {blocks.cut(f"see {text} and more", limit) for limit in range(5, 60)} <= {"see …", "see…"}
 
 
+LISTINGS = st.builds(Listing, st.lists(ANY, max_size=12).map(tuple), st.sampled_from(["", "Title"]))
+MESSAGES = st.builds(
+    Message,
+    lines=st.lists(st.builds(Line, ANY, ANY, st.booleans()), min_size=1, max_size=12).map(tuple),
+    kind=st.sampled_from(["restore", "regression", "", "unheard of"]),
+    title=ANY,
+    lists=st.lists(LISTINGS, max_size=3).map(tuple),
+    tables=st.lists(ANY, max_size=2).map(tuple),
+    facts=st.lists(st.tuples(st.just("label"), ANY), max_size=12).map(tuple),
+    links=st.lists(st.builds(Link, ANY.map("https://x/{}".format), st.just("label")), max_size=2).map(tuple),
+    urgent=st.just(True),
+)
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(ANY, max_size=12), ANY, st.lists(ANY, max_size=12))
-def test_a_message_of_anything_is_one_that_slack_takes(lines, text, others):
-    escaped = [blocks.escaped(line) or "-" for line in lines] or ["-"]
-    parts = [
-        blocks.header(text),
-        blocks.lines_section(escaped, "<!channel>"),
-        *blocks.bullets(lines, "Title"),
-        *blocks.bullets(others),
-        *blocks.code("\n".join(map(clean, others)) or "-"),
-        *blocks.code(text or "-"),
-        *blocks.facts(escaped),
-    ]
-    made = blocks.message(escaped, parts, "<!channel>")
+@given(MESSAGES)
+def test_a_message_of_anything_is_one_that_slack_takes(message):
+    made = blocks.rendered(message, "<!channel>")
     assert content_refusal({"text": made.text, "blocks": list(made.blocks)}) is None
     assert made.text.startswith("<!channel> ")
-    assert len(made.text) <= blocks.TEXT_CHARS + len("<!channel> ")
+    assert len(made.text) <= blocks.TEXT_CHARS + len("<!channel> :small_red_triangle_down: ")

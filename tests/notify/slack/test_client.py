@@ -11,13 +11,14 @@ import pytest
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 
-from bigtcp_bench.notify.slack.blocks import SlackMessage
+from bigtcp_bench.notify.channel import Chart
+from bigtcp_bench.notify.run_messages import run_message
+from bigtcp_bench.notify.slack.blocks import SlackMessage, rendered
 from bigtcp_bench.notify.slack.client import RETRIES, find, post, slack_client, update, upload
-from bigtcp_bench.notify.slack.run_messages import run_message
 from tests.report.views import run_view
 from tests.support.slack_server import PNG, SlackServer, block_problems
 
-MESSAGE = run_message(run_view())
+MESSAGE = rendered(run_message(run_view()))
 TEXT = SlackMessage("text", ())
 
 
@@ -82,7 +83,7 @@ def test_a_message_is_found_by_its_mark(server, client):
 
 def test_a_picture_is_uploaded_in_three_steps_into_the_thread(server, client):
     parent = post(client, "C0BENCH", TEXT)
-    assert upload(client, "C0BENCH", str(parent.ts), PNG + bytes(1000), "Trend", "Throughput fell").sent
+    assert upload(client, "C0BENCH", str(parent.ts), Chart(PNG + bytes(1000), "Trend", "Throughput fell")).sent
     assert server.calls[1:] == ["files.getUploadURLExternal", "upload", "files.completeUploadExternal"]
     (file,) = server.files
     assert (file["channel"], file["thread_ts"], file["title"]) == ("C0BENCH", parent.ts, "Trend")
@@ -93,7 +94,7 @@ def test_a_picture_is_uploaded_in_three_steps_into_the_thread(server, client):
 @pytest.mark.parametrize("answer", ["500", "reset", "close", "missing_scope"])
 def test_a_picture_that_cannot_be_uploaded_is_a_result(server, client, step, answer):
     server.misbehave(*["ok"] * step, *[answer] * 9)
-    result = upload(client, "C0BENCH", "1.0", PNG, "Trend", "Throughput fell")
+    result = upload(client, "C0BENCH", "1.0", Chart(PNG, "Trend", "Throughput fell"))
     assert not result.sent
     assert result.reason
     assert server.files == []

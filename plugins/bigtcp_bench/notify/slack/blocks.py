@@ -1,13 +1,13 @@
-"""Pieces of Slack messages in Block Kit: text made harmless, and cut to what Slack takes."""
+"""Messages in Slack's Block Kit: text made harmless, and cut to what Slack takes."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slack_sdk.models.blocks import (
     Block,
@@ -19,6 +19,9 @@ from slack_sdk.models.blocks import (
 )
 
 from bigtcp_bench.report.summary import clean
+
+if TYPE_CHECKING:
+    from bigtcp_bench.notify.message import Line, Message
 
 # Limits: https://docs.slack.dev/reference/block-kit/blocks
 HEADER_CHARS = HeaderBlock.text_max_length
@@ -42,6 +45,26 @@ _MARKUP = re.compile(r"(?<!\w)[*_~]|`")
 _LOOKALIKES = str.maketrans({"*": "∗", "_": "ˍ", "~": "∼", "`": "ˋ"})
 
 
+#: What stands before a message of each kind.
+_SIGNS = {
+    "restore": ":rotating_light:",
+    "valid": ":white_check_mark:",
+    "invalid": ":warning:",
+    "failed": ":x:",
+    "running": ":hourglass:",
+    "regression": ":small_red_triangle_down:",
+    "suspect": ":eyes:",
+    "acknowledged": ":thumbsup:",
+    "recovered": ":white_check_mark:",
+    "new-normal": ":arrow_heading_down:",
+    "dismissed": ":heavy_minus_sign:",
+    "unmeasured": ":heavy_minus_sign:",
+    "closed": ":heavy_minus_sign:",
+    "digest": ":calendar:",
+    "test": ":wave:",
+}
+
+
 @dataclass(frozen=True)
 class SlackMessage:
     """Blocks for Slack's window, and the text that notifications and screen readers get instead."""
@@ -50,17 +73,35 @@ class SlackMessage:
     blocks: tuple[dict[str, Any], ...]
 
 
-def message(lines: Sequence[str], blocks: Iterable[Block], mention: str = "") -> SlackMessage:
-    """Return the message of ``blocks``; ``lines``, already escaped, are what is read without them.
+def rendered(message: Message, mention: str = "") -> SlackMessage:
+    """Return ``message`` for Slack; an urgent one begins with ``mention``, which is Slack's markup.
 
-    Of more than Slack takes, the blocks before the last one are left out.
+    Of more than Slack takes, the blocks before the small print at the end, which has the links, are left out.
     """
-    text = cut("\n".join(lines), TEXT_CHARS)
-    found = [block.to_dict() for block in blocks]
-    # The small print at the end, with the links, stays.
+    mention = mention if message.urgent else ""
+    sign = _SIGNS.get(message.kind, "")
+    parts: list[Block] = [header(f"{sign} {message.title}".lstrip())] if message.title else []
+    # An answer has no title that the sign could stand before.
+    before = "" if message.title else sign
+    parts.append(lines_section([_line(line) for line in message.lines], f"{mention} {before}".strip()))
+    for listing in message.lists:
+        parts += bullets(listing.lines, listing.title)
+    for table in message.tables:
+        parts += code(table)
+    links = " · ".join(link(one.url, one.label) for one in message.links)
+    parts += facts([*([links] if links else []), *(f"*{label}* {escaped(text)}" for label, text in message.facts)])
+    found = [block.to_dict() for block in parts]
     while len(json.dumps(found, ensure_ascii=False)) > MESSAGE_CHARS:
         del found[-2]
-    return SlackMessage(f"{mention} {text}".lstrip(), tuple(found))
+    text = cut("\n".join(_line(line, plain=True) for line in message.lines), TEXT_CHARS)
+    return SlackMessage(f"{mention} {before} {text}".replace("  ", " ").lstrip(), tuple(found))
+
+
+def _line(line: Line, *, plain: bool = False) -> str:
+    text = escaped(line.text)
+    if line.label:
+        return f"*{escaped(line.label)}*: {text}"
+    return f"*{text}*" if line.loud and not plain else text
 
 
 def escaped(text: str) -> str:

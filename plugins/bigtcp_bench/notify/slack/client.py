@@ -18,6 +18,8 @@ from slack_sdk.http_retry.builtin_handlers import (
     ServerErrorRetryHandler,
 )
 
+from bigtcp_bench.notify.channel import Chart, SendResult
+
 if TYPE_CHECKING:
     from slack_sdk.http_retry.request import HttpRequest
     from slack_sdk.http_retry.response import HttpResponse
@@ -51,7 +53,7 @@ _UNUSABLE_CONTENT = {
 }
 #: Slack refuses this message, and others may go through.
 #: https://docs.slack.dev/reference/methods/chat.postMessage#errors
-REFUSED_FOR_CONTENT = _UNUSABLE_CONTENT | {
+_REFUSED_FOR_CONTENT = _UNUSABLE_CONTENT | {
     "attachment_payload_limit_exceeded",
     "invalid_arg_name",
     "invalid_array_arg",
@@ -75,23 +77,6 @@ _ADVICE = {
         "Slack does not accept the bot token",
     ),
 }
-
-
-@dataclass(frozen=True)
-class SendResult:
-    """Whether Slack did it: ``channel`` and ``ts`` name the message there, else ``reason`` says why it did not.
-
-    ``thread_ts`` is the message that answers to it hang on. ``code`` is Slack's own for a refusal. ``doubtful``:
-    it may have done it all the same.
-    """
-
-    sent: bool
-    channel: str | None = None
-    ts: str | None = None
-    thread_ts: str | None = None
-    reason: str = ""
-    code: str = ""
-    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,10 +226,10 @@ def find(client: WebClient, channel: str, mark: str, since: datetime, thread_ts:
         return Lookup(None, False)
 
 
-def upload(client: WebClient, channel: str, thread_ts: str, image: bytes, title: str, text: str) -> SendResult:
-    """Put the PNG ``image`` into a thread; ``text`` says what is on it.
+def upload(client: WebClient, channel: str, thread_ts: str, chart: Chart) -> SendResult:
+    """Put ``chart`` into a thread.
 
-    That text stands beside the image, for a file with ``alt_txt`` may silently not be shared at all:
+    Its text stands beside the image, for a file with ``alt_txt`` may silently not be shared at all:
     https://github.com/slackapi/python-slack-sdk/issues/1818.
     """
 
@@ -252,10 +237,10 @@ def upload(client: WebClient, channel: str, thread_ts: str, image: bytes, title:
         client.files_upload_v2(
             channel=channel,
             thread_ts=thread_ts,
-            filename=f"{title}.png",
-            title=title,
-            file=image,
-            initial_comment=text,
+            filename=f"{chart.title}.png",
+            title=chart.title,
+            file=chart.image,
+            initial_comment=chart.text,
         )
         return SendResult(True, channel=channel, ts=thread_ts)
 
@@ -273,7 +258,9 @@ def _tried(client: WebClient, call: Callable[[], SendResult]) -> SendResult:
         status = getattr(error.response, "status_code", None) or 0
         code = str(error.response.get("error") or "no error code")
         reason, doubtful = _api_reason(error, status, code), status >= 500 or code in _UNCERTAIN
-        return SendResult(False, reason=_without(client.token, reason), code=code, doubtful=doubtful)
+        refused = code in _REFUSED_FOR_CONTENT
+        reason = _without(client.token, reason)
+        return SendResult(False, reason=reason, code=code, refused=refused, doubtful=doubtful)
     except _FAILURES as error:
         reason = f"Slack cannot be reached at {client.base_url}: {type(error).__name__}: {error}"
         # A URLError is raised before anything was sent, by name resolution, connection or handshake.

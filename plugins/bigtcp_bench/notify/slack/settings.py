@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 
 from bigtcp_bench.errors import PreconditionFailed, validation_sentence
+from bigtcp_bench.notify.channel import Digest, Severity, Wanted
 
-#: From few messages to many: regressions alone, also runs that cannot be judged, also suspicions. That a restore
-#: was not verified is said in any case.
-Severity = Literal["regression", "invalid", "suspect"]
-Digest = Literal["off", "weekly"]
+if TYPE_CHECKING:
+    from bigtcp_bench.notify.slack.channel import SlackChannel
 
 _NEEDED = 'it needs a bot token as password and the id of a channel as "channel" in its extra'
 
@@ -64,12 +63,10 @@ Mention = Annotated[str, BeforeValidator(_mention)]
 Url = Annotated[str, BeforeValidator(_url)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Overrides(_Settings):
+class Overrides(BaseModel):
     """What is different for one cluster."""
+
+    model_config = Wanted.model_config
 
     channel: Channel | None = None
     mention: Mention | None = None
@@ -77,13 +74,11 @@ class Overrides(_Settings):
     digest: Digest | None = None
 
 
-class ClusterSettings(_Settings):
+class ClusterSettings(Wanted):
     """What holds for one cluster. ``mention`` is Slack's markup; without a ``channel`` nothing can be sent."""
 
     channel: Channel | None = None
     mention: Mention = "<!channel>"
-    min_severity: Severity = "invalid"
-    digest: Digest = "off"
 
 
 class SlackSettings(ClusterSettings):
@@ -93,7 +88,7 @@ class SlackSettings(ClusterSettings):
     """
 
     token: SecretStr
-    clusters: dict[str, Overrides] = {}
+    clusters: dict[str, Overrides] = Field({})
     base_url: Url | None = None
     proxy: Url | None = None
     #: Of each attempt. outbox.LEASE_S must stay above what all attempts of one message take together.
@@ -104,6 +99,14 @@ class SlackSettings(ClusterSettings):
         common = {name: getattr(self, name) for name in ClusterSettings.model_fields}
         own = self.clusters.get(cluster, Overrides()).model_dump(exclude_none=True)
         return ClusterSettings.model_validate(common | own)
+
+    def channel_of(self, cluster: str) -> SlackChannel | None:
+        """Return the channel for messages of ``cluster``, or None where there is none."""
+        from bigtcp_bench.notify.slack.channel import SlackChannel
+        from bigtcp_bench.notify.slack.client import client_of
+
+        own = self.of(cluster)
+        return SlackChannel(client_of(self), own.channel, own.mention) if own.channel else None
 
 
 def slack_settings(password: str | None, extra: Mapping[str, Any], where: str) -> SlackSettings:

@@ -1,4 +1,4 @@
-"""Slack messages about one incident: that it begins, what becomes of it, and that it is over."""
+"""Messages about one incident: that it begins, what becomes of it, and that it is over."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from bigtcp_bench.analysis.incidents import badness
-from bigtcp_bench.notify.slack import blocks
-from bigtcp_bench.notify.slack.blocks import SlackMessage, escaped
-from bigtcp_bench.notify.slack.run_messages import conditions, likely_causes, origin
+from bigtcp_bench.notify.message import Line, Link, Listing, Message
+from bigtcp_bench.notify.run_messages import conditions, likely_causes, origin, run_link
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.words import CAUSE_ADVICE, NO_CAUSE_ADVICE
 
 if TYPE_CHECKING:
-    from slack_sdk.models.blocks import Block
-
     from bigtcp_bench.report.history import SeriesView
     from bigtcp_bench.report.view import RunView
     from bigtcp_bench.warehouse.incidents import Incident, Member
@@ -70,15 +67,15 @@ class IncidentNews:
         return next(found, None)
 
 
-def regression_message(news: IncidentNews) -> SlackMessage:
+def regression_message(news: IncidentNews) -> Message:
     """Return the message of a confirmed regression: in three lines what, since when and why; then the evidence."""
     incident = news.incident
     lines = [_what(news), _since(incident), _why(news)]
-    title = f":small_red_triangle_down: Regression on {incident.cluster}: {_series_and_change(news.lead)}"
+    title = f"Regression on {incident.cluster}: {_series_and_change(news.lead)}"
     return _with_evidence(title, lines, news)
 
 
-def suspicion_message(news: IncidentNews) -> SlackMessage:
+def suspicion_message(news: IncidentNews) -> Message:
     """Return the message of a night that is far off, and is no regression yet."""
     judged = news.judged(news.lead)
     again = "; it was measured again the same night" if judged is not None and judged.rerun == () else ""
@@ -87,11 +84,11 @@ def suspicion_message(news: IncidentNews) -> SlackMessage:
         f"On the night {news.incident.suspected_on}{again}.",
         "No regression yet: that takes more nights like it.",
     ]
-    title = f":eyes: Suspicion on {news.incident.cluster}: {_series_and_change(news.lead)}"
+    title = f"Suspicion on {news.incident.cluster}: {_series_and_change(news.lead)}"
     return _with_evidence(title, lines, news)
 
 
-def still_there(news: IncidentNews) -> SlackMessage:
+def still_there(news: IncidentNews) -> Message:
     """Return the follow-up of a night on which nothing changed."""
     days = (
         (news.view.started.date() - date.fromisoformat(news.incident.changed_on)).days if news.view.started else 0
@@ -101,7 +98,7 @@ def still_there(news: IncidentNews) -> SlackMessage:
 
 def grown(
     news: IncidentNews, before: Mapping[Series, float | None], acknowledged_by: str | None = None
-) -> SlackMessage:
+) -> Message:
     """Return the follow-up of an incident with new or clearly worse series; ``before`` is what was told last.
 
     ``acknowledged_by`` is whose acknowledgement that ends.
@@ -114,45 +111,44 @@ def grown(
             was = f"{units.change_text(before[member.series])} → {size}"
         lines.append(f"{_label(member)} {was}")
     worse_on = news.incident.worse_on
-    word = f"*Worse* since the night {worse_on}" if worse_on else "*Grown*"
-    known = f" What {escaped(acknowledged_by)} acknowledged was less." if acknowledged_by else ""
-    return _reply(f":small_red_triangle_down: {word}: {'; '.join(lines)}.{known}", news)
+    word = f"Worse since the night {worse_on}" if worse_on else "Grown"
+    known = f" What {acknowledged_by} acknowledged was less." if acknowledged_by else ""
+    return _reply(f"{'; '.join(lines)}.{known}", news, label=word, kind="regression")
 
 
-def eased(news: IncidentNews, before: Mapping[Series, float | None]) -> SlackMessage:
+def eased(news: IncidentNews, before: Mapping[Series, float | None]) -> Message:
     """Return the follow-up of a night on which series came back in part; ``before`` is what was told last."""
     lines = [
         f"{_label(member)} {units.change_text(before.get(member.series))} → {units.change_text(member.change)}"
         for member in news.members
         if (judged := news.judged(member)) is not None and judged.event == "eased"
     ]
-    return _reply(f"*Better, but not as usual again*: {'; '.join(lines)}.", news)
+    return _reply(f"{'; '.join(lines)}.", news, label="Better, but not as usual again")
 
 
-def acknowledged(news: IncidentNews) -> SlackMessage:
+def acknowledged(news: IncidentNews) -> Message:
     """Return the follow-up that says who knows of it: the last one before it ends or gets worse."""
     incident = news.incident
-    note = f": {escaped(incident.acknowledged_note)}" if incident.acknowledged_note else ""
-    who = escaped(incident.acknowledged_by or "somebody")
-    return _reply(f":thumbsup: Acknowledged by {who}{note}. {ACKNOWLEDGED}", news)
+    note = f": {incident.acknowledged_note}" if incident.acknowledged_note else ""
+    who = incident.acknowledged_by or "somebody"
+    return _reply(f"Acknowledged by {who}{note}. {ACKNOWLEDGED}", news, kind="acknowledged")
 
 
-def closed(news: IncidentNews) -> SlackMessage:
+def closed(news: IncidentNews) -> Message:
     """Return the follow-up of an incident that is over."""
-    return _reply(f"{_END[news.incident.state]} {_ending(news.incident, news.members)}", news)
+    return _reply(_ending(news.incident, news.members), news, kind=news.incident.state)
 
 
-def closed_title_message(news: IncidentNews) -> SlackMessage:
+def closed_title_message(news: IncidentNews) -> Message:
     """Return what stands in place of an incident's first message once it is over."""
     incident = news.incident
-    lines = [_ending(incident, news.members)]
-    title = f"{_END[incident.state]} {_ENDED[incident.state]} on {incident.cluster}"
-    parts: list[Block] = [
-        blocks.header(f"{title}: {_label_text(news.lead)}"),
-        blocks.lines_section(lines),
-        *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
-    ]
-    return blocks.message(lines, parts)
+    return Message(
+        kind=incident.state,
+        title=f"{_ENDED[incident.state]} on {incident.cluster}: {_label(news.lead)}",
+        lines=(Line(_ending(incident, news.members)),),
+        facts=conditions(news.view, _OF_THE_RUN),
+        links=_links(news),
+    )
 
 
 def worse_than(news: IncidentNews, before: Mapping[Series, float | None], by: float = 0.0) -> list[Member]:
@@ -167,19 +163,12 @@ def worse_than(news: IncidentNews, before: Mapping[Series, float | None], by: fl
 
 def listed(members: Sequence[Member], most: int = 5) -> str:
     """Return the first ``most`` of ``members`` with their sizes, in the order they have."""
-    shown = [escaped(_series_and_change(member)) for member in members[:most]]
+    shown = [_series_and_change(member) for member in members[:most]]
     if len(members) > most:
         shown.append(f"{len(members) - most} more")
     return ", ".join(shown)
 
 
-_END = {
-    "recovered": ":white_check_mark:",
-    "dismissed": ":heavy_minus_sign:",
-    "new-normal": ":arrow_heading_down:",
-    "unmeasured": ":heavy_minus_sign:",
-    "closed": ":heavy_minus_sign:",
-}
 _ENDED = {
     "recovered": "Recovered",
     "dismissed": "Came to nothing",
@@ -189,30 +178,32 @@ _ENDED = {
 }
 
 
-def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> SlackMessage:
+def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> Message:
     advice = CAUSE_ADVICE.get(news.incident.attribution or "", NO_CAUSE_ADVICE)
-    parts: list[Block] = [
-        blocks.header(title),
-        blocks.lines_section([f"*{lines[0]}*", *lines[1:]]),
-        blocks.section(f"*Do next*: {escaped(advice)}"),
-        *blocks.bullets(_evidence(news), "Evidence"),
-        *likely_causes(news.view),
-        *blocks.facts(conditions(news.view, _links(news), _OF_THE_RUN)),
-    ]
-    return blocks.message(lines, parts)
-
-
-def _reply(line: str, news: IncidentNews) -> SlackMessage:
-    links = [blocks.link(news.view.url, "run")] if news.view.url else []
-    note = origin(news.view)
-    text = " · ".join([line, *links, *([f"_{note}_"] if note else [])])
-    return blocks.message([f"{line} ({note})" if note else line], [blocks.section(text)])
-
-
-def _links(news: IncidentNews) -> list[str]:
-    return (
-        [blocks.link(news.url, f"Incident {news.incident.id}: what changed, and acknowledge")] if news.url else []
+    lists = (
+        Listing((advice,), "Do next"),
+        Listing(tuple(_evidence(news)), "Evidence"),
+        likely_causes(news.view),
     )
+    return Message(
+        kind=news.incident.state,
+        title=title,
+        lines=tuple(Line(line, loud=line is lines[0]) for line in lines),
+        lists=tuple(listing for listing in lists if listing.lines),
+        facts=conditions(news.view, _OF_THE_RUN),
+        links=_links(news),
+    )
+
+
+def _reply(text: str, news: IncidentNews, *, label: str = "", kind: str = "") -> Message:
+    note = origin(news.view)
+    line = Line(f"{text} ({note})" if note else text, label)
+    return Message((line,), kind, links=run_link(news.view, "run"))
+
+
+def _links(news: IncidentNews) -> tuple[Link, ...]:
+    about = f"Incident {news.incident.id}: what changed, and acknowledge"
+    return (*run_link(news.view), *([Link(news.url, about)] if news.url else []))
 
 
 def _what(news: IncidentNews) -> str:
@@ -222,7 +213,7 @@ def _what(news: IncidentNews) -> str:
     measure = _MEASURE.get(news.incident.attribution or "", "")
     others = len(news.members) - 1
     more = f" (and {others} more series)" if others else ""
-    return f"{note}{escaped(_series_and_change(news.lead))} against {usual}{measure}{more}"
+    return f"{note}{_series_and_change(news.lead)} against {usual}{measure}{more}"
 
 
 def _since(incident: Incident) -> str:
@@ -239,7 +230,7 @@ def _why(news: IncidentNews) -> str:
     )
     about = ", ".join(f"{name.replace('_', ' ')} {before} → {now}" for name, before, now in changed)
     attribution = _BLAME.get(news.incident.attribution or "", "nothing in particular")
-    return f"Attributed to {attribution}." + (f" About then changed: {escaped(about)}." if about else "")
+    return f"Attributed to {attribution}." + (f" About then changed: {about}." if about else "")
 
 
 def _evidence(news: IncidentNews) -> list[str]:
@@ -270,7 +261,7 @@ def _ending(incident: Incident, members: Sequence[Member]) -> str:
         gone = ", ".join(_label(member) for member in members if member.ended == "unmeasured")
         return f"No longer measured: {gone}. It was {listed(members)} since {incident.changed_on}."
     if incident.state == "closed":
-        who, note = escaped(incident.closed_by or "somebody"), escaped(incident.closed_note or "")
+        who, note = incident.closed_by or "somebody", incident.closed_note or ""
         return f"Closed on {closed_on} by {who}: {note} (since {incident.changed_on} it was {listed(members)})."
     days = (date.fromisoformat(closed_on) - date.fromisoformat(incident.changed_on)).days
     if incident.state == "new-normal":
@@ -283,14 +274,10 @@ def _ending(incident: Incident, members: Sequence[Member]) -> str:
 
 
 def _series_and_change(member: Member) -> str:
-    return f"{_label_text(member)} {units.change_text(member.change)}"
+    return f"{_label(member)} {units.change_text(member.change)}"
 
 
 def _label(member: Member) -> str:
-    return escaped(_label_text(member))
-
-
-def _label_text(member: Member) -> str:
     return f"{member.scenario} {METRICS[member.metric].short_label}"
 
 
