@@ -152,6 +152,32 @@ def test_export_and_import_into_another_warehouse(command, tmp_path, capsys):
     assert capsys.readouterr().out == expected
 
 
+def test_what_a_command_did_is_an_object_for_programs(command, tmp_path, capsys):
+    def done(*arguments: str) -> dict:
+        status, out, err = command(*arguments, "--json")
+        assert (status, err) == (0, "")
+        return json.loads(out)
+
+    file = tmp_path / "out.zip"
+    assert done("export", str(file))["written"]["run"] == NIGHTS + 1
+    other = f"sqlite:///{tmp_path}/other.db"
+    for before in (None, "version"):
+        assert main(["warehouse", "migrate", "--warehouse", other, "--json"]) == 0
+        migrated = json.loads(capsys.readouterr().out)
+        assert migrated["before"] == (before and migrated["after"])
+    for new in (NIGHTS + 1, 0):
+        assert main(["import", str(file), "--warehouse", other, "--json"]) == 0
+        imported = json.loads(capsys.readouterr().out)
+        assert (imported["imported"]["run"], imported["new"]["run"]) == (NIGHTS + 1, new)
+    assert done("trend") == query_names()
+    number = json.loads(command("incident", "list", "--json")[1])[0]["id"]
+    known = done("incident", "ack", str(number), "--note", "the driver", "--by", "kim")
+    assert (known["incident"], known["acknowledged_by"], known["closed_on"]) == (number, "kim", None)
+    assert done("incident", "unack", str(number))["acknowledged_by"] is None
+    assert done("report", "--output", str(tmp_path / "run.html"))["run"] == NIGHTS + 1
+    assert done("warehouse", "prune", "--keep-days", "3650") == {"deleted": 0}
+
+
 def test_noise_sizes_a_plan(command):
     status, out, _ = command("noise", "--plan", "quick", "--format", "json")
     (row,) = json.loads(out)

@@ -17,7 +17,7 @@ from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.measuring.dry_run import Act, Outline, outline
 from bigtcp_bench.planning.duration import PODS_S, estimate
 from bigtcp_bench.planning.plan import CAPTURE_S, Arm, Plan, blocks, load_plan, validate_plan
-from bigtcp_bench.report.dry_run import manifests_text, outline_text
+from bigtcp_bench.report.dry_run import manifests_text, outline_object, outline_text
 from bigtcp_lab.api import paths
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS
 from tests.cluster.simulated import Client, Cluster, run
@@ -184,6 +184,21 @@ def test_a_second_run_finds_things_in_place() -> None:
     acts = told(outlined(cluster, plan).acts)
     assert ("change", "Lease bigtcp-bench/bigtcp-bench") in acts
     assert not {act for act in acts if act[1].endswith(("-agent", "PriorityClass bigtcp-bench"))}
+
+
+def test_a_program_gets_what_people_are_told() -> None:
+    found = outlined(Cluster(), load_plan("nightly"))
+    told = json.loads(json.dumps(outline_object(found), allow_nan=False))
+    assert (told["plan"]["name"], told["client_node"], told["server_node"]) == ("nightly", "node1", "node2")
+    assert [one["block"]["arm"] for one in told["blocks"]] == list(found.plan.order)
+    assert [(act["task"], act["verb"], act["what"]) for act in told["acts"]] == [
+        (act.task, act.verb, act.what) for act in found.acts
+    ]
+    sent = [manifest for act in told["acts"] for manifest in act["manifests"]]
+    assert {"Pod", "CiliumNodeConfig"} <= {manifest["kind"] for manifest in sent}
+    assert 0 < told["duration"]["quick_s"] < told["duration"]["slow_s"]
+    assert len(told["rights"]) == len(found.rights)
+    assert "manifests" not in outline_object(found, manifests=False)["acts"][0]
 
 
 def test_the_text_has_everything_that_is_sent() -> None:

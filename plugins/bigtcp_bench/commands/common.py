@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,16 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "--json", dest="format", action="store_const", const="json", help="the same as --format json"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write it there, not to standard output")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``, for a command that says what it did with ``tell``."""
+    parser.add_argument("--json", action="store_true", help="as one object, for programs")
+
+
+def tell(options: argparse.Namespace, sentence: str, **found: Any) -> None:
+    """Print ``sentence`` for people, or ``found`` as one object, as the option of ``add_json`` says."""
+    print(json.dumps(found, ensure_ascii=False, allow_nan=False) if options.json else sentence)
 
 
 def warehouse_of(options: argparse.Namespace) -> Warehouse:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.commands.common import (
     add_command,
+    add_json,
     add_output,
     add_warehouse,
     cluster_of,
+    tell,
     usable_warehouse,
     write,
 )
@@ -21,6 +23,7 @@ from bigtcp_bench.errors import InvalidInput
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.judge import JudgedNight
+    from bigtcp_bench.warehouse.store import Warehouse
 
 
 def add(commands: Any) -> None:
@@ -58,6 +61,8 @@ def add(commands: Any) -> None:
     close.add_argument("id", type=int, help="number of the incident")
     close.add_argument("--note", required=True, help="why, for those who come after you")
     close.add_argument("--by", default=None, help="your name (default: the name of your account)")
+    for command in (ack, unack, close):
+        add_json(command)
     for command in (listed, ack, unack, close):
         add_warehouse(command)
 
@@ -144,20 +149,23 @@ def _incident_ack(options: argparse.Namespace) -> int:
     warehouse = usable_warehouse(options)
     by = options.by or _account()
     if incidents.acknowledge(warehouse, options.id, by=by, note=options.note):
-        print(f"incident {options.id} is acknowledged by {by}; silent until it ends or gets worse")
+        said = f"incident {options.id} is acknowledged by {by}; silent until it ends or gets worse"
     else:
         first = incidents.get(warehouse, options.id).acknowledged_by
-        print(f"incident {options.id} was acknowledged before, by {first}; your note is added to theirs")
+        said = f"incident {options.id} was acknowledged before, by {first}; your note is added to theirs"
+    tell(options, said, **_as_it_is(warehouse, options.id))
     return 0
 
 
 def _incident_unack(options: argparse.Namespace) -> int:
     from bigtcp_bench.warehouse import incidents
 
-    if incidents.take_back(usable_warehouse(options), options.id):
-        print(f"the acknowledgement of incident {options.id} is undone; the next night tells it again")
+    warehouse = usable_warehouse(options)
+    if incidents.take_back(warehouse, options.id):
+        said = f"the acknowledgement of incident {options.id} is undone; the next night tells it again"
     else:
-        print(f"nobody had acknowledged incident {options.id}")
+        said = f"nobody had acknowledged incident {options.id}"
+    tell(options, said, **_as_it_is(warehouse, options.id))
     return 0
 
 
@@ -168,9 +176,30 @@ def _incident_close(options: argparse.Namespace) -> int:
     if not note:
         raise InvalidInput("--note is empty; allowed is why this incident ends, for those who come after you")
     by = options.by or _account()
-    incidents.close(usable_warehouse(options), options.id, by=by, note=note)
-    print(f"incident {options.id} is closed by {by}; what it covers is told again if it gets worse")
+    warehouse = usable_warehouse(options)
+    incidents.close(warehouse, options.id, by=by, note=note)
+    said = f"incident {options.id} is closed by {by}; what it covers is told again if it gets worse"
+    tell(options, said, **_as_it_is(warehouse, options.id))
     return 0
+
+
+def _as_it_is(warehouse: Warehouse, number: int) -> dict[str, Any]:
+    """Return an incident for programs, after what was done to it."""
+    from bigtcp_bench.warehouse import incidents
+
+    one = incidents.get(warehouse, number)
+    at = one.acknowledged_at
+    return {
+        "incident": one.id,
+        "cluster": one.cluster,
+        "state": one.state,
+        "acknowledged_at": at.isoformat() if at else None,
+        "acknowledged_by": one.acknowledged_by,
+        "acknowledged_note": one.acknowledged_note,
+        "closed_on": one.closed_on,
+        "closed_by": one.closed_by,
+        "closed_note": one.closed_note,
+    }
 
 
 def _account() -> str:

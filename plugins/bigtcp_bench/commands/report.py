@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bigtcp_bench.commands.common import add_command, add_warehouse, newest_run, usable_warehouse
+from bigtcp_bench.commands.common import add_command, add_json, add_warehouse, newest_run, tell, usable_warehouse
 
 
 def add(commands: Any) -> None:
@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
     report.add_argument(
         "--output", type=Path, metavar="FILE", help="default: bigtcp-run-NUMBER.html in the present folder"
     )
+    add_json(report)
     add_warehouse(report)
 
 
@@ -26,5 +27,5 @@ def _report(options: argparse.Namespace) -> int:
     number = options.run if options.run is not None else newest_run(warehouse)
     path = options.output or Path(f"bigtcp-run-{number}.html")
     write_report(warehouse, number, path)
-    print(path)
+    tell(options, str(path), run=number, file=str(path))
     return 0

@@ -9,9 +9,11 @@ from typing import Any
 
 from bigtcp_bench.commands.common import (
     add_command,
+    add_json,
     add_output,
     add_warehouse,
     newest_run,
+    tell,
     usable_warehouse,
     warehouse_of,
     write,
@@ -23,7 +25,7 @@ def add(commands: Any) -> None:
     """Add these commands to ``commands``."""
     show = add_command(commands, "show", "print the comparison of a stored run", _show)
     show.add_argument("run", nargs="?", type=int, help="the run's number; the newest run without it")
-    show.add_argument("--json", action="store_true", help="as one object, for programs")
+    add_json(show)
     add_warehouse(show)
 
     trend = add_command(commands, "trend", "ask a question about many nights, or list the questions", _trend)
@@ -48,18 +50,22 @@ def add(commands: Any) -> None:
     export.add_argument("--cluster", help="only this one (default: all)")
     export.add_argument("--raw", action="store_true", help="with the pods' documents, which are most of the bytes")
     _add_period(export, "everything")
+    add_json(export)
     add_warehouse(export)
 
     import_ = add_command(commands, "import", "take in what export wrote; repeating it changes nothing", _import)
     import_.add_argument("file", type=Path, help="zip file to read")
+    add_json(import_)
     add_warehouse(import_)
 
     warehouse = commands.add_parser("warehouse", help="the database of results")
     actions = warehouse.add_subparsers(required=True, metavar="ACTION")
-    add_warehouse(add_command(actions, "migrate", "create its tables, or bring them up to date", _migrate))
+    migrate = add_command(actions, "migrate", "create its tables, or bring them up to date", _migrate)
     prune = add_command(actions, "prune", "delete old documents of the pods; results are kept for ever", _prune)
     prune.add_argument("--keep-days", type=int, required=True, metavar="N", help="keep those of the last N days")
-    add_warehouse(prune)
+    for command in (migrate, prune):
+        add_json(command)
+        add_warehouse(command)
 
 
 def _add_period(parser: argparse.ArgumentParser, default: str) -> None:
@@ -87,8 +93,10 @@ def _trend(options: argparse.Namespace) -> int:
     from bigtcp_bench.warehouse.queries import query_names, trend
 
     if options.name is None:
-        for name, text in query_names().items():
-            print(f"{name:22}{text}")
+        if options.format == "json":
+            print(json.dumps(query_names()))
+        else:
+            print("\n".join(f"{name:22}{text}" for name, text in query_names().items()))
         return 0
     frame = trend(
         usable_warehouse(options),
@@ -129,7 +137,7 @@ def _export(options: argparse.Namespace) -> int:
         )
     except OSError as error:
         raise InvalidInput(f"{options.file} cannot be written: {error.strerror or error}") from error
-    print(f"{options.file}: {_counted(counts)}")
+    tell(options, f"{options.file}: {_counted(counts)}", file=str(options.file), written=counts)
     return 0
 
 
@@ -140,8 +148,7 @@ def _import(options: argparse.Namespace) -> int:
     before = stored_counts(warehouse)
     counts = import_runs(warehouse, options.file)
     new = {name: count - before[name] for name, count in stored_counts(warehouse).items()}
-    print(f"imported {_counted(counts)}")
-    print(f"new of that: {_counted(new)}")
+    tell(options, f"imported {_counted(counts)}\nnew of that: {_counted(new)}", imported=counts, new=new)
     return 0
 
 
@@ -153,15 +160,17 @@ def _migrate(options: argparse.Namespace) -> int:
     warehouse = warehouse_of(options)
     before, after = warehouse.migrate()
     if before is None:
-        print(f"created the tables of {warehouse.url}, version {after}")
+        said = f"created the tables of {warehouse.url}, version {after}"
     elif before == after:
-        print(f"the tables of {warehouse.url} were up to date already, version {after}")
+        said = f"the tables of {warehouse.url} were up to date already, version {after}"
     else:
-        print(f"brought the tables of {warehouse.url} up to date, from version {before} to {after}")
+        said = f"brought the tables of {warehouse.url} up to date, from version {before} to {after}"
+    tell(options, said, warehouse=warehouse.url, before=before, after=after)
     return 0
 
 
 def _prune(options: argparse.Namespace) -> int:
     deleted = usable_warehouse(options).prune(options.keep_days)
-    print(f"deleted {deleted:,} documents older than {options.keep_days} days; no result was touched")
+    said = f"deleted {deleted:,} documents older than {options.keep_days} days; no result was touched"
+    tell(options, said, deleted=deleted)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from bigtcp_bench.cluster.checks import counted
 from bigtcp_bench.report import units
+from bigtcp_bench.warehouse.output import rounded
 
 if TYPE_CHECKING:
     from bigtcp_bench.measuring.dry_run import Act, Outline
@@ -42,6 +44,27 @@ def outline_text(outline: Outline) -> str:
         console.print(_rendered(outline), highlight=False)
     text = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
     return f"{text}\n\n{manifests_text(outline)}"
+
+
+def outline_object(outline: Outline, *, manifests: bool = True) -> dict[str, Any]:
+    """Return the outline for programs; the objects that would be sent are whole, in the act that sends them."""
+    acts = [asdict(act) for act in outline.acts]
+    for act in () if manifests else acts:
+        del act["manifests"]
+    return {
+        "plan": outline.plan.model_dump(mode="json"),
+        "client_node": outline.pair.client.name,
+        "server_node": outline.pair.server.name,
+        "cilium_version": outline.cilium.version_text,
+        "blocks": [asdict(told) | {"block": told.block.model_dump()} for told in outline.blocks],
+        "reruns": outline.reruns,
+        "acts": acts,
+        "duration": {name: rounded(getattr(outline.duration, name)) for name in ("quick_s", "slow_s")},
+        "rights": [asdict(right) for right in outline.rights],
+        "lacking": [asdict(right) for right in outline.lacking],
+        "checks": [check.to_dict() for check in outline.checks],
+        "unknown": outline.unknown,
+    }
 
 
 def manifests_text(outline: Outline) -> str:
