@@ -10,7 +10,7 @@ import pandas as pd
 
 from bigtcp_bench.analysis.verdicts import ENDS, Captures
 from bigtcp_bench.planning.metrics import metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, captured_ways, validate_plan
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, captured_ways, turns, validate_plan
 
 USUAL = {
     "throughput_bps": 14e9,
@@ -56,10 +56,9 @@ def make_frame(
     rows = []
     position = 0
     for block in blocks(plan):
-        for generation in range(1, block.generations + 1):
-            usual = 1 + drift * position / max(1, total - 1)
-            position += 1
-            for name in plan.scenarios:
+        for generation, turn, scenarios in turns(block, plan.scenarios):
+            usual = 1 + drift * (position + turn) / max(1, total - 1)
+            for name in scenarios:
                 luck = random.normal(0, noise)
                 for repetition in range(1, plan.repetitions + 1):
                     for metric in metrics_of(SCENARIOS[name].traffic):
@@ -81,5 +80,6 @@ def make_frame(
                                 metric.unit,
                             )
                         )
+        position += block.generations
     columns = ["block", "arm", "generation", "scenario", "repetition", "metric", "value", "unit"]
     return pd.DataFrame(rows, columns=columns)

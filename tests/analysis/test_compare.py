@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtcp_bench.analysis.compare import Comparison, compare_run
+from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians
+from bigtcp_bench.analysis.noise import measure_noise
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
 from bigtcp_bench.planning.plan import blocks, load_plan
 from tests.analysis.runs import make_frame, make_plan
@@ -143,6 +144,21 @@ def test_inconclusive_says_what_could_have_been_seen():
 def test_small_but_real_change_is_flagged():
     comparison = compare_one("throughput_bps", make_plan(generations=12), effect={"throughput_bps": 0.03})
     assert (comparison.verdict, comparison.below_margin) == ("faster", True)
+
+
+def test_pods_of_two_kinds_take_turns_and_either_is_compared_as_if_it_were_alone():
+    both = make_plan(scenarios=["ipv4-stream-1", "ipv4-stream-1@same-node"])
+    alone = make_plan(scenarios=["ipv4-stream-1"])
+    frame = make_frame(both, drift=0.1)
+    for name, one in (("ipv4-stream-1", alone), ("ipv4-stream-1@same-node", both)):
+        medians = generation_medians(frame[frame["scenario"] == name], both)
+        assert sorted(set(medians["position"])) == list(range(sum(block.generations for block in blocks(one))))
+    of_one = frame[frame["scenario"] == "ipv4-stream-1"].copy()
+    of_one["generation"] = (of_one["generation"] + 1) // 2
+    expected = compare_run(of_one, alone)
+    assert [one for one in compare_run(frame, both) if one.scenario == "ipv4-stream-1"] == expected
+    noise = [one for one in measure_noise(frame, both) if one.scenario == "ipv4-stream-1"]
+    assert noise == measure_noise(of_one, alone)
 
 
 def test_drift_is_no_effect_of_the_arm():

@@ -57,7 +57,7 @@ def test_a_slow_cilium_touches_only_big_tcp_over_ipv6(told):
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_metric_has_a_usual_value(scenario):
-    usual = figures.USUAL[scenario.partition("-")[2]]
+    usual = figures.usual_of(scenario)
     # The parts of CPU time follow from the whole and the share of softirq.
     parts = tuple(f"{part}_s_per_gb" for part in CPU_PARTS)
     metrics = [metric.name for metric in metrics_of(SCENARIOS[scenario].traffic)]

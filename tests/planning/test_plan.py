@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 from bigtcp_bench.airflow.params import dag_params, plan_of_params
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.plan import (
+    SCENARIOS,
     SLOT_ARMS,
+    Way,
     blocks,
     load_plan,
     plan_names,
+    pod_pairs,
     scenario_order,
     task_ids,
+    turn_of,
+    turns,
     validate_plan,
 )
 
@@ -91,10 +96,60 @@ def test_blocks_of_any_order_fit_their_slots_or_are_refused(order, generations):
     assert all(left.slot < right.slot for left, right in itertools.pairwise(found))
     if not plan.is_aa:
         assert all(left.arm != right.arm for left, right in itertools.pairwise(found))
-    for arm in set(order):
+    for arm in set() if plan.is_aa else set(order):
         of_arm = [block for block in found if block.arm == arm]
         ends = list(itertools.accumulate(block.generations for block in of_arm))
         assert [block.arm_offset for block in of_arm] == [0, *ends[:-1]]
+
+
+def test_either_half_of_an_aa_run_begins_the_sequence_of_shuffles():
+    assert [block.arm_offset for block in blocks(plan_of(order="on,on"))] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("ipv6-stream-1", Way("ipv6", "pod")),
+        ("ipv6-stream-1@same-node", Way("ipv6", "same-node")),
+        ("ipv4-rr@service", Way("ipv4", "service")),
+    ],
+)
+def test_a_scenario_s_name_says_its_path(name, way):
+    assert SCENARIOS[name].way == way
+
+
+def test_every_traffic_may_take_every_path():
+    bare = [name for name in SCENARIOS if "@" not in name]
+    assert list(SCENARIOS)[: len(bare)] == bare
+    assert set(SCENARIOS) == {name + path for name in bare for path in ("", "@same-node", "@service")}
+    for name, scenario in SCENARIOS.items():
+        other = SCENARIOS[name.partition("@")[0]]
+        changed = {"name": other.name, "path": "pod"}
+        assert scenario.name == name
+        assert scenario.model_copy(update=changed) == other
+
+
+@given(st.lists(st.sampled_from(list(SCENARIOS)), min_size=1, unique=True), st.integers(1, 4))
+def test_every_scenario_is_measured_by_one_pair_in_each_turn(names, generations):
+    """Nodes are shared on one path only, and numbers, turns and pairs of any block belong together."""
+    plan = plan_of(scenarios=names, generations=generations)
+    for block in blocks(plan):
+        found = turns(block, plan.scenarios)
+        assert [one.generation for one in found] == list(range(1, len(found) + 1))
+        assert [turn_of(plan, one.generation) for one in found] == [one.turn for one in found]
+        for turn in range(block.generations):
+            pairs = [one.scenarios for one in found if one.turn == turn]
+            assert pairs == pod_pairs(names)
+            assert sorted(name for pair in pairs for name in pair) == sorted(names)
+        for one in found:
+            assert len({SCENARIOS[name].path == "same-node" for name in one.scenarios}) == 1
+
+
+def test_what_has_pods_of_its_own_has_a_task_of_its_own():
+    long = {"duration_s": 300, "omit_s": 0, "repetitions": 20}
+    assert plan_of(scenarios="ipv4-rr,ipv4-rr@same-node", **long).measuring_time_s > 10_800
+    with pytest.raises(InvalidInput, match="one generation would take 12000 s"):
+        plan_of(scenarios="ipv4-rr,ipv4-rr@service", **long)
 
 
 @pytest.mark.parametrize("palindrome", ["off,on,off", "on,off,on", "off,on,off,on,off", "off,on,on,off"])
@@ -110,6 +165,7 @@ def test_a_linear_drift_cancels_in_palindromes(palindrome):
     ("fields", "words"),
     [
         ({"scenarios": ["ipv4-stream-2"]}, ["scenarios", "ipv4-stream-2", "ipv6-rr"]),
+        ({"scenarios": ["ipv4-rr@pod"]}, ["'ipv4-rr@pod'", "ipv6-rr, each also with @same-node or @service"]),
         ({"scenarios": []}, ["scenarios"]),
         ({"scenarios": ["ipv4-rr", "ipv4-rr"]}, ["only once"]),
         ({"order": "off"}, ["order", "'off'", "off,on,off", "off,off"]),

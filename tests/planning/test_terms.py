@@ -32,6 +32,15 @@ def test_what_a_stored_plan_does_not_say_is_the_default():
     assert not same_terms("ipv4-rr", PLAN, {**PLAN, "scenarios": ["ipv4-rate"]})
 
 
+def test_a_path_is_a_term_and_the_path_of_before_is_no_other():
+    """What was stored when there was one path goes on; the same traffic on another path is a series of its own."""
+    terms = terms_of(PLAN, "ipv4-rr")
+    without = {name: value for name, value in terms.items() if name != "path"}
+    assert terms["path"] == "pod"
+    assert changed_terms(without, terms) == {}
+    assert changed_terms(terms, terms_of(PLAN, "ipv4-rr@service")) == {"path": ("pod", "service")}
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_scenario_itself_is_part_of_its_terms(scenario):
     """Whatever else a scenario will say of itself, such as its path, is a term without further ado."""

@@ -26,7 +26,7 @@ from scipy import special
 
 from bigtcp_bench.analysis.scales import ModelScale
 from bigtcp_bench.planning.metrics import Metric, metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks, turn_of
 
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]
 
@@ -157,8 +157,8 @@ def generation_medians(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Return the median over repetitions of each generation, with columns for the model of the run.
 
     Columns: scenario, metric, block, generation, value, ``on`` (whether it stands for arm on) and ``position``
-    (number of the generation in the run, from 0, as planned: a missing one leaves a gap). Rows of other scenarios
-    than the plan's, such as the control, are left out.
+    (which turn of its pods in the run it is, from 0, as planned: a missing one leaves a gap). Rows of other
+    scenarios than the plan's, such as the control, are left out.
     """
     planned = blocks(plan)
     first_position, total = {}, 0
@@ -172,7 +172,8 @@ def generation_medians(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
         "value"
     ].median()
     medians["on"] = medians["block"].map(is_on).astype(bool)
-    medians["position"] = medians["block"].map(first_position).astype(int) + medians["generation"].astype(int) - 1
+    turns = {number: turn_of(plan, number) for number in medians["generation"].unique()}
+    medians["position"] = medians["block"].map(first_position).astype(int) + medians["generation"].map(turns)
     return medians
 
 

@@ -19,7 +19,7 @@ from scipy import special
 
 from bigtcp_bench.analysis.compare import SWITCH_PRIOR_DF, contrast_of, effective_df, layout_of
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks, turn_of
 
 Level = Literal["repetition", "generation", "switch"]
 LEVELS: tuple[Level, Level, Level] = ("repetition", "generation", "switch")
@@ -73,7 +73,7 @@ def measure_noise(frame: pd.DataFrame, plan: Plan) -> list[Noise]:
     zero throughout, have no relative noise and no rows.
     """
     result: list[Noise] = []
-    keys = [(block.number, index + 1) for block in blocks(plan) for index in range(block.generations)]
+    keys = [(block.number, turn) for block in blocks(plan) for turn in range(block.generations)]
     position_of = {key: position for position, key in enumerate(keys)}
     on_of = {block.number: block.arm == "on" for block in blocks(plan)}
     for name in plan.scenarios:
@@ -92,7 +92,7 @@ def measure_noise(frame: pd.DataFrame, plan: Plan) -> list[Noise]:
             cells = rows.assign(scaled=scaled).groupby(["block", "generation"])["scaled"]
             summary = cells.agg(["mean", "count", "var"]).reset_index()
             index = zip(summary["block"].astype(int), summary["generation"].astype(int), strict=True)
-            position = np.array([position_of.get(key, math.nan) for key in index])
+            position = np.array([position_of.get((one, turn_of(plan, n)), math.nan) for one, n in index])
             summary, position = summary[np.isfinite(position)], position[np.isfinite(position)]
             # In an A/A run the blocks' differences are what is measured, not an effect to take out.
             on = np.zeros(len(summary)) if plan.is_aa else summary["block"].map(on_of).to_numpy(dtype=float)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bigtcp_bench.generated.story import NightStory
 from bigtcp_bench.planning.metrics import metrics_of
-from bigtcp_bench.planning.plan import CONTROL, SCENARIOS, Block, Plan
+from bigtcp_bench.planning.plan import CONTROL, SCENARIOS, Block, Plan, turns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +114,11 @@ def _cpu_parts(values: Mapping[str, float]) -> dict[str, float]:
     return parts
 
 
+def usual_of(scenario: str) -> dict[str, tuple[float, float]]:
+    """Return metric → usual value in either arm of ``scenario``: those of its traffic, whatever its path."""
+    return USUAL[scenario.partition("-")[2].partition("@")[0]]
+
+
 def night_results(
     story: NightStory, plan: Plan, blocks: Sequence[Block], seed: int, scale: float = 1.0
 ) -> pd.DataFrame:
@@ -132,11 +137,10 @@ def night_results(
     rows = []
     for block in blocks:
         switch = random.normal(0, SWITCH_SD)
-        for generation in range(1, block.generations + 1):
-            drift = _DRIFT_WITHIN_RUN * position / generations
-            position += 1
-            for name in plan.scenarios:
-                kind = USUAL[name.partition("-")[2]]
+        for generation, turn, scenarios in turns(block, plan.scenarios):
+            drift = _DRIFT_WITHIN_RUN * (position + turn) / generations
+            for name in scenarios:
+                kind = usual_of(name)
                 own = random.normal(0, GENERATION_SD)
                 for repetition in range(1, plan.repetitions + 1):
                     noise = moods[name] + switch + drift + own + random.normal(0, REPETITION_SD)
@@ -158,6 +162,7 @@ def night_results(
                         (block.number, block.arm, generation, name, repetition, metric, value)
                         for metric, value in values.items()
                     ]
+        position += block.generations
         if plan.control:
             other = _OTHER_MACHINE if story.fate == "other_machine" else 1.0
             control = CONTROL_PER_S * scale * story.platform * other * np.exp(random.normal(0, _CONTROL_SD))

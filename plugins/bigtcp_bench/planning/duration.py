@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bigtcp_bench.planning.plan import CAPTURE_S, CONTROL_MAX_S, Plan, blocks, captured_ways
+from bigtcp_bench.planning.plan import CAPTURE_S, CONTROL_MAX_S, Plan, blocks, captured_ways, pod_pairs
 
 #: Of what comes on top of the traffic, the seconds of one: (quick, slow). Quick is from runs of the lab under
 #: Airflow's scheduler on two cores: a generation of 16 s of traffic took 23 to 28 s there, a switch 18 to 23 s.
@@ -48,7 +48,8 @@ def estimate(plan: Plan, restarts: int) -> Estimate:
 
     Neither a wait for quiet nodes nor a re-run is in it.
     """
-    generations = sum(block.generations for block in blocks(plan))
+    turns = sum(block.generations for block in blocks(plan))
+    generations = turns * len(pod_pairs(plan.scenarios))
     count = len(blocks(plan))
     # One for each switch and each pair of pods; check, snapshot, counters, compare, notify, restore, close.
     tasks = count + generations + 7
@@ -57,9 +58,7 @@ def estimate(plan: Plan, restarts: int) -> Estimate:
     control_s = count * (min(plan.duration_s, CONTROL_MAX_S) + 1) if plan.control else 0
     parts = [
         Part("measured and omitted traffic", plan.measuring_time_s, plan.measuring_time_s),
-        _part(
-            "repetitions, around the traffic", generations * plan.repetitions * len(plan.scenarios), REPETITION_S
-        ),
+        _part("repetitions, around the traffic", turns * plan.repetitions * len(plan.scenarios), REPETITION_S),
         _part(f"{generations} fresh pairs of pods", generations, PODS_S),
         _part(f"{restarts} restarts of a Cilium agent", restarts, RESTART_S),
         _part(f"{looks} looks at both nodes", looks, LOOK_S),

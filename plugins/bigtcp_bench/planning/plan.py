@@ -17,9 +17,13 @@ from bigtcp_bench.settings import PLANS, pinned_image
 
 Arm = Literal["off", "on"]
 Family = Literal["ipv4", "ipv6"]
+#: Between which ends traffic runs: pods on the two nodes; both pods on one node, each of the two in its turn; or
+#: as ``pod``, but to the address of a Service.
+NetworkPath = Literal["pod", "same-node", "service"]
 Scope = Literal["nodes", "cluster"]
 
 ARMS: tuple[Arm, Arm] = ("off", "on")
+PATHS: tuple[NetworkPath, ...] = ("pod", "same-node", "service")
 
 #: The DAG has one pair of tasks (switch, measure) for each of these; a block takes the next one of its arm.
 SLOT_ARMS: tuple[Arm, ...] = ("off", "on", "off", "on", "off", "on")
@@ -40,14 +44,14 @@ class Way(NamedTuple):
     """Over which IP family, and between which ends, packets travel. Whatever is judged is proven way by way."""
 
     family: Family
-    path: Literal["pod"] = "pod"
+    path: NetworkPath = "pod"
 
     def __str__(self) -> str:
         return self.family if self.path == "pod" else f"{self.family} ({self.path})"
 
 
 class Scenario(BaseModel):
-    """One IP family × traffic: what is sent, and how."""
+    """One IP family × traffic × path: what is sent, how, and between which ends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,11 +61,12 @@ class Scenario(BaseModel):
     streams: int = 1
     #: Request and response size of rr; None: the plan's.
     request_bytes: int | None = Field(default=None, ge=1)
+    path: NetworkPath = "pod"
 
     @property
     def way(self) -> Way:
         """Return which way the packets travel."""
-        return Way(self.family)
+        return Way(self.family, self.path)
 
 
 def _scenarios() -> dict[str, Scenario]:
@@ -72,11 +77,20 @@ def _scenarios() -> dict[str, Scenario]:
         ("rr", "rr", 1),
     )
     families: tuple[Family, ...] = ("ipv4", "ipv6")
-    return {
-        f"{family}-{kind}": Scenario(name=f"{family}-{kind}", family=family, traffic=traffic, streams=streams)
+    found = [
+        Scenario(
+            # The names of the path that was the only one once have no suffix.
+            name=f"{family}-{kind}" + ("" if path == "pod" else f"@{path}"),
+            family=family,
+            traffic=traffic,
+            streams=streams,
+            path=path,
+        )
+        for path in PATHS
         for family in families
         for kind, traffic, streams in kinds
-    }
+    ]
+    return {scenario.name: scenario for scenario in found}
 
 
 #: What a plan can choose from.
@@ -275,7 +289,9 @@ class Plan(BaseModel):
     def _known_scenarios(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in value if name not in SCENARIOS]
         if unknown:
-            raise ValueError(f"unknown scenario {unknown[0]!r}; allowed are {', '.join(SCENARIOS)}")
+            known = ", ".join(name for name, scenario in SCENARIOS.items() if scenario.path == "pod")
+            others = " or ".join(f"@{path}" for path in PATHS if path != "pod")
+            raise ValueError(f"unknown scenario {unknown[0]!r}; allowed are {known}, each also with {others}")
         if len(set(value)) != len(value):
             raise ValueError("a scenario may be named only once")
         return value
@@ -318,7 +334,8 @@ class Plan(BaseModel):
 
     @model_validator(mode="after")
     def _one_generation_fits_its_task(self) -> Plan:
-        seconds = len(self.scenarios) * self.repetitions * (self.duration_s + self.omit_s)
+        most = max(len(scenarios) for scenarios in pod_pairs(self.scenarios))
+        seconds = most * self.repetitions * (self.duration_s + self.omit_s)
         if seconds > MAX_GENERATION_S:
             raise ValueError(
                 f"one generation would take {seconds} s (scenarios × repetitions × (duration_s + omit_s)); "
@@ -346,6 +363,37 @@ class Plan(BaseModel):
         """Return the seconds the run spends on measured and omitted traffic, without any overhead."""
         repetitions = sum(block.generations for block in blocks(self)) * self.repetitions * len(self.scenarios)
         return repetitions * (self.duration_s + self.omit_s)
+
+
+def pod_pairs(scenarios: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return ``scenarios`` by the pair of pods that measures them: one on two nodes, and one on a single node.
+
+    Each is a generation of its own, and a task.
+    """
+    together: dict[bool, list[str]] = {}
+    for name in scenarios:
+        together.setdefault(SCENARIOS[name].path == "same-node", []).append(name)
+    return [tuple(together[alone]) for alone in sorted(together)]
+
+
+class Turn(NamedTuple):
+    """One generation of a block: its number, which turn of its pods it is (from 0), and what they measure."""
+
+    generation: int
+    turn: int
+    scenarios: tuple[str, ...]
+
+
+def turns(block: Block, scenarios: Iterable[str]) -> list[Turn]:
+    """Return the generations of ``block`` in order, when ``scenarios`` are measured in it."""
+    pairs = pod_pairs(scenarios)
+    each = [(turn, pair) for turn in range(block.generations) for pair in pairs]
+    return [Turn(number, turn, pair) for number, (turn, pair) in enumerate(each, 1)]
+
+
+def turn_of(plan: Plan, generation: int) -> int:
+    """Return which turn of its pair of pods the generation of that number is within its block, from 0."""
+    return (generation - 1) // len(pod_pairs(plan.scenarios))
 
 
 def unproven_ways(scenarios: Iterable[str]) -> tuple[Way, ...]:
@@ -379,7 +427,11 @@ def task_ids(arms: Sequence[Arm], slot: int, prefix: str = "") -> tuple[str, str
 
 
 class Block(BaseModel):
-    """A stretch of time with one arm in force: ``generations`` fresh pod pairs, measured in DAG slot ``slot``."""
+    """A stretch of time with one arm in force, measured in DAG slot ``slot``.
+
+    ``generations`` is how many fresh pod pairs measure each of its scenarios (see pod_pairs). They are numbered
+    from 1 in the order of time: with two pairs, 1 and 2 are the first turn of either (see turns).
+    """
 
     model_config = _WHEN_NEEDED
 
@@ -387,7 +439,8 @@ class Block(BaseModel):
     arm: Arm
     slot: int
     generations: int
-    #: How many generations of the same arm come before this block: both arms share one sequence of shuffles.
+    #: How many generations of the same arm come before this block: both arms share one sequence of shuffles. In an
+    #: A/A run the second block stands for the other arm.
     arm_offset: int
 
 
@@ -410,7 +463,7 @@ def blocks(plan: Plan) -> list[Block]:
         result.append(
             Block(number=index + 1, arm=arm, slot=slot, generations=generations, arm_offset=measured[arm])
         )
-        measured[arm] += generations
+        measured[arm] += 0 if plan.is_aa else generations
     return result
 
 

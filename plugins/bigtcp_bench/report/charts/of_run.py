@@ -58,7 +58,7 @@ def run_charts(view: RunView, results: pd.DataFrame, packet_sizes: pd.DataFrame)
 def _repetitions(results: pd.DataFrame, scenario: str, metric: str) -> RunChart:
     title = f"{METRICS[metric].label} of {scenario}, repetition by repetition"
     return RunChart(
-        f"repetitions-{scenario}",
+        f"repetitions-{scenario.replace('@', '-')}",
         "repetitions",
         title[:1].upper() + title[1:],
         lambda: charts.repetitions_chart(results, scenario, metric),
