@@ -87,7 +87,7 @@ def test_a_valid_run_arrives_with_its_figures(server):
     client = slack_client(server.token, server.base_url, timeout_s=5)
     assert post(client, "C0BENCH", shown(message)).sent
     assert text_of(message) == (
-        "lab: VALID · helps 1, worse 1 (ipv4-stream-1 CPU receiver), no difference 1, too noisy 2"
+        "lab: VALID · helps 1, worse 1 (ipv4-stream-1 CPU receiver), unchanged 1, too noisy 2"
     )
     text = "\n".join(texts_of(message))
     for fact in (

@@ -31,7 +31,7 @@ def test_a_regression_comes_first_then_whether_it_helps():
     )
     assert told.text == (
         "VALID · regression since 9 Nov: ipv4-stream-1 throughput, gain fell from +41 % to +28 % (and 1 more) · "
-        "helps 27, worse 0, too noisy 4"
+        "helps 27, worse 0, unchanged 0, too noisy 4"
     )
 
 
@@ -53,7 +53,7 @@ def test_what_is_worse_with_big_tcp_is_named_its_main_metric_first():
     worse = [("ipv6-rr", "latency_p99_us"), ("ipv6-rr", "transactions_per_s")]
     told = headline(outcome(verdicts={"faster": 1, "slower": 2, "equivalent": 1, "invalid": 3}, worse=worse))
     assert told.text == (
-        "VALID · helps 1, worse 2 (ipv6-rr transactions and 1 more), no difference 1, not judged 3"
+        "VALID · helps 1, worse 2 (ipv6-rr transactions and 1 more), unchanged 1, too noisy 0, not judged 3"
     )
 
 
@@ -67,7 +67,7 @@ def test_a_run_without_verdict_says_why(status):
 def test_an_unverified_restore_comes_before_everything_with_what_to_do_and_says_nothing_twice():
     told = headline(outcome(restore_failed=True, restore_detail="node2 differs"))
     assert told.text.startswith("RESTORE NOT VERIFIED · node2 differs · first run the DAG bigtcp_restore")
-    assert told.text.endswith("the run itself: VALID · helps 27, worse 0, too noisy 4")
+    assert told.text.endswith("the run itself: VALID · helps 27, worse 0, unchanged 0, too noisy 4")
     failed = outcome(
         status="failed",
         reasons=("restore_config: node2 differs",),

@@ -17,12 +17,12 @@ ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 def test_the_summary_tells_every_fact_of_a_run():
     text = run_summary(run_view())
     first = text.splitlines()[0]
-    assert first == "lab: VALID · helps 1, worse 1 (ipv4-stream-1 CPU receiver), no difference 1, too noisy 2"
+    assert first == "lab: VALID · helps 1, worse 1 (ipv4-stream-1 CPU receiver), unchanged 1, too noisy 2"
     for row in (
         r"throughput +14\.2 Gbit/s +24\.1 Gbit/s +\+69\.7 % \[\+65\.7, \+73\.7\] +better",
         r"CPU receiver .* worse below margin",
         r"retransmits +0 /GB +0\.200 /GB +– +too noisy sees 6\.1 %",
-        r"transactions +12,345 /s +12,400 /s .* no difference",
+        r"transactions +12,345 /s +12,400 /s .* unchanged",
         r"latency p99 +187 µs +190 µs .* too noisy sees 6\.1 %",
         r"ipv4-stream-1 +59,012 B +58,990 B +150,234 B +149,876 B +proven",
         r"ipv6-rr +9,000 B +8,000 B +– +– +not judged",

@@ -77,6 +77,7 @@ def run_view(**changes: Any) -> RunView:
             comparison("ipv6-rr", "transactions_per_s", 12_345, 12_400, verdict="equivalent"),
             comparison("ipv6-rr", "latency_p99_us", 187.2, 190.0, verdict="inconclusive"),
         ),
+        "expectations": {"ipv4-stream-1": "gain", "ipv6-rr": "gain"},
         "proofs": (
             Proof("ipv4-stream-1", "off", 59_012.4, 58_990.0, 12, True),
             Proof("ipv4-stream-1", "on", 150_234.0, 149_876.0, 12, True),

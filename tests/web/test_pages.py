@@ -107,7 +107,7 @@ def test_overview(reader, monkeypatch):
     assert "; nobody has acknowledged it" in shown
     assert "; known to grace" in shown
     assert re.search(r"Last run run 420 , \d+ h ago", shown)
-    assert "VALID · helps 22, worse 0, no difference 3" in shown
+    assert "VALID · helps 22, worse 0, unchanged 3" in shown
     assert "Restore verified" in shown
     assert "none planned: the DAG is paused" in shown
     assert "RUNNING · before the first of 3 blocks" in shown
@@ -169,7 +169,7 @@ def test_a_run_has_its_verdicts_its_files_and_its_neighbours(reader):
     answer = reader.get(f"run/{NIGHTS}")
     shown = text_of(answer)
     for words in (
-        "helps 22, worse 0, no difference 3",
+        "helps 22, worse 0, unchanged 3",
         "Proof of effect",
         "worker-1",
         "snmp/TcpRetransSegs",
@@ -341,7 +341,7 @@ def test_figures_can_be_downloaded(reader, warehouse):
     assert (row["family"], row["upper_bytes"], row["packets"]) == ("ipv6", "196608", "5")
     report = reader.get(f"run/{NIGHTS}/report.html")
     assert report.headers["content-disposition"] == f'attachment; filename="run-{NIGHTS}.html"'
-    assert "helps 22, worse 0, no difference 3" in report.text
+    assert "helps 22, worse 0, unchanged 3" in report.text
 
 
 def test_figures_from_prometheus_are_offered_where_there_are_some(reader, warehouse):

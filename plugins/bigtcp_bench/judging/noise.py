@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bigtcp_bench.analysis.noise import Level, Noise, pool_noise, smallest_detectable_change, suggest
 from bigtcp_bench.planning.metrics import HEADLINE
-from bigtcp_bench.planning.plan import SCENARIOS, Plan
+from bigtcp_bench.planning.plan import SCENARIOS, TELLING_BLOCKS, Arm, Plan, blocks
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.store import Warehouse
@@ -20,7 +20,7 @@ class Advice:
     """What the known noise of one scenario and metric means for a plan.
 
     The relative standard deviations are None where they were not measured. ``detects`` is the smallest change that
-    the plan sees as it is; ``generations`` and ``repetitions`` are suggested to see the margin, and
+    the plan sees as it is; ``order``, ``generations`` and ``repetitions`` are suggested to see the margin, and
     ``would_detect`` is what these see: more than the margin where only more blocks would help.
     """
 
@@ -30,6 +30,7 @@ class Advice:
     generation_sd: float | None
     switch_sd: float | None
     detects: float | None
+    order: str
     generations: int
     repetitions: int
     would_detect: float | None
@@ -54,16 +55,17 @@ def known_noise(warehouse: Warehouse, cluster: str, run: int | None = None) -> l
 def advice(noises: Iterable[Noise], plan: Plan) -> list[Advice]:
     """Return the advice for every scenario of ``plan`` and every judged metric whose noise is known.
 
-    An A/A plan is taken as one that compares the arms in five blocks.
+    An A/A plan is taken as one that compares the arms in ``TELLING_BLOCKS``.
     """
+    enough = _with_enough_blocks(plan)
     if plan.is_aa:
-        plan = plan.model_copy(update={"order": ("off", "on", "off", "on", "off")})
+        plan = enough
     known = list(noises)
     sds: dict[tuple[str, str], dict[Level, float]] = {}
     for noise in pool_noise(known):
         sds.setdefault((noise.scenario, noise.metric), {})[noise.level] = noise.sd
     found = []
-    for item in suggest(known, plan):
+    for item in suggest(known, enough):
         of = sds[item.scenario, item.metric]
         found.append(
             Advice(
@@ -73,6 +75,7 @@ def advice(noises: Iterable[Noise], plan: Plan) -> list[Advice]:
                 generation_sd=of.get("generation"),
                 switch_sd=of.get("switch"),
                 detects=smallest_detectable_change(of, plan),
+                order=",".join(enough.order),
                 generations=item.generations,
                 repetitions=item.repetitions,
                 would_detect=item.smallest_detectable_change
@@ -81,6 +84,15 @@ def advice(noises: Iterable[Noise], plan: Plan) -> list[Advice]:
             )
         )
     return sorted(found, key=lambda one: (plan.scenarios.index(one.scenario), one.metric))
+
+
+def _with_enough_blocks(plan: Plan) -> Plan:
+    """Return ``plan`` with ``TELLING_BLOCKS`` where it has fewer: no number of generations makes up for them."""
+    if not plan.is_aa and len(blocks(plan)) >= TELLING_BLOCKS:
+        return plan
+    first = plan.order[0]
+    other: Arm = "on" if first == "off" else "off"
+    return plan.model_copy(update={"order": tuple((first, other)[n % 2] for n in range(TELLING_BLOCKS))})
 
 
 def headlines(found: Iterable[Advice]) -> list[Advice]:
@@ -107,10 +119,11 @@ def shortfall(noises: Iterable[Noise], plan: Plan) -> str | None:
     sees = "no change at all" if worst.detects is None else f"changes from {worst.detects:.1%}"
     then = max((one.would_detect for one in wanting if one.would_detect is not None), default=None)
     would = f", which would see changes from {then:.1%}" if then is not None else ""
+    more = "" if worst.order == ",".join(plan.order) else f"the order {worst.order} with "
     return (
-        f"by the noise of earlier A/A runs this plan sees {sees} in {worst.scenario}; suggested are "
+        f"by the noise of earlier A/A runs this plan sees {sees} in {worst.scenario}; suggested are {more}"
         f"{generations} generations of {repetitions} repetitions (the plan has {plan.generations} of "
-        f"{plan.repetitions}){would}"
+        f"{plan.repetitions}{f' in {len(blocks(plan))} blocks' if more else ''}){would}"
     )
 
 

@@ -28,6 +28,9 @@ PATHS: tuple[NetworkPath, ...] = ("pod", "same-node", "service")
 #: The DAG has one pair of tasks (switch, measure) for each of these; a block takes the next one of its arm.
 SLOT_ARMS: tuple[Arm, ...] = ("off", "on", "off", "on", "off", "on")
 
+#: The fewest blocks that tell an effect from a drift that bends (docs/statistics.md).
+TELLING_BLOCKS = 5
+
 #: A packet above this size cannot exist without BIG TCP: the 16-bit length field of IP ends here.
 CLASSIC_MAX_PACKET_BYTES = 65_536
 
@@ -50,6 +53,12 @@ class Way(NamedTuple):
         return self.family if self.path == "pod" else f"{self.family} ({self.path})"
 
 
+#: What a scenario is expected to do with BIG TCP, for the report.
+Expectation = Literal["gain", "no change"]
+#: Traffic that can fill packets beyond the classic limit. All other is measured to see that it pays nothing.
+_SHOULD_GAIN = ("stream", "rate", "rr")
+
+
 class Scenario(BaseModel):
     """One IP family × traffic × path: what is sent, how, and between which ends."""
 
@@ -67,6 +76,14 @@ class Scenario(BaseModel):
     def way(self) -> Way:
         """Return which way the packets travel."""
         return Way(self.family, self.path)
+
+    def expectation(self, request_bytes: int) -> Expectation:
+        """Return what BIG TCP should do for it, in a plan whose ``rr`` exchanges ``request_bytes``."""
+        if self.traffic not in _SHOULD_GAIN:
+            return "no change"
+        # Requests and responses that an ordinary packet holds are carried as without BIG TCP.
+        small = self.traffic == "rr" and (self.request_bytes or request_bytes) < CLASSIC_MAX_PACKET_BYTES
+        return "no change" if small else "gain"
 
 
 def _scenarios() -> dict[str, Scenario]:

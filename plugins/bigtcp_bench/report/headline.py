@@ -141,7 +141,7 @@ def moved_text(series: Series, change: float | None, attribution: str | None, ga
 
 
 def counts_text(verdicts: Mapping[str, int], worse: Sequence[Series] = (), helps: str = "helps") -> str:
-    """Return counted verdicts, the first two always, for they are the answer: ``helps 27, worse 0, too noisy 4``.
+    """Return counted verdicts, the four that answer always: ``helps 27, worse 0, unchanged 3, too noisy 4``.
 
     ``worse`` are the series behind the second one; the most telling of them is named.
     """
@@ -151,8 +151,9 @@ def counts_text(verdicts: Mapping[str, int], worse: Sequence[Series] = (), helps
         first = series_text(*min(worse, key=lambda one: main_first(one, None)))
         named = f" ({first}{f' and {len(worse) - 1} more' if len(worse) > 1 else ''})"
     words = [f"{helps} {counts['faster']}", f"worse {counts['slower']}{named}"]
-    others = ("equivalent", "inconclusive", "invalid")
-    words += [f"{VERDICT_WORDS[verdict]} {counts[verdict]}" for verdict in others if counts[verdict]]
+    words += [f"{VERDICT_WORDS[verdict]} {counts[verdict]}" for verdict in ("equivalent", "inconclusive")]
+    if counts["invalid"]:
+        words.append(f"{VERDICT_WORDS['invalid']} {counts['invalid']}")
     return ", ".join(words)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from bigtcp_bench.report.expectation import unexpected
 from bigtcp_bench.warehouse.output import rounded
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def run_object(view: RunView) -> dict[str, Any]:
         "finished_at": view.finished.isoformat() if view.finished else None,
         "restore": asdict(view.restore),
         "history": view.history.lines(),
+        "unexpected": unexpected(view),
         "causes": [_plain(asdict(cause)) for cause in view.causes],
         "comparisons": [_plain(asdict(one)) for one in view.judged],
     }

@@ -16,9 +16,10 @@ from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.report import reasons, units
 from bigtcp_bench.report.change import ChangeView
+from bigtcp_bench.report.expectation import unexpected
 from bigtcp_bench.report.headline import RESTORE_ADVICE
 from bigtcp_bench.report.view import NodeView, Proof, RunView
-from bigtcp_bench.report.words import verdict_word
+from bigtcp_bench.report.words import EXPECTATION_WORDS, verdict_word
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.change import Moved
@@ -174,7 +175,7 @@ def _summary(view: RunView, width: int) -> Group:
         parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
     if view.judged:
         parts += [Text(), _comparison_table(view, view.judged, width)]
-        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in invalid_lines(view)]
+        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in (*unexpected_lines(view), *invalid_lines(view))]
         parts += [Text(), Text(legend(view), style="dim")]
     if view.compared:
         parts += [Text(), *_change_parts(view.compared)]
@@ -205,7 +206,8 @@ def _comparison_table(view: RunView, comparisons: Sequence[Comparison], width: i
     table.add_column("change", justify="right")
     table.add_column("verdict", no_wrap=True)
     for scenario, group in itertools.groupby(comparisons, key=lambda comparison: comparison.scenario):
-        table.add_row(Text(scenario, style="bold"))
+        expected = "" if view.is_aa else expected_text(view, scenario)
+        table.add_row(Text(scenario, style="bold"), "", "", "", Text(expected, style="dim"))
         for comparison in group:
             metric = METRICS[comparison.metric]
             table.add_row(
@@ -234,6 +236,16 @@ def sides(view: RunView) -> tuple[str, str]:
     return ("odd blocks", "even blocks") if view.is_aa else ("off", "on")
 
 
+def expected_text(view: RunView, scenario: str) -> str:
+    """Return what BIG TCP should do for ``scenario``; empty where this version does not know it."""
+    return EXPECTATION_WORDS.get(view.expectations.get(scenario, ""), "")
+
+
+def unexpected_lines(view: RunView) -> list[str]:
+    """Return what BIG TCP did otherwise than expected, a line for each scenario."""
+    return [f"not as expected: {line}" for line in unexpected(view)]
+
+
 def invalid_lines(view: RunView) -> list[str]:
     """Return why single comparisons are invalid, each cause once, without those of the whole run."""
     return [f"not judged: {clean(line)}" for line in reasons.not_judged(view.judged, view.reasons)]
@@ -247,7 +259,7 @@ def legend(view: RunView) -> str:
     return (
         f"Medians over fresh pod pairs ({off}: {n_off}, {on}: {n_on}). change: {on} against {off}, with its "
         f"{level} confidence interval. better, worse: in the metric's own direction. below margin: surely, but by "
-        f"less than {margin}. no difference: surely within ±{margin}. too noisy: a change of the size given would "
+        f"less than {margin}. unchanged: surely within ±{margin}. too noisy: a change of the size given would "
         "have been seen."
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from statistics import median
@@ -13,7 +13,16 @@ from urllib.parse import quote
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import ARMS, CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, thresholds_of, unproven_ways
+from bigtcp_bench.planning.plan import (
+    ARMS,
+    CLASSIC_MAX_PACKET_BYTES,
+    SCENARIOS,
+    Arm,
+    Expectation,
+    Plan,
+    thresholds_of,
+    unproven_ways,
+)
 from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView
@@ -108,6 +117,8 @@ class RunView:
     nodes: tuple[NodeView, ...] = ()
     cilium_version: str | None = None
     comparisons: tuple[Comparison, ...] = ()
+    #: What BIG TCP should do for each scenario; none of it for those that this version does not know.
+    expectations: Mapping[str, Expectation] = field(default_factory=dict)
     proofs: tuple[Proof, ...] = ()
     #: None when no control was measured.
     control: ControlView | None = None
@@ -168,6 +179,7 @@ class RunView:
             nodes=_nodes(row),
             cilium_version=row["cilium_version"],
             comparisons=comparisons,
+            expectations=_expectations(plan, scenarios),
             # A re-run has gates of its own; these are the run's.
             proofs=(
                 *_proofs(results[~results["block"].isin(again)], scenarios),
@@ -263,6 +275,11 @@ def against_of(
     elif change is not None:
         found["against"] = f"not compared with an earlier run: {change.reason}"
     return found
+
+
+def _expectations(plan: Mapping[str, Any], scenarios: Iterable[str]) -> dict[str, Expectation]:
+    request_bytes = plan.get("request_bytes") or Plan.model_fields["request_bytes"].default
+    return {name: SCENARIOS[name].expectation(request_bytes) for name in scenarios if name in SCENARIOS}
 
 
 def _causes(frame: pd.DataFrame) -> tuple[Cause, ...]:

@@ -12,10 +12,13 @@ from bigtcp_bench.report import units
 VERDICT_WORDS = {
     "faster": "better",
     "slower": "worse",
-    "equivalent": "no difference",
+    "equivalent": "unchanged",
     "inconclusive": "too noisy",
     "invalid": "not judged",
 }
+
+#: What a scenario is expected to do with BIG TCP → what people read.
+EXPECTATION_WORDS = {"gain": "should gain", "no change": "should not change"}
 
 #: Stored state of an incident → what people read, where that is not the same.
 STATE_WORDS = {
