@@ -62,7 +62,8 @@ def _evidence(warehouse: Warehouse, number: int) -> Chart | None:
 
 
 def _trend(warehouse: Warehouse, cluster: str, wanted: dict[str, Any]) -> Chart:
-    from bigtcp_bench.report.charts.all import png, trend_chart
+    from bigtcp_bench.report.charts.all import png
+    from bigtcp_bench.report.charts.over_time import trend_chart
 
     scenario, metric = wanted["scenario"], wanted["metric"]
     frame = warehouse.series_frame(

@@ -162,7 +162,7 @@ def trend_frame(
 
     Columns: run_id (the run's number), dag_id, started_at, is_night (else it was started by hand), scenario,
     metric, unit, off_median, on_median, change, ci_low, ci_high, verdict, and what the figures depend on
-    (ENVIRONMENT).
+    (ENVIRONMENT, and plan as it is stored).
     """
     from bigtcp_bench.warehouse.frames import frame_of
 
@@ -177,6 +177,7 @@ def trend_frame(
             comparison.c.metric,
             *(comparison.c[name] for name in of_comparison),
             *(run.c[name] for name in ENVIRONMENT),
+            run.c.plan,
         )
         .join(comparison, comparison.c.run_id == run.c.id)
         .where(

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS, metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.report.epochs import changes_of
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
@@ -94,6 +95,7 @@ def trend(request: Request, access: AccessDep, choice: TrendQuery) -> Response:
         scenarios=sorted(scenarios, key=_place),
         versions=pages.versions(warehouse, shown.cluster, dags),
         metrics=_metrics(shown.scenario),
+        changes=changes_of(shown.nights).to_dict("records"),
         origin=origin_of(warehouse, shown.nights["run_id"].tolist()),
     )
 
@@ -109,7 +111,7 @@ def trend_csv(access: AccessDep, choice: TrendQuery) -> Response:
 @router.get("/chart/trend.json")
 def trend_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of both arms as a Vega-Lite specification."""
-    from bigtcp_bench.report.charts import all as charts
+    from bigtcp_bench.report.charts import over_time as charts
 
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)
@@ -120,7 +122,7 @@ def trend_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSON
 @router.get("/chart/benefit.json")
 def benefit_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of the benefit as a Vega-Lite specification."""
-    from bigtcp_bench.report.charts import all as charts
+    from bigtcp_bench.report.charts import over_time as charts
 
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report.charts import all as charts
-from bigtcp_bench.report.charts.notes import changes_of
+from bigtcp_bench.report.charts import over_time
 from bigtcp_bench.report.charts.series import MAX_POINTS, series_of
 from bigtcp_bench.report.charts.style import ARM_COLOURS
 from tests.report.views import comparison, run_view
@@ -94,8 +94,8 @@ def view() -> Any:
 
 
 CHARTS = {
-    "trend": lambda: charts.trend_chart(nights(90), incidents=INCIDENTS),
-    "benefit": lambda: charts.benefit_chart(nights(90), incidents=INCIDENTS),
+    "trend": lambda: over_time.trend_chart(nights(90), incidents=INCIDENTS),
+    "benefit": lambda: over_time.benefit_chart(nights(90), incidents=INCIDENTS),
     "comparison": lambda: charts.comparison_chart(view()),
     "repetitions": lambda: charts.repetitions_chart(results(), "ipv6-stream-1", "throughput_bps"),
     "packets": lambda: charts.packet_size_chart(view().proofs),
@@ -104,11 +104,11 @@ CHARTS = {
     "latency": lambda: charts.latency_chart(view()),
 }
 EMPTY = {
-    "trend": lambda: charts.trend_chart(nights(0)),
-    "trend of two scenarios": lambda: charts.trend_chart(nights(2, scenario=["ipv4-rr", "ipv6-rr"])),
-    "trend without its columns": lambda: charts.trend_chart(nights(3).drop(columns="on_median")),
-    "trend of invalid nights": lambda: charts.trend_chart(nights(3, verdict="invalid")),
-    "benefit": lambda: charts.benefit_chart(pd.DataFrame()),
+    "trend": lambda: over_time.trend_chart(nights(0)),
+    "trend of two scenarios": lambda: over_time.trend_chart(nights(2, scenario=["ipv4-rr", "ipv6-rr"])),
+    "trend without its columns": lambda: over_time.trend_chart(nights(3).drop(columns="on_median")),
+    "trend of invalid nights": lambda: over_time.trend_chart(nights(3, verdict="invalid")),
+    "benefit": lambda: over_time.benefit_chart(pd.DataFrame()),
     "comparison": lambda: charts.comparison_chart(run_view(comparisons=())),
     "repetitions": lambda: charts.repetitions_chart(results(), "ipv4-rr", "latency_p99_us"),
     "repetitions without columns": lambda: charts.repetitions_chart(pd.DataFrame(), "ipv4-rr", "latency_p99_us"),
@@ -170,7 +170,7 @@ def test_values_are_in_the_unit_of_the_axis():
     assert 13 < min(values) < max(values) < 15
 
 
-@pytest.mark.parametrize("build", [charts.trend_chart, charts.benefit_chart])
+@pytest.mark.parametrize("build", [over_time.trend_chart, over_time.benefit_chart])
 def test_ten_years_are_few_points_and_say_so(build):
     specification = build(nights(3650)).to_dict()
     assert len([row for row in rows_of(specification) if "low" in row]) <= MAX_POINTS
@@ -191,7 +191,7 @@ def test_a_week_holds_the_middle_and_the_ends_of_its_nights():
 
 def test_invalid_nights_are_left_out_and_counted():
     frame = nights(10, verdict=["invalid", *["faster"] * 9])
-    specification = charts.trend_chart(frame).to_dict()
+    specification = over_time.trend_chart(frame).to_dict()
     assert specification["title"]["subtitle"][-1] == "1 night without a usable value left out"
     assert len([row for row in rows_of(specification) if row.get("arm") == "on"]) == 9
 
@@ -227,21 +227,9 @@ def test_less_is_a_benefit_where_lower_is_better():
     assert rows[0]["text"].startswith("−20.0 %")
 
 
-def test_changes_of_cilium_and_kernel_are_found_once():
-    frame = nights(
-        6,
-        cilium_version=["1.18.1"] * 2 + [None] + ["1.18.2"] * 3,
-        client_kernel=["6.12"] * 4 + ["6.18"] * 2,
-        server_kernel=["6.12"] * 4 + ["6.18"] * 2,
-    )
-    found = changes_of(frame)
-    assert found["text"].tolist() == ["Cilium 1.18.2", "kernel 6.18"]
-    assert found["started_at"].tolist() == [FIRST + timedelta(days=3), FIRST + timedelta(days=4)]
-
-
 def test_incidents_and_changes_are_shaded_and_told():
     frame = nights(90, cilium_version=["1.18.1"] * 40 + ["1.18.2"] * 50)
-    specification = charts.trend_chart(frame, incidents=pd.DataFrame(INCIDENTS)).to_dict()
+    specification = over_time.trend_chart(frame, incidents=pd.DataFrame(INCIDENTS)).to_dict()
     assert "incident 3: recovered, 2025-02-01 to 2025-02-10" in specification["description"]
     assert "incident 4: regression, since 2025-03-20" in specification["description"]
     assert "Cilium 1.18.2 from 2025-02-15" in specification["description"]
@@ -251,15 +239,23 @@ def test_incidents_and_changes_are_shaded_and_told():
     assert max(row["until"] for row in shades) == max(row["at"] for row in rows_of(specification) if "arm" in row)
 
 
+def test_an_edited_plan_is_marked_and_told_in_full():
+    frame = nights(40, plan=[{"duration_s": 10}] * 20 + [{"duration_s": 5}] * 20)
+    for chart in (over_time.trend_chart, over_time.benefit_chart):
+        specification = chart(frame).to_dict()
+        assert "plan: duration s 10 → 5 from 2025-01-26" in specification["description"]
+        assert "plan edited" in {row["label"] for row in rows_of(specification) if "label" in row}
+
+
 def test_incidents_of_other_times_are_not_drawn():
     elsewhere = [{"id": 1, "state": "recovered", "changed_on": "2020-01-01", "closed_on": "2020-02-01"}]
-    assert "incident" not in charts.trend_chart(nights(20), incidents=elsewhere).to_dict()["description"]
+    assert "incident" not in over_time.trend_chart(nights(20), incidents=elsewhere).to_dict()["description"]
 
 
 @pytest.mark.parametrize(("width_px", "fewest"), [(1200, 10), (560, 10), (290, 3)])
 def test_labels_do_not_lie_on_each_other(width_px, fewest):
     frame = nights(90, cilium_version=[f"1.18.{day // 2}" for day in range(90)])
-    specification = charts.trend_chart(frame, incidents=pd.DataFrame(INCIDENTS)).to_dict()
+    specification = over_time.trend_chart(frame, incidents=pd.DataFrame(INCIDENTS)).to_dict()
     rules = [row for row in rows_of(specification) if row.get("what") == "Cilium"]
     texts = [layer for layer in specification["layer"] if layer["mark"]["type"] == "text"]
     shown_if = {"calculate": "width >= datum.needs_px ? datum.label : ''", "as": "shown"}
@@ -314,7 +310,7 @@ def test_an_a_a_run_compares_no_arms():
 
 @pytest.mark.parametrize("days", [1, 2, 8, 28, 100, 380, 2000])
 def test_no_two_ticks_of_the_axis_of_time_have_the_same_label(days):
-    axis = charts.trend_chart(nights(days)).to_dict()["layer"][-1]["encoding"]["x"]["axis"]
+    axis = over_time.trend_chart(nights(days)).to_dict()["layer"][-1]["encoding"]["x"]["axis"]
     moments = json.loads(axis["values"]["expr"])
     labels = [f"{pd.Timestamp(moment, unit='ms'):{axis['format']}}" for moment in moments]
     assert 1 <= len(labels) == len(set(labels)) <= 14
@@ -322,7 +318,7 @@ def test_no_two_ticks_of_the_axis_of_time_have_the_same_label(days):
 
 def test_a_click_on_a_night_opens_its_run():
     frame = nights(5).assign(run_id=range(11, 16))
-    for chart in (charts.trend_chart, charts.benefit_chart):
+    for chart in (over_time.trend_chart, over_time.benefit_chart):
         drawn = chart(frame, run_url=lambda number: f"/pages/run/{number}").to_dict()
         assert {row["href"] for row in rows_of(drawn) if "href" in row} == {
             f"/pages/run/{n}" for n in range(11, 16)

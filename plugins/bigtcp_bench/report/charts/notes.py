@@ -1,4 +1,4 @@
-"""What happened in the time that a chart shows: changes of Cilium and the kernel, incidents, and their labels."""
+"""What happened in the time that a chart shows, drawn: rules where something changed, incidents, labels."""
 
 from __future__ import annotations
 
@@ -23,32 +23,6 @@ _LAID_OUT_PX = 560
 _LABEL_CHARACTER = _CHARACTER_PX / _LAID_OUT_PX
 #: From here on, as a share of the chart, a label stands to the left of its moment.
 _TURN = 2 / 3
-
-
-def changes_of(trend: pd.DataFrame) -> pd.DataFrame:
-    """Return when the Cilium version and the kernels changed in the frame of a trend: started_at, what, text."""
-    import pandas as pd
-
-    columns = {
-        "cilium_version": ("Cilium", "Cilium {}"),
-        "client_kernel": ("kernel", "kernel {} (client)"),
-        "server_kernel": ("kernel", "kernel {} (server)"),
-    }
-    found: dict[tuple[Any, str], list[str]] = {}
-    ordered = trend.sort_values("started_at") if "started_at" in trend else trend.iloc[:0]
-    for name, (what, text) in columns.items():
-        if name not in ordered:
-            continue
-        known = ordered.dropna(subset=[name])
-        changed = known[name].ne(known[name].shift()) & known[name].shift().notna()
-        for moment, value in zip(known.loc[changed, "started_at"], known.loc[changed, name], strict=True):
-            # "1.18.3 (v1.18.3-dd29cc335e)": the first word is the version.
-            found.setdefault((moment, what), []).append(text.format(str(value).partition(" ")[0]))
-    rows = []
-    for (moment, what), texts in found.items():
-        kernels = {text.partition(" (")[0] for text in texts}
-        rows.append((moment, what, kernels.pop() if len(texts) == 2 and len(kernels) == 1 else ", ".join(texts)))
-    return pd.DataFrame(rows, columns=["started_at", "what", "text"]).sort_values("started_at", ignore_index=True)
 
 
 class Notes:
@@ -115,7 +89,13 @@ def _mark_rows(marks: pd.DataFrame, begin: int, end: int) -> list[dict[str, Any]
     if missing_columns(marks, ("started_at", "what", "text")):
         return []
     return [
-        {"at": at, "night": day_text(at), "text": row["text"], "label": row["text"], "what": row["what"]}
+        {
+            "at": at,
+            "night": day_text(at),
+            "text": row["text"],
+            "label": row.get("label", row["text"]),
+            "what": row["what"],
+        }
         for row in marks.to_dict("records")
         if begin <= (at := milliseconds(row["started_at"])) <= end
     ]
