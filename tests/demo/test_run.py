@@ -64,17 +64,17 @@ def test_what_a_run_that_was_killed_has_left_is_put_back(
     before = cluster.state()
     warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
     warehouse.migrate()
-    run.put_back(cluster.client(), warehouse, "", 0.0)
+    run.put_back(cluster.client(), warehouse, "", print)
     assert capsys.readouterr().out == "", "no run was made"
 
     dag_id, _, run_id = RUN.partition("/")
     warehouse.start_run({"cluster": "lab", "dag_id": dag_id, "run_id": run_id})
     open_and_switch(cluster, "on", holder=f"{RUN}@here")
-    run.put_back(cluster.client(), warehouse, "here", 0.0)
+    run.put_back(cluster.client(), warehouse, "here", print)
     assert f"restored what {RUN}@here had changed" in capsys.readouterr().out
     assert cluster.state() == before
 
     fence = open_and_switch(cluster, "on", holder=f"{RUN}@elsewhere")
-    run.put_back(cluster.client(), warehouse, "here", 0.0)
+    run.put_back(cluster.client(), warehouse, "here", print)
     assert "nothing to restore" in capsys.readouterr().out
     fence.check()

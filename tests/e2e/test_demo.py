@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,10 +85,16 @@ def test_the_demo_survives_being_killed_and_then_runs_to_its_table(start, tmp_pa
     killed.wait()
 
     output, _ = start().communicate(timeout=280)
-    assert "proof of effect" in output
-    for fact in ("ipv4-stream-1", "ipv6-stream-1", "proven", "emulated", "verified", "warehouse.db", "Wall time"):
-        assert fact in output, f"{fact} is missing in:\n{output}"
-    report = Path(output.splitlines()[-1].rpartition(": ")[2])
+    lines = output.splitlines()
+    assert re.search(r"\[0:00\] plan tiny: .*; about .* in all", lines[0]), output
+    assert re.search(r"block 2 of 2, BIG TCP on: fresh pods, pair 2 of 2; about \d+ s left", output), output
+    verdict = lines[lines.index("") + 1 :]
+    assert len(verdict) <= 10, output
+    assert verdict[0].startswith("lab: "), output
+    for fact in ("ipv4-stream-1", "ipv6-stream-1", "proof of effect: packets of", "emulated", "restore: verified"):
+        assert fact in "\n".join(verdict), f"{fact} is missing in:\n{output}"
+    assert re.fullmatch(rf"every figure: \S+bigtcp-bench show \d+ --folder {tmp_path}/work", verdict[-2])
+    report = Path(verdict[-1].removeprefix("with charts, for a browser: "))
     assert "BIG TCP benchmark: run" in report.read_text(encoding="utf-8")
     assert processes_of(tmp_path / "work") == []
 

@@ -802,11 +802,12 @@ class DagRunStep:
 
     def _diagnose(self) -> None:
         """Store and say the likely causes of what is wrong with the run."""
-        from bigtcp_bench.judging.causes import diagnose_run
+        from bigtcp_bench.judging.causes import NONE_FOUND, diagnose_run
 
         try:
             for cause in diagnose_run(self.warehouse, self.number):
-                say(f"likely cause {cause.name}: {cause.sentence}")
+                if cause.name != NONE_FOUND:
+                    say(f"likely cause {cause.name}: {cause.sentence}")
         except Exception as error:  # whatever a document holds: no run fails for want of an explanation
             say(f"the run could not be diagnosed: {_first_line(error)}")
 

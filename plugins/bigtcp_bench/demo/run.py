@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,9 +18,10 @@ import yaml
 
 from bigtcp_bench.airflow.dag_ids import DAG_ID
 from bigtcp_bench.demo.lab import the_lab
-from bigtcp_bench.demo.local_airflow import LocalAirflow, Session, airflow_command
+from bigtcp_bench.demo.local_airflow import DEFAULT_FOLDER, LocalAirflow, Session, airflow_command
+from bigtcp_bench.demo.telling import Telling, about, plan_text
 from bigtcp_bench.errors import BenchError, InvalidInput
-from bigtcp_bench.planning.plan import blocks, load_plan
+from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.progress import said
 
 if TYPE_CHECKING:
@@ -41,28 +42,23 @@ def run_demo(folder: Path, plan_name: str, kubeconfig: Path | None = None) -> in
     plan = load_plan(plan_name)
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
-    started = time.monotonic()
+    telling = Telling(plan, on_lab=kubeconfig is None)
     airflow = _airflow(folder, kubeconfig)
     with _only_one(folder), ThreadPoolExecutor(1) as background:
-        generations = sum(block.generations for block in blocks(plan))
-        _tell(
-            started,
-            f"plan {plan.name}: blocks {', '.join(plan.order)}; {generations} fresh pod pairs, "
-            f"{len(plan.scenarios)} scenarios, {plan.measuring_time_s} s of traffic",
-        )
-        _tell(started, "preparing Airflow's database")
+        telling.say(f"{plan_text(plan)}; {about(*telling.expected_s)} in all")
+        telling.say("preparing Airflow's database")
         prepared = background.submit(airflow.prepare)
         from bigtcp_bench.warehouse.store import Warehouse
 
         # What a killed demo left behind.
         _session(airflow).end(patience_s=1)
-        with _lab(airflow.kubeconfig.parent, started) if kubeconfig is None else nullcontext():
+        with _lab(airflow.kubeconfig.parent, telling.say) if kubeconfig is None else nullcontext():
             warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
             warehouse.migrate()
             prepared.result()
-            _tell(started, f"running the DAG {DAG_ID} through Airflow on {airflow.cluster}")
-            _run_dag(airflow, plan_name, started)
-    return _report(airflow, started)
+            telling.say(f"running the DAG {DAG_ID} through Airflow on {airflow.cluster}")
+            _run_dag(airflow, plan_name, telling)
+    return _report(airflow, telling)
 
 
 def _airflow(folder: Path, kubeconfig: Path | None) -> LocalAirflow:
@@ -84,22 +80,21 @@ def _context(kubeconfig: Path) -> str:
 
 
 @contextmanager
-def _lab(state_dir: Path, started: float) -> Iterator[None]:
+def _lab(state_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Have a lab in ``state_dir`` for as long as the block lasts."""
     administrator, daemon = the_lab()
-    _tell(started, "starting the lab")
+    say("starting the lab: two nodes, real traffic; its Kubernetes API and Cilium agent are emulated")
     daemon.down(state_dir)
     try:
         administrator.apply_manifests(daemon.up(state_dir, owner=os.getpid()).kubeconfig)
-        _tell(started, "the lab is up: two nodes, real traffic; its Kubernetes API and Cilium agent are emulated")
         yield
     finally:
         daemon.down(state_dir)
-        _tell(started, "the lab is down")
+        say("the lab is down")
 
 
-def _run_dag(airflow: LocalAirflow, plan_name: str, started: float) -> None:
-    """Run the DAG with `airflow dags test`, telling what it says. Its status is read from the warehouse later."""
+def _run_dag(airflow: LocalAirflow, plan_name: str, telling: Telling) -> None:
+    """Run the DAG with `airflow dags test`, and tell of it. Its status is read from the warehouse later."""
     log_path = airflow.home / "demo.log"
     command = airflow_command("dags", "test", DAG_ID, "--conf", json.dumps({"plan": plan_name}))
     with log_path.open("w", encoding="utf-8") as log:
@@ -117,10 +112,10 @@ def _run_dag(airflow: LocalAirflow, plan_name: str, started: float) -> None:
         _session(airflow).remember(process.pid)
         assert process.stdout is not None
         try:
-            _follow(process.stdout, log, started)
+            _follow(process.stdout, log, telling)
             process.wait()
         except KeyboardInterrupt:
-            _interrupted(process, process.stdout, log, started)
+            _interrupted(process, process.stdout, log, telling)
             raise
         finally:
             _session(airflow).end(patience_s=1)
@@ -130,7 +125,7 @@ def _run_dag(airflow: LocalAirflow, plan_name: str, started: float) -> None:
 
                 warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
                 api = ClusterApi.from_kubeconfig(airflow.kubeconfig)
-                put_back(api, warehouse, airflow.installation, started)
+                put_back(api, warehouse, airflow.installation, telling.say)
     if process.returncode not in (0, 1):
         raise BenchError(f"Airflow ended with status {process.returncode}; see {log_path}")
 
@@ -139,26 +134,26 @@ def _session(airflow: LocalAirflow) -> Session:
     return Session(airflow.home / "demo.pid")
 
 
-def _follow(lines: IO[str], log: IO[str], started: float) -> None:
+def _follow(lines: IO[str], log: IO[str], telling: Telling) -> None:
     for line in lines:
         log.write(line)
         log.flush()
         text = said(line)
         if text is not None:
-            _tell(started, text)
+            telling.hear(text)
 
 
-def _interrupted(process: subprocess.Popen[str], lines: IO[str], log: IO[str], started: float) -> None:
-    _tell(started, "interrupted: the run ends with its teardowns")
+def _interrupted(process: subprocess.Popen[str], lines: IO[str], log: IO[str], telling: Telling) -> None:
+    telling.say("interrupted: the run ends with its teardowns")
     process.send_signal(signal.SIGINT)
     signal.signal(signal.SIGALRM, lambda *_: process.kill())
     signal.alarm(_TEARDOWN_S)
-    _follow(lines, log, started)
+    _follow(lines, log, telling)
     process.wait()
     signal.alarm(0)
 
 
-def put_back(api: ClusterApi, warehouse: Warehouse, installation: str, started: float) -> None:
+def put_back(api: ClusterApi, warehouse: Warehouse, installation: str, say: Callable[[str], None]) -> None:
     """Restore what the newest run has left, which ended without its teardowns; touch nobody else's window.
 
     It was killed, or hung: Ctrl-C can meet Python at a point that it does not recover from.
@@ -170,14 +165,15 @@ def put_back(api: ClusterApi, warehouse: Warehouse, installation: str, started: 
         return
     holder = lease.holder_of(runs["dag_id"].iloc[0], runs["run_id"].iloc[0], installation)
     try:
-        _tell(started, str(restore.restore(api, "the demo ended without its teardowns", holder=holder)))
+        say(str(restore.restore(api, "the demo ended without its teardowns", holder=holder)))
     except BenchError as error:
-        _tell(started, f"RESTORE NOT VERIFIED: {error}")
+        say(f"RESTORE NOT VERIFIED: {error}")
 
 
-def _report(airflow: LocalAirflow, started: float) -> int:
+def _report(airflow: LocalAirflow, telling: Telling) -> int:
+    """Print the verdict, as the last thing on the screen, and where all of it can be read."""
     from bigtcp_bench.report.html import write_report
-    from bigtcp_bench.report.summary import print_summary
+    from bigtcp_bench.report.verdict import verdict_lines
     from bigtcp_bench.report.view import RunView
     from bigtcp_bench.warehouse.store import Warehouse
 
@@ -187,17 +183,13 @@ def _report(airflow: LocalAirflow, started: float) -> int:
         raise BenchError(f"the run ended before it stored anything; see {airflow.home / 'demo.log'}")
     number = int(runs["id"].iloc[0])
     view = RunView.from_warehouse(warehouse, number)
-    print()
-    print_summary(view)
-    wall_s = time.monotonic() - started
-    if view.measuring_time_s:
-        print(
-            f"Wall time {wall_s:.0f} s, of which {view.measuring_time_s:.0f} s measured traffic. "
-            f"Log: {airflow.home / 'demo.log'}"
-        )
-    path = airflow.warehouse_file.with_name(f"run-{number}.html")
-    write_report(warehouse, number, path)
-    print(f"The same with charts, for a browser: {path}")
+    page = airflow.warehouse_file.with_name(f"run-{number}.html")
+    write_report(warehouse, number, page)
+    telling.say("done")
+    print("", *verdict_lines(view), sep="\n")
+    folder = airflow.warehouse_file.parent
+    where = "" if folder == DEFAULT_FOLDER.resolve() else f" --folder {folder}"
+    print(f"every figure: {sys.argv[0]} show {number}{where}\nwith charts, for a browser: {page}")
     return 0 if view.status == "valid" else 1
 
 
@@ -210,8 +202,3 @@ def _only_one(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise BenchError(f"a demo is already running in {folder}") from error
         yield
-
-
-def _tell(started: float, text: str) -> None:
-    passed = int(time.monotonic() - started)
-    print(f"[{passed // 60}:{passed % 60:02d}] {text}", flush=True)

@@ -43,7 +43,8 @@ _STYLES = {
     "inconclusive": "yellow",
 }
 
-_RESTORE = {
+#: How far the cluster is back in its state before the run.
+RESTORE_WORDS = {
     "pending": "not yet: the configuration is put back after this report",
     "verified": "verified",
     "not_verified": "NOT VERIFIED",
@@ -170,6 +171,8 @@ def _summary(view: RunView, width: int) -> Group:
     if lines := cause_lines(view):
         parts += [Text("\nlikely causes", style="bold")]
         parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
+    if view.no_cause:
+        parts.append(Text(f"\nlooked into: {view.no_cause}"))
     if lines := history_lines(view):
         parts += [Text("\nhistory", style="bold")]
         parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
@@ -383,7 +386,7 @@ def _time_line(view: RunView) -> str:
 
 def _restore_line(view: RunView) -> str:
     detail = clean(view.restore.detail)
-    state = _RESTORE[view.restore.state]
+    state = RESTORE_WORDS[view.restore.state]
     line = f"{state}: {detail}" if detail else state
     if view.restore_failed:
         line += f"; {RESTORE_ADVICE}"

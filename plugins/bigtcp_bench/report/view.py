@@ -138,6 +138,8 @@ class RunView:
     noise: tuple[str, ...] = ()
     #: The likely causes of what is wrong with the run, the likeliest first.
     causes: tuple[Cause, ...] = ()
+    #: That what is wrong with it was looked into, and none of the known causes shows.
+    no_cause: str = ""
     #: Against an earlier run, or why there is none to compare with; None where nobody asks.
     change: ChangeView | NotCompared | None = None
     #: Of every series that is a regression: what BIG TCP gained before, and gains now.
@@ -194,7 +196,7 @@ class RunView:
             generated=bool(environment.get("generated")),
             url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
             history=history,
-            causes=_causes(warehouse.diagnosis_frame(number)),
+            **_causes(warehouse.diagnosis_frame(number)),
             noise=_noise(warehouse, row) if row["is_aa"] else (),
             change=ChangeView.from_warehouse(warehouse, row),
             gains=_gains(warehouse, row["cluster"], history, comparisons),
@@ -282,10 +284,12 @@ def _expectations(plan: Mapping[str, Any], scenarios: Iterable[str]) -> dict[str
     return {name: SCENARIOS[name].expectation(request_bytes) for name in scenarios if name in SCENARIOS}
 
 
-def _causes(frame: pd.DataFrame) -> tuple[Cause, ...]:
+def _causes(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return the fields ``causes`` and ``no_cause``; that none was found is stored as one, and is none."""
     from bigtcp_bench.analysis.diagnosis import Cause
+    from bigtcp_bench.judging.causes import NONE_FOUND
 
-    return tuple(
+    found = tuple(
         Cause(
             name=row["cause"],
             sentence=row["sentence"],
@@ -298,6 +302,8 @@ def _causes(frame: pd.DataFrame) -> tuple[Cause, ...]:
         )
         for row in frame.to_dict("records")
     )
+    none = next((cause.sentence for cause in found if cause.name == NONE_FOUND), "")
+    return {"causes": tuple(cause for cause in found if cause.name != NONE_FOUND), "no_cause": none}
 
 
 def _gains(
