@@ -5,10 +5,12 @@ import re
 import pytest
 from rich.console import Console
 
+from bigtcp_bench.judging.causes import NONE_FOUND
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report.summary import effect_text, headline, print_summary, run_summary
-from bigtcp_bench.report.view import ControlView, Proof, RestoreView
+from bigtcp_bench.report.view import ControlView, Proof, RestoreView, RunView
+from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import CAUSES, comparison, run_view
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -93,6 +95,19 @@ def test_likely_causes_stand_after_the_reasons_with_what_points_to_them():
     assert "- receiver-cpu: ipv4-stream-1, arm on: the sender waited for the receiver's window in 90%" in text
     assert "- steal: the hypervisor took 6.0%" in text
     assert "likely causes" not in run_summary(run_view())
+
+
+def test_that_no_cause_was_found_is_no_cause(tmp_path):
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
+    warehouse.migrate()
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
+    none = {"cause": NONE_FOUND, "sentence": "none shows", "figures": {}, "strength": 0.0, "explains": []}
+    warehouse.store_diagnosis(number, [none | {"position": 1}])
+    view = RunView.from_warehouse(warehouse, number)
+    assert view.causes == ()
+    text = run_summary(view)
+    assert "looked into: none shows" in text
+    assert "likely cause" not in text
 
 
 def test_a_comparison_that_is_invalid_says_why_once():
