@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import load_plan
+from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.store import Warehouse
 
@@ -39,7 +42,76 @@ BLOCK = st.integers(1, 4)
 TEXT = st.sampled_from(["", "x", "\x1b[31mred", "<b>", "a\nb", "ü" * 300, "%s {0}"])
 NAME = st.sampled_from(["node1", "<b>", "ü", "a b"])
 
-PLAN = load_plan("quick").model_dump(mode="json")
+#: What any place of a JSON column may hold, whoever has written it there.
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-1, 2**40), st.floats(-9, 9), TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(NAME, inner, max_size=2)),
+    max_leaves=4,
+)
+
+
+def changed(document: Any) -> st.SearchStrategy[Any]:
+    """Return ``document``, with something else in one of its places: at its root, or however deep in it."""
+    return st.tuples(st.sampled_from(_places(document)), JSON).map(lambda one: _replaced(document, *one))
+
+
+def _places(document: Any) -> list[tuple[Any, ...]]:
+    keys = document if isinstance(document, dict) else range(len(document)) if isinstance(document, list) else ()
+    return [(), *((key, *rest) for key in keys for rest in _places(document[key]))]
+
+
+def _replaced(document: Any, place: tuple[Any, ...], other: Any) -> Any:
+    if not place:
+        return other
+    copied = document.copy()
+    copied[place[0]] = _replaced(document[place[0]], place[1:], other)
+    return copied
+
+
+PROOF = {
+    "wanted": {"ipv4": False, "ipv6": None},
+    "merged": {"ipv4": True, "ipv6": True},
+    "max_gso": {"ipv4": 196_608},
+    "limits": {"eth0": {"gso_max_size": 65_536, "gro_max_size": None}},
+}
+NODE = {"name": "node1", "os_image": "Debian", "cpu": 2.0, "memory_bytes": 2**33, "zone": ""}
+#: Table and column → a document as this version stores it.
+DOCUMENTS: dict[tuple[str, str], Any] = {
+    ("run", "reasons"): ["x", "y"],
+    ("run", "plan"): load_plan("quick").model_dump(mode="json"),
+    ("run", "cilium_config"): {"enable-ipv4": "true", "mtu": None},
+    ("run", "images"): {"cilium": "c:1", "cilium_ids": ["a"]},
+    ("run", "tool_versions"): {"iperf3": "iperf 3.12", "python": "3.11"},
+    ("run", "environment"): {
+        "emulated": True,
+        "generated": False,
+        "kubernetes_version": "v1.36",
+        "cluster_uid": "u",
+        "pair": {"client": NODE, "server": NODE},
+        "tso_max_size": {"node1": {"eth0": 65_536}},
+        "busy_cpus": {"node1": 0.5},
+    },
+    ("run", "checks"): [{"name": "kernel", "node": "", "status": "fail", "found": "5.4", "advice": "newer"}],
+    ("run", "restore_result"): {"state": "verified", "detail": "x", "nodes": {"node1": PROOF}},
+    ("block", "switch_report"): {"restarted": True, "nodes": {"node1": PROOF}},
+    ("comparison", "reasons"): ["x"],
+    ("diagnosis", "explains"): ["steal"],
+    ("diagnosis", "figures"): {"share": 0.5},
+    ("judgement", "details"): {
+        "nights": 3,
+        "event": "worse",
+        "mark": "m",
+        "carried": "c",
+        "epoch": {"mtu": ["1500", "9000"]},
+        "coincides_with": {"mtu": ["1500", None]},
+        "plan_changed": {"on": "2026-03-01", "terms": {"image": ["a", "b"]}},
+        "rerun": {"pairs": [[1.0, 2.0]], "reasons": ["x"]},
+    },
+}
+#: For any of these columns, what stands in all its rows instead of what was stored through the warehouse's door.
+WRITTEN_OVER = st.fixed_dictionaries({}, optional={key: changed(one) for key, one in DOCUMENTS.items()})
+
+PLAN = DOCUMENTS["run", "plan"]
 PLANS = st.one_of(
     st.none(),
     st.fixed_dictionaries(
@@ -131,6 +203,12 @@ TABLES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "strength": st.floats(0, 1),
         "figures": st.just({}),
     },
+    "store_raw": {
+        "block": BLOCK,
+        "generation": st.integers(0, 1),
+        "kind": st.sampled_from(["repetition", "../x"]),
+        "document": st.sampled_from([b"", b"x", packed({}), packed({})[:-3], packed({"a": [[]]})]),
+    },
     "store_noise": {
         "metric": METRIC,
         "scenario": SCENARIO,
@@ -159,6 +237,7 @@ ATTEMPT = st.fixed_dictionaries(
         "rows": st.fixed_dictionaries(
             {name: st.lists(st.fixed_dictionaries(fields), max_size=6) for name, fields in TABLES.items()}
         ),
+        "written_over": WRITTEN_OVER,
     }
 )
 
@@ -175,7 +254,16 @@ def _store(warehouse: Warehouse, attempt: dict[str, Any], **more: Any) -> int:
         getattr(warehouse, name)(number, rows)
     # Whatever there is, the run has ended, so that the next attempt is one.
     warehouse.update_run(number, status=attempt["status"], reasons=attempt["reasons"])
+    _write_over(warehouse, number, attempt["written_over"])
     return number
+
+
+def _write_over(warehouse: Warehouse, number: int, documents: dict[tuple[str, str], Any]) -> None:
+    with warehouse.engine.begin() as connection:
+        for (table, column), document in documents.items():
+            key = "id" if table == "run" else "run_id"
+            statement = sa.text(f"UPDATE bigtcp_{table} SET {column} = :document WHERE {key} = :number")
+            connection.execute(statement, {"document": json.dumps(document), "number": number})
 
 
 def _store_incident(warehouse: Warehouse, attempt: dict[str, Any]) -> None:

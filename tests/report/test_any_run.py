@@ -59,6 +59,7 @@ def test_latencies_of_nothing_have_no_place_on_a_logarithmic_axis(migrated, tmp_
         "reasons": [],
         "blocks": [],
         "rows": {"store_comparisons": [row | {"verdict": "inconclusive"}]},
+        "written_over": {},
     }
     with filled(migrated, tmp_path, [attempt]) as (warehouse, numbers):
         drawn = latency_chart(RunView.from_warehouse(warehouse, numbers[-1])).to_dict()

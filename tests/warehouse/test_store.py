@@ -153,7 +153,7 @@ def test_a_task_that_is_tried_again_begins_its_attempt_once_more(warehouse: Ware
     assert stored["started_at"] == began
     assert stored["started_at"].tzinfo is UTC
     # Of the first try nothing is left, but its message.
-    assert (stored["cilium_config"], stored["checks"]) == (None, None)
+    assert (stored["cilium_config"], stored["checks"]) == (None, [])
     assert (stored["slack_channel"], stored["slack_ts"]) == ("C1", "1.2")
     assert stored["note"] == "a\ufffdb"
     assert (stored["plan_name"], stored["block_order"], stored["is_aa"]) == ("quick", ",".join(plan.order), False)

@@ -28,7 +28,7 @@ def addresses_of(numbers):
     return [
         *("overview", "runs", "compare", "incidents", "incidents?state=open", "incidents/1"),
         *(f"run/{number}" for number in numbers),
-        *(f"run/{last}/{name}" for name in ("results.csv", "counters.csv", "packet-sizes.csv")),
+        *(f"run/{last}/{name}" for name in ("results.csv", "counters.csv", "report.html", "documents.zip")),
         *(f"compare?a={a}&b={last}" for a in numbers),
         "compare?cluster=lab&before=x&after=x",
         *(f"{page}?since=2026-01-01&until=2026-04-01" for page in charts),
@@ -52,4 +52,5 @@ def test_every_page_of_whatever_is_stored_is_shown_or_refused_in_words(
             assert answer.status_code in (200, 400, 404), (path, answer.text)
             assert answer.status_code == 200 or not path.startswith(("run", "overview", "trend?", "chart/")), path
             if path.startswith("run/"):
-                wanted += re.findall(r'"/bigtcp-bench/(chart/run/[^"]+)"', html.unescape(answer.text))
+                page = html.unescape(answer.text)
+                wanted += re.findall(r'"/bigtcp-bench/(chart/run/[^"]+|run/[0-9]+/document\?[^"]+)"', page)

@@ -154,7 +154,7 @@ def _series(row: Mapping[Any, Any]) -> SeriesView:
         coincides_with=tuple(
             (name, before, now) for name, (before, now) in (details.get("coincides_with") or {}).items()
         ),
-        rerun=None if rerun is None else tuple(rerun["reasons"]),
+        rerun=None if rerun is None else tuple(rerun.get("reasons", ())),
         event=details.get("event"),
         plan_changed_on=changed.get("on"),
         plan_changes=tuple((name, before, now) for name, (before, now) in changed.get("terms", {}).items()),

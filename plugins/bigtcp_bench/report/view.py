@@ -293,7 +293,7 @@ def _causes(frame: pd.DataFrame) -> dict[str, Any]:
         Cause(
             name=row["cause"],
             sentence=row["sentence"],
-            figures=row["figures"],
+            figures=row["figures"] or {},
             strength=row["strength"],
             scenario=_known(row["scenario"]),
             arm=_known(row["arm"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -65,17 +65,19 @@ class ListedSeries:
 
 def listed_runs(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, ListedRun]:
     """Return how each of these runs ended."""
-    learning = run.c.plan["thresholds", "learning_nights"].as_integer()
+    learning = run.c.plan["thresholds", "learning_nights"].as_string()
     names = ("id", "cluster", "status", "is_aa", "started_at", "reasons", "restore_result")
     more = ("run_id", "trigger", "note", "cilium_version", "images", "cilium_config")
     columns = (*(run.c[name] for name in names), learning, *(run.c[name] for name in more))
     statement = sa.select(*columns).where(run.c.id.in_(list(numbers)))
 
     def work(connection: sa.Connection) -> dict[int, ListedRun]:
-        return {
-            number: ListedRun(number, cluster, status, is_aa, started_at, tuple(reasons or ()), *rest)
-            for number, cluster, status, is_aa, started_at, reasons, *rest in connection.execute(statement)
-        }
+        found = {}
+        for row in connection.execute(statement):
+            number, cluster, status, is_aa, began, reasons, restore, learned, *rest = row
+            of_plan = (tuple(reasons), restore, _count(learned))
+            found[number] = ListedRun(number, cluster, status, is_aa, began, *of_plan, *rest)
+        return found
 
     return warehouse.read(work)
 
@@ -94,18 +96,28 @@ def listed_series(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, l
     names = ("run_id", "scenario", "metric", "state", "change", "since", "attribution")
     details = judgement.c.details
     more = (
-        details["nights"].as_integer(),
+        details["nights"].as_string(),
         details["event"].as_string(),
         details["plan_changed", "on"].as_string(),
     )
     statement = sa.select(*(judgement.c[name] for name in names), *more).where(
         judgement.c.run_id.in_(list(numbers))
     )
-    return _by_run(warehouse, numbers, statement, ListedSeries)
+
+    def row(*values: Any) -> ListedSeries:
+        *of_series, nights, event, changed_on = values
+        return ListedSeries(*of_series, _count(nights), event, changed_on)
+
+    return _by_run(warehouse, numbers, statement, row)
+
+
+def _count(text: Any) -> int | None:
+    """Return a number out of JSON: SQLite gives it as it is, PostgreSQL as text, and either may be anything."""
+    return int(text) if str(text).isdecimal() else None
 
 
 def _by_run(
-    warehouse: Warehouse, numbers: Collection[int], statement: sa.Select[Any], row: type[_Row]
+    warehouse: Warehouse, numbers: Collection[int], statement: sa.Select[Any], row: Callable[..., _Row]
 ) -> dict[int, list[_Row]]:
     def work(connection: sa.Connection) -> dict[int, list[_Row]]:
         found: dict[int, list[_Row]] = {number: [] for number in numbers}

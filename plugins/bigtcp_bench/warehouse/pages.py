@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.warehouse.records import RawDocument
-from bigtcp_bench.warehouse.schema import comparison, incident, incident_member, prometheus, raw, run
+from bigtcp_bench.warehouse.schema import comparison, incident, incident_member, is_true, prometheus, raw, run
 from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def restore_results(warehouse: Warehouse, numbers: Collection[int]) -> dict[int,
 
 def origins(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Origin]:
     """Return run → what of it is not real."""
-    flags = [run.c.environment[name].as_boolean() for name in ("emulated", "generated")]
+    flags = [is_true(run.c.environment, name) for name in ("emulated", "generated")]
     statement = sa.select(run.c.id, *flags).where(run.c.id.in_(list(numbers)))
     return warehouse.read(
         lambda connection: {

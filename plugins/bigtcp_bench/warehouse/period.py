@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from bigtcp_bench.planning.metrics import HEADLINE
 from bigtcp_bench.planning.plan import SCENARIOS
-from bigtcp_bench.warehouse.schema import comparison, run
+from bigtcp_bench.warehouse.schema import comparison, is_true, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 
@@ -64,9 +64,7 @@ def period(warehouse: Warehouse, cluster: str, since: datetime, until: datetime)
         .where(within, columns.status == "valid", sa.not_(columns.is_aa), main, compared.verdict != "invalid")
         .order_by(columns.started_at)
     )
-    origins = sa.select(*(columns.environment[name].as_boolean() for name in ("emulated", "generated"))).where(
-        within
-    )
+    origins = sa.select(*(is_true(columns.environment, name) for name in ("emulated", "generated"))).where(within)
     before = sa.select(sa.literal(1)).where(columns.cluster == cluster, columns.started_at < since).limit(1)
 
     def work(connection: sa.Connection) -> Period:

@@ -8,6 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from bigtcp_bench.warehouse.shapes import fitting
+
 metadata = sa.MetaData(
     naming_convention={
         # Named constraints can be dropped by a later migration on every database.
@@ -41,8 +43,34 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-#: jsonb where there is one: it can be indexed and asked. An absent value is SQL's NULL, not JSON's null.
-Json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+class Json(sa.TypeDecorator[Any]):
+    """JSON of a column whose readers rely on a shape (``shapes``): what has another one is not read.
+
+    In PostgreSQL jsonb, which can be indexed and asked. An absent value is SQL's NULL, not JSON's null.
+    """
+
+    impl = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+    cache_ok = True
+
+    def __init__(self, column: str) -> None:
+        super().__init__()
+        self.column = column
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        """Return the type of what a part is compared with, as JSON itself has it."""
+        return self.impl_instance.coerce_compared_value(op, value)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Return the parts of ``value`` that fit."""
+        return fitting(self.column, value)
+
+
+def is_true(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    """Return whether ``name`` is true in the JSON object of ``column``, whatever else the object may be."""
+    # SQLite says 1, PostgreSQL true; a cast to a truth value would fail on any other word.
+    return sa.cast(column[name].as_string(), sa.Text).in_(("true", "1"))
+
+
 Column = sa.Column[Any]
 
 
@@ -105,14 +133,14 @@ run = sa.Table(
     sa.Column("package_version", sa.Text),
     sa.Column("slack_channel", sa.Text),
     sa.Column("slack_ts", sa.Text),
-    sa.Column("reasons", Json, nullable=False),
-    sa.Column("plan", Json),
-    sa.Column("cilium_config", Json),
-    sa.Column("images", Json),
-    sa.Column("tool_versions", Json),
-    sa.Column("environment", Json),
-    sa.Column("checks", Json),
-    sa.Column("restore_result", Json),
+    sa.Column("reasons", Json("run.reasons"), nullable=False),
+    sa.Column("plan", Json("run.plan")),
+    sa.Column("cilium_config", Json("run.cilium_config")),
+    sa.Column("images", Json("run.images")),
+    sa.Column("tool_versions", Json("run.tool_versions")),
+    sa.Column("environment", Json("run.environment")),
+    sa.Column("checks", Json("run.checks")),
+    sa.Column("restore_result", Json("run.restore_result")),
     sa.UniqueConstraint("cluster", "dag_id", "run_id", "attempt"),
     # All that a trend query asks of a run: the wide rows themselves are not read.
     sa.Index("ix_bigtcp_run_trend", "cluster", "started_at", *TREND_OF_RUN),
@@ -130,7 +158,7 @@ block = sa.Table(
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
-    sa.Column("switch_report", Json),
+    sa.Column("switch_report", Json("block.switch_report")),
 )
 
 #: The results table. Names are written out: a table that reads well in any SQL client is worth its bytes.
@@ -248,7 +276,7 @@ comparison = sa.Table(
     sa.Column("drift", sa.Double),
     sa.Column("below_margin", sa.Boolean, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
-    sa.Column("reasons", Json, nullable=False),
+    sa.Column("reasons", Json("comparison.reasons"), nullable=False),
     # One metric of all runs in one place and a fifth as wide: all that a trend query asks of these rows.
     sa.Index("ix_bigtcp_comparison_trend", "metric", "run_id", "scenario", *TREND_OF_COMPARISON),
     sqlite_with_rowid=False,
@@ -266,8 +294,8 @@ diagnosis = sa.Table(
     sa.Column("node", sa.Text),
     sa.Column("sentence", sa.Text, nullable=False),
     sa.Column("strength", sa.Double, nullable=False),
-    sa.Column("explains", Json, nullable=False),
-    sa.Column("figures", Json, nullable=False),
+    sa.Column("explains", Json("diagnosis.explains"), nullable=False),
+    sa.Column("figures", Json("diagnosis.figures"), nullable=False),
 )
 
 #: The cluster's own noise, from an A/A run: relative standard deviation at one of the three levels.
@@ -293,7 +321,7 @@ judgement = sa.Table(
     sa.Column("change", sa.Double),
     sa.Column("since", sa.Text),
     sa.Column("attribution", sa.Text),
-    sa.Column("details", Json),
+    sa.Column("details", Json("judgement.details")),
 )
 
 #: One cause from first suspicion to recovery. ``uid`` names it in every warehouse it is imported into. Nights are
@@ -366,7 +394,7 @@ outbox = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("run_id", sa.ForeignKey("bigtcp_run.id")),
     sa.Column("incident_id", sa.ForeignKey("bigtcp_incident.id")),
-    sa.Column("payload", Json, nullable=False),
+    sa.Column("payload", Json("outbox.payload"), nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("refusals", sa.Integer, nullable=False),
     sa.Column("claimed_until", UtcDateTime),

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
-from bigtcp_bench.warehouse.schema import comparison, incident, judgement, run
+from bigtcp_bench.warehouse.schema import comparison, incident, is_true, judgement, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: Newest valid runs among which the newest verdict of a series is looked for: not every plan measures every
@@ -68,7 +68,7 @@ def cluster_facts(
 
 def newest_runs(warehouse: Warehouse, cluster: str, dags: Collection[str]) -> NewestRuns | None:
     """Return what the newest runs of ``dags`` on ``cluster`` say, or None without any."""
-    flags = [run.c.environment[name].as_boolean().label(name) for name in ("emulated", "generated")]
+    flags = [is_true(run.c.environment, name).label(name) for name in ("emulated", "generated")]
     state = run.c.restore_result["state"].as_string()
     of_cluster = _newest(sa.select(run.c.status, run.c.started_at, *flags), cluster, dags).limit(1)
     ended = _newest(sa.select(run.c.status), cluster, dags).where(run.c.status != "running").limit(1)

@@ -193,7 +193,7 @@ class Warehouse:
 
         Of each run the newest attempt.
         """
-        columns = [c for c in schema.run.c if not isinstance(c.type, sa.JSON) or c.name == "reasons"]
+        columns = [c for c in schema.run.c if not isinstance(c.type, schema.Json) or c.name == "reasons"]
         statement = (
             sa.select(*columns)
             .where(~schema.run.c.superseded)

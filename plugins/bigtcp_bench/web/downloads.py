@@ -125,7 +125,15 @@ def documents(access: AccessDep, number: NumberPath) -> Response:
 
 
 def _is_plain(found: RawDocument) -> bool:
-    return found.encoding == "zlib+json"
+    """Return whether the document is known to unpack; else it is given as it is."""
+    if found.encoding != "zlib+json":
+        return False
+    try:
+        for _ in _unpacked(found):
+            pass
+    except zlib.error:
+        return False
+    return True
 
 
 def _name(number: int, found: RawDocument) -> str:
@@ -141,10 +149,14 @@ def _as_name(word: str) -> str:
 
 
 def _content(found: RawDocument) -> Iterator[bytes]:
-    """Yield a document in pieces, unpacked where the encoding is known."""
-    if not _is_plain(found):
+    """Yield a document in pieces, unpacked where that can be done."""
+    if _is_plain(found):
+        yield from _unpacked(found)
+    else:
         yield found.document
-        return
+
+
+def _unpacked(found: RawDocument) -> Iterator[bytes]:
     unpacking = zlib.decompressobj()
     rest = found.document
     while rest:
