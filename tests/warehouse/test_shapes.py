@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,11 +32,11 @@ from tests.any_run import DOCUMENTS, JSON, changed
         ("judgement.details", {"coincides_with": {"a": [1, ""], "c": 1}}, {"coincides_with": {"a": [1, ""]}}),
     ],
 )  # fmt: skip
-def test_a_part_of_another_shape_is_as_if_nobody_had_stored_it(column, stored, read):
+def test_a_part_of_another_shape_is_as_if_nobody_had_stored_it(column: str, stored: Any, read: Any) -> None:
     assert fitting(column, stored) == read
 
 
-def test_every_json_column_has_a_shape_and_this_version_stores_what_fits():
+def test_every_json_column_has_a_shape_and_this_version_stores_what_fits() -> None:
     columns = {
         f"{table.name.removeprefix('bigtcp_')}.{column.name}": column.type
         for table in metadata.tables.values()
@@ -47,7 +49,7 @@ def test_every_json_column_has_a_shape_and_this_version_stores_what_fits():
 
 
 @given(st.data())
-def test_what_was_read_once_is_read_the_same_again(data):
+def test_what_was_read_once_is_read_the_same_again(data: st.DataObject) -> None:
     (table, column), document = data.draw(st.sampled_from(sorted(DOCUMENTS.items(), key=lambda one: one[0])))
     stored = data.draw(st.one_of(changed(document), JSON))
     read = fitting(f"{table}.{column}", stored)

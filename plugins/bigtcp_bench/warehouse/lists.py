@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -105,8 +105,8 @@ def listed_series(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, l
     )
 
     def row(*values: Any) -> ListedSeries:
-        *of_series, nights, event, changed_on = values
-        return ListedSeries(*of_series, _count(nights), event, changed_on)
+        one = ListedSeries(*values)
+        return replace(one, nights=_count(one.nights))
 
     return _by_run(warehouse, numbers, statement, row)
 

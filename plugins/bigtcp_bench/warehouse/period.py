@@ -68,13 +68,13 @@ def period(warehouse: Warehouse, cluster: str, since: datetime, until: datetime)
     before = sa.select(sa.literal(1)).where(columns.cluster == cluster, columns.started_at < since).limit(1)
 
     def work(connection: sa.Connection) -> Period:
-        found = connection.execute(origins).all()
+        found = [tuple(row) for row in connection.execute(origins)]
         return Period(
             statuses={str(status): int(count) for status, count in connection.execute(statuses)},
             gains=tuple(Gain(*row) for row in connection.execute(gains)),
             is_first=connection.execute(before).scalar() is None,
-            emulated=any(emulated for emulated, _ in found),
-            generated=any(generated for _, generated in found),
+            emulated=any(one[0] for one in found),
+            generated=any(one[1] for one in found),
         )
 
     return warehouse.read(work)
