@@ -71,7 +71,7 @@ STEPS = (
 PRELOADED_SCHEDULER = """
 import sys
 import airflow.providers.cncf.kubernetes.operators.pod, pandas, scipy.stats
-import bigtcp_bench.airflow.steps, bigtcp_bench.cluster.window, bigtcp_bench.warehouse.store
+import bigtcp_bench.airflow.steps.blocks, bigtcp_bench.cluster.window, bigtcp_bench.warehouse.store
 from airflow.__main__ import main
 sys.argv = ["airflow", "scheduler"]
 main()

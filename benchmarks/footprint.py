@@ -48,7 +48,7 @@ WANTED_OVERHEAD = 0.4
 OPERATORS = {
     "bigtcp_benchmark": (
         "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator",
-        "from airflow.providers.standard.decorators.python import _PythonDecoratedOperator",
+        "from airflow.sdk import BaseOperator",
     ),
     "bigtcp_upgrade_watch": (
         "from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator",

@@ -13,7 +13,7 @@ from airflow.sdk import DAG, Param
 
 from bigtcp_bench import settings
 from bigtcp_bench.airflow import dag_ids
-from bigtcp_bench.airflow.steps import restore_by_hand
+from bigtcp_bench.airflow.restore_by_hand import restore_by_hand
 from bigtcp_bench.errors import InvalidInput
 
 

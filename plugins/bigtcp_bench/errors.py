@@ -61,3 +61,8 @@ def validation_sentence(error: ValidationError, where: str) -> str:
         shown = shown[:77] + "..."
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{where}: {field} = {shown}: {message}{more}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what ``error`` says, or its class where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

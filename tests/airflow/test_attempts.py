@@ -12,7 +12,9 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from bigtcp_bench.airflow import connections
 from bigtcp_bench.airflow.generation_operator import IperfGenerationOperator
 from bigtcp_bench.airflow.params import dag_params
-from bigtcp_bench.airflow.steps import DagRunStep
+from bigtcp_bench.airflow.steps import telling
+from bigtcp_bench.airflow.steps.perform import perform
+from bigtcp_bench.airflow.steps.step import DagRunStep
 from bigtcp_bench.cluster import restore
 from bigtcp_bench.measuring.generation import generations_of
 from bigtcp_bench.notify.run_messages import run_message
@@ -46,7 +48,7 @@ def step(cluster: Cluster, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
     """Return what makes a task of the run: ``states`` of the other tasks, ``params`` of the form."""
     monkeypatch.setattr(connections, "cluster_name", lambda _conn_id: "prod")
     monkeypatch.setattr(connections, "airflow_api", lambda: None)
-    monkeypatch.setattr(DagRunStep, "_tell_slack", lambda *_, **__: [])
+    monkeypatch.setattr(telling, "tell_slack", lambda *_, **__: [])
 
     def make(task_id: str, states: Mapping[str, str] | None = None, **params: Any) -> DagRunStep:
         form = {name: param.value for name, param in dag_params().items()} | {"scenarios": [NOW]} | params
@@ -61,7 +63,7 @@ def step(cluster: Cluster, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 def earlier(step: Step, warehouse: Warehouse, cluster: Cluster) -> int:
     """Return the first attempt of the run, measured, valid, and put back."""
     begun = step("check_kernel", scenarios=[EARLIER])
-    number: int = begun.check_kernel()["run"]
+    number: int = perform("check_kernel", begun)["run"]
     for block in blocks(warehouse.plan_of(number)):
         key = {"block": block.number, "arm": block.arm}
         warehouse.store_block(number, key)
@@ -89,19 +91,19 @@ def says_nothing_of_the_earlier(warehouse: Warehouse, number: int) -> None:
 
 def test_cleared_wholly_it_begins_anew_by_its_plan_of_now(step, warehouse, earlier):
     again = step("check_kernel")
-    number = again.check_kernel()["run"]
+    number = perform("check_kernel", again)["run"]
     assert number == again.number == warehouse.find_run("prod", DAG_ID, RUN_ID) != earlier
     assert warehouse.plan_of(number).scenarios == (NOW,)
     assert warehouse.run(earlier)["status"] == "valid"
     assert warehouse.comparisons_frame(earlier)["verdict"].tolist() == ["faster"]
     says_nothing_of_the_earlier(warehouse, number)
     # The task is killed and tried again.
-    assert step("check_kernel").check_kernel()["run"] == number
+    assert perform("check_kernel", step("check_kernel"))["run"] == number
 
 
 def test_refused_before_it_changed_anything_it_says_nothing_of_the_earlier(step, warehouse, earlier):
     with pytest.raises(AirflowFailException, match="generations"):
-        step("check_kernel", generations=99).check_kernel()
+        perform("check_kernel", step("check_kernel", generations=99))
     number = warehouse.find_run("prod", DAG_ID, RUN_ID)
     assert number != earlier
     assert warehouse.run(number)["status"] == "failed"
@@ -110,7 +112,7 @@ def test_refused_before_it_changed_anything_it_says_nothing_of_the_earlier(step,
 
 def test_cleared_from_the_setup_on_it_is_checked_and_measured_anew(step, warehouse, earlier, cluster):
     again = step("snapshot_config", {"check_kernel": "success"})
-    again.snapshot_config()
+    perform("snapshot_config", again)
     assert again.number != earlier
     assert again.plan.scenarios == (NOW,)
     assert warehouse.run(again.number)["environment"]["pair"] == warehouse.run(earlier)["environment"]["pair"]
@@ -122,7 +124,7 @@ def test_cleared_from_a_later_switch_on_it_is_refused_before_the_cluster_is_touc
 ):
     before = cluster.state()
     with pytest.raises(AirflowFailException, match="only a part of the run was cleared"):
-        step("snapshot_config", {"disable_big_tcp": "success"}).snapshot_config()
+        perform("snapshot_config", step("snapshot_config", {"disable_big_tcp": "success"}))
     number = warehouse.find_run("prod", DAG_ID, RUN_ID)
     assert number != earlier
     assert warehouse.run(number)["status"] == "failed"
@@ -133,18 +135,18 @@ def test_cleared_from_a_later_switch_on_it_is_refused_before_the_cluster_is_touc
     # Without its setup, as "only failed" clears, it gets no further.
     warehouse.finish_run(number, "failed", ["x"])
     with pytest.raises(AirflowFailException, match="from check_kernel on"):
-        step("enable_big_tcp").switch(2)
+        perform("switch", step("enable_big_tcp"), 2)
 
 
 def test_with_only_its_judging_cleared_it_is_the_same_attempt(step, warehouse, earlier):
     again = step("snapshot_config", DONE)
-    again.snapshot_config()
+    perform("snapshot_config", again)
     assert again.number == earlier
     ended = warehouse.run(earlier)["finished_at"]
-    step("close_run", DONE).close_run()
+    perform("close_run", step("close_run", DONE))
     assert (warehouse.run(earlier)["status"], warehouse.run(earlier)["finished_at"]) == ("valid", ended)
     with pytest.raises(AirflowSkipException, match="cleared alone"):
-        step("check_kernel", DONE).check_kernel()
+        perform("check_kernel", step("check_kernel", DONE))
     assert warehouse.attempts(earlier) == [earlier]
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtcp_bench.airflow.params import PLAN_FIELDS, dag_params, plan_of_params
-from bigtcp_bench.airflow.steps import DagRunStep, restore_by_hand
+from bigtcp_bench.airflow.restore_by_hand import restore_by_hand
+from bigtcp_bench.airflow.steps.step import DagRunStep
 from bigtcp_bench.cluster import guardian_objects
 from bigtcp_bench.cluster.api import CONFIGMAP
 from bigtcp_bench.cluster.nodes import choose_pair

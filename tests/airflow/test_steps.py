@@ -9,16 +9,17 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from bigtcp_bench.airflow import connections, steps
+from bigtcp_bench.airflow import connections
 from bigtcp_bench.airflow.params import dag_params
-from bigtcp_bench.airflow.steps import DagRunStep
+from bigtcp_bench.airflow.steps import blocks, telling
+from bigtcp_bench.airflow.steps.perform import perform
+from bigtcp_bench.airflow.steps.step import DagRunStep
 from bigtcp_bench.cluster import bigtcp_switch, environment, load, nodes, pods, restore
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.measuring import control, packet_sizes
-from bigtcp_bench.monitoring import collect
 from bigtcp_bench.planning.plan import CONTROL, Block, validate_plan
 from bigtcp_bench.readings.agent_log import Captured
 from bigtcp_bench.readings.frames import packed, unpacked
@@ -45,17 +46,10 @@ def step(tmp_path: Path) -> DagRunStep:
     return made
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found: list[str] = []
-    monkeypatch.setattr(steps, "say", found.append)
-    return found
-
-
 def test_the_control_of_a_block_outlives_its_generations_and_is_reported(step, said, monkeypatch):
     measured = [Measurement(CONTROL, 1, "transactions_per_s", 36_123.0, "1/s")]
     monkeypatch.setattr(control, "measure_control", lambda *_, **__: measured)
-    step._measure_control(BLOCK)
+    blocks._measure_control(step, BLOCK)
     step.warehouse.store_generation(step.number, 2, 1, results=[])
     assert said == ["block 2: the control has 36,123 transactions/s between the nodes themselves"]
     view = RunView.from_warehouse(step.warehouse, step.number)
@@ -69,7 +63,7 @@ def test_a_control_that_fails_is_said_and_missing(step, said, monkeypatch):
         raise PodFailed("pod bigtcp-bench/bigtcp-control-server-x ended with Error 1: cannot listen on port 15202")
 
     monkeypatch.setattr(control, "measure_control", fail)
-    step._measure_control(BLOCK)
+    blocks._measure_control(step, BLOCK)
     (line,) = said
     assert line.startswith("block 2 has no control: pod bigtcp-bench/bigtcp-control-server-x ended")
     assert step.warehouse.results_frame(step.number).empty
@@ -86,7 +80,7 @@ def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, sa
     ]
     monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: captured)
     for _ in range(2):
-        step._measure_packet_sizes(BLOCK, step.plan)
+        blocks._measure_packet_sizes(step, BLOCK, step.plan)
     assert said[:2] == [
         "block 2: the capture of ipv4 missed 2 of 9 packets at the receiver",
         "block 2: the packets of ipv6 were not captured: no route",
@@ -105,7 +99,7 @@ def test_a_capture_that_fails_is_said_and_missing(step, said, monkeypatch):
         raise PodFailed("pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s")
 
     monkeypatch.setattr(packet_sizes, "measure_packet_sizes", fail)
-    step._measure_packet_sizes(BLOCK, step.plan.model_copy(update={"scenarios": ("ipv4-stream-1",)}))
+    blocks._measure_packet_sizes(step, BLOCK, step.plan.model_copy(update={"scenarios": ("ipv4-stream-1",)}))
     assert said == [
         "block 2 has no packet sizes: pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s"
     ]
@@ -121,7 +115,7 @@ def test_a_capture_that_is_the_only_proof_is_tried_once_more(step, said, monkeyp
     sound = Captured.model_validate({**context, **found, "family": "ipv6", "error": None, "stored": packed(found)})
     answers = [[failed], [sound], [sound]]
     monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: answers.pop(0))
-    step._measure_packet_sizes(BLOCK, plan)
+    blocks._measure_packet_sizes(step, BLOCK, plan)
     assert said == ["block 2: the packets of ipv6 were not captured: no route"]
     assert len(answers) == 1
     (document,) = step.warehouse.raw_documents(step.number, block=2)
@@ -150,7 +144,7 @@ def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):
     monkeypatch.setattr(load, "await_quiet", refuse)
     monkeypatch.setattr(bigtcp_switch, "switch", never)
     with pytest.raises(PreconditionFailed, match="90% busy"):
-        step._switched(BLOCK, "plan")
+        blocks._switched(step, BLOCK, "plan")
 
 
 class Pair:
@@ -164,11 +158,11 @@ class Pair:
 
 def test_a_prometheus_that_is_away_is_said_and_the_counters_are_stored(step, said, monkeypatch):
     step.__dict__["pair"] = Pair()
-    monkeypatch.setattr(DagRunStep, "_store_counters", lambda self, blocks: len(blocks))
+    monkeypatch.setattr(blocks, "store_counters", lambda step, of_blocks: len(of_blocks))
     monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_PROMETHEUS", "http://127.0.0.1:1")
     moments = {"started_at": "2026-03-01T02:00:00Z", "finished_at": "2026-03-01T02:10:00Z"}
     step.warehouse.store_block(step.number, {"block": 1, "arm": "off", **moments})
-    assert step.collect_counters() == {"counters": 3}
+    assert perform("collect_counters", step) == {"counters": 3}
     missing = "figures from Prometheus are missing: Prometheus at http://127.0.0.1:1 cannot be reached"
     assert said[0].startswith(missing)
     assert said[1:] == ["Prometheus: 0 figures of 0 series stored"]
@@ -176,11 +170,11 @@ def test_a_prometheus_that_is_away_is_said_and_the_counters_are_stored(step, sai
 
 def test_prometheus_is_asked_about_all_names_of_the_nodes_where_there_is_a_connection(step, said, monkeypatch):
     step.__dict__["pair"] = Pair()
-    step._store_prometheus([BLOCK])
+    blocks.store_prometheus(step, [BLOCK])
     assert said == []
     found = []
-    monkeypatch.setattr(collect, "collect", lambda *arguments: found.append(arguments) or ["a line"])
-    step._store_prometheus([BLOCK])
+    monkeypatch.setattr(blocks, "collect", lambda *arguments: found.append(arguments) or ["a line"])
+    blocks.store_prometheus(step, [BLOCK])
     (asked,) = found
     assert asked[1:5] == (step.number, [2], ["node1", "10.0.0.1", "fd00::1", "node2"], "kubernetes_default")
     assert said == ["a line"]
@@ -208,7 +202,7 @@ def test_a_run_on_tables_of_another_version_ends_before_the_cluster_is_looked_at
     # Whatever would ask the cluster finds none.
     step.__dict__.update(warehouse=warehouse, api=None)
     with pytest.raises(AirflowFailException, match=sentence):
-        step.check_kernel()
+        perform("check_kernel", step)
 
 
 class Excluding(Cluster):
@@ -239,9 +233,9 @@ def test_what_a_dead_run_has_left_is_put_back_before_nodes_are_chosen(tmp_path, 
     def check(night: str) -> dict[str, object]:
         step = DagRunStep("bigtcp_benchmark", night, "check_kernel", "manual", params, dict)
         step.__dict__.update(warehouse=warehouse, api=cluster.client())
-        return step.check_kernel()
+        return perform("check_kernel", step)
 
-    monkeypatch.setattr(DagRunStep, "_tell_slack", lambda *_, **__: [])
+    monkeypatch.setattr(telling, "tell_slack", lambda *_, **__: [])
     with pytest.raises(AirflowFailException, match="the cluster is held by bigtcp_benchmark/night 0"):
         check("night 1")
     assert restore.leftovers(api) != [], "a living run is left alone"
@@ -265,10 +259,10 @@ def test_what_a_switch_found_that_is_not_proven_is_kept_for_the_diagnosis(step, 
     monkeypatch.setattr(load, "await_quiet", lambda *_, **__: {})
     monkeypatch.setattr(bigtcp_switch, "switch", fail)
     with pytest.raises(SwitchFailed):
-        step._switched(BLOCK, "plan")
+        blocks._switched(step, BLOCK, "plan")
     step.warehouse.update_run(step.number, status="failed", reasons=["not proven"])
     said.clear()
-    step._diagnose()
+    telling.diagnose(step)
     (line,) = said
     assert line.startswith(
         "likely cause setting-not-effective: gso_ipv4_max_size of eth0 on node node1 is 65,536 B"
@@ -282,7 +276,7 @@ def test_a_document_that_cannot_be_read_costs_the_diagnosis_and_not_the_run(step
     step.warehouse.store_block(step.number, {"block": 1, "arm": "off"})
     step.warehouse.store_raw(step.number, [raw])
     step.warehouse.update_run(step.number, status="invalid", reasons=["drift"])
-    step._diagnose()
+    telling.diagnose(step)
     (line,) = said
     assert line.startswith(
         "the run could not be diagnosed: its document cannot be unpacked: error: Error -3 while"
@@ -302,7 +296,7 @@ def test_a_run_stores_its_cluster_and_refuses_another_one_of_the_same_name(step,
         params = {name: param.value for name, param in dag_params().items()}
         made = DagRunStep("bigtcp_benchmark", f"check {night}", "check_kernel", "manual", params, dict)
         made.__dict__.update(warehouse=step.warehouse, api=api)
-        made.check_kernel()
+        perform("check_kernel", made)
         return made
 
     assert step.warehouse.run(check(1, first).number)["environment"]["cluster_uid"] == first_uid

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
-from bigtcp_bench.airflow import connections, steps
-from bigtcp_bench.airflow.steps import DagRunStep
+from bigtcp_bench.airflow import connections
+from bigtcp_bench.airflow.steps import closing, opening, telling
+from bigtcp_bench.airflow.steps.perform import perform
+from bigtcp_bench.airflow.steps.step import DagRunStep
 from bigtcp_bench.cluster import restore
 from bigtcp_bench.cluster.api import ApiUnreachable
 from bigtcp_bench.errors import PreconditionFailed, RestoreFailed, WarehouseError
@@ -32,8 +34,8 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
     made.update_run(number, status="running")
     monkeypatch.setattr(connections, "warehouse", lambda: made)
     monkeypatch.setattr(connections, "cluster_name", lambda _conn_id: CLUSTER)
-    monkeypatch.setattr(steps, "STORE_EVERY_S", 0.0)
-    monkeypatch.setattr(steps, "STORE_S", 0.2)
+    monkeypatch.setattr(closing, "STORE_EVERY_S", 0.0)
+    monkeypatch.setattr(closing, "STORE_S", 0.2)
     return made
 
 
@@ -59,7 +61,7 @@ def test_without_a_warehouse_the_cluster_is_put_back_all_the_same(warehouse, mon
     monkeypatch.setattr(connections, "warehouse", away)
     # Another attempt would find nothing to restore, and could not tell any more what was done.
     with pytest.raises(AirflowFailException, match="as it was before the run, but the warehouse does not know it"):
-        step_on(cluster.client()).restore_config()
+        perform("restore_config", step_on(cluster.client()))
     assert cluster.state() == before
 
 
@@ -68,19 +70,17 @@ def test_a_warehouse_that_comes_back_is_told_what_was_done(warehouse, monkeypatc
     open_and_switch(cluster, "on")
     answers = [away, away, lambda: warehouse]
     monkeypatch.setattr(connections, "warehouse", lambda: answers.pop(0)())
-    assert step_on(cluster.client()).restore_config()["state"] == "verified"
+    assert perform("restore_config", step_on(cluster.client()))["state"] == "verified"
     assert warehouse.run(1)["restore_result"]["state"] == "verified"
 
 
-def test_what_was_put_back_is_said_once_and_that_there_was_nothing_too(warehouse, monkeypatch):
-    said: list[str] = []
-    monkeypatch.setattr(steps, "say", said.append)
+def test_what_was_put_back_is_said_once_and_that_there_was_nothing_too(warehouse, said):
     cluster = Cluster()
     open_and_switch(cluster, "on")
-    step_on(cluster.client()).restore_config()
+    perform("restore_config", step_on(cluster.client()))
     assert len([text for text in said if text.startswith("restored what")]) == 1
     said.clear()
-    step_on(cluster.client()).restore_config()
+    perform("restore_config", step_on(cluster.client()))
     assert len([text for text in said if text.startswith("nothing to restore")]) == 1
 
 
@@ -96,13 +96,13 @@ def test_whatever_keeps_the_cluster_from_being_put_back_is_not_verified_and_trie
     if not with_warehouse:
         monkeypatch.setattr(connections, "warehouse", away)
     with pytest.raises(AirflowException, match="could not be put back: the Kubernetes API gave no") as caught:
-        step_on(api).restore_config()
+        perform("restore_config", step_on(api))
     assert not isinstance(caught.value, AirflowFailException), "Airflow would not try it again"
     if with_warehouse:
         assert warehouse.run(1)["restore_result"]["state"] == "not_verified"
         assert "the Kubernetes API gave no usable answer" in warehouse.run(1)["reasons"][0]
     monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
-    assert step_on(cluster.client()).restore_config()["state"] == "verified"
+    assert perform("restore_config", step_on(cluster.client()))["state"] == "verified"
     assert warehouse.run(1)["restore_result"]["state"] == "verified"
     assert cluster.state() == before
 
@@ -119,7 +119,7 @@ def test_a_cilium_that_is_being_replaced_is_tried_again(warehouse):
     with pytest.raises(
         AirflowException, match="agent on node node1 was not Ready within 180 s: there is"
     ) as caught:
-        step_on(cluster.client()).restore_config()
+        perform("restore_config", step_on(cluster.client()))
     assert not isinstance(caught.value, AirflowFailException)
 
 
@@ -144,26 +144,25 @@ class Told:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.views: list[RunView] = []
-        monkeypatch.setattr(DagRunStep, "_tell_slack", lambda _self, view, budget_s: self.views.append(view))
+        monkeypatch.setattr(telling, "tell_slack", lambda _step, view, budget_s: self.views.append(view))
 
 
-def opening(step: DagRunStep, failure: BaseException) -> None:
-    @steps._opening
-    @steps._reported
-    def snapshot_config(_self: DagRunStep) -> None:
+def fail_in(monkeypatch: pytest.MonkeyPatch, step: DagRunStep, failure: BaseException) -> None:
+    def fails(_step: DagRunStep) -> None:
         raise failure
 
-    snapshot_config(step)
+    monkeypatch.setattr(opening, step.task_id, fails)
+    perform(step.task_id, step)
 
 
 def test_a_restore_that_fails_in_the_setup_is_told_after_the_last_try(warehouse, monkeypatch):
     told = Told(monkeypatch)
     failure = RestoreFailed("the cluster is not as it was before night 1: node2 has no agent")
     with pytest.raises(AirflowException):
-        opening(step_on(None, "snapshot_config"), failure)
+        fail_in(monkeypatch, step_on(None, "snapshot_config"), failure)
     assert (told.views, warehouse.run(1)["status"]) == ([], "running")
     with pytest.raises(AirflowException):
-        opening(step_on(None, "snapshot_config", last_try=True), failure)
+        fail_in(monkeypatch, step_on(None, "snapshot_config", last_try=True), failure)
     row = warehouse.run(1)
     assert (row["status"], row["restore_result"]["state"]) == ("failed", "not_verified")
     assert row["finished_at"] is not None
@@ -175,10 +174,10 @@ def test_a_restore_that_fails_in_the_setup_is_told_after_the_last_try(warehouse,
 def test_whatever_ends_the_setup_for_good_closes_the_run(failure, warehouse, monkeypatch):
     told = Told(monkeypatch)
     with pytest.raises(type(failure)):
-        opening(step_on(None, "snapshot_config"), failure)
+        fail_in(monkeypatch, step_on(None, "snapshot_config"), failure)
     assert warehouse.run(1)["status"] == "running"
     with pytest.raises(type(failure)):
-        opening(step_on(None, "snapshot_config", last_try=True), failure)
+        fail_in(monkeypatch, step_on(None, "snapshot_config", last_try=True), failure)
     row = warehouse.run(1)
     assert (row["status"], row["restore_result"]) == ("failed", None)
     (reason,) = row["reasons"]
@@ -190,14 +189,14 @@ def test_whatever_ends_the_setup_for_good_closes_the_run(failure, warehouse, mon
 def test_a_setup_that_skips_leaves_the_run_alone(warehouse, monkeypatch):
     told = Told(monkeypatch)
     with pytest.raises(AirflowSkipException):
-        opening(step_on(None, "check_kernel", last_try=True), AirflowSkipException("dry run"))
+        fail_in(monkeypatch, step_on(None, "check_kernel", last_try=True), AirflowSkipException("dry run"))
     assert (told.views, warehouse.run(1)["status"]) == ([], "running")
 
 
 def test_a_run_that_cannot_be_closed_ends_with_its_own_failure(warehouse, monkeypatch):
     monkeypatch.setattr(connections, "warehouse", away)
     with pytest.raises(AirflowException, match="node2 has no agent"):
-        opening(step_on(None, "snapshot_config", last_try=True), RestoreFailed("node2 has no agent"))
+        fail_in(monkeypatch, step_on(None, "snapshot_config", last_try=True), RestoreFailed("node2 has no agent"))
 
 
 @pytest.mark.parametrize(("try_number", "last"), [(1, False), (2, True)])
@@ -205,9 +204,8 @@ def test_a_task_knows_whether_airflow_tries_it_again(try_number, last, monkeypat
     instance = SimpleNamespace(dag_id=DAG_ID, task_id="snapshot_config", try_number=try_number, max_tries=1)
     run = SimpleNamespace(run_id=RUN_ID, run_type="manual")
     context = {"ti": instance, "dag_run": run, "params": {}, "dag": SimpleNamespace(task_ids=[])}
-    monkeypatch.setattr("airflow.sdk.get_current_context", lambda: context)
     monkeypatch.setenv("AIRFLOW_VAR_BIGTCP_INSTALLATION", "here")
-    step = DagRunStep.current()
+    step = DagRunStep.of(context)
     assert step.last_try is last
     assert step.run_key == f"{DAG_ID}/{RUN_ID}@here"
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from bigtcp_bench.airflow import connections, steps
-from bigtcp_bench.airflow.steps import DagRunStep
+from bigtcp_bench.airflow import connections
+from bigtcp_bench.airflow.steps import opening
+from bigtcp_bench.airflow.steps.perform import perform
+from bigtcp_bench.airflow.steps.step import DagRunStep
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.nights import CLUSTER, add_night
@@ -49,17 +51,17 @@ def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DagRunStep:
 
 
 def test_a_quiet_night(step, server):
-    assert step.notify() == {"slack": []}
-    assert step.close_run() == {"status": "valid"}
+    assert perform("notify", step) == {"slack": []}
+    assert perform("close_run", step) == {"status": "valid"}
     assert server.requests == 0
 
 
 def test_an_invalid_run_is_told_once(step, server):
     step.warehouse.update_run(step.number, status="invalid", reasons=["node2 was rebooted"])
-    assert step.notify() == {"slack": ["sent to Slack: 1 message"]}
-    assert step.notify() == {"slack": []}
+    assert perform("notify", step) == {"slack": ["sent to Slack: 1 message"]}
+    assert perform("notify", step) == {"slack": []}
     with pytest.raises(AirflowFailException):
-        step.close_run()
+        perform("close_run", step)
     (message,) = server.messages
     assert message["text"] == "lab: INVALID · node2 was rebooted"
     # Airflow's own address is in the links.
@@ -71,35 +73,34 @@ def test_an_invalid_run_is_told_once(step, server):
 def test_an_outage_fails_nothing_and_is_made_up_for(step, server, answers):
     step.warehouse.update_run(step.number, status="failed", reasons=["the API was away"])
     server.misbehave(*answers)
-    (line,) = step.notify()["slack"]
+    (line,) = perform("notify", step)["slack"]
     assert line.startswith("not sent to Slack, kept for the next run: 1 message: Slack ")
     server._script.clear()
     with pytest.raises(AirflowFailException):
-        step.close_run()
+        perform("close_run", step)
     assert [message["text"] for message in server.messages] == ["lab: FAILED · the API was away"]
 
 
 def test_a_restore_that_is_not_verified_is_told_after_notify_and_mentions(step, server, monkeypatch):
     connect(monkeypatch, server, mention="@here", min_severity="regression")
-    step.notify()
+    perform("notify", step)
     restored = {"state": "not_verified", "detail": "eth0 of node2 differs"}
     step.warehouse.update_run(step.number, restore_result=restored)
-    step.close_run()
+    perform("close_run", step)
     (message,) = server.messages
     assert message["text"].startswith("<!here> lab: RESTORE NOT VERIFIED · eth0 of node2 differs")
 
 
-def test_a_refused_run_is_told_with_its_checks(step, server):
+def test_a_refused_run_is_told_with_its_checks(step, server, monkeypatch):
     checks = [{"name": "kernel", "node": "node1", "status": "fail", "found": "Linux 5.10", "advice": "needs 6.3"}]
     step.warehouse.update_run(step.number, checks=checks, status="running", reasons=[], restore_result=None)
 
-    @steps._opening
-    @steps._reported
-    def check_kernel(_self: DagRunStep) -> None:
+    def check_kernel(_step: DagRunStep) -> None:
         raise PreconditionFailed("node node1: kernel: Linux 5.10; needs 6.3 (and 2 more failed checks)")
 
+    monkeypatch.setattr(opening, "check_kernel", check_kernel)
     with pytest.raises(AirflowFailException):
-        check_kernel(step)
+        perform("check_kernel", step)
     (message,) = server.messages
     assert message["text"].startswith("lab: FAILED · node node1: kernel: Linux 5.10")
     assert "• node node1: kernel: Linux 5.10; needs 6.3" in str(message["blocks"])
@@ -108,17 +109,17 @@ def test_a_refused_run_is_told_with_its_checks(step, server):
 def test_a_mistake_in_the_connection_is_said_and_fails_nothing(step, server, monkeypatch):
     connect(monkeypatch, server, channel="#bench")
     step.warehouse.update_run(step.number, status="invalid", reasons=["node2 was rebooted"])
-    (line,) = step.notify()["slack"]
+    (line,) = perform("notify", step)["slack"]
     assert line.startswith(
         "not sent to Slack, kept until that is mended: the Airflow connection 'bigtcp_slack': chan"
     )
     assert server.token not in line
     connect(monkeypatch, server)
     with pytest.raises(AirflowFailException):
-        step.close_run()
+        perform("close_run", step)
     assert len(server.messages) == 1
 
 
 def test_no_connection_is_no_failure(step, monkeypatch):
     step.warehouse.update_run(step.number, status="invalid", reasons=["node2 was rebooted"])
-    assert step.notify() == {"slack": ["not sent to Slack: there is no connection for it"]}
+    assert perform("notify", step) == {"slack": ["not sent to Slack: there is no connection for it"]}

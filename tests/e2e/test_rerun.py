@@ -78,16 +78,16 @@ def test_far_off_is_measured_again(installation: Installation, history: str):
 
 def test_a_rerun_that_fails_leaves_a_valid_night(installation, history, monkeypatch):
     # Airflow must not be imported before the installation's settings are there.
-    from bigtcp_bench.airflow.steps import DagRunStep
+    from bigtcp_bench.airflow.steps import blocks
 
-    switched = DagRunStep._switched
+    switched = blocks._switched
 
-    def failing(self, block, purpose, scenarios=()):
+    def failing(step, block, purpose, scenarios=()):
         if purpose == "rerun":
             raise SwitchFailed("the agent on node1 did not become ready")
-        return switched(self, block, purpose, scenarios)
+        return switched(step, block, purpose, scenarios)
 
-    monkeypatch.setattr(DagRunStep, "_switched", failing)
+    monkeypatch.setattr(blocks, "_switched", failing)
     before = installation.cluster_state()
     run = installation.run(scenarios=[SCENARIO], night=True)
     assert (run.state, run.row["status"], run.row["reasons"]) == ("success", "valid", [])

@@ -201,7 +201,7 @@ def _shown(connection: Any) -> str:
 
 
 def _source(conn_id: str) -> str:
-    from airflow.configuration import conf
+    from airflow.sdk import conf
 
     variable = f"AIRFLOW_CONN_{conn_id.upper()}"
     backend = conf.get("secrets", "backend", fallback="")

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.log import mask_secret
 
 from bigtcp_bench.airflow import dag_ids
-from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed, PreconditionFailed
+from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed, PreconditionFailed, first_line
 from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of, server_pod
 from bigtcp_bench.planning.plan import RERUN_PREFIX
 from bigtcp_bench.progress import say
@@ -114,7 +114,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
                         "block": generation.block,
                         "arm": generation.arm,
                         "generation": generation.generation,
-                        "reason": f"{generation}: {_first_line(error)}",
+                        "reason": f"{generation}: {first_line(error)}",
                     }
                 ],
             )
@@ -163,7 +163,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
             )
         except BenchError as error:
             # The pod or its node is gone, but this must not hide why the task ended. What was followed is known.
-            self.log.warning("the log of pod %s could not be read: %s", pod.metadata.name, _first_line(error))
+            self.log.warning("the log of pod %s could not be read: %s", pod.metadata.name, first_line(error))
             if self._stored.empty:
                 return
             log = ""
@@ -372,7 +372,3 @@ def _figures(values: dict[str, float]) -> str:
     if len(ends) == 2:
         parts.append("{:,.0f} / {:,.0f} bytes per packet (sender / receiver)".format(*ends))
     return ", ".join(parts)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.planning.plan import SLOT_ARMS, task_ids
+from bigtcp_bench.planning.plan import SLOT_ARMS, blocks, task_ids
 
 if TYPE_CHECKING:
     from bigtcp_bench.planning.plan import Block
@@ -27,6 +27,11 @@ _FINAL = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _KEPT = ("cluster", "dag_id", "run_id", "trigger", "note", "is_night", "package_version")
 
 _ADVICE = "a run is measured whole: clear it from check_kernel on, with all that follows"
+
+
+def planned_blocks(warehouse: Warehouse, number: int) -> list[Block]:
+    """Return the blocks of the plan of run ``number``; none when it ended before it had one."""
+    return blocks(warehouse.plan_of(number)) if warehouse.run(number)["plan"] is not None else []
 
 
 def pending(planned: Sequence[Block], states: Mapping[str, str]) -> set[int]:

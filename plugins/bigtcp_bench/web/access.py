@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
-from airflow.configuration import conf
+from airflow.sdk import conf
 from fastapi import Depends, HTTPException, Request, status
 
 from bigtcp_bench.airflow import connections, dag_ids

@@ -12,7 +12,6 @@ from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse import outbox, pages
 from bigtcp_bench.web.access import AccessDep
-from bigtcp_bench.web.airflow_facts import NextRun, next_runs
 from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.rendering import page
 
@@ -44,7 +43,8 @@ class ClusterCard:
     origin: pages.Origin
     #: Messages that Slack refuses for what is in them, each with the reason.
     refused: list[str]
-    next_runs: list[NextRun] = field(default_factory=list)
+    #: DAGs that have measured it lately.
+    dag_ids: list[str] = field(default_factory=list)
 
 
 @router.get("/overview")
@@ -55,7 +55,7 @@ def overview(request: Request, access: AccessDep) -> HTMLResponse:
     origin = pages.Origin(
         any(card.origin.emulated for card in cards), any(card.origin.generated for card in cards)
     )
-    planned = [] if cards else list(next_runs(access.readable).values())
+    planned = [] if cards else sorted(access.readable)
     refresh = any(card.last["status"] == "running" for card in cards)
     return page(request, "overview.html", access, cards=cards, origin=origin, planned=planned, refresh=refresh)
 
@@ -66,7 +66,6 @@ def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
     recent = pages.runs(warehouse, access.readable, cluster=name, limit=_RECENT)
     last = recent[0]
     compared = next(iter(pages.runs(warehouse, access.readable, cluster=name, compared=True, limit=1)), None)
-    due = next_runs(dict.fromkeys(row["dag_id"] for row in recent))
     return ClusterCard(
         name=name,
         last=last,
@@ -77,7 +76,7 @@ def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
         incidents=_open_incidents(warehouse, name) if name in access.whole_clusters else None,
         origin=pages.origins(warehouse, [last["id"]])[last["id"]],
         refused=outbox.set_aside(warehouse, name),
-        next_runs=list(due.values()),
+        dag_ids=list(dict.fromkeys(row["dag_id"] for row in recent)),
     )
 
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import conf
 
 from bigtcp_bench.report.links import DAG_ROUTE, NAV_ROUTE, RUN_ROUTE, URL_PREFIX
 from bigtcp_bench.web.task_link import RunPageLink

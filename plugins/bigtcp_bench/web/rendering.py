@@ -94,6 +94,10 @@ class Site:
         """Return the address of a DAG in Airflow."""
         return f"{self.airflow}/dags/{quote(dag_id, safe='')}"
 
+    def airflow_api_dag(self, dag_id: str) -> str:
+        """Return the address of a DAG in Airflow's REST API."""
+        return f"{self.airflow}/api/v2/dags/{quote(dag_id, safe='')}"
+
 
 @functools.cache
 def static_version() -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.configuration import conf
-from airflow.sdk import BaseOperatorLink
+from airflow.sdk import BaseOperatorLink, conf
 
 from bigtcp_bench.report.links import run_url
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 #: Operators of the DAG's tasks, by module and class. Airflow compares just these two names, and the operators
 #: themselves would bring the Kubernetes client into every process that loads plugins.
 OPERATORS = (
-    ("bigtcp_bench.airflow.tasks", "StepOperator"),
+    ("bigtcp_bench.airflow.step_operator", "StepOperator"),
     ("bigtcp_bench.airflow.generation_operator", "IperfGenerationOperator"),
 )
 

@@ -96,4 +96,25 @@
     }
   }, {rootMargin: "400px"});
   document.querySelectorAll("figure.remote").forEach((figure) => near.observe(figure));
+
+  // Only Airflow's API says when a DAG runs next, and only to readers of that DAG.
+  const ahead = (due) => {
+    const minutes = Math.max(0, Math.round((due - Date.now()) / 60_000));
+    if (minutes < 120) return `in ${minutes} min`;
+    return minutes < 2880 ? `in ${Math.round(minutes / 60)} h` : `in ${Math.round(minutes / 1440)} days`;
+  };
+
+  const planned = (dag) => {
+    if (dag.is_stale) return "none planned: Airflow no longer finds the DAG's file";
+    if (dag.is_paused) return "none planned: the DAG is paused";
+    if (!dag.next_dagrun_run_after) return "none planned: the DAG has no schedule";
+    const due = new Date(dag.next_dagrun_run_after);
+    return `${ahead(due)} (${due.toISOString().slice(0, 16).replace("T", " ")} UTC)`;
+  };
+
+  document.querySelectorAll("[data-next-run]").forEach(async (place) => {
+    const answer = await fetch(place.dataset.nextRun).catch(() => null);
+    if (answer?.ok) place.textContent = planned(await answer.json());
+    else if (answer?.status === 404) place.textContent = "none planned: Airflow no longer has this DAG";
+  });
 })();

@@ -1,0 +1,216 @@
+"""Measures block by block: puts an arm in force and proves it, and reads both nodes at the block's ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from bigtcp_bench.airflow import connections
+from bigtcp_bench.airflow.steps.step import DagRunStep, Result
+from bigtcp_bench.cluster import bigtcp_switch, load, node_counters, pods
+from bigtcp_bench.errors import BenchError, SwitchFailed, first_line
+from bigtcp_bench.judging.attempts import has_ended, refuse_ended
+from bigtcp_bench.measuring import control, packet_sizes
+from bigtcp_bench.measuring.generation import generations_of
+from bigtcp_bench.monitoring.collect import collect
+from bigtcp_bench.planning.plan import Block, Plan, blocks, captured_ways, rerun_plan, unproven_ways
+from bigtcp_bench.progress import say
+from bigtcp_bench.readings.agent_log import Captured
+from bigtcp_bench.readings.frames import packed
+
+if TYPE_CHECKING:
+    from bigtcp_bench.cluster.bigtcp_switch import SwitchReport
+    from bigtcp_bench.cluster.lease import Fence
+
+
+def switch(step: DagRunStep, slot: int) -> list[Result]:
+    """Put the arm of this slot's block in force and prove it; return its generations, for the mapped task."""
+    refuse_ended(step.warehouse, step.number)
+    return _switched(step, _block_of(step, slot), "plan")
+
+
+def rerun_switch(step: DagRunStep, slot: int) -> list[Result]:
+    """Do what ``switch`` does for a block of the re-run; skips unless there are scenarios to measure again."""
+    due = step.run.due()
+    if not due:
+        raise AirflowSkipException("no scenario is to be measured again tonight")
+    if has_ended(step.warehouse.run(step.number)):
+        raise AirflowSkipException("the run has ended: what it measured twice, or did not, stays as it is")
+    block = step.run.rerun_blocks(due)[slot - 1]
+    try:
+        return _switched(step, block, "rerun", due)
+    except Exception as error:
+        reason = f"block {block.number} (re-run): {first_line(error)}"
+        row = {"block": block.number, "arm": block.arm, "generation": 1, "reason": reason}
+        step.warehouse.store_failures(step.number, [row])
+        raise
+
+
+def collect_counters(step: DagRunStep) -> Result:
+    """End the last block; store how much both nodes' counters grew during each, and what Prometheus knows."""
+    found = {"counters": store_counters(step, step.planned())}
+    store_prometheus(step, step.planned())
+    return found
+
+
+def _block_of(step: DagRunStep, slot: int) -> Block:
+    for block in blocks(step.plan):
+        if block.slot == slot:
+            return block
+    raise AirflowSkipException(f"the order {','.join(step.plan.order)} has no block here")
+
+
+def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[str] = ()) -> list[Result]:
+    """Put the arm of ``block`` in force and prove it; return its generations."""
+    fence = step.fence()
+    with fence.renewing():
+        fence.check()
+        _end_block_before(step, block.number)
+        pods.delete_pods(step.api, before=fence.check)
+        # What nodes use at rest is known from just before the switch, or else from before the run.
+        usual = (step.warehouse.run(step.number)["environment"] or {}).get("busy_cpus") or {}
+        usual = usual | load.await_quiet(step.api, step.plan, step.pair, progress=say)
+        report = _put_in_force(step, fence, block, purpose)
+        if step.plan.control and purpose == "plan":
+            _measure_control(step, block)
+        measured = rerun_plan(step.plan, scenarios) if purpose == "rerun" else step.plan
+        if captured_ways(measured):
+            _measure_packet_sizes(step, block, measured)
+        documents = load.read_at_rest(
+            step.api, step.plan, step.pair, usual if report.restarted else {}, progress=say
+        )
+        _store_nodes(step, block.number, "begin", documents)
+    step.warehouse.store_block(
+        step.number,
+        {
+            "block": block.number,
+            "arm": block.arm,
+            "purpose": purpose,
+            "started_at": datetime.now(UTC),
+            "finished_at": None,
+            "switch_report": report.to_dict(),
+        },
+    )
+    generations = generations_of(
+        block, run=step.number, run_key=step.run_key, nodes=step.pair.names, scenarios=scenarios
+    )
+    return [one.model_dump(mode="json") for one in generations]
+
+
+def _put_in_force(step: DagRunStep, fence: Fence, block: Block, purpose: str) -> SwitchReport:
+    """Switch to the arm of ``block``; what was found of one that is not proven is kept for the diagnosis."""
+    say(f"block {block.number}: switching BIG TCP {block.arm}")
+    try:
+        return bigtcp_switch.switch(
+            step.api, fence, block.arm, step.pair, step.plan, force_restart=step.plan.is_aa, progress=say
+        )
+    except SwitchFailed as error:
+        if error.report and purpose == "plan":
+            row = {"block": block.number, "arm": block.arm, "switch_report": error.report}
+            step.warehouse.store_block(step.number, row)
+        raise
+
+
+def _measure_control(step: DagRunStep, block: Block) -> None:
+    """Store the control of ``block``; one that fails is said and missing, and the block goes on."""
+    try:
+        measured = control.measure_control(
+            step.api, step.plan, step.pair, run_key=step.run_key, block=block.number, arm=block.arm
+        )
+    except BenchError as error:
+        say(f"block {block.number} has no control: {first_line(error)}")
+        return
+    key = {"block": block.number, "arm": block.arm, "generation": 0}
+    step.warehouse.store_results(step.number, [{**key, **asdict(one)} for one in measured])
+    value = next((one.value for one in measured if one.metric == "transactions_per_s"), None)
+    if value is not None:
+        say(f"block {block.number}: the control has {value:,.0f} transactions/s between the nodes themselves")
+
+
+def _measure_packet_sizes(step: DagRunStep, block: Block, plan: Plan) -> None:
+    """Store the packet sizes of ``block``; a capture that fails is said and missing, and the block goes on.
+
+    Where nothing else proves what BIG TCP does, it is tried once more.
+    """
+    needed = {way.family for way in unproven_ways(plan.scenarios)}
+    found: dict[str, Captured] = {}
+    for _ in range(2 if needed else 1):
+        try:
+            captured = packet_sizes.measure_packet_sizes(
+                step.api, plan, step.pair, run_key=step.run_key, block=block.number, arm=block.arm
+            )
+        except BenchError as error:
+            say(f"block {block.number} has no packet sizes: {first_line(error)}")
+            continue
+        for loss in packet_sizes.losses(captured):
+            say(f"block {block.number}: {loss}")
+        found |= {one.family: one for one in captured if one.error is None or one.family not in found}
+        if all(family in found and found[family].error is None for family in needed):
+            break
+    step.warehouse.store_packet_sizes(step.number, packet_sizes.rows(list(found.values())))
+    key = {"block": block.number, "generation": 0}
+    step.warehouse.store_raw(
+        step.number,
+        [{**key, "kind": f"capture:{one.family}", "document": one.stored} for one in found.values()],
+    )
+
+
+def store_counters(step: DagRunStep, of_blocks: Sequence[Block]) -> int:
+    """End the last of ``of_blocks``, and store the growth of both nodes' counters during each."""
+    fence = step.fence()
+    with fence.renewing():
+        _end_block_before(step, of_blocks[-1].number + 1)
+    documents = {
+        (document.block, document.kind): document
+        for document in step.warehouse.raw_documents(step.number)
+        if document.kind.startswith("node-")
+    }
+    rows, gaps = node_counters.deltas(documents, {block.number: block.arm for block in of_blocks})
+    for gap in gaps:
+        say(gap)
+    step.warehouse.store_counters(step.number, rows)
+    return len(rows)
+
+
+def store_prometheus(step: DagRunStep, of_blocks: Sequence[Block]) -> None:
+    """Store what Prometheus knows of ``of_blocks``, where there is a connection to it."""
+    names = [name for node in step.pair.nodes for name in (node.name, *node.internal_ips)]
+    numbers = [block.number for block in of_blocks]
+    settings = connections.prometheus_settings
+    for line in collect(step.warehouse, step.number, numbers, names, step.cluster, settings):
+        say(line)
+
+
+def _end_block_before(step: DagRunStep, number: int) -> None:
+    """Note the end of the block before ``number``, once, with both nodes' counters."""
+    before = number - 1
+    found = step.warehouse.blocks_frame(step.number)
+    open_blocks = found[(found["block"] == before) & found["finished_at"].isna()]
+    if open_blocks.empty:
+        return
+    documents = node_counters.read_nodes(
+        step.api, step.pair, step.plan.image, pull_secrets=step.plan.image_pull_secrets, agents=True
+    )
+    _store_nodes(step, before, "end", documents)
+    arm = open_blocks["arm"].iloc[0]
+    step.warehouse.store_block(step.number, {"block": before, "arm": arm, "finished_at": datetime.now(UTC)})
+
+
+def _store_nodes(step: DagRunStep, block: int, moment: str, documents: Mapping[str, Mapping[str, Any]]) -> None:
+    """Store what was read of both nodes at the beginning or the end of a block."""
+    step.warehouse.store_raw(
+        step.number,
+        [
+            {
+                "block": block,
+                "generation": 0,
+                "kind": f"node-{moment}:{name}",
+                "document": packed(dict(document)),
+            }
+            for name, document in documents.items()
+        ],
+    )
