@@ -19,16 +19,11 @@ from typing import Any
 from kubernetes import client as k8s
 
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
-from bigtcp_bench.cluster.cilium import (
-    KEYS,
-    LIMIT_NAMES,
-    MERGED_DIR,
-    POD_TEMPLATE_GENERATION,
-    TEMPLATE_GENERATION,
-)
+from bigtcp_bench.cluster.cilium import MERGED_DIR, POD_TEMPLATE_GENERATION, TEMPLATE_GENERATION
 from bigtcp_bench.cluster.pods import node_of
 from bigtcp_bench.in_cluster.measure import MARKER
 from bigtcp_bench.in_cluster.protocol import CRASHES, GUARDIAN_NAME, is_agent, selects
+from bigtcp_bench.in_cluster.treatment import KEYS, LIMITS
 from bigtcp_lab.api import paths
 from bigtcp_lab.api.copies import copied
 from bigtcp_lab.api.discovery import (
@@ -54,7 +49,7 @@ RECORDED = Path(__file__).parents[1] / "recorded"
 BIG = 196608
 SMALL = 65536
 MEMINFO = "MemTotal: 8000000 kB\nMemAvailable: 7000000 kB\n"
-ALL_LIMITS = [name for names in LIMIT_NAMES.values() for name in names]
+ALL_LIMITS = [name for names in LIMITS.values() for name in names]
 
 
 def status_before_1_16(document: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +218,7 @@ class Cluster:
         crashes = "crashes" in self.faults or ("crashes-when-on" in self.faults and "true" in node.merged.values())
         if "setting-ignored" not in self.faults and not crashes:
             for family, key in KEYS.items():
-                for limit in LIMIT_NAMES[family]:
+                for limit in LIMITS[family]:
                     if node.merged[key] == "true":
                         node.limits[limit] = BIG
                     elif node.limits[limit] > SMALL:
@@ -330,7 +325,7 @@ class Cluster:
         document: dict[str, Any] = json.loads(
             (RECORDED / f"cilium-status-{'on' if on else 'off'}.json").read_text()
         )
-        for family, (gso, gro) in LIMIT_NAMES.items():
+        for family, (gso, gro) in LIMITS.items():
             document[f"{family}-big-tcp"].update(maxGSO=limits[gso], maxGRO=limits[gro])
         return {**document, **self.extra_status}
 

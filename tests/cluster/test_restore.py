@@ -13,7 +13,7 @@ import pytest
 from bigtcp_bench.cluster import bigtcp_switch, pods, requirements, restore, saved_state
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ApiUnreachable, ClusterApi, Conflict
 from bigtcp_bench.cluster.bigtcp_switch import node_config, switch
-from bigtcp_bench.cluster.cilium import KEYS, find_cilium, rollout
+from bigtcp_bench.cluster.cilium import find_cilium, rollout
 from bigtcp_bench.cluster.lease import Fence, annotate, holder_of, read_lease
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.pods import PodFailed
@@ -21,6 +21,7 @@ from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, SwitchFailed
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster import restore as core
+from bigtcp_bench.in_cluster.treatment import KEYS
 from bigtcp_bench.planning.plan import Plan, validate_plan
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, NODES
 

@@ -8,9 +8,10 @@ import pytest
 from bigtcp_bench.analysis.diagnosis import diagnose
 from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.cluster.rollout import observe
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.judging.causes import evidence_of
 from bigtcp_bench.judging.facts import facts_of
-from bigtcp_bench.planning.plan import CAPTURE_S, CLASSIC_MAX_PACKET_BYTES, load_plan
+from bigtcp_bench.planning.plan import CAPTURE_S, load_plan
 from bigtcp_bench.readings.cpu import CPU_PARTS
 from bigtcp_bench.readings.frames import unpacked
 from bigtcp_bench.report.view import RunView

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtcp_bench.in_cluster import measure
-from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.readings.agent_log import RequestResponse, parse_log
 from bigtcp_bench.readings.orders import ProbeOrders
 

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.in_cluster import measure
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import metrics_of
-from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.readings.agent_log import parse_log
 from bigtcp_bench.readings.frames import document_of, frames_in, unpacked
 from bigtcp_bench.readings.measurements import absences, measurements, problems, proof

@@ -20,7 +20,6 @@ from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed
 from bigtcp_bench.in_cluster.protocol import (
     ARM,
     FINALIZER,
-    KEYS,
     LEASE_NAME,
     LEASE_S,
     MAX_RESTARTS,
@@ -31,6 +30,7 @@ from bigtcp_bench.in_cluster.protocol import (
     STATE_NAME,
     WINDOW,
 )
+from bigtcp_bench.in_cluster.treatment import KEYS
 from bigtcp_lab.api.discovery import (
     CILIUMNODECONFIGS,
     CONFIGMAPS,

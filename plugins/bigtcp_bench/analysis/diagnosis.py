@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
-from bigtcp_bench.analysis.verdicts import LIMITS, NodePressure
-from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, SCENARIOS, Arm, Thresholds
+from bigtcp_bench.analysis.verdicts import NodePressure
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, LIMITS, proves
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, Family, Thresholds
 
 Figure = int | float | str
 
@@ -149,7 +150,7 @@ class Evidence:
     devices that carry its pods' traffic, in bytes.
     """
 
-    families: Sequence[str] = ()
+    families: Sequence[Family] = ()
     ceilings: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     settings: Sequence[NodeSetting] = ()
     pods: Sequence[PodLimits] = ()
@@ -234,7 +235,7 @@ def _of_nodes(evidence: Evidence) -> Iterator[Cause]:
             for device, limits in seen.limits.items():
                 for name in LIMITS[family]:
                     value = limits.get(name, CLASSIC_MAX_PACKET_BYTES)
-                    if (value > CLASSIC_MAX_PACKET_BYTES) != (seen.arm == "on"):
+                    if not proves(value, seen.arm):
                         agent = seen.max_gso.get(family)
                         figures: dict[str, Figure] = {name: value, "device": device}
                         if agent is not None:
@@ -252,7 +253,7 @@ def _of_pods(evidence: Evidence) -> Iterator[Cause]:
     for seen in evidence.pods:
         for name in (name for family in evidence.families for name in LIMITS[family]):
             value = seen.limits.get(name)
-            if value is not None and (value > CLASSIC_MAX_PACKET_BYTES) != (seen.arm == "on"):
+            if value is not None and not proves(value, seen.arm):
                 yield _contradiction(
                     f"{name} of the {seen.pod} pod is {value:,} B in arm {seen.arm} (block {seen.block}), so the "
                     "pod was made under another setting",
@@ -263,7 +264,7 @@ def _of_pods(evidence: Evidence) -> Iterator[Cause]:
 
 def _of_packets(evidence: Evidence) -> Iterator[Cause]:
     for scenario, arm, sender, _ in _packet_sizes(evidence):
-        if sender is not None and (sender > CLASSIC_MAX_PACKET_BYTES) != (arm == "on"):
+        if sender is not None and not proves(sender, arm):
             yield _contradiction(
                 f"packets left the sender with {sender:,.0f} B on average in arm {arm}",
                 {"bytes_per_packet_sender": round(sender)},

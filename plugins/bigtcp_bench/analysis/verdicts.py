@@ -18,17 +18,9 @@ from scipy import special
 
 from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians, series_of
 from bigtcp_bench.analysis.levels import robust_level
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, LIMITS, proves
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import (
-    CLASSIC_MAX_PACKET_BYTES,
-    SCENARIOS,
-    Arm,
-    Plan,
-    Thresholds,
-    Way,
-    blocks,
-    unproven_ways,
-)
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, Plan, Thresholds, Way, blocks, unproven_ways
 
 End = Literal["sender", "receiver"]
 ENDS: tuple[End, End] = ("sender", "receiver")
@@ -37,9 +29,6 @@ ENDS: tuple[End, End] = ("sender", "receiver")
 Moment = tuple[int, Literal["begin", "end"]]
 #: (block, way, end) → mean bytes of the packets that carried the data of a captured stream.
 Captures = Mapping[tuple[int, Way, End], float]
-
-#: The device limits that BIG TCP raises, by IP family.
-LIMITS = {"ipv4": ("gso_ipv4_max_size", "gro_ipv4_max_size"), "ipv6": ("gso_max_size", "gro_max_size")}
 
 
 @dataclass(frozen=True)
@@ -313,7 +302,7 @@ def limit_problems(device_limits: Mapping[tuple[int, int, str], Mapping[str, int
             value = limits.get(name)
             if value is None or block not in arms:
                 continue
-            if (value > CLASSIC_MAX_PACKET_BYTES) != (arms[block] == "on"):
+            if not proves(value, arms[block]):
                 wanted = "above" if arms[block] == "on" else "at most"
                 problems.append(
                     f"block {block} (arm {arms[block]}), generation {generation}: {name} of the {pod} pod is "

@@ -10,8 +10,6 @@ from bigtcp_bench.cluster import agent_settings
 from bigtcp_bench.cluster.api import ClusterApi, JsonObject
 from bigtcp_bench.cluster.cilium import (
     AGENT_CONTAINER,
-    FAMILIES,
-    KEYS,
     AgentStatus,
     Cilium,
     Merged,
@@ -21,6 +19,7 @@ from bigtcp_bench.cluster.cilium import (
 )
 from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS
 from bigtcp_bench.errors import BenchError
+from bigtcp_bench.in_cluster import treatment
 
 
 @dataclass
@@ -48,7 +47,7 @@ def read_agent(api: ClusterApi, cilium: Cilium, pod: JsonObject) -> tuple[Agent,
     """Return what the agent of ``pod`` is and was told, and its status. Raises SwitchFailed if it does not say."""
     name = pod["metadata"]["name"]
     told = agent_settings.told(api, cilium, name)
-    merged = read_merged(api, cilium, name) if told is None else _merged(told)
+    merged = read_merged(api, cilium, name) if told is None else treatment.told(told)
     status = read_status(api, cilium, name)
     container = _container(pod["spec"]["containers"])
     running = _container((pod.get("status") or {}).get("containerStatuses") or [])
@@ -89,10 +88,6 @@ def _digest(told: dict[str, str]) -> str:
     known = {*DATAPATH_KEYS, *BIG_TCP_KEYS, *agent_settings.GENERATED_KEYS}
     others = sorted((key, value) for key, value in told.items() if key not in known)
     return hashlib.sha256(json.dumps(others).encode()).hexdigest()[:12]
-
-
-def _merged(told: dict[str, str]) -> Merged:
-    return {family: told.get(KEYS[family], "").strip("\"'").lower() == "true" for family in FAMILIES}
 
 
 def _container(items: list[JsonObject]) -> JsonObject:

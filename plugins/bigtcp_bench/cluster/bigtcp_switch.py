@@ -18,7 +18,6 @@ from bigtcp_bench.cluster.agents import Agent, read_agent
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
     CONFIGMAP_NAME,
-    KEYS,
     AgentStatus,
     Cilium,
     Limits,
@@ -40,6 +39,7 @@ from bigtcp_bench.cluster.saved_state import SavedState
 from bigtcp_bench.errors import FenceLost, SwitchFailed
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster.protocol import selects
+from bigtcp_bench.in_cluster.treatment import KEYS, settings_of, switched
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, Family, Plan
 from bigtcp_bench.resources import load_manifest
 
@@ -132,7 +132,7 @@ def switch(
         _withdraw(api, cilium, fence.window, state)
         raise
 
-    wanted: Merged = dict.fromkeys(KEYS, arm == "on")
+    wanted: Merged = switched(arm)
     if force_restart and not rolled:
         stale = list(pair.names)
     else:
@@ -320,7 +320,7 @@ def _carries(found: JsonObject, window: str) -> bool:
 
 def settings(arm: Arm) -> dict[str, str]:
     """Return the two keys of Cilium's configuration, spelled out for ``arm``."""
-    return dict.fromkeys(KEYS.values(), "true" if arm == "on" else "false")
+    return settings_of(switched(arm))
 
 
 def _label(api: ClusterApi, fence: Fence, node: str, report: SwitchReport) -> None:

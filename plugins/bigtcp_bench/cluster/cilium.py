@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from bigtcp_bench.cluster.api import (
     CONFIGMAP,
@@ -31,13 +30,11 @@ from bigtcp_bench.in_cluster.protocol import (
     merged_settings,
     waiting_reason,
 )
-from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, Arm, Family
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, FAMILIES, KEYS, LIMITS
+from bigtcp_bench.planning.plan import Arm, Family
 
-FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 #: The configuration key of each family, in ``cilium-config`` and in a CiliumNodeConfig.
-KEYS = cast("dict[Family, str]", protocol.KEYS)
 #: The attributes of a device that the agent sets for each family.
-LIMIT_NAMES = cast("dict[Family, tuple[str, str]]", protocol.LIMIT_NAMES)
 #: How a DaemonSet numbers its pod templates (an annotation), and how a pod tells which it was made from (a label).
 TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 POD_TEMPLATE_GENERATION = "pod-template-generation"
@@ -379,7 +376,7 @@ def judge_limits(node: str, arm: Arm, limits: Limits, families: Iterable[Family]
         return [f"node {node}: none of the devices that Cilium selects was found on the node"]
     for device, values in limits.items():
         for family in families if arm == "on" else FAMILIES:
-            for name in LIMIT_NAMES[family]:
+            for name in LIMITS[family]:
                 value = values.get(name)
                 if arm == "on" and (value is None or value <= CLASSIC_MAX_PACKET_BYTES):
                     ceiling = values.get("tso_max_size")

@@ -12,7 +12,6 @@ from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.cluster.cilium import (
     CONFIGMAP_NAME,
-    KEYS,
     TUNNEL_DEVICES,
     AgentStatus,
     Cilium,
@@ -26,6 +25,7 @@ from bigtcp_bench.cluster.fingerprint import Difference
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster.protocol import merged_settings, selects
+from bigtcp_bench.in_cluster.treatment import KEYS
 from bigtcp_bench.planning.plan import Plan
 
 #: Set on the pod template by the chart when ``rollOutCiliumPods`` is true.

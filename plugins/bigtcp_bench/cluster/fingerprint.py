@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bigtcp_bench.in_cluster.treatment import KEYS
+
 #: The plan that a change is measured with.
 UPGRADE_PLAN = "upgrade"
 
 #: The benchmark switches these itself, and spells them out in both arms: they are no difference between two runs.
-BIG_TCP_KEYS = frozenset({"enable-ipv4-big-tcp", "enable-ipv6-big-tcp"})
+BIG_TCP_KEYS = frozenset(KEYS.values())
 
 #: Keys of ``cilium-config`` that change how packets travel. Not all of them: some hold secrets' names, and most
 #: change with every release without any effect on the path.
 DATAPATH_KEYS = (
+    *sorted(KEYS.values()),
     "auto-direct-node-routes",
     "bpf-lb-acceleration",
     "bpf-lb-dsr-dispatch",
@@ -35,11 +38,9 @@ DATAPATH_KEYS = (
     "enable-hubble",
     "enable-ipsec",
     "enable-ipv4",
-    "enable-ipv4-big-tcp",
     "enable-ipv4-egress-gateway",
     "enable-ipv4-masquerade",
     "enable-ipv6",
-    "enable-ipv6-big-tcp",
     "enable-ipv6-masquerade",
     "enable-l7-proxy",
     "enable-tcx",

@@ -8,11 +8,12 @@ from typing import Any
 
 from bigtcp_bench.cluster import agent_settings, pods, probe
 from bigtcp_bench.cluster.api import ApiProblem, ClusterApi, NotFound
-from bigtcp_bench.cluster.cilium import KEYS, Cilium, read_merged
+from bigtcp_bench.cluster.cilium import Cilium, read_merged
 from bigtcp_bench.errors import SwitchFailed
 from bigtcp_bench.in_cluster.hold import Check, Refused
 from bigtcp_bench.in_cluster.protocol import NAMESPACE, Json, crashes, waiting_reason
 from bigtcp_bench.in_cluster.restore import Means, NotRestored
+from bigtcp_bench.in_cluster.treatment import settings_of
 from bigtcp_bench.readings.orders import ProbeOrders
 
 
@@ -91,7 +92,7 @@ class ClusterHands:
                 settings = agent_settings.told(self.api, self.cilium, pod) or {}
             except SwitchFailed as error:
                 raise NotRestored(str(error)) from error
-        return {**settings, **{KEYS[family]: str(value).lower() for family, value in merged.items()}}
+        return {**settings, **settings_of(merged)}
 
     def waits_for(self, agent: Json) -> tuple[str, bool]:
         """Return what an agent that is not Ready waits for, and whether it ends again and again."""

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from bigtcp_bench.cluster.api import Forbidden
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check, Status
-from bigtcp_bench.cluster.cilium import LIMIT_NAMES, TUNNEL_DEVICES, AgentStatus, Merged
+from bigtcp_bench.cluster.cilium import TUNNEL_DEVICES, AgentStatus, Merged
 from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import PAIR_LABEL, TAINT_KEY, NodeInfo, NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.cluster.reach import POLICY_DENIED
 from bigtcp_bench.errors import BenchError, PreconditionFailed
-from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES, Family, Plan
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, LIMITS
+from bigtcp_bench.planning.plan import Family, Plan
 from bigtcp_bench.readings.agent_log import Device
 
 #: Below this much free memory eight streams of large buffers compete with everything else on the node.
@@ -168,7 +169,7 @@ def _device(node: NodeInfo, name: str, device: Device, plan: Plan) -> Check:
 
 def _restorable(node: str, device: str, limits: Mapping[str, int], merged: Merged) -> Iterator[Check]:
     """Find limits that somebody has set by hand: Cilium would overwrite them and never put them back."""
-    for family, names in LIMIT_NAMES.items():
+    for family, names in LIMITS.items():
         for name in names:
             value = limits.get(name)
             if merged[family] or value is None or value == CLASSIC_MAX_PACKET_BYTES:

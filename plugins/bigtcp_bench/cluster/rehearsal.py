@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bigtcp_bench.cluster.cilium import KEYS, Cilium
+from bigtcp_bench.cluster.cilium import Cilium
 from bigtcp_bench.in_cluster.hold import LEASE, Check, Hands
 from bigtcp_bench.in_cluster.protocol import AGENT_LABELS, CONFIGMAP_NAME, Json, is_agent, merged_settings
+from bigtcp_bench.in_cluster.treatment import KEYS, settings_of
 
 
 @dataclass
@@ -122,7 +123,7 @@ class Rehearsal:
             told = self.pretended[node]
         else:
             return self.real.told(namespace, agent)
-        return {KEYS[family]: str(on).lower() for family, on in told.items()}
+        return settings_of(told)
 
     def waits_for(self, agent: Json) -> tuple[str, bool]:
         """Return what an agent waits for."""

@@ -23,7 +23,6 @@ from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster.protocol import (
-    KEYS,
     NAMESPACE,
     NODE_CONFIG_NAME,
     STATE_NAME,
@@ -32,6 +31,7 @@ from bigtcp_bench.in_cluster.protocol import (
     SavedState,
     words,
 )
+from bigtcp_bench.in_cluster.treatment import KEYS
 from bigtcp_bench.planning.plan import Plan
 
 #: What helps where an agent has other settings than its configuration says.

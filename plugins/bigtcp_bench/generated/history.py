@@ -13,6 +13,7 @@ from bigtcp_bench.cluster.fingerprint import Fingerprint, note, run_id
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.generated.figures import night_results
 from bigtcp_bench.generated.story import Intervention, NightStory, interventions, stories
+from bigtcp_bench.in_cluster.treatment import settings_of, switched
 from bigtcp_bench.planning.plan import Block, Plan, blocks, load_plan, rerun_plan
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class _Writer:
         self._finish(number, story, started + (len(planned) + 1) * _BLOCK)
 
     def _start(self, story: NightStory, plan: Plan, started: datetime, between: Intervention | None = None) -> int:
-        config = dict.fromkeys(("enable-ipv4-big-tcp", "enable-ipv6-big-tcp"), "false")
+        config = settings_of(switched("off"))
         config |= {"datapath-mode": "veth", "routing-mode": "native"}
         cilium = Fingerprint(f"quay.io/cilium/cilium:v{story.cilium}", config)
         number = self._warehouse.start_run(

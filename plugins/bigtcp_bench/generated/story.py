@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from bigtcp_bench.planning.plan import ARMS, SCENARIOS, Arm
+from bigtcp_bench.in_cluster.treatment import ARMS
+from bigtcp_bench.planning.plan import SCENARIOS, Arm
 
 #: How a night's run ends. ``unproven`` and ``other_machine`` trip a gate of the whole run, ``lossy`` one of a
 #: single scenario; ``unrestored`` was measured well, but its restore was not verified.

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from bigtcp_bench.in_cluster.treatment import KEYS
+
 Json = dict[str, Any]
 
 #: The namespace of every object of the benchmark but the CiliumNodeConfig.
@@ -69,19 +71,11 @@ OTHER_RESTORE_S = 300.0
 MAX_RESTARTS = 3
 LAST_RESTART_S = 1800.0
 
-#: What Cilium calls things: IP family → key in ``cilium-config`` and in a CiliumNodeConfig.
-KEYS = {"ipv4": "enable-ipv4-big-tcp", "ipv6": "enable-ipv6-big-tcp"}
-#: IP family → attributes of a device that the agent sets; it sets no others.
-LIMIT_NAMES = {
-    "ipv4": ("gso_ipv4_max_size", "gro_ipv4_max_size"),
-    "ipv6": ("gso_max_size", "gro_max_size"),
-}
+#: What Cilium calls things.
 CONFIGMAP_NAME = "cilium-config"
 AGENT_LABELS = "k8s-app=cilium"
 #: As Cilium's chart names it; others may name it otherwise.
 DAEMONSET_NAME = "cilium"
-#: Without BIG TCP a packet's length fits 16 bits; Cilium puts this back, whatever was there before.
-CLASSIC_MAX_PACKET_BYTES = 65536
 
 
 # --- The saved state -------------------------------------------------------------------------------------------

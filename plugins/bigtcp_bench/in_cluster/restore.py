@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster import protocol, treatment
 from bigtcp_bench.in_cluster.hold import (
     NODES,
     PODS,
@@ -25,8 +25,6 @@ from bigtcp_bench.in_cluster.hold import (
 from bigtcp_bench.in_cluster.protocol import (
     ARM,
     CONFIGMAP_NAME,
-    KEYS,
-    LIMIT_NAMES,
     NAMESPACE,
     NODE_CONFIG_NAME,
     RESTARTS,
@@ -52,6 +50,7 @@ from bigtcp_bench.in_cluster.protocol import (
     undo_config_map,
     words,
 )
+from bigtcp_bench.in_cluster.treatment import ALL_LIMITS, CLASSIC_MAX_PACKET_BYTES, KEYS
 
 
 class NotRestored(Exception):
@@ -403,8 +402,8 @@ class Restoration:
         return bool(wanted == saved.merged and saved.limits and not replaced)
 
     def _told(self, agent: Json) -> dict[str, bool]:
-        told = self.hands.told(self.state.cilium_namespace, agent)
-        return {family: told.get(key, "").strip().lower() == "true" for family, key in KEYS.items()}
+        told = treatment.told(self.hands.told(self.state.cilium_namespace, agent))
+        return {str(family): on for family, on in told.items()}
 
     def _is_stale(
         self, agent: Json, saved: SavedNode, wanted: Mapping[str, bool], replaced: bool, rebooted: bool
@@ -555,18 +554,17 @@ class Restoration:
 
     def _compare(self, node: str, saved: SavedNode, devices: dict[str, dict[str, Any]]) -> list[str]:
         texts, on = [], any((saved.merged or {}).values())
-        set_by_cilium = {name for names in LIMIT_NAMES.values() for name in names}
         self.report.nodes[node]["limits"] = {name: devices[name] for name in saved.limits if name in devices}
         for device, before in saved.limits.items():
             if device not in devices:
                 self.report.note(f"device {device} of node {node} no longer exists")
                 continue
-            for limit in sorted(set_by_cilium & set(before)):
+            for limit in sorted(before.keys() & set(ALL_LIMITS)):
                 now = devices[device].get(limit)
                 if now == before[limit]:
                     continue
                 text = f"node {node}: device {device} has {limit} {now}, it was {before[limit]}"
-                if not on and now == protocol.CLASSIC_MAX_PACKET_BYTES:
+                if not on and now == CLASSIC_MAX_PACKET_BYTES:
                     # Cilium's own "off" is this, whatever somebody had set by hand before.
                     self.report.note(f"{text}; Cilium puts back {now} only")
                 else:

@@ -26,7 +26,7 @@ from bigtcp_bench.cluster.api import (
     JsonObject,
 )
 from bigtcp_bench.cluster.checks import Check
-from bigtcp_bench.cluster.cilium import CONFIGMAP_NAME, KEYS, Cilium, Merged, rollout_rounds
+from bigtcp_bench.cluster.cilium import CONFIGMAP_NAME, Cilium, Merged, rollout_rounds
 from bigtcp_bench.cluster.hands import ClusterHands
 from bigtcp_bench.cluster.lease import read_lease
 from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
@@ -40,6 +40,7 @@ from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.in_cluster.hold import Hands
 from bigtcp_bench.in_cluster.protocol import SavedNode, SavedState
+from bigtcp_bench.in_cluster.treatment import KEYS, switched
 from bigtcp_bench.measuring import packet_sizes
 from bigtcp_bench.measuring.control import control_pods
 from bigtcp_bench.measuring.generation import client_pod, generations_of, orders_of, server_pod
@@ -228,7 +229,7 @@ def _restored(
     arm, names = told[-1].block.arm, sketch.pair.names
     # Devices are not known before somebody looks at them; that somebody will is what is told.
     limits = {name: {"as saved": dict[str, int]()} for name in names}
-    last: Merged = dict.fromkeys(KEYS, arm == "on")
+    last: Merged = switched(arm)
     hands = Rehearsal(start.hands, cilium, limits, dict.fromkeys(names, last))
     state = SavedState(
         package_version="",
@@ -355,7 +356,7 @@ def _blocks(
     """Yield the blocks. ``merged`` is what agents were told, ``data`` what ``cilium-config`` says."""
     written = dict(data) if plan.scope == "cluster" else {}
     for block in blocks(plan):
-        wanted: Merged = dict.fromkeys(KEYS, block.arm == "on")
+        wanted: Merged = switched(block.arm)
         settings = bigtcp_switch.settings(block.arm)
         writes = any(written.get(key) != value for key, value in settings.items())
         rolls = plan.scope == "cluster" and (writes or plan.is_aa)

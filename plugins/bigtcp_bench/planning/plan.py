@@ -11,18 +11,18 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bigtcp_bench.errors import InvalidInput, validation_sentence
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
+from bigtcp_bench.in_cluster.treatment import Arm as Arm
+from bigtcp_bench.in_cluster.treatment import Family as Family
 from bigtcp_bench.planning.metrics import Traffic
 from bigtcp_bench.resources import include_dir
 from bigtcp_bench.settings import PLANS, pinned_image
 
-Arm = Literal["off", "on"]
-Family = Literal["ipv4", "ipv6"]
 #: Between which ends traffic runs: pods on the two nodes; both pods on one node, each of the two in its turn; or
 #: as ``pod``, but to the address of a Service.
 NetworkPath = Literal["pod", "same-node", "service"]
 Scope = Literal["nodes", "cluster"]
 
-ARMS: tuple[Arm, Arm] = ("off", "on")
 PATHS: tuple[NetworkPath, ...] = ("pod", "same-node", "service")
 
 #: The DAG has one pair of tasks (switch, measure) for each of these; a block takes the next one of its arm.
@@ -30,10 +30,6 @@ SLOT_ARMS: tuple[Arm, ...] = ("off", "on", "off", "on", "off", "on")
 
 #: The fewest blocks that tell an effect from a drift that bends (docs/statistics.md).
 TELLING_BLOCKS = 5
-
-#: A packet above this size cannot exist without BIG TCP: the 16-bit length field of IP ends here.
-CLASSIC_MAX_PACKET_BYTES = 65_536
-
 
 #: A generation must end well within the time that its task is given by the DAG.
 MAX_GENERATION_S = 3 * 3600

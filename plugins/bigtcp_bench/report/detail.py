@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from bigtcp_bench.in_cluster.treatment import ALL_LIMITS, FAMILIES
 from bigtcp_bench.planning.plan import thresholds_of
 from bigtcp_bench.report import units
 
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bigtcp_bench.warehouse.store import Warehouse
-
-FAMILIES = ("ipv4", "ipv6")
-#: The limits that BIG TCP raises, as rtnetlink names them.
-LIMITS = ("gso_ipv4_max_size", "gro_ipv4_max_size", "gso_max_size", "gro_max_size")
 
 #: Counters that a reader looks at first; the others are behind a fold.
 FIRST_COUNTERS = (
@@ -165,7 +162,7 @@ def _settings(restore: Mapping[str, Any], blocks: list[dict[Any, Any]]) -> list[
                     node=node,
                     enabled={family: merged.get(family) for family in FAMILIES},
                     device=device,
-                    limits={limit: (limits[device] if device else {}).get(limit) for limit in LIMITS},
+                    limits={limit: (limits[device] if device else {}).get(limit) for limit in ALL_LIMITS},
                 )
             )
     return found

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.report import reasons, units
 from bigtcp_bench.report.change import ChangeView
 from bigtcp_bench.report.expectation import unexpected

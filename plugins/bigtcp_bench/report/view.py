@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.in_cluster.treatment import ARMS, proves
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import (
-    ARMS,
-    CLASSIC_MAX_PACKET_BYTES,
-    SCENARIOS,
-    Arm,
-    Expectation,
-    Plan,
-    thresholds_of,
-    unproven_ways,
-)
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, Expectation, Plan, thresholds_of, unproven_ways
 from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView
@@ -71,10 +63,7 @@ class Proof:
     def as_intended(self) -> bool:
         """Whether both ends saw packets above 65,536 B in arm on, or none above it in arm off."""
         ends = (self.sender_b, self.receiver_b)
-        if any(end is None for end in ends):
-            return False
-        above = [end > CLASSIC_MAX_PACKET_BYTES for end in ends if end is not None]
-        return all(above) if self.arm == "on" else not any(above)
+        return all(end is not None and proves(end, self.arm) for end in ends)
 
 
 @dataclass(frozen=True)
