@@ -64,7 +64,7 @@ def test_a_night_of_writes_by_several_at_once(behind: Warehouse) -> None:
             behind.store_generation(run, 1, generation, results=rows)
         outbox.keep(behind, f"c{number}", [outbox.Draft(f"k{number}", "run", {"text": "t", "blocks": []}, run)])
         message = outbox.claim(behind, f"c{number}")
-        assert isinstance(message, outbox.Message)
+        assert isinstance(message, outbox.Outgoing)
         outbox.delivered(behind, message, channel="C1", ts="1.1")
         return len(behind.results_frame(run))
 
