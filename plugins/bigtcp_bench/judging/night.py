@@ -29,7 +29,8 @@ from bigtcp_bench.planning.terms import changed_terms, terms_of
 from bigtcp_bench.warehouse import incidents, judgements
 from bigtcp_bench.warehouse.controls import control_values
 from bigtcp_bench.warehouse.judgements import CARRIED, Judged, Series
-from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
+from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_bench.warehouse.verdicts import ENVIRONMENT
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from bigtcp_bench.planning.plan import SCENARIOS, thresholds_of
 from bigtcp_bench.planning.terms import same_terms
 from bigtcp_bench.report import units
 from bigtcp_bench.report.words import day_text, gain_text, series_text
-from bigtcp_bench.warehouse.store import ENVIRONMENT
+from bigtcp_bench.warehouse.verdicts import ENVIRONMENT
 
 if TYPE_CHECKING:
     import pandas as pd

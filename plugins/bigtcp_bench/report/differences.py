@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS
-from bigtcp_bench.warehouse.store import ENVIRONMENT
+from bigtcp_bench.warehouse.verdicts import ENVIRONMENT
 
 #: Of the plan and the package; the rest of a run's columns is its course.
 _OF_PLAN = ("plan_name", "block_order", "package_version")

@@ -13,7 +13,8 @@ from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.warehouse.records import RawDocument
 from bigtcp_bench.warehouse.schema import comparison, incident, incident_member, is_true, prometheus, raw, run
-from bigtcp_bench.warehouse.store import ENVIRONMENT, Warehouse
+from bigtcp_bench.warehouse.store import Warehouse
+from bigtcp_bench.warehouse.verdicts import ENVIRONMENT
 
 if TYPE_CHECKING:
     import pandas as pd
