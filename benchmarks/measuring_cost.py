@@ -26,7 +26,7 @@ from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import MeasurementFailed
-from bigtcp_bench.in_cluster.measure import WRITE_SIZE
+from bigtcp_bench.in_cluster.iperf3 import WRITE_SIZE
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, Scenario, validate_plan
 from bigtcp_bench.readings.agent_log import parse_log
 from bigtcp_bench.readings.measurements import measurements, problems
@@ -86,7 +86,7 @@ class Bench:
                 "request_bytes": self.plan.request_bytes,
             }
         )
-        command = ["python3", "/bigtcp/agent.py", orders.to_argument()]
+        command = ["python3", "-m", "bigtcp_bench.in_cluster.measure", orders.to_argument()]
         output = self.api.exec(pods.BENCH_NAMESPACE, self.client, pods.CONTAINER, command)
         for repetition in parse_log(output).repetitions:
             for problem in problems(repetition, orders):

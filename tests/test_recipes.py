@@ -18,7 +18,7 @@ import pytest
 from tests.support.installed import ROOT
 
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-RECIPES = re.findall(r"^\*\*(A \w+)\.\*\*.*?^```diff\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+RECIPES = re.findall(r"^\*\*(A [\w ]+)\.\*\*.*?^```diff\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 #: What a developer would try out by hand; runs on the copy.
 LOOK = """
@@ -32,6 +32,7 @@ from bigtcp_bench.cluster import requirements
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.generated.history import write_history
 from bigtcp_bench.airflow.params import dag_params
+from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS, validate_plan
 from bigtcp_bench.readings.measurements import measurements
 from bigtcp_bench.report.preflight import checks_text
@@ -43,7 +44,7 @@ from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.analysis.runs import USUAL, make_frame
 from tests.cluster.simulated import Cluster
-from tests.readings.documents import orders, recorded_document, repetition
+from tests.readings.documents import recorded_document, repetition
 
 warehouse = Warehouse(f"sqlite:///{Path.cwd()}/warehouse.db")
 warehouse.migrate()
@@ -51,7 +52,7 @@ write_history(warehouse, 2, last_night=date(2026, 11, 23))
 view, detail = RunView.from_warehouse(warehouse, 2), RunDetail.from_warehouse(warehouse, 2)
 
 USUAL["packets_per_gb"] = 17_000.0
-plan = validate_plan({"scenarios": "ipv4-stream-32"})
+plan = validate_plan({"scenarios": "ipv4-stream-16"})
 run = warehouse.start_run({"cluster": "lab", "dag_id": "bigtcp_benchmark", "run_id": "new"})
 warehouse.update_run(run, plan=plan.model_dump(mode="json"))
 verdict = judge_run(make_frame(plan, effect={"throughput_bps": 0.2, "packets_per_gb": -0.6}), plan)
@@ -63,8 +64,9 @@ checks = requirements.preflight(api, small, choose_pair(api, small)).checks
 
 print("LOOKED", json.dumps({
     "package": bigtcp_bench.__file__,
+    "kinds": [metric.name for metric in metrics_of("duplex")],
     "form": dag_params()["scenarios"].schema["items"]["enum"],
-    "orders": orders(scenarios=[SCENARIOS["ipv6-stream-32"]]).model_dump(mode="json")["scenarios"],
+    "orders": [SCENARIOS[name].model_dump(mode="json") for name in ("ipv6-stream-16", "ipv4-duplex")],
     "measured": {one.metric: one.value for one in measurements(repetition(recorded_document("on")))},
     "summary": run_summary(RunView.from_warehouse(warehouse, run)),
     "generated": run_summary(view),
@@ -109,7 +111,7 @@ def python(copy: Path, folder: Path, code: str, *arguments: str) -> subprocess.C
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("copy")
-    for folder in ("plugins", "tests", "include", "dags"):
+    for folder in ("plugins", "tests", "include", "dags", "docs"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", root)
     for _, recipe in RECIPES:
@@ -118,7 +120,9 @@ def copy(tmp_path_factory) -> Path:
 
 
 def test_there_is_a_recipe_for_each_and_it_is_short():
-    assert [name for name, _ in RECIPES] == ["A scenario", "A metric", "A check", "A chart", "A channel"]
+    names = ["A scenario", "A kind of traffic", "A metric", "A check", "A chart", "A channel"]
+    assert [name for name, _ in RECIPES] == names
+    assert len(re.findall("^---", dict(RECIPES)["A metric"], re.MULTILINE)) == 3, "a metric takes three places"
     for name, recipe in RECIPES:
         added = [line for line in recipe.splitlines() if line.startswith("+") and line != "+"]
         most = 36 if name == "A channel" else 12
@@ -131,9 +135,12 @@ def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
     seen = json.loads(done.stdout.partition("LOOKED ")[2])
     assert Path(seen["package"]).is_relative_to(copy)
     # A scenario
-    assert {"ipv4-stream-32", "ipv6-stream-32"} <= set(seen["form"])
-    assert seen["orders"][0]["streams"] == 32
-    assert re.search(r"ipv4-stream-32\n throughput .* \+\S+ % .* better", seen["summary"])
+    assert {"ipv4-stream-16", "ipv6-stream-16", "ipv4-duplex", "ipv6-duplex"} <= set(seen["form"])
+    assert seen["orders"][0]["streams"] == 16
+    # A kind of traffic
+    assert [seen["orders"][1][name] for name in ("name", "traffic")] == ["ipv4-duplex", "duplex"]
+    assert seen["kinds"][0] == "throughput_bps"
+    assert re.search(r"ipv4-stream-16\n throughput .* \+\S+ % .* better", seen["summary"])
     # A metric
     assert seen["measured"]["packets_per_gb"] == pytest.approx(1e9 / seen["measured"]["bytes_per_packet_sender"])
     for text in (seen["summary"], seen["generated"]):

@@ -26,7 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from bigtcp_bench.in_cluster.measure import device_limits, read_devices
+from bigtcp_bench.in_cluster.devices import device_limits, read_devices
 from bigtcp_lab.api.selectors import matches_label_selector
 from bigtcp_lab.netlink import DEFAULT_SIZE, Limits, set_limits
 

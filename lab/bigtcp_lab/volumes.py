@@ -127,7 +127,9 @@ class Sources:
         for entry in container.get("env") or []:
             value = await self._entry(pod, container, entry, result)
             if value is not None:
-                result[entry["name"]] = value
+                # What the lab itself puts there comes first.
+                ours = base.get("PYTHONPATH") if entry["name"] == "PYTHONPATH" else None
+                result[entry["name"]] = f"{ours}:{value}" if ours else value
         return result
 
     async def _entry(self, pod: Object, container: Object, entry: Object, known: dict[str, str]) -> str | None:

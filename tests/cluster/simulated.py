@@ -21,7 +21,7 @@ from kubernetes import client as k8s
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed, _problem
 from bigtcp_bench.cluster.cilium import MERGED_DIR, POD_TEMPLATE_GENERATION, TEMPLATE_GENERATION
 from bigtcp_bench.cluster.pods import node_of
-from bigtcp_bench.in_cluster.measure import MARKER
+from bigtcp_bench.in_cluster.output import MARKER
 from bigtcp_bench.in_cluster.protocol import CRASHES, GUARDIAN_NAME, is_agent, selects
 from bigtcp_bench.in_cluster.treatment import KEYS, LIMITS
 from bigtcp_lab.api import paths

@@ -26,7 +26,7 @@ from bigtcp_bench.cluster.nodes import NodePair, choose_pair
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, SwitchFailed
 from bigtcp_bench.in_cluster import guardian as script
-from bigtcp_bench.in_cluster import measure, protocol
+from bigtcp_bench.in_cluster import output, protocol
 from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.in_cluster.restore import Means
 from bigtcp_bench.resources import load_manifest, load_manifests
@@ -40,7 +40,7 @@ class Account(script.Api):
     """The guardian's own client, on the simulated cluster instead of the network."""
 
     def __init__(self, cluster: Cluster, away_s: float) -> None:
-        super().__init__(away_s, measure.MARKER)
+        super().__init__(away_s, output.MARKER)
         self.client: Client = cluster.client()
         self.clock = self.monotonic = lambda: cluster.time  # type: ignore[method-assign]
         self.sleep = self.client._pass  # type: ignore[method-assign]

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.in_cluster import measure
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS
@@ -25,6 +24,7 @@ from bigtcp_bench.readings.agent_log import parse_log
 from bigtcp_bench.readings.frames import document_of, frames_in, unpacked
 from bigtcp_bench.readings.measurements import absences, measurements, problems, proof
 from bigtcp_bench.readings.orders import CaptureOrders, MeasureOrders, ReachOrders, ServeOrders
+from tests.in_cluster.mounted import agent_command
 from tests.in_cluster.namespaces import ADDRESSES, Pair, joined_namespaces
 from tests.readings.documents import TOKEN, orders
 
@@ -32,7 +32,6 @@ pytestmark = pytest.mark.lab
 
 BEGIN_IPERF3 = '{"do":"iperf3","address":"10.99.0.2"}'
 NO_ADDRESS = '{"do":"snapshot","address":"eth0"}'
-AGENT = str(Path(measure.__file__))
 Process = subprocess.Popen[str]
 
 
@@ -44,7 +43,7 @@ def pair() -> Iterator[Pair]:
 
 def start(pair: Pair, end: Any, argument: str) -> Process:
     return subprocess.Popen(
-        pair.command(end, sys.executable, "-I", AGENT, argument),
+        pair.command(end, *agent_command(argument)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -180,10 +179,7 @@ def test_a_capture_without_the_right_to_one_is_a_sentence(pair: Pair) -> None:
             "setpriv",
             "--bounding-set=-net_raw",
             "--inh-caps=-net_raw",
-            sys.executable,
-            "-I",
-            AGENT,
-            argument,
+            *agent_command(argument),
         ]
         done = subprocess.run(pair.command("client", *without), capture_output=True, text=True, timeout=60)
     (captured,) = parse_log(done.stdout).captures
@@ -417,7 +413,7 @@ def test_it_listens_on_its_own_addresses_only(pair: Pair) -> None:
 
 def test_the_addresses_that_kubernetes_gives_are_those_it_listens_on(pair: Pair) -> None:
     argument = serve_orders(addresses=(), families=("ipv4",), lifetime_s=60).to_argument()
-    command = pair.command("server", "env", "POD_IPS=10.99.0.2,fd99::2", sys.executable, "-I", AGENT, argument)
+    command = pair.command("server", "env", "POD_IPS=10.99.0.2,fd99::2", *agent_command(argument))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         read_until(server, '"kind":"ready"')
         tried = (

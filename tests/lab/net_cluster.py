@@ -12,14 +12,14 @@ from typing import Any
 import kubernetes
 
 import bigtcp_bench
-from bigtcp_bench.in_cluster import measure
+from bigtcp_bench.in_cluster import devices
 from bigtcp_lab import daemon
 
 from .helpers import eventually, running_command
 
 Object = dict[str, Any]
 # A pod sees nothing of the checkout, so it gets the agent's source, in pieces that fit into the URL of an exec.
-_SOURCE = base64.b64encode(zlib.compress(Path(measure.__file__).read_bytes(), 9)).decode()
+_SOURCE = base64.b64encode(zlib.compress(Path(devices.__file__).read_bytes(), 9)).decode()
 SOURCE_PIECES = [_SOURCE[start : start + 6000] for start in range(0, len(_SOURCE), 6000)]
 ADD_PIECE = "import sys; open('/tmp/agent', 'a').write(sys.argv[1])"
 PRINT_LIMITS = (

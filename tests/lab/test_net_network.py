@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
-from bigtcp_bench.in_cluster.measure import device_limits
+from bigtcp_bench.in_cluster.devices import device_limits
 from bigtcp_lab import cilium
 from bigtcp_lab.namespaces import NetworkNamespace
 from bigtcp_lab.netlink import LARGEST_SIZE, Limits, set_limits

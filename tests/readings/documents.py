@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from bigtcp_bench.in_cluster.measure import MARKER
+from bigtcp_bench.in_cluster.output import MARKER
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.readings.agent_log import Repetition, parse_log
 from bigtcp_bench.readings.orders import MeasureOrders

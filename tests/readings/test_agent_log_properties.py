@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtcp_bench.in_cluster.measure import MARKER
+from bigtcp_bench.in_cluster.output import MARKER
 from bigtcp_bench.readings.agent_log import parse_log
 from bigtcp_bench.readings.measurements import absences, measurements, problems, proof
 from tests.readings.documents import orders, recorded_document, repetition_frame

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtcp_bench.in_cluster.measure import MARKER
+from bigtcp_bench.in_cluster.output import MARKER
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.readings import frames
 from bigtcp_bench.readings.agent_log import MAX_NAMED, AgentLog, parse_log
@@ -161,7 +161,7 @@ _BOMBS = """
 import base64, json, resource, sys, zlib
 from bigtcp_bench.readings.agent_log import AgentLog
 from tests.readings.documents import orders, repetition_frame
-from bigtcp_bench.in_cluster.measure import MARKER
+from bigtcp_bench.in_cluster.output import MARKER
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 packer = zlib.compressobj(9)
 data = b"".join([packer.compress(b' ' * 1_000_000) for _ in range(400)]) + packer.flush()

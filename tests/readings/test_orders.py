@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bigtcp_bench.in_cluster import measure
+from bigtcp_bench.in_cluster import iperf3, measure, output
 from bigtcp_bench.readings.orders import MeasureOrders, ProbeOrders, ReachOrders, ServeOrders
 from tests.readings.documents import orders
 
@@ -20,7 +20,7 @@ def test_an_argument_has_every_field_the_agent_asks_for(
     given_orders: ServeOrders | MeasureOrders | ProbeOrders | ReachOrders,
 ) -> None:
     argument = json.loads(given_orders.to_argument())
-    assert argument["version"] == measure.VERSION
+    assert argument["version"] == output.VERSION
     _, fields = measure.TASKS[argument["do"]]
     assert set(fields.split()) <= set(argument)
     assert type(given_orders).model_validate(argument) == given_orders
@@ -49,4 +49,4 @@ def test_a_reach_needs_addresses_of_their_family() -> None:
 
 def test_the_time_limit_covers_every_repetition_at_its_own_limit() -> None:
     one, two = orders(repetitions=1).time_limit_s, orders(repetitions=2).time_limit_s
-    assert two - one > orders().omit_s + orders().duration_s + measure.GRACE_S
+    assert two - one > orders().omit_s + orders().duration_s + iperf3.GRACE_S

@@ -172,7 +172,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
 
     def _readable(self, container: str, message: str) -> str:
         """Return what the task log shows of one line of the pod: a frame's key figures instead of its document."""
-        from bigtcp_bench.in_cluster.measure import MARKER
+        from bigtcp_bench.in_cluster.output import MARKER
 
         if MARKER not in message or self._stored is None:
             return message

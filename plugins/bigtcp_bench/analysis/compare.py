@@ -25,7 +25,8 @@ import pandas as pd
 from scipy import special
 
 from bigtcp_bench.analysis.scales import ModelScale
-from bigtcp_bench.planning.metrics import Metric, metrics_of
+from bigtcp_bench.in_cluster.kind import Metric
+from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks, turn_of
 
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from bigtcp_bench.analysis.levels import MEDIAN_FACTOR, change_point, changed_at, moves, robust_level, two_modes
-from bigtcp_bench.planning.metrics import Better, Scale
+from bigtcp_bench.in_cluster.kind import Better, Scale
 from bigtcp_bench.planning.plan import Thresholds
 
 State = Literal["learning", "steady", "suspect", "regression", "recovered"]

@@ -527,7 +527,7 @@ def _streams(evidence: Evidence) -> Iterator[tuple[tuple[str, Arm], list[Measure
     """Yield the repetitions of every bulk stream in either arm: only these fill packets to the limit."""
     groups: dict[tuple[str, Arm], list[Measured]] = {}
     for row in evidence.measured:
-        if SCENARIOS[row.scenario].traffic == "stream":
+        if SCENARIOS[row.scenario].kind.fills_packets:
             groups.setdefault((row.scenario, row.arm), []).append(row)
     yield from groups.items()
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bigtcp_bench.analysis.detector import Attribution, Detector, Event, Judgement, is_number
 from bigtcp_bench.analysis.levels import robust_level
-from bigtcp_bench.planning.metrics import Better, Scale
+from bigtcp_bench.in_cluster.kind import Better, Scale
 from bigtcp_bench.planning.plan import Thresholds
 
 #: Nights kept by ArmsDetector to tell which arm moved, and by EpochLog to tell what changed when.

@@ -18,7 +18,7 @@ from pathlib import Path
 from bigtcp_bench.analysis.detector import Attribution, Detector, Event, Judgement, State
 from bigtcp_bench.analysis.history import ArmsDetector, EpochLog
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.planning.metrics import Better
+from bigtcp_bench.in_cluster.kind import Better
 from bigtcp_bench.planning.plan import Thresholds
 
 _MISSING = frozenset(("", "nan", "na", "n/a", "null", "none"))

@@ -136,7 +136,7 @@ def effect_problems(frame: pd.DataFrame, plan: Plan, captures: Captures) -> list
     known = {key: medians.to_numpy()[places] for key, places in medians.groupby(level=keys).indices.items()}
     arms: list[Arm] = [arm for arm in ("off", "on") if arm in plan.order]
     for name in plan.scenarios:
-        if SCENARIOS[name].traffic != "stream":
+        if not SCENARIOS[name].kind.fills_packets:
             continue
         for arm in arms:
             sizes: dict[End, npt.NDArray[np.float64]] = {}

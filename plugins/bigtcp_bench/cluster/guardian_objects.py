@@ -31,7 +31,7 @@ from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.in_cluster import guardian as script
-from bigtcp_bench.in_cluster import hold, measure, protocol, treatment
+from bigtcp_bench.in_cluster import hold, output, protocol, treatment
 from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.resources import load_manifest
 
@@ -76,7 +76,7 @@ def config_map(image: str, pull_secrets: Iterable[str] = (), agent_ready_s: floa
     """Return the ConfigMap with the guardian's files and what it is told."""
     told = {
         "away_s": AWAY_S,
-        "marker": measure.MARKER,
+        "marker": output.MARKER,
         "means": dataclasses.asdict(means_of(image, pull_secrets, agent_ready_s)),
     }
     return {

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from bigtcp_bench.cluster.api import (
@@ -23,7 +24,22 @@ from bigtcp_bench.cluster.api import (
 )
 from bigtcp_bench.cluster.cilium import is_ready, waiting_reason
 from bigtcp_bench.errors import BenchError, PreconditionFailed
-from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster import (
+    capture,
+    children,
+    devices,
+    exchange,
+    iperf3,
+    kind,
+    measure,
+    output,
+    partner,
+    probe,
+    protocol,
+    server,
+    snapshot,
+    traffic,
+)
 from bigtcp_bench.resources import load_manifest
 
 #: The namespace of every object of the benchmark but the CiliumNodeConfig.
@@ -33,9 +49,33 @@ ROLE_LABEL = "bigtcp-bench/role"
 RUN_LABEL = "bigtcp-bench/run"
 CONTAINER = "base"
 AGENT_CONFIGMAP = "bigtcp-bench-agent"
+#: Where they are a package: the folder above this one's.
+_ROOT = Path(__file__).parents[2]
+#: What the pods mount: the package that the agent is, with every kind of traffic that there is.
+AGENT_FILES = (
+    _ROOT / "bigtcp_bench" / "__init__.py",
+    _ROOT / "bigtcp_bench" / "in_cluster" / "__init__.py",
+    *(
+        Path(str(module.__file__))
+        for module in (
+            capture,
+            children,
+            devices,
+            exchange,
+            iperf3,
+            kind,
+            measure,
+            output,
+            partner,
+            probe,
+            server,
+            snapshot,
+        )
+    ),
+    *sorted(Path(str(traffic.__file__)).parent.glob("*.py")),
+)
 #: Of include/manifests/networkpolicy.yaml.
 POLICY_NAME = "bigtcp-bench"
-AGENT_FILE = "agent.py"
 #: Pods that carry traffic; they take over the limits in force when they are created, so none may outlive a switch.
 TRAFFIC_ROLES = ("server", "client")
 ALL_ROLES = (*TRAFFIC_ROLES, "probe")
@@ -87,6 +127,11 @@ def build_pod(
     if orders is not None:
         text = orders if isinstance(orders, str) else json.dumps(orders, separators=(",", ":"))
         container["args"] = [text]
+    for volume in spec["volumes"]:
+        if volume.get("configMap", {}).get("name") == AGENT_CONFIGMAP:
+            volume["configMap"]["items"] = [
+                {"key": _key(file), "path": file.relative_to(_ROOT).as_posix()} for file in AGENT_FILES
+            ]
     if deadline_s is not None:
         spec["activeDeadlineSeconds"] = deadline_s
     meta["labels"] = {**meta["labels"], **(labels or {})}
@@ -134,12 +179,13 @@ def _ensure(api: ClusterApi, kind: Kind, manifest: str) -> None:
         ) from error
 
 
+def _key(file: Path) -> str:
+    """Return a file's key in the ConfigMap, where keys have no slashes."""
+    return ".".join(file.relative_to(_ROOT).parts)
+
+
 def agent_configmap() -> JsonObject:
     """Return the ConfigMap that pods mount the agent's source from."""
-    from bigtcp_bench.in_cluster import measure
-
-    with open(measure.__file__, encoding="utf-8") as file:
-        source = file.read()
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -148,7 +194,7 @@ def agent_configmap() -> JsonObject:
             "namespace": BENCH_NAMESPACE,
             "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
         },
-        "data": {AGENT_FILE: source},
+        "data": {_key(file): file.read_text(encoding="utf-8") for file in AGENT_FILES},
     }
 
 

@@ -126,5 +126,6 @@ def _measured(log: str, orders: MeasureOrders) -> list[Measurement]:
     wrong = problems(repetitions[0], orders)
     if wrong:
         raise MeasurementFailed(wrong[0])
+    own = orders.scenarios[0].kind.metrics
     # The other metrics are of the whole node, which does more than this.
-    return [one for one in measurements(repetitions[0]) if METRICS[one.metric].traffic == ("rr",)]
+    return [one for one in measurements(repetitions[0]) if METRICS[one.metric] in own]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric, StateSetMetricFamily
 
 from bigtcp_bench import __version__
-from bigtcp_bench.planning.metrics import GIGABYTE, METRICS
+from bigtcp_bench.in_cluster.kind import GIGABYTE
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse.records import State
 

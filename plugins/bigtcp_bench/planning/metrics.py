@@ -1,187 +1,143 @@
-"""Every metric once: its name, unit, which way is better, and which traffic yields it."""
+"""Every metric once: its name, unit, which way is better, and how it is computed.
+
+Those of one kind of traffic are in its module (``in_cluster/traffic``), those of every kind are here.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Protocol
 
-Better = Literal["higher", "lower", "neither"]
-Scale = Literal["log", "linear"]
-Traffic = Literal["stream", "rate", "rr"]
+from bigtcp_bench.in_cluster.kind import Metric
+from bigtcp_bench.in_cluster.traffic import KINDS
 
-#: Bytes of one gigabyte in "seconds of CPU per gigabyte": decimal, as link speeds are.
-GIGABYTE = 10**9
+End = Literal["sender", "receiver"]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One measured quantity of a repetition.
+class Ends(Protocol):
+    """What was counted at both ends of a repetition. A figure that cannot be had is raised as an Unreadable."""
 
-    ``scale`` says how two arms are compared: on the log scale (ratio of positive values) or, where zero is an
-    ordinary value, on the linear scale (difference). ``judged`` metrics get a verdict; the others are evidence.
-    ``short`` is the label in tables where ``label`` is longer than 17 characters: a table must fit 80 columns.
-    """
+    def cpu_s_per_gb(self, end: End, part: str) -> float:
+        """Return CPU seconds (``busy``, or a part of them) per gigabyte moved, less the idle load of the node."""
 
-    name: str
-    unit: str
-    better: Better
-    label: str
-    traffic: tuple[Traffic, ...]
-    scale: Scale = "log"
-    judged: bool = True
-    short: str = ""
-    #: On the linear scale: the least amount that a margin is a share of, because 5 % of nothing is nothing.
-    floor: float = 0.0
+    def softirq_share(self, end: End) -> float:
+        """Return the share of softirq in the CPU seconds of the end's node."""
 
-    @property
-    def short_label(self) -> str:
-        """Return the label for tables, of at most 17 characters."""
-        return self.short or self.label
+    def bytes_per_packet(self, end: End) -> float:
+        """Return the mean size of the packets on the end's device, in the direction of the data."""
 
 
-_STREAMS: tuple[Traffic, ...] = ("stream",)
-_RR: tuple[Traffic, ...] = ("rr",)
-_ALL: tuple[Traffic, ...] = ("stream", "rate", "rr")
-
-_METRICS = (
-    Metric("throughput_bps", "bit/s", "higher", "throughput", _STREAMS),
-    Metric("transactions_per_s", "1/s", "higher", "transactions per second", _RR, short="transactions"),
-    Metric("latency_p50_us", "us", "lower", "latency p50", _RR),
-    Metric("latency_p90_us", "us", "lower", "latency p90", _RR),
-    Metric("latency_p99_us", "us", "lower", "latency p99", _RR),
+#: What is measured of every traffic, and how it is computed.
+OF_ENDS: dict[Metric, Callable[[Ends], float]] = {
     Metric(
-        "cpu_s_per_gb_sender", "s/GB", "lower", "CPU seconds per gigabyte, sending node", _ALL, short="CPU sender"
-    ),
+        "cpu_s_per_gb_sender", "s/GB", "lower", "CPU seconds per gigabyte, sending node", short="CPU sender"
+    ): lambda seen: seen.cpu_s_per_gb("sender", "busy"),
     Metric(
         "cpu_s_per_gb_receiver",
         "s/GB",
         "lower",
         "CPU seconds per gigabyte, receiving node",
-        _ALL,
         short="CPU receiver",
-    ),
+    ): lambda seen: seen.cpu_s_per_gb("receiver", "busy"),
     Metric(
         "user_s_per_gb_sender",
         "s/GB",
         "lower",
         "CPU seconds per gigabyte in user, sending node",
-        _ALL,
         "linear",
         judged=False,
         short="user sender",
-    ),
+    ): lambda seen: seen.cpu_s_per_gb("sender", "user"),
     Metric(
         "system_s_per_gb_sender",
         "s/GB",
         "lower",
         "CPU seconds per gigabyte in system, sending node",
-        _ALL,
         "linear",
         judged=False,
         short="system sender",
-    ),
+    ): lambda seen: seen.cpu_s_per_gb("sender", "system"),
     Metric(
         "softirq_s_per_gb_sender",
         "s/GB",
         "lower",
         "CPU seconds per gigabyte in softirq, sending node",
-        _ALL,
         "linear",
         judged=False,
         short="softirq sender",
-    ),
+    ): lambda seen: seen.cpu_s_per_gb("sender", "softirq"),
     Metric(
         "user_s_per_gb_receiver",
         "s/GB",
         "lower",
         "CPU seconds per gigabyte in user, receiving node",
-        _ALL,
         "linear",
         judged=False,
         short="user receiver",
-    ),
+    ): lambda seen: seen.cpu_s_per_gb("receiver", "user"),
     Metric(
         "system_s_per_gb_receiver",
         "s/GB",
         "lower",
         "CPU seconds per gigabyte in system, receiving node",
-        _ALL,
         "linear",
         judged=False,
         short="system receiver",
-    ),
+    ): lambda seen: seen.cpu_s_per_gb("receiver", "system"),
     Metric(
         "softirq_s_per_gb_receiver",
         "s/GB",
         "lower",
         "CPU seconds per gigabyte in softirq, receiving node",
-        _ALL,
         "linear",
         judged=False,
         short="softirq receiver",
-    ),
+    ): lambda seen: seen.cpu_s_per_gb("receiver", "softirq"),
     Metric(
         "softirq_share_sender",
         "1",
         "lower",
         "share of softirq in CPU time, sending node",
-        _ALL,
         "linear",
         short="softirq sender",
         floor=0.1,
-    ),
+    ): lambda seen: seen.softirq_share("sender"),
     Metric(
         "softirq_share_receiver",
         "1",
         "lower",
         "share of softirq in CPU time, receiving node",
-        _ALL,
         "linear",
         short="softirq receiver",
         floor=0.1,
-    ),
-    Metric(
-        "retransmits_per_gb",
-        "1/GB",
-        "lower",
-        "retransmitted segments per gigabyte",
-        ("stream", "rate"),
-        "linear",
-        short="retransmits",
-        # A gigabyte is about 690,000 segments of an ordinary connection: this is 0.15 % of them.
-        floor=1_000.0,
-    ),
+    ): lambda seen: seen.softirq_share("receiver"),
     Metric(
         "bytes_per_packet_sender",
         "B",
         "neither",
         "mean bytes per packet, sender",
-        _ALL,
         judged=False,
         short="packet sender",
-    ),
+    ): lambda seen: seen.bytes_per_packet("sender"),
     Metric(
         "bytes_per_packet_receiver",
         "B",
         "neither",
         "mean bytes per packet, receiver",
-        _ALL,
         judged=False,
         short="packet receiver",
-    ),
-)
-
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
-
-
-def metrics_of(traffic: Traffic) -> list[Metric]:
-    """Return the metrics that a scenario of ``traffic`` yields, in the order they are reported."""
-    return [metric for metric in _METRICS if traffic in metric.traffic]
-
-
-#: The metric that stands for a scenario where only one can be shown.
-HEADLINE: dict[Traffic, str] = {
-    "stream": "throughput_bps",
-    "rate": "cpu_s_per_gb_sender",
-    "rr": "transactions_per_s",
+    ): lambda seen: seen.bytes_per_packet("receiver"),
 }
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metrics in (*(kind.metrics for kind in KINDS.values()), OF_ENDS) for metric in metrics
+}
+
+
+def metrics_of(traffic: str) -> list[Metric]:
+    """Return the metrics that a scenario of ``traffic`` yields, in the order they are reported."""
+    return [*KINDS[traffic].metrics, *OF_ENDS]
+
+
+#: The metric that stands for a scenario where only one can be shown, by kind of traffic.
+HEADLINE: dict[str, str] = {name: kind.headline for name, kind in KINDS.items()}

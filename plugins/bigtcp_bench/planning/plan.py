@@ -6,15 +6,24 @@ import itertools
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bigtcp_bench.errors import InvalidInput, validation_sentence
+from bigtcp_bench.in_cluster.kind import Kind
+from bigtcp_bench.in_cluster.traffic import KINDS
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.in_cluster.treatment import Arm as Arm
 from bigtcp_bench.in_cluster.treatment import Family as Family
-from bigtcp_bench.planning.metrics import Traffic
 from bigtcp_bench.resources import include_dir
 from bigtcp_bench.settings import PLANS, pinned_image
 
@@ -51,8 +60,16 @@ class Way(NamedTuple):
 
 #: What a scenario is expected to do with BIG TCP, for the report.
 Expectation = Literal["gain", "no change"]
-#: Traffic that can fill packets beyond the classic limit. All other is measured to see that it pays nothing.
-_SHOULD_GAIN = ("stream", "rate", "rr")
+
+
+def _known_traffic(name: str) -> str:
+    if name not in KINDS:
+        raise ValueError(f"unknown traffic {name!r}; allowed are {', '.join(KINDS)}")
+    return name
+
+
+#: The name of a kind of traffic.
+Traffic = Annotated[str, AfterValidator(_known_traffic)]
 
 
 class Scenario(BaseModel):
@@ -64,7 +81,7 @@ class Scenario(BaseModel):
     family: Family
     traffic: Traffic
     streams: int = 1
-    #: Request and response size of rr; None: the plan's.
+    #: Size of requests and responses; None: the plan's.
     request_bytes: int | None = Field(default=None, ge=1)
     path: NetworkPath = "pod"
 
@@ -75,33 +92,32 @@ class Scenario(BaseModel):
 
     def expectation(self, request_bytes: int) -> Expectation:
         """Return what BIG TCP should do for it, in a plan whose ``rr`` exchanges ``request_bytes``."""
-        if self.traffic not in _SHOULD_GAIN:
-            return "no change"
         # Requests and responses that an ordinary packet holds are carried as without BIG TCP.
         small = self.traffic == "rr" and (self.request_bytes or request_bytes) < CLASSIC_MAX_PACKET_BYTES
-        return "no change" if small else "gain"
+        return "gain" if self.kind.should_gain and not small else "no change"
+
+    @property
+    def kind(self) -> Kind:
+        """Return all that is known of its traffic."""
+        return KINDS[self.traffic]
 
 
 def _scenarios() -> dict[str, Scenario]:
-    kinds: tuple[tuple[str, Traffic, int], ...] = (
-        ("stream-1", "stream", 1),
-        ("stream-8", "stream", 8),
-        ("rate", "rate", 1),
-        ("rr", "rr", 1),
-    )
     families: tuple[Family, ...] = ("ipv4", "ipv6")
     found = [
         Scenario(
             # The names of the path that was the only one once have no suffix.
-            name=f"{family}-{kind}" + ("" if path == "pod" else f"@{path}"),
+            name=f"{family}-{name}" + ("" if path == "pod" else f"@{path}"),
             family=family,
-            traffic=traffic,
+            traffic=kind.name,
             streams=streams,
+            request_bytes=kind.request_bytes,
             path=path,
         )
         for path in PATHS
         for family in families
-        for kind, traffic, streams in kinds
+        for kind in KINDS.values()
+        for name, streams in kind.scenarios.items()
     ]
     return {scenario.name: scenario for scenario in found}
 
@@ -412,7 +428,7 @@ def turn_of(plan: Plan, generation: int) -> int:
 def unproven_ways(scenarios: Iterable[str]) -> tuple[Way, ...]:
     """Return the ways of ``scenarios`` that no bulk stream among them takes; only these fill packets."""
     known = [SCENARIOS[name] for name in scenarios if name in SCENARIOS]
-    proven = {scenario.way for scenario in known if scenario.traffic == "stream"}
+    proven = {scenario.way for scenario in known if scenario.kind.fills_packets}
     return tuple(dict.fromkeys(scenario.way for scenario in known if scenario.way not in proven))
 
 

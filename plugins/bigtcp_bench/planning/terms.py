@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bigtcp_bench.planning.metrics import Traffic
 from bigtcp_bench.planning.plan import SCENARIOS, Plan
 
-#: Fields of a plan that matter to every scenario, and to those of one kind of traffic.
+#: Fields of a plan that matter to every scenario.
 _OF_ALL = ("duration_s", "omit_s", "image")
-_OF_TRAFFIC: dict[Traffic, tuple[str, ...]] = {"stream": (), "rate": ("rate_bps",), "rr": ("request_bytes",)}
 
 #: Fields of a scenario that only say which one it is, or that a plan's field stands in for.
 _NAMES = {"name", "request_bytes"}
@@ -26,7 +24,7 @@ def terms_of(plan: Mapping[str, Any], scenario: str) -> dict[str, str]:
     """
     known = SCENARIOS.get(scenario)
     found: dict[str, Any] = {} if known is None else known.model_dump(exclude=_NAMES)
-    for name in (*_OF_ALL, *(_OF_TRAFFIC[known.traffic] if known else ())):
+    for name in (*_OF_ALL, *(known.kind.terms if known else ())):
         found[name] = plan.get(name, Plan.model_fields[name].default)
     if known is not None and known.request_bytes is not None:
         found["request_bytes"] = known.request_bytes

@@ -10,8 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bigtcp_bench.errors import validation_sentence
-from bigtcp_bench.planning.metrics import Traffic
-from bigtcp_bench.planning.plan import Arm, Family
+from bigtcp_bench.planning.plan import Arm, Family, Traffic
 from bigtcp_bench.readings import frames, proc
 from bigtcp_bench.readings.cpu import busy_share
 from bigtcp_bench.readings.orders import CaptureOrders, MeasureOrders
@@ -213,30 +212,18 @@ class Around(Seen):
     after: Snapshot | None = None
 
 
-class Latency(Seen):
-    """Latencies of all counted transactions, in microseconds."""
+class Document(BaseModel):
+    """The raw document of a repetition: the snapshots of both ends, and what its kind of traffic has seen."""
 
-    p50: float = Field(gt=0)
-    p90: float = Field(gt=0)
-    p99: float = Field(gt=0)
-
-
-class RequestResponse(Seen):
-    """What the agent's own request/response client counted."""
-
-    request_bytes: int
-    transactions: int = Field(ge=0)
-    seconds: float = Field(ge=0)
-    latency_us: Latency
-
-
-class Document(Seen):
-    """The raw document of a repetition, as far as measurements are made of it."""
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     client: Around = Around()
     server: Around = Around()
-    iperf3: dict[str, Any] | None = None
-    rr: RequestResponse | None = None
+
+    @property
+    def traffic(self) -> dict[str, Any]:
+        """Return what the kind of traffic has seen, as it came: the kind reads it."""
+        return self.model_extra or {}
 
 
 class Repetition(Seen):

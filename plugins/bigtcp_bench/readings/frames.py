@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from bigtcp_bench.in_cluster.measure import MARKER, VERSION
+from bigtcp_bench.in_cluster.output import MARKER, VERSION
 
 #: Largest document accepted of a pod that carries traffic; five minutes of eight streams have about 2 MB.
 MAX_DOCUMENT_BYTES = 8_000_000

@@ -5,61 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
-from pydantic import Field, ValidationError
-
-from bigtcp_bench.errors import validation_sentence
-from bigtcp_bench.planning.metrics import GIGABYTE, METRICS, metrics_of
-from bigtcp_bench.readings.agent_log import Around, Repetition, RequestResponse, Seen, Snapshot
-from bigtcp_bench.readings.cpu import CPU_PARTS, cpu_parts
+from bigtcp_bench.in_cluster.kind import GIGABYTE, Unreadable
+from bigtcp_bench.in_cluster.traffic import KINDS
+from bigtcp_bench.planning.metrics import METRICS, OF_ENDS, End, metrics_of
+from bigtcp_bench.readings.agent_log import Around, Repetition, Snapshot
+from bigtcp_bench.readings.cpu import cpu_parts
 from bigtcp_bench.readings.frames import clipped
 from bigtcp_bench.readings.orders import MeasureOrders
 from bigtcp_bench.readings.proc import CPU_KINDS, cpu_ticks
 
-#: A measured window shorter than this share of the ordered one was cut off; iperf3's own jitter is below 1 %.
-MIN_DURATION_SHARE = 0.9
-#: A fixed-rate stream below this share of its rate did not run at equal load.
-MIN_RATE_SHARE = 0.9
 #: Less of a node's CPU time than this, after its idle load was subtracted, is the noise of what was subtracted.
 MIN_OWN_CPU_SHARE = 0.1
-#: A receiver may get a little more than was sent in the same seconds, namely what was on its way when they began:
-#: some megabytes of buffers. Beyond this share somebody has counted wrongly.
-MAX_RECEIVED_SHARE = 1.1
 
-End = Literal["sender", "receiver"]
 #: How many CPUs of each end's node were busy before the block, and with what: ``cpu_load`` of ``proc_stat``.
 #: A sentence, where a node had not come to rest: then nobody can tell what is to be subtracted.
 IdleLoads = Mapping[End, Mapping[str, float] | str]
-
-
-# --- iperf3 documents -------------------------------------------------------------------------------------------
-# The fields below are alike in iperf3 3.12 to 3.20; what newer ones add (milliseconds, fq_rate, …) is ignored.
-
-
-class _Sum(Seen):
-    seconds: float = Field(ge=0)
-    bytes: int = Field(ge=0)
-    bits_per_second: float = Field(ge=0)
-    retransmits: int | None = Field(default=None, ge=0)
-
-
-class _Received(Seen):
-    bytes: int = Field(ge=0)
-
-
-class _Stream(Seen):
-    receiver: _Received
-
-
-class _End(Seen):
-    streams: tuple[_Stream, ...]
-    sum_sent: _Sum
-    sum_received: _Sum
-
-
-class _Iperf3(Seen):
-    end: _End
 
 
 # --- What is wrong with it --------------------------------------------------------------------------------------
@@ -72,63 +34,17 @@ def problems(repetition: Repetition, orders: MeasureOrders) -> list[str]:
     """
     if repetition.error:  # what the torso of a failed run lacks is no news
         return [clipped(f"{repetition.name}: {repetition.error}")]
-    check = _rr_problems if repetition.traffic == "rr" else _iperf3_problems
-    return [clipped(f"{repetition.name}: {problem}") for problem in check(repetition, orders)]
+    return [clipped(f"{repetition.name}: {problem}") for problem in _problems(repetition, orders)]
 
 
-def _rr_problems(repetition: Repetition, orders: MeasureOrders) -> Iterator[str]:
-    rr = repetition.document.rr
-    if rr is None:
-        yield "the document has no request/response result"
-        return
-    yield from _too_short(rr.seconds, orders)
-    if not rr.transactions:
-        yield "no transaction was counted"
-    ordered = {scenario.name: scenario.request_bytes or orders.request_bytes for scenario in orders.scenarios}
-    size = ordered.get(repetition.scenario, orders.request_bytes)
-    if rr.request_bytes != size:
-        yield f"requests had {rr.request_bytes} bytes instead of {size}"
-
-
-def _iperf3_problems(repetition: Repetition, orders: MeasureOrders) -> Iterator[str]:
-    document = repetition.document.iperf3
-    if document is None:
-        yield "the document has no iperf3 result"
-        return
-    if document.get("error"):
-        yield f"iperf3: {document['error']}"
-        return
+def _problems(repetition: Repetition, orders: MeasureOrders) -> Iterator[str]:
+    told = orders.model_dump(mode="json")
+    ordered = {scenario["name"]: scenario for scenario in told["scenarios"]}
+    scenario = {**ordered.get(repetition.scenario, {}), "family": repetition.family, "streams": repetition.streams}
     try:
-        end = _Iperf3.model_validate(document).end
-    except ValidationError as error:
-        yield validation_sentence(error, "iperf3's result")
-        return
-    yield from _too_short(min(end.sum_sent.seconds, end.sum_received.seconds), orders)
-    if len(end.streams) != repetition.streams:
-        yield f"iperf3 ran {len(end.streams)} streams instead of {repetition.streams}"
-    if not end.sum_received.bytes:
-        yield "the receiver got no bytes"
-    elif any(_exceeds(end, what) for what in ("bytes", "bits_per_second")):
-        yield (
-            f"the receiver got {end.sum_received.bytes:,} bytes where {end.sum_sent.bytes:,} were sent, so one of "
-            "the two ends has counted wrongly"
-        )
-    elif silent := sum(not stream.receiver.bytes for stream in end.streams):
-        yield f"{silent} of {len(end.streams)} streams brought no bytes to the receiver"
-    if repetition.traffic == "rate" and end.sum_received.bits_per_second < MIN_RATE_SHARE * orders.rate_bps:
-        yield (
-            f"the stream reached {end.sum_received.bits_per_second / 1e6:,.0f} of the ordered "
-            f"{orders.rate_bps / 1e6:,.0f} Mbit/s, so its CPU cost is not at equal load; order a lower rate_bps"
-        )
-
-
-def _exceeds(end: _End, what: str) -> bool:
-    return bool(getattr(end.sum_received, what) > MAX_RECEIVED_SHARE * getattr(end.sum_sent, what))
-
-
-def _too_short(seconds: float, orders: MeasureOrders) -> Iterator[str]:
-    if seconds < MIN_DURATION_SHARE * orders.duration_s:
-        yield f"measured for {seconds:.2f} s instead of {orders.duration_s} s"
+        yield from KINDS[repetition.traffic].problems(repetition.document.traffic, told, scenario)
+    except Unreadable as reason:
+        yield str(reason)
 
 
 # --- Measurements -----------------------------------------------------------------------------------------------
@@ -158,10 +74,6 @@ class Proof:
     bytes_per_packet_receiver: float | None
     gso_limit_sender: int | None
     gro_limit_receiver: int | None
-
-
-class _Absent(Exception):
-    """A metric cannot be computed; the text says why."""
 
 
 def measurements(repetition: Repetition, idle: IdleLoads | None = None) -> list[Measurement]:
@@ -230,14 +142,16 @@ def proof(repetition: Repetition) -> Proof:
 
 def _evaluate(repetition: Repetition, idle: IdleLoads | None = None) -> dict[str, float | str]:
     """Return metric → value, or the reason why there is none, for every metric of the traffic."""
+    document, ends = repetition.document.traffic, _Ends(repetition, idle or {})
+    compute: dict[str, Callable[[], float]] = {
+        **{one.name: partial(read, document) for one, read in KINDS[repetition.traffic].metrics.items()},
+        **{one.name: partial(read, ends) for one, read in OF_ENDS.items()},
+    }
     results: dict[str, float | str] = {}
     for metric in metrics_of(repetition.traffic):
         try:
-            if metric.name in _CPU_COST:
-                value = _cpu_cost(repetition, *_CPU_COST[metric.name], idle or {})
-            else:
-                value = _COMPUTE[metric.name](repetition)
-        except _Absent as reason:
+            value = compute[metric.name]()
+        except Unreadable as reason:
             results[metric.name] = str(reason)
         except OverflowError:
             results[metric.name] = "its figures are beyond all bounds"
@@ -246,153 +160,93 @@ def _evaluate(repetition: Repetition, idle: IdleLoads | None = None) -> dict[str
     return results
 
 
-def _throughput_bps(repetition: Repetition) -> float:
-    return _iperf3_end(repetition).sum_received.bits_per_second
+class _Ends:
+    """What was counted at both ends of one repetition; the client is the one that sends the data."""
 
+    def __init__(self, repetition: Repetition, idle: IdleLoads) -> None:
+        self._repetition = repetition
+        self._idle = idle
 
-def _retransmits_per_gb(repetition: Repetition) -> float:
-    sent = _iperf3_end(repetition).sum_sent
-    if sent.retransmits is None:
-        raise _Absent("iperf3 did not count retransmissions")
-    if not sent.bytes:
-        raise _Absent("nothing was sent")
-    return sent.retransmits / (sent.bytes / GIGABYTE)
+    def cpu_s_per_gb(self, end: End, part: str) -> float:
+        """Return CPU seconds per gigabyte, without those that the node used before the block in the same time."""
+        used_s = self._cpu_seconds(end)
+        moved = self._counted(end, "tx_bytes") + self._counted(end, "rx_bytes")
+        if not moved:
+            raise Unreadable(f"the {end}'s device moved no bytes")
+        load = self._idle.get(end)
+        if isinstance(load, str):
+            raise Unreadable(load)
+        if load is not None:
+            before, after = self._pair(end)
+            passed_s = after.monotonic_s - before.monotonic_s
+            if used_s["busy"] - load["busy"] * passed_s < MIN_OWN_CPU_SHARE * used_s["busy"]:
+                raise Unreadable(
+                    f"the {end}'s node used hardly more CPU time than before the block, "
+                    f"when {load['busy']:.2f} of its CPUs were busy"
+                )
+            used_s = {name: seconds - load[name] * passed_s for name, seconds in used_s.items()}
+        return used_s[part] / (moved / GIGABYTE)
 
-
-def _iperf3_end(repetition: Repetition) -> _End:
-    try:
-        return _Iperf3.model_validate(repetition.document.iperf3).end
-    except ValidationError as error:
-        raise _Absent(validation_sentence(error, "iperf3's result")) from error
-
-
-def _transactions_per_s(repetition: Repetition) -> float:
-    rr = _rr(repetition)
-    return rr.transactions / rr.seconds
-
-
-def _rr(repetition: Repetition) -> RequestResponse:
-    rr = repetition.document.rr
-    if rr is None or not rr.transactions or not rr.seconds:
-        raise _Absent("no transaction was counted")
-    return rr
-
-
-def _latency(name: str) -> Callable[[Repetition], float]:
-    return lambda repetition: float(getattr(_rr(repetition).latency_us, name))
-
-
-def _cpu_cost(repetition: Repetition, end: End, part: str, idle: IdleLoads) -> float:
-    """Return CPU seconds per gigabyte, without those that the node used before the block in the same time."""
-    used_s = _cpu_seconds(repetition, end)
-    moved = _counted(repetition, end, "tx_bytes") + _counted(repetition, end, "rx_bytes")
-    if not moved:
-        raise _Absent(f"the {end}'s device moved no bytes")
-    load = idle.get(end)
-    if isinstance(load, str):
-        raise _Absent(load)
-    if load is not None:
-        before, after = _pair(repetition, end)
-        passed_s = after.monotonic_s - before.monotonic_s
-        if used_s["busy"] - load["busy"] * passed_s < MIN_OWN_CPU_SHARE * used_s["busy"]:
-            raise _Absent(
-                f"the {end}'s node used hardly more CPU time than before the block, "
-                f"when {load['busy']:.2f} of its CPUs were busy"
-            )
-        used_s = {name: seconds - load[name] * passed_s for name, seconds in used_s.items()}
-    return used_s[part] / (moved / GIGABYTE)
-
-
-def _softirq_share(end: End) -> Callable[[Repetition], float]:
-    def compute(repetition: Repetition) -> float:
-        used_s = _cpu_seconds(repetition, end)
+    def softirq_share(self, end: End) -> float:
+        """Return the share of softirq in the CPU seconds of the end's node, nothing subtracted."""
+        used_s = self._cpu_seconds(end)
         if not used_s["busy"]:
-            raise _Absent(f"the {end}'s node used no CPU time")
+            raise Unreadable(f"the {end}'s node used no CPU time")
         return used_s["softirq"] / used_s["busy"]
 
-    return compute
-
-
-def _bytes_per_packet(end: End) -> Callable[[Repetition], float]:
-    direction = "tx" if end == "sender" else "rx"
-
-    def compute(repetition: Repetition) -> float:
-        packets = _counted(repetition, end, f"{direction}_packets")
+    def bytes_per_packet(self, end: End) -> float:
+        """Return the mean size of the packets on the end's device, in the direction of the data."""
+        direction = "tx" if end == "sender" else "rx"
+        packets = self._counted(end, f"{direction}_packets")
         if not packets:
-            raise _Absent(f"the {end}'s device counted no packets")
-        return _counted(repetition, end, f"{direction}_bytes") / packets
+            raise Unreadable(f"the {end}'s device counted no packets")
+        return self._counted(end, f"{direction}_bytes") / packets
 
-    return compute
+    def _pair(self, end: End) -> tuple[Snapshot, Snapshot]:
+        around = _around(self._repetition, end)
+        if around.before is None or around.after is None:
+            lacking = "before" if around.before is None else "after"
+            raise Unreadable(f"the {end} has no snapshot {lacking} the repetition")
+        return around.before, around.after
 
+    def _counted(self, end: End, counter: str) -> int:
+        """Return by how much a counter of the end's device grew. Raises Unreadable."""
+        before, after = self._pair(end)
+        name = before.device
+        if name is None:
+            raise Unreadable(f"no device of the {end} has the address that was used")
+        first, last = before.devices.get(name), after.devices.get(name)
+        if first is None or last is None or first.index != last.index:
+            raise Unreadable(f"device {name} of the {end} went away or was replaced during the repetition")
+        start, stop = getattr(first, counter), getattr(last, counter)
+        if start is None or stop is None:
+            raise Unreadable(f"device {name} of the {end} has no counter {counter}")
+        if stop < start:
+            raise Unreadable(
+                f"{counter} of device {name} of the {end} went back from {start} to {stop}: it was reset"
+            )
+        return int(stop - start)
 
-_COMPUTE: dict[str, Callable[[Repetition], float]] = {
-    "throughput_bps": _throughput_bps,
-    "transactions_per_s": _transactions_per_s,
-    "latency_p50_us": _latency("p50"),
-    "latency_p90_us": _latency("p90"),
-    "latency_p99_us": _latency("p99"),
-    "softirq_share_sender": _softirq_share("sender"),
-    "softirq_share_receiver": _softirq_share("receiver"),
-    "retransmits_per_gb": _retransmits_per_gb,
-    "bytes_per_packet_sender": _bytes_per_packet("sender"),
-    "bytes_per_packet_receiver": _bytes_per_packet("receiver"),
-}
-
-
-_ENDS: tuple[End, End] = ("sender", "receiver")
-#: Metric → the end, and which part of its CPU time.
-_CPU_COST: dict[str, tuple[End, str]] = {
-    f"{'cpu' if part == 'busy' else part}_s_per_gb_{end}": (end, part)
-    for end in _ENDS
-    for part in ("busy", *CPU_PARTS)
-}
+    def _cpu_seconds(self, end: End) -> dict[str, float]:
+        """Return the CPU seconds of the end's whole node: ``busy`` and the parts of it. Raises Unreadable."""
+        before, after = self._pair(end)
+        start, stop = _cpu_ticks(before, end), _cpu_ticks(after, end)
+        grown = {kind: stop[kind] - start[kind] for kind in CPU_KINDS}
+        for kind, ticks in grown.items():
+            # Waiting for I/O, and idle time of a CPU that went offline, may run back (proc(5)).
+            if ticks < 0 and kind not in ("idle", "iowait"):
+                raise Unreadable(
+                    f"the {kind} time of the {end}'s node went back from {start[kind]} to {stop[kind]} ticks"
+                )
+        return cpu_parts({kind: ticks / before.user_hz for kind, ticks in grown.items()})
 
 
 def _around(repetition: Repetition, end: End) -> Around:
-    """Return the snapshots of one end: the client is the one that sends the data."""
     return repetition.document.client if end == "sender" else repetition.document.server
-
-
-def _pair(repetition: Repetition, end: End) -> tuple[Snapshot, Snapshot]:
-    around = _around(repetition, end)
-    if around.before is None or around.after is None:
-        raise _Absent(f"the {end} has no snapshot {'before' if around.before is None else 'after'} the repetition")
-    return around.before, around.after
-
-
-def _counted(repetition: Repetition, end: End, counter: str) -> int:
-    """Return by how much a counter of the end's device grew. Raises _Absent."""
-    before, after = _pair(repetition, end)
-    name = before.device
-    if name is None:
-        raise _Absent(f"no device of the {end} has the address that was used")
-    first, last = before.devices.get(name), after.devices.get(name)
-    if first is None or last is None or first.index != last.index:
-        raise _Absent(f"device {name} of the {end} went away or was replaced during the repetition")
-    start, stop = getattr(first, counter), getattr(last, counter)
-    if start is None or stop is None:
-        raise _Absent(f"device {name} of the {end} has no counter {counter}")
-    if stop < start:
-        raise _Absent(f"{counter} of device {name} of the {end} went back from {start} to {stop}: it was reset")
-    return int(stop - start)
-
-
-def _cpu_seconds(repetition: Repetition, end: End) -> dict[str, float]:
-    """Return the CPU seconds of the end's whole node: ``busy`` and the parts of it. Raises _Absent."""
-    before, after = _pair(repetition, end)
-    start, stop = _cpu_ticks(before, end), _cpu_ticks(after, end)
-    grown = {kind: stop[kind] - start[kind] for kind in CPU_KINDS}
-    for kind, ticks in grown.items():
-        # Waiting for I/O, and idle time of a CPU that went offline, may run back (proc(5)).
-        if ticks < 0 and kind not in ("idle", "iowait"):
-            raise _Absent(
-                f"the {kind} time of the {end}'s node went back from {start[kind]} to {stop[kind]} ticks"
-            )
-    return cpu_parts({kind: ticks / before.user_hz for kind, ticks in grown.items()})
 
 
 def _cpu_ticks(snapshot: Snapshot, end: End) -> dict[str, int]:
     ticks = cpu_ticks(snapshot.proc_stat)
     if ticks is None:
-        raise _Absent(f"the {end}'s /proc/stat does not begin with the CPU times that proc(5) names")
+        raise Unreadable(f"the {end}'s /proc/stat does not begin with the CPU times that proc(5) names")
     return ticks

@@ -8,7 +8,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bigtcp_bench.in_cluster import measure
+from bigtcp_bench.in_cluster.exchange import MAX_REQUEST_BYTES
+from bigtcp_bench.in_cluster.iperf3 import GRACE_S
+from bigtcp_bench.in_cluster.partner import CONNECT_DEADLINE_S, CONNECT_TIMEOUT_S
 from bigtcp_bench.planning.plan import Arm, Family, Scenario
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -74,7 +76,7 @@ class MeasureOrders(_Ports):
     duration_s: int = Field(ge=1)
     omit_s: int = Field(ge=0)
     rate_bps: int = Field(ge=1)
-    request_bytes: int = Field(ge=1, le=measure.MAX_REQUEST_BYTES)
+    request_bytes: int = Field(ge=1, le=MAX_REQUEST_BYTES)
 
     @model_validator(mode="after")
     def _addresses_fit(self) -> Self:
@@ -88,9 +90,9 @@ class MeasureOrders(_Ports):
         Server and client pods may live this long and no longer. Within a repetition the agent connects once
         and asks the server up to three times, twice each when the connection was lost.
         """
-        contact_s = 7 * measure.CONNECT_TIMEOUT_S * len(self.server)
-        repetition_s = self.omit_s + self.duration_s + measure.GRACE_S + contact_s
-        return measure.CONNECT_DEADLINE_S + contact_s + len(self.scenarios) * self.repetitions * repetition_s
+        contact_s = 7 * CONNECT_TIMEOUT_S * len(self.server)
+        repetition_s = self.omit_s + self.duration_s + GRACE_S + contact_s
+        return CONNECT_DEADLINE_S + contact_s + len(self.scenarios) * self.repetitions * repetition_s
 
 
 class CaptureOrders(_Ports):
@@ -112,9 +114,9 @@ class CaptureOrders(_Ports):
     @property
     def time_limit_s(self) -> int:
         """Return the longest time the client can take, as that of MeasureOrders."""
-        contact_s = 5 * measure.CONNECT_TIMEOUT_S * len(self.server)
-        stream_s = self.duration_s + measure.GRACE_S + contact_s
-        return measure.CONNECT_DEADLINE_S + contact_s + len(self.server) * stream_s
+        contact_s = 5 * CONNECT_TIMEOUT_S * len(self.server)
+        stream_s = self.duration_s + GRACE_S + contact_s
+        return CONNECT_DEADLINE_S + contact_s + len(self.server) * stream_s
 
 
 class ReachOrders(_Orders):
@@ -132,7 +134,7 @@ class ReachOrders(_Orders):
     @property
     def time_limit_s(self) -> int:
         """Return the longest time it can take: every connection hangs to its own limit."""
-        return measure.CONNECT_DEADLINE_S + len(self.server) * measure.CONNECT_TIMEOUT_S
+        return CONNECT_DEADLINE_S + len(self.server) * CONNECT_TIMEOUT_S
 
 
 class ProbeOrders(_Orders):

@@ -418,7 +418,7 @@ def _proofs(results: pd.DataFrame, scenarios: list[str]) -> tuple[Proof, ...]:
             sender_b=medians.get((scenario, arm, "bytes_per_packet_sender")),
             receiver_b=medians.get((scenario, arm, "bytes_per_packet_receiver")),
             repetitions=counts[scenario, arm],
-            required=scenario in SCENARIOS and SCENARIOS[scenario].traffic == "stream",
+            required=scenario in SCENARIOS and SCENARIOS[scenario].kind.fills_packets,
         )
         for scenario in scenarios
         for arm in ARMS

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 
-from bigtcp_bench.in_cluster.measure import PACKET_BOUNDS
+from bigtcp_bench.in_cluster.capture import PACKET_BOUNDS
 from bigtcp_bench.in_cluster.treatment import ARMS, CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS, Family

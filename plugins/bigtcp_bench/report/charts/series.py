@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bigtcp_bench.in_cluster.kind import Metric
 from bigtcp_bench.in_cluster.treatment import ARMS
-from bigtcp_bench.planning.metrics import METRICS, Metric
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.charts.parts import DAY_MS, day_text, milliseconds, missing_columns
 
