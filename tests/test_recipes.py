@@ -140,7 +140,7 @@ def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
     # A kind of traffic
     assert [seen["orders"][1][name] for name in ("name", "traffic")] == ["ipv4-duplex", "duplex"]
     assert seen["kinds"][0] == "throughput_bps"
-    assert re.search(r"ipv4-stream-16\n throughput .* \+\S+ % .* better", seen["summary"])
+    assert re.search(r"ipv4-stream-16 .*\n throughput .* \+\S+ % .* better", seen["summary"])
     # A metric
     assert seen["measured"]["packets_per_gb"] == pytest.approx(1e9 / seen["measured"]["bytes_per_packet_sender"])
     for text in (seen["summary"], seen["generated"]):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from bigtcp_bench.in_cluster.traffic import KINDS
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS
@@ -110,7 +111,9 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
     # iproute2 before 6.3 knows the IPv6 limits only: so IPv6 is the arm "on" and IPv4, beside it, "off".
     for end in ("client", "server"):
         pair.run(end, "ip", "link", "set", "eth0", "gso_max_size", "196608", "gro_max_size", "196608")
-    wanted = short_orders("ipv4-stream-1", "ipv6-stream-1", "ipv6-stream-8", "ipv4-rate", "ipv6-rr", omit_s=1)
+    names = [f"ipv{6 if number % 2 else 4}-{kind.name}" for number, kind in enumerate(KINDS.values())]
+    names = [name if name in SCENARIOS else f"{name}-1" for name in names]
+    wanted = short_orders(*names, "ipv6-stream-1", "ipv6-stream-8", "ipv6-stream-32", omit_s=1)
     with serving(pair):
         code, out, err = measure(pair, wanted)
     assert (code, err) == (0, "")
@@ -121,7 +124,7 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
     assert log.hello.unreachable == {}
     assert log.hello.server.tools["iperf3"] is not None
     assert log.hello.server.snapshot.devices["eth0"].limits["gro_max_size"] == 196_608
-    assert (log.done.repetitions, log.done.failed) == (5, 0)
+    assert (log.done.repetitions, log.done.failed) == (len(KINDS) + 3, 0)
     for repetition in log.repetitions:
         assert problems(repetition, wanted) == []
         assert absences(repetition) == []
@@ -129,7 +132,7 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
             metric.name for metric in metrics_of(repetition.traffic)
         ]
         document = unpacked(repetition.stored)
-        assert document["sockets"], "ss saw no socket while the traffic ran"
+        assert document.get("sockets") or repetition.traffic == "crr", "ss saw no socket while the traffic ran"
         for end in ("client", "server"):
             assert document[end]["before"]["device"] == "eth0"
             for text in ("proc_stat", "snmp", "snmp6", "netstat", "softnet_stat", "meminfo"):
@@ -364,7 +367,7 @@ def test_strangers_cost_neither_memory_nor_a_measurement(pair: Pair) -> None:
         "    held+=[at(port) for _ in range(100)]\n"
         "print('ready',flush=True); time.sleep(30)\n"
     )
-    wanted = short_orders("ipv4-stream-1", "ipv4-rr")
+    wanted = short_orders("ipv4-stream-1", "ipv4-rr", "ipv4-crr", "ipv4-loaded-rr")
     with serving(pair) as server:
         before = _memory_mib(server)
         script = "import socket,struct,time\ndef at(port): return socket.create_connection(('10.99.0.2',port),5)\n"
@@ -378,7 +381,7 @@ def test_strangers_cost_neither_memory_nor_a_measurement(pair: Pair) -> None:
         finally:
             stranger.kill()
             stranger.communicate()
-    assert [problems(repetition, wanted) for repetition in parse_log(out).repetitions] == [[], []]
+    assert [problems(repetition, wanted) for repetition in parse_log(out).repetitions] == [[]] * 4
     assert grown < 30
 
 
@@ -430,7 +433,7 @@ def test_the_addresses_that_kubernetes_gives_are_those_it_listens_on(pair: Pair)
 
 
 def test_the_token_is_in_nothing_that_is_printed(pair: Pair) -> None:
-    wanted = short_orders("ipv4-stream-1", "ipv4-rr")
+    wanted = short_orders("ipv4-stream-1", "ipv4-rr", "ipv4-crr", "ipv4-loaded-rr")
     with serving(pair) as server:
         _, out, err = measure(pair, wanted)
         capturing = start(pair, "client", capture_orders().to_argument())
@@ -443,6 +446,73 @@ def test_the_token_is_in_nothing_that_is_printed(pair: Pair) -> None:
     documents = [document_of(frame)[0] for frame in frames if isinstance(frame, dict) and "doc" in frame]
     assert len(documents) >= 3
     assert TOKEN not in json.dumps(documents)
+
+
+@pytest.fixture
+def few_ports(pair: Pair) -> Iterator[None]:
+    setting = "net.ipv4.ip_local_port_range"
+    pair.run("client", "sysctl", "-w", f"{setting}=40000 40999")
+    yield
+    pair.run("client", "sysctl", "-w", f"{setting}=32768 60999")
+
+
+@pytest.mark.usefixtures("few_ports")
+def test_connections_end_before_ports_do_and_say_so(pair: Pair) -> None:
+    wanted = short_orders("ipv4-crr", "ipv6-crr", repetitions=2, duration_s=5)
+    with serving(pair):
+        code, out, err = measure(pair, wanted)
+    assert (code, err) == (0, "")
+    log = parse_log(out)
+    assert [problems(one, wanted) for one in log.repetitions] == [[]] * 4
+    said = "ipv6-crr: ends after 99 connections, its share of the 399 that this pod may make so that neither"
+    assert out.count(said) == 2
+    seen = [unpacked(one.stored)["client"] for one in (log.repetitions[0], log.repetitions[-1])]
+    texts = (seen[0]["before"]["sockstat"], seen[1]["after"]["sockstat"])
+    before, after = (int(re.findall(r"^TCP: .* tw (\d+)", text, re.MULTILINE)[0]) for text in texts)
+    assert 0 < after - before <= 399, "closed connections wait at the client, where they hold its ports"
+
+
+def test_a_stream_that_dies_beside_the_requests_costs_that_repetition(pair: Pair) -> None:
+    wanted = short_orders("ipv4-loaded-rr", repetitions=2, duration_s=2)
+    with serving(pair) as server:
+        client = start(pair, "client", wanted.to_argument())
+        printed = read_until(client, "ipv4-loaded-rr 1/2: measuring")
+        wait_until(lambda: _children(server) != [], "no iperf3 was started")
+        time.sleep(0.5)
+        os.kill(_children(server)[0], signal.SIGKILL)
+        out, _ = client.communicate(timeout=60)
+    first, second = parse_log(printed + out).repetitions
+    (problem,) = problems(first, wanted)
+    assert "the stream beside the requests: iperf3" in problem
+    assert unpacked(first.stored)["rr"]["transactions"] > 0
+    assert problems(second, wanted) == []
+
+
+@pytest.mark.parametrize(
+    ("scenario", "sentence"),
+    [
+        ("ipv4-small-rr", "broke after 0 counted transactions"),
+        ("ipv4-crr", "broke after 0 counted connections"),
+        ("ipv4-loaded-rr", "broke after 0 counted transactions"),
+    ],
+)
+def test_requests_without_the_token_get_no_answer(pair: Pair, scenario: str, sentence: str) -> None:
+    """A kind that asks for iperf3 first does not even get that far without it, so its own client is asked."""
+    script = (
+        "import json,sys; from bigtcp_bench.in_cluster.traffic import KINDS\n"
+        "from bigtcp_bench.in_cluster.output import Failed\n"
+        "orders,scenario=json.loads(sys.argv[1]),json.loads(sys.argv[2])\n"
+        "try: KINDS[scenario['traffic']].run('10.99.0.2',orders,scenario)\n"
+        "except Failed as failure: print(failure)\n"
+    )
+    given = {**short_orders(scenario).model_dump(mode="json"), "token": "0" * 32}
+    python = agent_command()[:-2]
+    arguments = [json.dumps(given), SCENARIOS[scenario].model_dump_json()]
+    with serving(pair):
+        done = subprocess.run(
+            pair.command("client", *python, "-c", script, *arguments), capture_output=True, text=True, timeout=60
+        )
+    assert sentence in done.stdout, done.stderr
 
 
 def test_a_server_that_is_killed_in_the_middle_costs_that_repetition(pair: Pair) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtcp_bench.in_cluster.output import MARKER
+from bigtcp_bench.in_cluster.traffic import KINDS
+from bigtcp_bench.planning.metrics import metrics_of
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.readings.agent_log import parse_log
 from bigtcp_bench.readings.measurements import absences, measurements, problems, proof
 from tests.readings.documents import orders, recorded_document, repetition_frame
@@ -69,21 +73,41 @@ def _paths(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path for key, child in children for path in [(*here, key), *_paths(child, (*here, key))]]
 
 
-_SOUND = recorded_document("on")
-_PATHS = _paths(_SOUND)
+def _rr_document(kind: str) -> dict[str, Any]:
+    latency = {"min": 20.1, "mean": 31.2, "p50": 29.0, "p90": 40.5, "p99": 81.0, "p999": 130.2, "max": 400.0}
+    counted = {"request_bytes": 1_000, "transactions": 150_000, "seconds": 5.0, "latency_us": latency}
+    document = recorded_document("on") | {"rr": counted, "crr": {"allowed": 150_000}}
+    if not KINDS[kind].needs_iperf3:
+        del document["iperf3"]
+    return document
+
+
+#: A sound document of each kind of traffic, by the scenario that it is of.
+_SOUND = {f"ipv4-{next(iter(kind.scenarios))}": _rr_document(name) for name, kind in KINDS.items()} | {
+    "ipv4-stream-1": recorded_document("on"),
+    "ipv4-rate": recorded_document("on"),
+}
+_PATHS = [(scenario, path) for scenario, document in _SOUND.items() for path in _paths(document)]
 
 
 @given(st.sampled_from(_PATHS), _json)
-def test_a_document_with_anything_anywhere_is_judged_without_a_crash(path: tuple[Any, ...], value: Any) -> None:
-    document: Any = _copy_along(_SOUND, path, value)
-    (found,) = parse_log(repetition_frame(document)).repetitions
-    assert all(isinstance(problem, str) for problem in problems(found, orders()))
-    assert len(measurements(found)) + len(absences(found)) == len(measurements(_sound_repetition()))
+def test_a_document_with_anything_anywhere_is_judged_without_a_crash(
+    place: tuple[str, tuple[Any, ...]], value: Any
+) -> None:
+    scenario, path = place
+    document: Any = _copy_along(_SOUND[scenario], path, value)
+    (found,) = parse_log(repetition_frame(document, scenario)).repetitions
+    told = orders(scenarios=[SCENARIOS[scenario]], request_bytes=1_000)
+    assert all(isinstance(problem, str) for problem in problems(found, told))
+    assert len(measurements(found)) + len(absences(found)) == len(metrics_of(found.traffic))
     proof(found)
 
 
-def _sound_repetition() -> Any:
-    return parse_log(repetition_frame(_SOUND)).repetitions[0]
+@pytest.mark.parametrize("scenario", _SOUND)
+def test_the_documents_that_are_spoilt_here_were_sound(scenario: str) -> None:
+    (found,) = parse_log(repetition_frame(_SOUND[scenario], scenario)).repetitions
+    told = orders(scenarios=[SCENARIOS[scenario]], request_bytes=1_000)
+    assert (problems(found, told), absences(found)) == ([], [])
 
 
 def _copy_along(document: Any, path: tuple[Any, ...], value: Any) -> Any:

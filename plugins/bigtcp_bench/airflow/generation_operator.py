@@ -278,7 +278,9 @@ class _Stored:
             return _Outcome(f"{name}: {wrong[0]}", wrong, rows, {})
         found, gaps = evaluated(repetition, self._idle)
         rows["results"] = [{**in_arm, **asdict(one)} for one in found]
-        return _Outcome(f"{name}: {_figures({one.metric: one.value for one in found})}", [], rows, gaps)
+        return _Outcome(
+            f"{name}: {_figures(repetition.traffic, {one.metric: one.value for one in found})}", [], rows, gaps
+        )
 
     def store(self) -> None:
         """Store the measurements, failures and documents taken so far, in place of what was stored before."""
@@ -362,12 +364,15 @@ def _idle_loads(warehouse: Warehouse, generation: Generation) -> IdleLoads:
     return found
 
 
-def _figures(values: dict[str, float]) -> str:
-    parts = []
-    if "throughput_bps" in values:
-        parts.append(f"{values['throughput_bps'] / 1e9:.2f} Gbit/s")
-    if "transactions_per_s" in values:
-        parts.append(f"{values['transactions_per_s']:,.0f} transactions/s, p99 {values['latency_p99_us']:.0f} us")
+def _figures(traffic: str, values: dict[str, float]) -> str:
+    from bigtcp_bench.in_cluster.traffic import KINDS
+    from bigtcp_bench.report.units import value_text
+
+    parts = [
+        f"{one.short_label} {value_text(values[one.name], one.unit)}"
+        for one in KINDS[traffic].metrics
+        if one.name in values
+    ]
     ends = [values[name] for name in ("bytes_per_packet_sender", "bytes_per_packet_receiver") if name in values]
     if len(ends) == 2:
         parts.append("{:,.0f} / {:,.0f} bytes per packet (sender / receiver)".format(*ends))

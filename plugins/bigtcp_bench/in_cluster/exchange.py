@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from bigtcp_bench.in_cluster.children import output_of
 from bigtcp_bench.in_cluster.kind import Metric, Unreadable, number_at
 from bigtcp_bench.in_cluster.output import Failed, Json, reason
-from bigtcp_bench.in_cluster.partner import CONNECT_TIMEOUT_S
 
 #: A request without its whole response for this long ends the repetition.
 RESPONSE_TIMEOUT_S = 10
+_LIMIT = struct.pack("@ll", RESPONSE_TIMEOUT_S, 0)
 #: Sanity bound of the echo server, which allocates what a client asks for.
 MAX_REQUEST_BYTES = 100_000_000
 
@@ -34,16 +34,19 @@ def receive_exactly(connection: socket.socket, view: memoryview) -> memoryview:
 
 
 def connect(address: str, orders: Json) -> socket.socket:
-    """Return a connection to the request port, which has said the token. Raises OSError.
+    """Return a connection to the request port. Raises OSError.
 
     The timeouts are the kernel's own: Python's would make every call poll first.
     """
-    connection = socket.create_connection((address, orders["rr_port"]), CONNECT_TIMEOUT_S)
-    connection.settimeout(None)
-    limit = struct.pack("@ll", RESPONSE_TIMEOUT_S, 0)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _LIMIT)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _LIMIT)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.connect((address, orders["rr_port"]))
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -42,6 +42,8 @@ ARM_METRICS: dict[str, ArmMetric] = {
     "latency_p50_us": ArmMetric("latency_p50_seconds", "seconds", 1e-6),
     "latency_p90_us": ArmMetric("latency_p90_seconds", "seconds", 1e-6),
     "latency_p99_us": ArmMetric("latency_p99_seconds", "seconds", 1e-6),
+    "latency_p999_us": ArmMetric("latency_p999_seconds", "seconds", 1e-6),
+    "connections_per_s": ArmMetric("connections_per_second", "per_second"),
     "cpu_s_per_gb_sender": ArmMetric("sender_cpu_seconds_per_byte", "seconds_per_byte", 1 / GIGABYTE),
     "cpu_s_per_gb_receiver": ArmMetric("receiver_cpu_seconds_per_byte", "seconds_per_byte", 1 / GIGABYTE),
     **{

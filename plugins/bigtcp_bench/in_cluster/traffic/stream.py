@@ -16,6 +16,7 @@ KIND = Kind(
     scenarios={
         "stream-1": 1,
         "stream-8": 8,
+        "stream-32": 32,
     },
     run=_run,
     problems=iperf3.problems,
