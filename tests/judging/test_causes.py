@@ -14,12 +14,13 @@ from bigtcp_bench.judging.causes import (
     diagnose_run,
     evidence_of,
     needs_diagnosis,
-    window_limited_share,
 )
+from bigtcp_bench.measuring.pod_counters import pod_counters
 from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.readings.documents import repetition as seen
 
 SMALL, BIG = 65_536, 196_608
 RUN = {
@@ -45,9 +46,11 @@ def warehouse(tmp_path: Path) -> Warehouse:
 def snapshot(periods: int, too_big: int, size: int = SMALL) -> dict[str, Any]:
     return {
         "device": "eth0",
+        "time_s": 0.0,
+        "user_hz": 100,
         "monotonic_s": 100.0 + periods / 10,
         "cpu_pressure": f"some avg10=0.00 total={periods * 75_000}\nfull avg10=0.00 total=0\n",
-        "devices": {"eth0": {"gso_ipv4_max_size": size, "gro_ipv4_max_size": size, "mtu": 1500}},
+        "devices": {"eth0": {"index": 2, "gso_ipv4_max_size": size, "gro_ipv4_max_size": size, "mtu": 1500}},
         "cgroup_cpu_stat": f"nr_periods {periods}\nnr_throttled {periods // 10}\n",
         "netstat": f"TcpExt: SyncookiesSent TCPToZeroWindowAdv\nTcpExt: 0 {periods}\nIpExt: A\nIpExt: 1\n",
         "snmp6": f"Ip6InReceives\t7\nIcmp6InPktTooBigs\t{too_big}\n",
@@ -91,8 +94,9 @@ def fill(warehouse: Warehouse, *, on_limit: int = BIG, retransmits: float = 5.0,
             ],
             raw=[
                 {**key, "kind": "hello", "document": packed(ends)},
-                {**place, "kind": "repetition", "document": packed(repetition())},
+                {**place, "kind": "repetition", "document": packed({})},
             ],
+            counters=[{**place, "arm": arm, **vars(one)} for one in pod_counters(seen(repetition()))],
         )
         counters = {"snmp6/Ip6InTooBigErrors": 3, "cilium/Success/egress/packets": 9, "cpu/user_s": 1}
         warehouse.store_counters(
@@ -117,10 +121,37 @@ def test_evidence_is_read_out_of_rows_and_documents(warehouse):
     row = evidence.measured[1]
     assert (row.block, row.arm, row.scenario) == (2, "on", "ipv4-stream-1")
     assert (row.sender_b, row.receiver_b, row.retransmits_per_gb) == (BIG - 1, BIG - 2, 5.0)
-    assert (row.window_limited_share, row.sender_cpus, row.receiver_cpus) == (0.75, 0.625, 0.11)
+    shares = (row.window_limited_share, row.sender_cpus, row.receiver_cpus)
+    assert shares == pytest.approx((0.75, 0.625, 0.11))
     assert (row.too_big_messages, row.zero_windows, row.cpu_wait_share) == (3, 20, 0.75)
     assert evidence.counters[0].grown == {"snmp6/Ip6InTooBigErrors": 3, "cilium/Success/egress/packets": 9}
     assert evidence.throttled == (Throttled(1, 1, "server", 0.1), Throttled(2, 1, "server", 0.1))
+
+
+def test_what_is_known_of_a_run_outlives_its_documents(warehouse):
+    number = fill(warehouse)
+    before = evidence_of(warehouse, number)
+    assert warehouse.prune(0) > 0
+    after = evidence_of(warehouse, number)
+    assert (after.measured, after.throttled, after.counters) == (
+        before.measured,
+        before.throttled,
+        before.counters,
+    )
+
+
+def test_a_counter_that_was_reset_is_absent_and_one_that_stood_still_is_zero(warehouse):
+    number = fill(warehouse)
+    document = repetition()
+    document["server"]["after"]["netstat"] = "TcpExt: SyncookiesSent TCPToZeroWindowAdv\nTcpExt: 0 0\n"
+    document["server"]["before"]["netstat"] = "TcpExt: SyncookiesSent TCPToZeroWindowAdv\nTcpExt: 0 9\n"
+    document["client"]["after"]["snmp6"] = "Ip6InReceives\t9\nIcmp6InPktTooBigs\t1\n"
+    place = {"block": 2, "generation": 1, "scenario": "ipv4-stream-1", "repetition": 1, "arm": "on"}
+    warehouse.store_generation(
+        number, 2, 1, results=[], counters=[{**place, **vars(one)} for one in pod_counters(seen(document))]
+    )
+    row = evidence_of(warehouse, number).measured[1]
+    assert (row.zero_windows, row.too_big_messages) == (None, 0)
 
 
 def test_a_run_that_compares_off_with_itself_asks_nothing_of_its_devices(warehouse):
@@ -133,21 +164,6 @@ def test_a_run_that_has_only_begun_has_no_evidence(warehouse):
     evidence = evidence_of(warehouse, number)
     assert (evidence.families, evidence.ceilings, evidence.measured, evidence.settings) == ((), {}, (), ())
     assert diagnose_run(warehouse, number) == []
-
-
-@pytest.mark.parametrize(
-    ("sockets", "share"),
-    [
-        (SOCKETS, 0.75),
-        (SOCKETS + SOCKETS.replace("rwnd_limited:600ms(75.0%) ", ""), 0.375),
-        ("0 0 a b cubic busy:20ms minrtt:1", 0.0),
-        ("0 0 a b cubic minrtt:1", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_how_long_senders_waited_is_read_from_ss(sockets, share):
-    assert window_limited_share(sockets) == share
 
 
 def test_causes_are_stored_once_and_shown(warehouse):
@@ -213,12 +229,11 @@ def test_an_agent_that_does_not_start_is_the_cause_in_its_own_words(warehouse, r
 
 def test_where_no_known_cause_shows_that_is_said(warehouse):
     number = fill(warehouse, status="invalid")
-    # What is left of a run whose documents were pruned, but for one.
     quiet = repetition(sockets=None) | {"server": {}}
-    key = {"block": 2, "generation": 1, "scenario": "ipv4-stream-1", "repetition": 1}
+    key = {"block": 2, "generation": 1, "scenario": "ipv4-stream-1", "repetition": 1, "arm": "on"}
     for block in (1, 2):
         warehouse.store_generation(number, block, 1, results=[])
-    warehouse.store_raw(number, [{**key, "kind": "repetition", "document": packed(quiet)}])
+    warehouse.store_pod_counters(number, [{**key, **vars(one)} for one in pod_counters(seen(quiet))])
     (cause,) = diagnose_run(warehouse, number)
     assert cause.name == NONE_FOUND
     assert NONE_FOUND not in CAUSES

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from bigtcp_bench.analysis.verdicts import environment_problems, judge_run
-from bigtcp_bench.judging.facts import captures_of, facts_of
+from bigtcp_bench.judging.facts import captures_of, facts_of, throttled_of
 from bigtcp_bench.planning.plan import Way, load_plan
 from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.warehouse.records import RawDocument
@@ -70,26 +71,22 @@ def test_only_packets_that_carry_data_are_the_proof_of_a_captured_stream():
     assert captures_of(pd.DataFrame(columns=names)) == {}
 
 
-def repetition(periods: int, throttled: int, number: int = 1) -> RawDocument:
-    def snapshot(counted: int, held_back: int) -> dict[str, Any]:
-        return {"cgroup_cpu_stat": f"usage_usec 1\nnr_periods {counted}\nnr_throttled {held_back}\n"}
-
-    ends = {"before": snapshot(100, 50), "after": snapshot(100 + periods, 50 + throttled)}
-    content = {"server": ends, "client": {"before": None, "after": {"cgroup_cpu_stat": "usage_usec 7\n"}}}
-    return RawDocument(
-        block=2,
-        generation=1,
-        kind="repetition",
-        scenario="ipv4-stream-1",
-        repetition=number,
-        document=packed(content),
-    )
+def counted(periods: int, throttled: int, number: int = 1) -> pd.DataFrame:
+    place = {"block": 2, "generation": 1, "scenario": "ipv4-stream-1", "repetition": number, "end": "receiver"}
+    grown = {"cgroup/nr_periods": periods, "cgroup/nr_throttled": throttled, "snmp/IpInReceives": 7}
+    return pd.DataFrame([{**place, "counter": name, "value": value} for name, value in grown.items() if value])
 
 
 def test_a_pod_that_a_cpu_limit_held_back_makes_the_run_invalid():
-    assert verdict([repetition(100, 4)]) == ("valid", ())
-    assert verdict([repetition(0, 0)]) == ("valid", ()), "without a limit there are no periods"
-    status, (reason,) = verdict([repetition(100, 30), repetition(100, 4, 2)])
+    def verdict_on(*frames: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
+        facts = replace(facts_of([], {}), throttled=throttled_of(pd.concat(frames)))
+        judged = judge_run(make_frame(PLAN), PLAN, facts)
+        return judged.status, judged.reasons
+
+    assert verdict_on(counted(100, 4)) == ("valid", ())
+    assert verdict_on(counted(100, 0)) == ("valid", ())
+    assert verdict_on(counted(0, 0)) == ("valid", ()), "without a limit there are no periods"
+    status, (reason,) = verdict_on(counted(100, 30), counted(100, 4, 2))
     assert status == "invalid"
     assert reason.startswith("block 2, generation 1: a CPU limit held the server pod back in 30% of")
 

@@ -20,15 +20,13 @@ from bigtcp_bench.analysis.diagnosis import (
     diagnose,
 )
 from bigtcp_bench.analysis.verdicts import Captures
-from bigtcp_bench.judging.facts import captures_of, facts_of
+from bigtcp_bench.judging.facts import captures_of, facts_of, throttled_of
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, unproven_ways
-from bigtcp_bench.readings.counters import growth, network_counters, waiting_counters
-from bigtcp_bench.readings.frames import unpacked
+from bigtcp_bench.readings.counters import BUSY, USED_CPUS, WATCHED, WINDOW_LIMITED
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bigtcp_bench.warehouse.records import RawDocument
     from bigtcp_bench.warehouse.store import Warehouse
 
 #: Stands in the place of a cause where a run was measured and none of the known ones shows.
@@ -41,11 +39,11 @@ _AGENT_NOT_READY = re.compile(
     r"the Cilium agent on node (?P<node>\S+) (?:does not start|was not Ready)|the rolling restart of DaemonSet "
 )
 
+#: Counter → by how much it grew at one end in a repetition; one that did not grow is not there.
+Counted = Mapping[str, float]
+
 #: States of a series that ask for an explanation.
 _BAD_STATES = {"suspect", "regression"}
-#: What ``ss -i`` says of a sender: the time it had something to send, and how long of it the window was closed.
-_BUSY = re.compile(r"\bbusy:(\d+)ms")
-_WINDOW_LIMITED = re.compile(r"\brwnd_limited:(\d+)ms")
 #: What of a pod's counters a cause is read from, beside what is measured.
 _WAITED, _ZERO_WINDOWS, _TOO_BIG = "pressure/cpu_s", "netstat/TcpExtTCPToZeroWindowAdv", "snmp6/Icmp6InPktTooBigs"
 
@@ -89,8 +87,8 @@ def evidence_of(warehouse: Warehouse, number: int) -> Evidence:
     row = warehouse.run(number)
     blocks = warehouse.blocks_frame(number).set_index("block")
     arms: Any = blocks["arm"].to_dict()
-    documents = [one for one in warehouse.raw_documents(number) if one.block in arms]
-    facts = facts_of(documents, {})
+    facts = facts_of([one for one in warehouse.raw_documents(number, repetitions=False) if one.block in arms], {})
+    counted = warehouse.pod_counters_frame(number)
     plan = row["plan"] or {}
     scenarios = [name for name in plan.get("scenarios") or () if name in SCENARIOS]
     return Evidence(
@@ -102,13 +100,13 @@ def evidence_of(warehouse: Warehouse, number: int) -> Evidence:
             PodLimits(block, arms[block], generation, pod, limits)
             for (block, generation, pod), limits in sorted(facts.device_limits.items())
         ),
-        measured=tuple(_measured(documents, arms, warehouse.results_frame(number))),
+        measured=tuple(_measured(counted, arms, warehouse.results_frame(number))),
         captured=tuple(_captured(captures_of(warehouse.packet_sizes_frame(number)), arms, scenarios)),
         counters=tuple(_counters(warehouse.counters_frame(number))),
         pressure=tuple(facts.pressure),
         throttled=tuple(
             Throttled(block, generation, pod, share)
-            for (block, generation, pod), share in sorted(facts.throttled.items())
+            for (block, generation, pod), share in sorted(throttled_of(counted).items())
         ),
     )
 
@@ -129,33 +127,34 @@ def _settings(reports: Mapping[Any, Mapping[str, Any] | None], arms: Mapping[int
             )
 
 
-def _measured(
-    documents: Sequence[RawDocument], arms: Mapping[int, Arm], results: pd.DataFrame
-) -> Iterator[Measured]:
+def _measured(counters: pd.DataFrame, arms: Mapping[int, Arm], results: pd.DataFrame) -> Iterator[Measured]:
     keys = ["block", "generation", "scenario", "repetition"]
     values = results.pivot_table(index=keys, columns="metric", values="value", aggfunc="first").to_dict("index")
-    for one in documents:
-        if one.kind != "repetition" or one.scenario not in SCENARIOS:
+    counted: dict[Any, dict[str, Counted]] = {}
+    groups: Any = counters.groupby([*keys, "end"])
+    for (*place, end), rows in groups:
+        counted.setdefault(tuple(place), {})[end] = dict(zip(rows["counter"], rows["value"], strict=True))
+    for place in sorted({*values, *counted}):
+        block, generation, scenario, repetition = place
+        if scenario not in SCENARIOS or block not in arms:
             continue
-        document = unpacked(one.document)
-        metrics = values.get((one.block, one.generation, one.scenario, one.repetition), {})
-        end = (document.get("iperf3") or {}).get("end") or {}
-        used = end.get("cpu_utilization_percent") or {}
+        metrics, ends = values.get(place, {}), counted.get(place, {})
+        sender, receiver = ends.get("sender", {}), ends.get("receiver", {})
         yield Measured(
-            block=one.block,
-            arm=arms[one.block],
-            generation=one.generation,
-            scenario=one.scenario,
-            repetition=one.repetition,
+            block=block,
+            arm=arms[block],
+            generation=generation,
+            scenario=scenario,
+            repetition=repetition,
             sender_b=_known(metrics.get("bytes_per_packet_sender")),
             receiver_b=_known(metrics.get("bytes_per_packet_receiver")),
             retransmits_per_gb=_known(metrics.get("retransmits_per_gb")),
-            window_limited_share=window_limited_share(document.get("sockets")),
-            sender_cpus=_share(used.get("host_total")),
-            receiver_cpus=_share(used.get("remote_total")),
-            cpu_wait_share=_cpu_wait_share(document.get("server") or {}),
-            zero_windows=_grown(document.get("server"), _ZERO_WINDOWS),
-            too_big_messages=_grown(document.get("client"), _TOO_BIG),
+            window_limited_share=_share(sender, WINDOW_LIMITED, BUSY),
+            sender_cpus=sender.get(USED_CPUS),
+            receiver_cpus=receiver.get(USED_CPUS),
+            cpu_wait_share=_share(receiver, _WAITED, WATCHED),
+            zero_windows=_grown(receiver, _ZERO_WINDOWS),
+            too_big_messages=_grown(sender, _TOO_BIG),
         )
 
 
@@ -167,31 +166,15 @@ def _captured(captures: Captures, arms: Mapping[int, Arm], scenarios: Sequence[s
         yield CapturedStream(block, arms[block], str(way), *ends)
 
 
-def window_limited_share(sockets: str | None) -> float | None:
-    """Return the share of their busy time in which senders waited for the receiver's window, from ``ss -i``.
-
-    None if it does not say, as iproute2 before 4.10 does not; of several streams their times are added up.
-    """
-    busy_ms = sum(map(int, _BUSY.findall(sockets or "")))
-    return sum(map(int, _WINDOW_LIMITED.findall(sockets or ""))) / busy_ms if busy_ms else None
+def _grown(end: Counted, name: str) -> float | None:
+    """Return by how much a counter of one end grew; None if nothing of its file was counted, as after a reset."""
+    source = name.partition("/")[0]
+    return end.get(name, 0.0) if any(other.startswith(f"{source}/") for other in end) else None
 
 
-def _grown(end: Mapping[str, Any] | None, name: str) -> float | None:
-    """Return by how much a counter of one end grew in a repetition; None if nobody can tell, as after a reset."""
-    snapshots = [(end or {}).get(moment) or {} for moment in ("before", "after")]
-    before, after = ({**network_counters(one, ()), **waiting_counters(one)} for one in snapshots)
-    found = growth(before, after)
-    known = name in after and name not in found.unknown
-    return found.grown.get(name, 0.0) if known else None
-
-
-def _cpu_wait_share(server: Mapping[str, Any]) -> float | None:
-    """Return the share of a repetition in which something on the node waited for a CPU; None before Linux 4.20."""
-    waited_s = _grown(server, _WAITED)
-    if waited_s is None:
-        return None
-    passed_s = server["after"]["monotonic_s"] - server["before"]["monotonic_s"]
-    return min(1.0, waited_s / passed_s) if passed_s > 0 else None
+def _share(end: Counted, part: str, whole: str) -> float | None:
+    """Return the share of the time ``whole`` that ``part`` was; None if the whole is not known."""
+    return min(1.0, end.get(part, 0.0) / end[whole]) if end.get(whole) else None
 
 
 def _counters(frame: pd.DataFrame) -> Iterator[NodeCounters]:
@@ -204,7 +187,3 @@ def _counters(frame: pd.DataFrame) -> Iterator[NodeCounters]:
 
 def _known(value: float | None) -> float | None:
     return None if value is None or value != value else float(value)
-
-
-def _share(percent: float | None) -> float | None:
-    return None if percent is None else percent / 100

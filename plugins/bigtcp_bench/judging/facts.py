@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from bigtcp_bench.analysis.verdicts import End, Moment, NodePressure, RunFacts
 from bigtcp_bench.cluster.fingerprint import DATAPATH_KEYS
 from bigtcp_bench.planning.plan import Way
-from bigtcp_bench.readings.counters import growth, throttling_counters
 from bigtcp_bench.readings.cpu import busy_share
 from bigtcp_bench.readings.frames import unpacked
 from bigtcp_bench.readings.proc import cpu_ticks
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
     from bigtcp_bench.warehouse.records import RawDocument
 
+#: End → the pod there.
+PODS = {"sender": "client", "receiver": "server"}
 #: End → in which direction the data of a captured stream passes its device; the rest are acknowledgements.
 DATA_DIRECTIONS = {"sender": "sent", "receiver": "received"}
 
@@ -26,19 +27,11 @@ def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapp
     """Return the facts in ``documents`` (of one run) and in the reports of the switches, by block."""
     limits: dict[tuple[int, int, str], dict[str, int]] = {}
     nodes: dict[tuple[int, str], dict[str, Any]] = {}
-    throttled: dict[tuple[int, int, str], float] = {}
     for stored in documents:
         if stored.kind == "hello":
             hello = unpacked(stored.document)
             for pod in ("client", "server"):
                 limits[stored.block, stored.generation, pod] = _limits(hello[pod]["snapshot"])
-        elif stored.kind == "repetition":
-            repetition = unpacked(stored.document)
-            for pod in ("client", "server"):
-                share = _throttled_share(repetition.get(pod))
-                if share is not None:
-                    key = (stored.block, stored.generation, pod)
-                    throttled[key] = max(share, throttled.get(key, 0.0))
         elif stored.kind.startswith("node-"):
             nodes[stored.block, stored.kind.removeprefix("node-")] = unpacked(stored.document)
     pressure = [
@@ -54,7 +47,6 @@ def facts_of(documents: Sequence[RawDocument], switch_reports: Mapping[Any, Mapp
         unread=unread,
         device_limits=limits,
         pressure=pressure,
-        throttled=throttled,
     )
 
 
@@ -130,6 +122,27 @@ def captures_of(sizes: pd.DataFrame) -> dict[tuple[int, Way, End], float]:
     }
 
 
+def throttled_of(counters: pd.DataFrame) -> dict[tuple[int, int, str], float]:
+    """Return in which share of the scheduler's periods a CPU limit held a pod back, in its worst repetition.
+
+    By block, generation and pod; ``counters`` is as ``Warehouse.pod_counters_frame`` returns it. Without a limit
+    there are no periods (cpu.stat in Documentation/admin-guide/cgroup-v2.rst).
+    """
+    keys = ["block", "generation", "scenario", "repetition", "end"]
+    of_limits = counters[counters["counter"].isin(["cgroup/nr_periods", "cgroup/nr_throttled"])]
+    found: dict[tuple[int, int, str], float] = {}
+    if of_limits.empty:
+        return found
+    wide = of_limits.pivot_table(index=keys, columns="counter", values="value").fillna(0.0)
+    shares: Any = wide.to_dict("index")
+    for (block, generation, _, _, end), values in shares.items():
+        if periods := values.get("cgroup/nr_periods", 0.0):
+            place = (int(block), int(generation), PODS[end])
+            share = values.get("cgroup/nr_throttled", 0.0) / periods
+            found[place] = max(share, found.get(place, 0.0))
+    return found
+
+
 def _limits(snapshot: Mapping[str, Any]) -> dict[str, int]:
     return _limits_of(snapshot["devices"].get(snapshot.get("device") or ""))
 
@@ -145,17 +158,6 @@ def _device_words(device: Mapping[str, Any] | None) -> str | None:
     words = [seen.get("driver"), seen.get("firmware"), f"MTU {seen['mtu']}" if seen.get("mtu") else None]
     words.append(f"{seen['speed_mbps']} Mbit/s" if seen.get("speed_mbps") else None)
     return ", ".join(word for word in words if word) or None
-
-
-def _throttled_share(end: Mapping[str, Any] | None) -> float | None:
-    """Return the share of the scheduler's periods of a repetition in which a limit held the pod back.
-
-    None without a limit: then there are no periods (cpu.stat in Documentation/admin-guide/cgroup-v2.rst).
-    """
-    counters = (throttling_counters((end or {}).get(moment) or {}) for moment in ("before", "after"))
-    grown = growth(*counters).grown
-    periods = grown.get("cgroup/nr_periods", 0)
-    return grown.get("cgroup/nr_throttled", 0) / periods if periods > 0 else None
 
 
 def _steal_share(begin: Mapping[str, Any], end: Mapping[str, Any] | None) -> float | None:

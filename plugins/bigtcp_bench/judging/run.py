@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bigtcp_bench.analysis.noise import measure_noise, switch_sds
 from bigtcp_bench.analysis.verdicts import RunVerdict, judge_run
 from bigtcp_bench.judging.attempts import planned_blocks
-from bigtcp_bench.judging.facts import captures_of, facts_of
+from bigtcp_bench.judging.facts import captures_of, facts_of, throttled_of
 from bigtcp_bench.judging.night import Nightly, Rerun, rerun_pairs
 from bigtcp_bench.judging.noise import advice, headlines, known_noise, noise_line
 from bigtcp_bench.planning.plan import RERUN_PREFIX, Block, Plan, blocks, rerun_plan
@@ -114,7 +114,11 @@ class JudgedRun:
         """Return the verdict on the blocks of ``plan``, which were measured after ``before`` others."""
         numbers = _numbers(plan, before)
         reports = self.warehouse.blocks_frame(self.number).set_index("block")["switch_report"].to_dict()
-        documents = [one for one in self.warehouse.raw_documents(self.number) if one.block <= max(numbers)]
+        documents = [
+            one
+            for one in self.warehouse.raw_documents(self.number, repetitions=False)
+            if one.block <= max(numbers)
+        ]
         facts = facts_of(
             [
                 document.model_copy(update={"block": numbers[document.block]})
@@ -130,6 +134,7 @@ class JudgedRun:
         facts = replace(
             facts,
             captures=captures_of(_renumbered(self.warehouse.packet_sizes_frame(self.number), numbers)),
+            throttled=throttled_of(_renumbered(self.warehouse.pod_counters_frame(self.number), numbers)),
             control=control_values(self.warehouse, [self.number]).get(self.number),
             control_history=control_history(self.warehouse, self.number, plan.thresholds.control_nights),
         )

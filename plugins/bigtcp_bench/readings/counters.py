@@ -26,6 +26,14 @@ DEVICE_COUNTERS = (
     "tx_dropped",
     "tx_errors",
 )
+#: What of a repetition is stored beside the counters of kernel and devices, by the end it is of.
+#: For how long the counters of an end were watched.
+WATCHED = "time/watched_s"
+#: How long the sockets of a sender had something to send, and how long of it the receiver's window was closed
+#: (``ss -i``); together, if there are several.
+BUSY, WINDOW_LIMITED = "ss/busy_s", "ss/rwnd_limited_s"
+#: How many CPUs the process that carried the traffic used on average, as iperf3 says of both ends.
+USED_CPUS = "iperf3/cpus"
 #: Entries of ``/proc/net/snmp`` that are settings or the state of this moment.
 _NO_COUNTERS = {
     "IpForwarding",

@@ -163,15 +163,20 @@ class Measurements(Connected):
         """Return block, family, end, direction, upper_bytes, arm, packets and bytes of every packet size."""
         return self._frame_of_run(schema.packet_size, run_id)
 
-    def raw_documents(self, run_id: int, *, block: int | None = None) -> list[RawDocument]:
+    def raw_documents(
+        self, run_id: int, *, block: int | None = None, repetitions: bool = True
+    ) -> list[RawDocument]:
         """Return the documents of a run, in order; none after they were pruned.
 
-        With ``block`` only those of that block as a whole, such as its nodes' counters.
+        With ``block`` only those of that block as a whole, such as its nodes' counters. ``repetitions`` are most
+        of them by far.
         """
         columns = [column for column in schema.raw.c if column.name != "run_id"]
         statement = sa.select(*columns).where(schema.raw.c.run_id == run_id).order_by(*schema.raw.primary_key)
         if block is not None:
             statement = statement.where(schema.raw.c.block == block, schema.raw.c.generation == 0)
+        if not repetitions:
+            statement = statement.where(schema.raw.c.kind != "repetition")
         rows = self.read(lambda connection: connection.execute(statement).mappings().all())
         return [RawDocument.model_validate(dict(row)) for row in rows]
 
