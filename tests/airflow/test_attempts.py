@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from tests.cluster.simulated import Cluster
 DAG_ID, RUN_ID = "bigtcp_benchmark", "scheduled__1"
 EARLIER, NOW = "ipv4-stream-1", "ipv4-rr"
 DONE = {task_ids(SLOT_ARMS, slot)[0]: "success" for slot in range(1, len(SLOT_ARMS) + 1)}
+
+CHANGED = "were changed in the warehouse after the run had begun"
+SWITCH = task_ids(SLOT_ARMS, 1)[0]
 
 Step = Callable[..., DagRunStep]
 
@@ -164,3 +169,55 @@ def test_a_generation_cleared_alone_is_refused(step, warehouse, earlier, monkeyp
         assert len(warehouse.attempts(earlier)) == attempts
     assert warehouse.run(warehouse.attempts(earlier)[-1])["reasons"] != []
     assert len(warehouse.results_frame(earlier)) == measured, "what was measured stays as it is"
+
+
+@pytest.mark.parametrize("what", ["image", "nodes"])
+def test_a_run_does_not_obey_what_was_changed_in_the_warehouse_after_it_had_begun(
+    step, warehouse, cluster, monkeypatch, what
+):
+    left: dict[str, Any] = {}
+
+    def task(name: str) -> DagRunStep:
+        made = dataclasses.replace(step(name), left_by=left.get)
+        made.__dict__.update(warehouse=warehouse, api=cluster.client())
+        return made
+
+    def changed(row: Mapping[str, Any]) -> dict[str, Any]:
+        plan, environment = copy.deepcopy(row["plan"]), copy.deepcopy(row["environment"])
+        pair = environment["pair"]
+        if what == "image":
+            plan["image"] = "attacker.example/own:1"
+        else:
+            pair["client"], pair["server"] = pair["server"], pair["client"]
+        return {"plan": plan, "environment": environment}
+
+    before = cluster.state()
+    left["check_kernel"] = perform("check_kernel", task("check_kernel"))
+    number = left["check_kernel"]["run"]
+    warehouse.update_run(number, **changed(warehouse.run(number)))
+    with pytest.raises(AirflowFailException, match=CHANGED):
+        perform("snapshot_config", task("snapshot_config"))
+    assert cluster.state() == before
+
+    # Cleared, and changed only when it has taken the cluster.
+    left["check_kernel"] = perform("check_kernel", task("check_kernel"))
+    number = left["check_kernel"]["run"]
+    left["snapshot_config"] = perform("snapshot_config", task("snapshot_config"))
+    switch = task(SWITCH)
+    of = {"run": number, "run_key": switch.run_key, "nodes": switch.pair.names, "choice": switch.choice}
+    generation = generations_of(blocks(switch.plan)[0], **of)[0]
+    taken = cluster.state()
+    warehouse.update_run(number, **changed(warehouse.run(number)))
+    with pytest.raises(AirflowFailException, match=CHANGED):
+        perform("switch", task(SWITCH), 1)
+    monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: cluster.client())
+    operator = IperfGenerationOperator(
+        task_id="test_iperf3", generation=generation.model_dump(mode="json"), kubernetes_conn_id="k8s"
+    )
+    with pytest.raises(AirflowFailException, match=CHANGED):
+        operator.execute({})
+    assert cluster.state() == taken
+    # The way back asks for neither.
+    assert perform("restore_config", task("restore_config"))
+    assert cluster.state() == before

@@ -79,7 +79,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         generation = Generation.model_validate(self.generation)
         self.kubernetes_conn_id = self.kubernetes_conn_id or dag_ids.conn_id_of(self.dag_id)
         api, store = cluster_api(str(self.kubernetes_conn_id)), warehouse()
-        self._refuse_ended(store, generation)
+        self._refuse(store, generation)
         plan = store.plan_of(generation.run)
         fence = Fence(api, generation.run_key)
         try:
@@ -125,9 +125,9 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 api.sleep(unsettled_s)
             raise
 
-    def _refuse_ended(self, store: Warehouse, generation: Generation) -> None:
-        """End the task if it was cleared after its attempt had ended: its arm is no longer in force."""
-        from bigtcp_bench.judging.attempts import has_ended, refuse_ended
+    def _refuse(self, store: Warehouse, generation: Generation) -> None:
+        """End the task where its arm is no longer in force, as its attempt has ended, or its plan was changed."""
+        from bigtcp_bench.judging.attempts import has_ended, refuse_changed, refuse_ended
 
         try:
             if not self.task_id.startswith(RERUN_PREFIX):
@@ -135,6 +135,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
             elif has_ended(store.run(generation.run)):
                 # What is measured twice tells of its night. The run itself stays as it is.
                 raise PreconditionFailed(f"run {generation.run} has ended; nothing of it is measured again now")
+            refuse_changed(store, generation.run, generation.choice)
         except PreconditionFailed as error:
             raise AirflowFailException(str(error)) from error
 

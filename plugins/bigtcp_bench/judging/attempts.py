@@ -6,6 +6,8 @@ cleared begins a new one. Blocks of two attempts lie hours or days apart, so non
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +29,25 @@ _FINAL = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _KEPT = ("cluster", "dag_id", "run_id", "trigger", "note", "is_night", "package_version")
 
 _ADVICE = "a run is measured whole: clear it from check_kernel on, with all that follows"
+
+
+def choice_of(row: Mapping[str, Any]) -> str:
+    """Return what tells the plan and the pair of nodes in ``row`` from all others."""
+    chosen = [row["plan"], (row["environment"] or {}).get("pair")]
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_changed(warehouse: Warehouse, number: int, choice: str) -> None:
+    """Raise PreconditionFailed unless run ``number`` has the plan and the nodes of ``choice``.
+
+    A run obeys what is stored of it, such as the image of its pods, and more people may write the warehouse than
+    the cluster. An empty ``choice`` is that of an older package, and is not looked at.
+    """
+    if choice and choice_of(warehouse.run(number)) != choice:
+        raise PreconditionFailed(
+            f"the plan or the nodes of run {number} were changed in the warehouse after the run had begun; "
+            "nothing more is measured by it"
+        )
 
 
 def planned_blocks(warehouse: Warehouse, number: int) -> list[Block]:

@@ -35,6 +35,8 @@ class Generation(BaseModel):
     server_node: str
     #: Of a re-run; empty: those of the plan.
     scenarios: tuple[str, ...] = ()
+    #: What tells the plan and the nodes with which the run has begun (``judging.attempts.choice_of``).
+    choice: str = ""
 
     @property
     def label(self) -> str:
@@ -53,7 +55,13 @@ class Generation(BaseModel):
 
 
 def generations_of(
-    block: Block, *, run: int, run_key: str, nodes: tuple[str, str], scenarios: Sequence[str] = ()
+    block: Block,
+    *,
+    run: int,
+    run_key: str,
+    nodes: tuple[str, str],
+    scenarios: Sequence[str] = (),
+    choice: str = "",
 ) -> list[Generation]:
     """Return the generations of ``block``, in order; ``nodes`` are the names of the sender and the receiver."""
     return [
@@ -67,6 +75,7 @@ def generations_of(
             client_node=nodes[0],
             server_node=nodes[1],
             scenarios=tuple(scenarios),
+            choice=choice,
         )
         for number in range(block.generations)
     ]

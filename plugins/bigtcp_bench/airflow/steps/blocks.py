@@ -96,7 +96,12 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
         },
     )
     generations = generations_of(
-        block, run=step.number, run_key=step.run_key, nodes=step.pair.names, scenarios=scenarios
+        block,
+        run=step.number,
+        run_key=step.run_key,
+        nodes=step.pair.names,
+        scenarios=scenarios,
+        choice=step.choice,
     )
     return [one.model_dump(mode="json") for one in generations]
 

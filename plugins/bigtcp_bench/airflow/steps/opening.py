@@ -14,7 +14,14 @@ from bigtcp_bench.airflow.steps.step import DagRunStep, Result
 from bigtcp_bench.cluster import environment, load, nodes, requirements
 from bigtcp_bench.cluster.checks import Check, counted, refuse_failed
 from bigtcp_bench.cluster.window import open_window
-from bigtcp_bench.judging.attempts import has_ended, measured_anew, pending, refuse_parts
+from bigtcp_bench.judging.attempts import (
+    choice_of,
+    has_ended,
+    measured_anew,
+    pending,
+    refuse_changed,
+    refuse_parts,
+)
 from bigtcp_bench.planning.plan import Plan
 from bigtcp_bench.progress import say
 from bigtcp_bench.report.preflight import checks_note, checks_text
@@ -47,10 +54,11 @@ def snapshot_config(step: DagRunStep) -> Result:
     anew = measured_anew(step.planned(), stored, due, has_ended(step.warehouse.run(step.number)))
     if anew == "partly":
         refuse_parts(step.warehouse, step.number)
-    if anew == "whole":
-        _begin(step)
+    begun = _begin(step) if anew == "whole" else step.left_by("check_kernel")
+    choice = (begun or {}).get("choice") or choice_of(step.warehouse.run(step.number))
+    refuse_changed(step.warehouse, step.number, choice)
     window = open_window(step.api, step.run_key, step.plan, step.pair, progress=say)
-    return {"window": window.fence.window, "saved_at": window.state.saved_at}
+    return {"window": window.fence.window, "saved_at": window.state.saved_at, "choice": choice}
 
 
 def _begin(step: DagRunStep) -> Result:
@@ -95,7 +103,8 @@ def _begin(step: DagRunStep) -> Result:
     refuse_failed(checks)
     load.await_quiet(step.api, plan, pair, found.probes, progress=say)
     _say_shortfall(step, plan)
-    return {"run": number, "client_node": pair.client.name, "server_node": pair.server.name}
+    choice = choice_of(step.warehouse.run(number))
+    return {"run": number, "client_node": pair.client.name, "server_node": pair.server.name, "choice": choice}
 
 
 def _tell_checks(step: DagRunStep, checks: list[Check]) -> None:

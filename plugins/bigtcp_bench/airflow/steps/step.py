@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.airflow import connections, dag_ids
 from bigtcp_bench.errors import PreconditionFailed, first_line
-from bigtcp_bench.judging.attempts import planned_blocks
+from bigtcp_bench.judging.attempts import planned_blocks, refuse_changed
 from bigtcp_bench.planning.plan import RERUN_PREFIX
 from bigtcp_bench.progress import say
 
@@ -44,6 +44,8 @@ class DagRunStep:
     last_try: bool = True
     #: What tells this Airflow from every other one.
     installation: str = ""
+    #: Returns what another task of this DAG run has left as its XCom, if anything.
+    left_by: Callable[[str], Any] = lambda task_id: None
 
     @classmethod
     def of(cls, context: Context) -> DagRunStep:
@@ -64,6 +66,7 @@ class DagRunStep:
             task_ids=sorted(context["dag"].task_ids),
             last_try=instance.try_number > instance.max_tries,
             installation=connections.installation(),
+            left_by=lambda task_id: instance.xcom_pull(task_ids=task_id),
         )
 
     @property
@@ -101,16 +104,24 @@ class DagRunStep:
             raise PreconditionFailed(f"run {self.run_key} is not in the warehouse; clear it from check_kernel")
         return number
 
+    @property
+    def choice(self) -> str:
+        """Return what tells the plan and the nodes with which the run has begun; empty before that."""
+        before = self.task_id in ("check_kernel", "snapshot_config")
+        return "" if before else (self.left_by("snapshot_config") or {}).get("choice", "")
+
     @functools.cached_property
     def plan(self) -> Plan:
-        """Return the plan that check_kernel has stored."""
+        """Return the plan that check_kernel has stored. Raises PreconditionFailed if it was changed since."""
+        refuse_changed(self.warehouse, self.number, self.choice)
         return self.warehouse.plan_of(self.number)
 
     @functools.cached_property
     def pair(self) -> NodePair:
-        """Return the pair of nodes that check_kernel has chosen."""
+        """Return the pair of nodes that check_kernel has chosen. Raises PreconditionFailed if it was changed."""
         from bigtcp_bench.cluster.nodes import NodePair
 
+        refuse_changed(self.warehouse, self.number, self.choice)
         return NodePair.from_dict(self.warehouse.run(self.number)["environment"]["pair"])
 
     @property
