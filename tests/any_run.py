@@ -97,6 +97,11 @@ DOCUMENTS: dict[tuple[str, str], Any] = {
     ("comparison", "reasons"): ["x"],
     ("diagnosis", "explains"): ["steal"],
     ("diagnosis", "figures"): {"share": 0.5},
+    ("outbox", "payload"): {
+        "message": {"lines": [{"text": "x"}]},
+        "broadcast": True,
+        "told": {"state": "regression", "acknowledged": True, "changes": {"ipv6-rr latency_p50_us": -0.2}},
+    },
     ("judgement", "details"): {
         "nights": 3,
         "event": "worse",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -116,6 +117,25 @@ def test_a_message_that_slack_refuses_holds_nobody_back_and_is_set_aside(warehou
     assert sent_by(warehouse, server) == Delivery(0, 0)
     assert server.requests == before
     assert len(outbox.set_aside(warehouse, "lab")) == 1
+
+
+@pytest.mark.parametrize(
+    "kept", [None, [], {}, {"text": 1}, {"message": {"lines": "x"}}, {"message": 1, "told": []}]
+)
+def test_what_nobody_can_read_of_a_message_holds_nobody_back_and_is_set_aside(warehouse, server, keep, kept):
+    number = revise(warehouse, "2026-03-22").id
+    keep("first", "incident", incident=number)
+    with warehouse.engine.begin() as connection:
+        written = sa.text("UPDATE bigtcp_outbox SET payload = :payload")
+        connection.execute(written, {"payload": json.dumps(kept)})
+    keep("second")
+    done = sent_by(warehouse, server)
+    assert (done.sent, done.waiting) == (1, 1)
+    assert "what was kept of a message" in done.lines()[1]
+    sent_by(warehouse, server)
+    assert sent_by(warehouse, server).lost[0].startswith("set aside, first: what was kept of a message")
+    assert texts(server) == ["second"]
+    assert outbox.told(warehouse, "lab") == {}
 
 
 def test_a_restore_that_is_not_verified_is_sent_before_what_waits_for_weeks(warehouse, server, keep):

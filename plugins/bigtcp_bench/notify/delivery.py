@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.notify.message import message_of
+from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.notify.channel import SendResult
+from bigtcp_bench.notify.message import Message, message_of
 from bigtcp_bench.warehouse import outbox
 from bigtcp_bench.warehouse.outbox import Outgoing, Taken
 
 if TYPE_CHECKING:
-    from bigtcp_bench.notify.channel import Channel, Chart, SendResult, Settings
-    from bigtcp_bench.notify.message import Message
+    from bigtcp_bench.notify.channel import Channel, Chart, Settings
     from bigtcp_bench.warehouse.store import Warehouse
 
 #: Seconds between two looks at a message that another sender has.
@@ -71,8 +72,7 @@ def deliver(
             else:
                 time.sleep(_POLL_S)
             continue
-        message = message_of(outgoing.payload)
-        result = channel.send(message, outgoing)
+        message, result = _send(channel, outgoing)
         if not result.sent:
             aside = _failed(warehouse, outgoing, result)
             lost += aside
@@ -91,6 +91,15 @@ def deliver(
     waiting = outbox.waiting(warehouse, cluster)
     reason = reason or next(iter(refused.values()), "")
     return Delivery(sent, waiting, reason if waiting else "", tuple(lost))
+
+
+def _send(channel: Channel, outgoing: Outgoing) -> tuple[Message, SendResult]:
+    try:
+        message = message_of(outgoing.payload)
+    except InvalidInput as error:
+        # As if the channel had refused it: nobody else waits for what nobody can read.
+        return Message(()), SendResult(False, reason=str(error), refused=True)
+    return message, channel.send(message, outgoing)
 
 
 def _failed(warehouse: Warehouse, outgoing: Outgoing, result: SendResult) -> list[str]:

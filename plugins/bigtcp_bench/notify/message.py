@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+
+from bigtcp_bench.errors import InvalidInput, validation_sentence
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,11 @@ def payload(message: Message, **more: Any) -> dict[str, Any]:
 
 
 def message_of(kept: Mapping[str, Any]) -> Message:
-    """Return the message that the outbox has ``kept``."""
-    if "message" not in kept:
+    """Return the message that the outbox has ``kept``. Raises InvalidInput for what no version has kept."""
+    if "text" in kept and "message" not in kept:
         # Kept by a version that made Slack's text beforehand.
         return Message((Line(kept["text"]),))
-    return _MESSAGE.validate_python(kept["message"])
+    try:
+        return _MESSAGE.validate_python(kept.get("message"))
+    except ValidationError as error:
+        raise InvalidInput(validation_sentence(error, "what was kept of a message")) from error

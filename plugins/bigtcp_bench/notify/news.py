@@ -104,14 +104,14 @@ def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, wanted: Wan
         elif incident.state == "suspect" and wanted.min_severity == "suspect":
             yield _draft(news, "suspect", incident_messages.suspicion_message(news))
         return
-    before = {_series(name): change for name, change in last["changes"].items()}
+    before = {_series(name): change for name, change in last.get("changes", {}).items()}
     if incident.state not in OPEN_STATES:
         # What was told as a regression has an end worth telling the channel.
         loud = last["state"] == "regression"
         yield _draft(news, incident.state, incident_messages.closed(news), broadcast=loud)
         yield _new_title(news, incident_messages.closed_title_message(news))
     elif incident.acknowledged:
-        if not last["acknowledged"]:
+        if not last.get("acknowledged"):
             # After it got worse it may be acknowledged again, which is another message.
             event = f"acknowledged {incident.acknowledged_at:%Y-%m-%dT%H:%M:%S}"
             yield _draft(news, event, incident_messages.acknowledged(news), changes=before)
@@ -121,7 +121,7 @@ def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, wanted: Wan
         yield _new_title(news, message)
     elif incident.state == "regression" and any(member.last_seen == _night(news.view) for member in news.members):
         if incident_messages.worse_than(news, before, GROWN_BY):
-            known = last.get("acknowledged_by") if last["acknowledged"] else None
+            known = last.get("acknowledged_by") if last.get("acknowledged") else None
             yield _draft(news, _run(news), incident_messages.grown(news, before, known), broadcast=True)
         elif any(one.event == "eased" for one in map(news.judged, news.members) if one):
             yield _draft(news, _run(news), incident_messages.eased(news, before))

@@ -129,7 +129,7 @@ def claim(
             id=row["id"],
             key=row["key"],
             kind=row["kind"],
-            payload=row["payload"],
+            payload=row["payload"] or {},
             run_id=row["run_id"],
             incident_id=row["incident_id"],
             created_at=row["created_at"],
@@ -214,7 +214,11 @@ def told(warehouse: Warehouse, cluster: str) -> dict[int, dict[str, Any]]:
     )
     statement = sa.select(columns.incident_id, columns.run_id, columns.payload).where(columns.id.in_(newest))
     rows = warehouse.read(lambda connection: connection.execute(statement).all())
-    return {int(number): {**payload["told"], "run_id": run_id} for number, run_id, payload in rows}
+    return {
+        int(number): {**payload["told"], "run_id": run_id}
+        for number, run_id, payload in rows
+        if payload and "told" in payload
+    }
 
 
 def of_run(warehouse: Warehouse, run_id: int) -> list[dict[str, Any]]:
@@ -223,7 +227,7 @@ def of_run(warehouse: Warehouse, run_id: int) -> list[dict[str, Any]]:
     statement = (
         sa.select(columns.payload).where(columns.run_id == run_id).order_by(columns.kind != "restore", columns.id)
     )
-    return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
+    return warehouse.read(lambda connection: [kept or {} for kept in connection.execute(statement).scalars()])
 
 
 def _unsent(message: Outgoing) -> sa.Update:

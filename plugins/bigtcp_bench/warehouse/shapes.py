@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any
+from typing import Any, get_args
+
+from bigtcp_bench.warehouse.records import IncidentState
 
 #: Of values that are only shown, or compared with each other.
 _SCALAR = str | int | float | None
@@ -59,7 +61,16 @@ SHAPES: Mapping[str, Any] = {
     "comparison.reasons": _TEXTS,
     "diagnosis.explains": _TEXTS,
     "diagnosis.figures": {},
-    "outbox.payload": {},
+    "outbox.payload": {
+        "text": str,
+        "broadcast": bool,
+        "told": {
+            "state": frozenset(get_args(IncidentState)),
+            "acknowledged": bool,
+            "acknowledged_by": str | None,
+            "changes": {...: float | None},
+        },
+    },
     "judgement.details": {
         **dict.fromkeys(("event", "mark", "carried"), str),
         "nights": int,
