@@ -70,6 +70,10 @@ class Bench:
 
     def by_agent(self) -> float:
         """Return bits per second received, from the agent: with its snapshots of both ends around iperf3."""
+        return self.agent_figures()["throughput_bps"]
+
+    def agent_figures(self) -> dict[str, float]:
+        """Return metric → value of one repetition of the agent. Raises MeasurementFailed."""
         orders = MeasureOrders.model_validate(
             {
                 "token": self.token,
@@ -91,9 +95,7 @@ class Bench:
         for repetition in parse_log(output).repetitions:
             for problem in problems(repetition, orders):
                 raise MeasurementFailed(problem)
-            for one in measurements(repetition):
-                if one.metric == "throughput_bps":
-                    return one.value
+            return {one.metric: one.value for one in measurements(repetition)}
         raise MeasurementFailed("the agent printed no measurement")
 
 

@@ -18,6 +18,8 @@ USUAL = {
     "latency_p50_us": 100.0,
     "latency_p90_us": 140.0,
     "latency_p99_us": 300.0,
+    "latency_p999_us": 700.0,
+    "connections_per_s": 4_000.0,
     "cpu_s_per_gb_sender": 0.4,
     "cpu_s_per_gb_receiver": 0.6,
     "softirq_share_sender": 0.3,

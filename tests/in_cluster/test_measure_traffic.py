@@ -448,6 +448,24 @@ def test_the_token_is_in_nothing_that_is_printed(pair: Pair) -> None:
     assert TOKEN not in json.dumps(documents)
 
 
+@pytest.mark.parametrize("size", [10, 1_000, 5_000])
+@pytest.mark.parametrize("cuts", [(), (32,), (7, 35, 41)], ids=["at once", "token first", "in pieces"])
+def test_requests_are_answered_however_they_come(pair: Pair, size: int, cuts: tuple[int, ...]) -> None:
+    body = (
+        "size,cuts=int(sys.argv[2]),[int(one) for one in sys.argv[3:]]\n"
+        "said=sys.argv[1].encode()+struct.pack('!Q',size)+b'a'*size; s=at(5202)\n"
+        "def got():\n"
+        "    found=b''\n"
+        "    while len(found)<size: found+=s.recv(size)\n"
+        "    return found\n"
+        "for start,stop in zip([0,*cuts],[*cuts,len(said)]): s.sendall(said[start:stop]); time.sleep(0.05)\n"
+        "print(got()==b'a'*size); time.sleep(0.05); s.sendall(b'b'*size); print(got()==b'b'*size)\n"
+        "s.close()\n"
+    )
+    with serving(pair):
+        assert _stranger(pair, body, TOKEN, str(size), *map(str, cuts)) == "True\nTrue\n"
+
+
 @pytest.fixture
 def few_ports(pair: Pair) -> Iterator[None]:
     setting = "net.ipv4.ip_local_port_range"

@@ -35,6 +35,8 @@ _LEVELS = {
     "latency_p50_us": (180.0, 0.94),
     "latency_p90_us": (230.0, 0.93),
     "latency_p99_us": (410.0, 0.9),
+    "latency_p999_us": (900.0, 0.9),
+    "connections_per_s": (2_900.0, 1.0),
     "cpu_s_per_gb_sender": (0.31, 0.74),
     "cpu_s_per_gb_receiver": (0.42, 0.7),
     "user_s_per_gb_sender": (0.01, 0.74),

@@ -30,8 +30,14 @@ MAX_LINE_BYTES = 4096
 #: A connection that has not said the token by then is closed, and earlier where so many others have not either.
 TOKEN_TIMEOUT_S = 5
 MAX_STRANGERS = 32
+#: How long the thread that accepts connections waits for a first request, and for the end of its connection.
+AT_ONCE_S = 0.002
+#: A request that is longer, with the token before it, does not come in one packet.
+MAX_AT_ONCE_BYTES = 1_400
 #: iperf3 listens a few milliseconds after its start; less than CONNECT_TIMEOUT_S, for which a client waits.
 IPERF3_START_S = 3
+#: How a client names the size of its requests: network order.
+_SIZE = struct.Struct("!Q")
 
 
 def serve(orders: Json) -> int:
@@ -41,12 +47,14 @@ def serve(orders: Json) -> int:
     """
     addresses = _own_addresses(orders)
     iperf3 = Iperf3Server(orders["iperf_port"])
-    ports = [
-        (orders["rr_port"], _echo),
-        (orders["control_port"], lambda connection: Control(iperf3, addresses).answer_all(connection)),
+    ports: list[tuple[type[Listener], int, Callable[[socket.socket], None]]] = [
+        (EchoListener, orders["rr_port"], _echo),
+        (Listener, orders["control_port"], lambda connection: Control(iperf3, addresses).answer_all(connection)),
     ]
     token = orders["token"].encode()
-    servers = [_listen(address, port, token, answer) for port, answer in ports for address in addresses]
+    servers = [
+        _listen(kind, address, port, token, answer) for kind, port, answer in ports for address in addresses
+    ]
     end = "stopped by SIGTERM"
     try:
         signal.alarm(orders["lifetime_s"])
@@ -179,11 +187,58 @@ class Listener(socketserver.ThreadingTCPServer):
         return hmac.compare_digest(said, self._token)
 
 
-def _listen(address: str, port: int, token: bytes, answer: Callable[[socket.socket], None]) -> Listener:
+class EchoListener(Listener):
+    """Answers the first request of a connection at once, if it is small and has come with the token.
+
+    A thread of its own costs a connection more than its exchange does.
+    """
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle a new connection, in a thread where it has more to say."""
+        size = 0
+        request.settimeout(AT_ONCE_S)
+        try:
+            size = self._first_request(request)
+            if size and not request.recv(1, socket.MSG_PEEK):
+                self.shutdown_request(request)
+                return
+        except OSError:  # nothing, or nothing more, has come yet; what is wrong with it shows again
+            pass
+        if size:
+            threading.Thread(target=self._go_on, args=(request, size), daemon=True).start()
+        else:
+            super().process_request(request, client_address)
+
+    def _first_request(self, connection: socket.socket) -> int:
+        """Answer the request that has come, whole and with the token; return its size, 0 if there is none."""
+        said = connection.recv(MAX_AT_ONCE_BYTES, socket.MSG_PEEK)
+        start = len(self._token) + _SIZE.size
+        if len(said) <= start or not hmac.compare_digest(said[: len(self._token)], self._token):
+            return 0
+        (size,) = _SIZE.unpack_from(said, len(self._token))
+        if size != len(said) - start:
+            return 0
+        connection.recv(len(said))
+        connection.sendall(said[start:])
+        return int(size)
+
+    def _go_on(self, connection: socket.socket, size: int) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.settimeout(None)
+                _echo_all(connection, size)
+        finally:
+            self.shutdown_request(connection)
+
+
+def _listen(
+    kind: type[Listener], address: str, port: int, token: bytes, answer: Callable[[socket.socket], None]
+) -> Listener:
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
     while True:
         try:
-            return Listener(address, port, token, answer)
+            return kind(address, port, token, answer)
         except OSError as error:
             # A fresh IPv6 address is not usable until the kernel has looked for a second owner.
             if error.errno == errno.EADDRNOTAVAIL and time.monotonic() < deadline:
@@ -194,9 +249,12 @@ def _listen(address: str, port: int, token: bytes, answer: Callable[[socket.sock
 
 def _echo(connection: socket.socket) -> None:
     """Answer requests with responses of the same size, which the client names first (8 bytes, network order)."""
-    size = struct.unpack("!Q", receive_exactly(connection, memoryview(bytearray(8))))[0]
-    if not 0 < size <= MAX_REQUEST_BYTES:
-        return
+    size = _SIZE.unpack(receive_exactly(connection, memoryview(bytearray(_SIZE.size))))[0]
+    if 0 < size <= MAX_REQUEST_BYTES:
+        _echo_all(connection, size)
+
+
+def _echo_all(connection: socket.socket, size: int) -> None:
     view = memoryview(bytearray(size))
     while True:
         receive_exactly(connection, view)

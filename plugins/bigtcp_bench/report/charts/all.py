@@ -63,7 +63,12 @@ End = Literal["sender", "receiver"]
 _RESULT_COLUMNS = ("block", "arm", "generation", "scenario", "repetition", "metric", "value")
 _FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 _SIZE_COLUMNS = ("family", "end", "direction", "upper_bytes", "arm", "packets", "bytes")
-_PERCENTILES = {"latency_p50_us": "p50", "latency_p90_us": "p90", "latency_p99_us": "p99"}
+_PERCENTILES = {
+    "latency_p50_us": "p50",
+    "latency_p90_us": "p90",
+    "latency_p99_us": "p99",
+    "latency_p999_us": "p99.9",
+}
 #: Height of what is written above the line of the largest classic packet.
 _LIMIT_LABEL_PX = 14
 
@@ -389,7 +394,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
     scale = log_scale([value / divisor for _, _, _, value in found])
     x = alt.X("value:Q", title=f"latency ({unit})", scale=scale, axis=NUMBERS)
-    shapes = alt.Scale(domain=list(_PERCENTILES.values()), range=["circle", "square", "triangle-up"])
+    shapes = alt.Scale(domain=list(_PERCENTILES.values()), range=["circle", "square", "triangle-up", "diamond"])
     layers = [
         base.mark_line(strokeWidth=2, opacity=0.6).encode(
             x=x, y=y, yOffset=offset, color=arm_colour(), detail=["scenario:N", "arm:N"]

@@ -1,0 +1,116 @@
+"""What the agent's request client costs: beside a bare client and server in C, in the same two pods.
+
+Usage: ``python -m benchmarks.request_cost [--pairs 12] [--duration 3] [--scenario ipv4-small-rr] [--kubeconfig
+FILE]``. Needs a C compiler. Starts a lab of its own unless it is given a cluster. Every pair has fresh pods, as
+closed connections hold ports; both ways take turns in beginning. Prints every pair, and for transactions or
+connections per second, and for the 99th percentile, the ratio agent / C with a 95 % confidence interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+from benchmarks.measuring_cost import LEVEL, MIN_PAIRS, QUIET_LOAD, Bench, bench, cluster, ratio
+from bigtcp_bench.cluster import pods
+from bigtcp_bench.planning.plan import SCENARIOS, validate_plan
+
+SOURCE = Path(__file__).with_name("exchange.c")
+#: Of the C server.
+PORT = "5302"
+#: What fits into the URL of an exec.
+PIECE = 6_000
+#: Connections of the C client; the agent's are bounded by itself.
+CONNECTIONS = "5000"
+WRITE = (
+    "import base64, os, sys, zlib; text = open('/tmp/packed').read()\n"
+    "open('/tmp/exchange', 'wb').write(zlib.decompress(base64.b64decode(text))); os.chmod('/tmp/exchange', 0o755)"
+)
+#: Kinds of traffic that are compared → what the C client is told to do, and the metric that it counts.
+KINDS = {"small-rr": ("rr", "transactions_per_s"), "crr": ("crr", "connections_per_s")}
+
+
+def compiled() -> str:
+    """Return the program of ``exchange.c``, packed as text."""
+    with tempfile.TemporaryDirectory(prefix="bigtcp-exchange-") as folder:
+        program = Path(folder) / "exchange"
+        subprocess.run(["cc", "-O2", "-s", "-o", str(program), str(SOURCE)], check=True)
+        return base64.b64encode(zlib.compress(program.read_bytes(), 9)).decode()
+
+
+def put(found: Bench, pod: str, program: str) -> None:
+    """Make ``/tmp/exchange`` in a pod."""
+    for start in range(0, len(program), PIECE):
+        piece = "import sys; open('/tmp/packed', 'a').write(sys.argv[1])"
+        command = ["python3", "-c", piece, program[start : start + PIECE]]
+        found.api.exec(pods.BENCH_NAMESPACE, pod, pods.CONTAINER, command)
+    found.api.exec(pods.BENCH_NAMESPACE, pod, pods.CONTAINER, ["python3", "-c", WRITE])
+
+
+def in_c(found: Bench, duration_s: int) -> tuple[float, float]:
+    """Return per second, and the 99th percentile in microseconds, of the C client."""
+    what, _ = KINDS[found.scenario.traffic]
+    amount = CONNECTIONS if what == "crr" else str(duration_s)
+    where = [found.addresses[found.scenario.family], PORT, str(found.scenario.request_bytes)]
+    command = ["/tmp/exchange", what, *where, amount]
+    output = found.api.exec(pods.BENCH_NAMESPACE, found.client, pods.CONTAINER, command)
+    rate, _, p99_us = (float(word) for word in output.split())
+    return rate, p99_us
+
+
+def by_agent(found: Bench) -> tuple[float, float]:
+    """Return the same of the agent."""
+    figures = found.agent_figures()
+    return figures[KINDS[found.scenario.traffic][1]], figures["latency_p99_us"]
+
+
+def main() -> int:
+    """Measure and print; return 0."""
+    parser = argparse.ArgumentParser(description="What the agent's request client costs.")
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of measurements, at least 2 (default: 12)")
+    parser.add_argument("--duration", type=int, default=3, help="measured seconds of each (default: 3)")
+    names = [name for name, scenario in SCENARIOS.items() if scenario.traffic in KINDS and scenario.path == "pod"]
+    parser.add_argument("--scenario", choices=names, default="ipv4-small-rr")
+    parser.add_argument("--kubeconfig", type=Path, help="a cluster (default: a lab of its own)")
+    options = parser.parse_args()
+    if options.pairs < MIN_PAIRS:
+        parser.error(f"--pairs {options.pairs}: at least {MIN_PAIRS} are needed")
+    plan = validate_plan(
+        {"scenarios": options.scenario, "duration_s": options.duration, "omit_s": 1, "repetitions": 1}, "options"
+    )
+    load, program, values = os.getloadavg()[0], compiled(), []
+    print("| pair | agent (1/s) | C (1/s) | agent p99 (µs) | C p99 (µs) |\n|--:|--:|--:|--:|--:|", flush=True)
+    with cluster(options.kubeconfig) as api:
+        for number in range(options.pairs):
+            with bench(api, plan, 600) as found:
+                for pod in (found.server, found.client):
+                    put(found, pod, program)
+                address, size = found.addresses[found.scenario.family], str(found.scenario.request_bytes)
+                serve = ["/tmp/exchange", "serve", address, PORT, size]
+                found.api.exec(pods.BENCH_NAMESPACE, found.server, pods.CONTAINER, serve)
+                if number % 2:
+                    c = in_c(found, options.duration)
+                    agent = by_agent(found)
+                else:
+                    agent = by_agent(found)
+                    c = in_c(found, options.duration)
+            values.append((agent, c))
+            print(f"| {number + 1} | {agent[0]:,.0f} | {c[0]:,.0f} | {agent[1]:.1f} | {c[1]:.1f} |", flush=True)
+    for place, what in enumerate(("per second", "p99")):
+        mean, low, high = ratio([(agent[place], c[place]) for agent, c in values])
+        print(
+            f"\nAgent / C, {what}: {mean:.3f}, {LEVEL:.0%} interval {low:.3f} to {high:.3f}, {len(values)} pairs"
+        )
+    if load > QUIET_LOAD:
+        print(f"The load average was {load:.2f} before, so these figures are not worth quoting.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
