@@ -145,7 +145,7 @@ def test_every_command_of_our_own_is_known_to_the_cli(compose, scripted_commands
     ours += [lab["command"], lab["healthcheck"]["test"][1:]]
     assert len(ours) == 3
     for command in ours:
-        assert callable(main._parser().parse_args(command[1:]).handler)
+        assert callable(main.command_parser().parse_args(command[1:]).handler)
 
 
 def test_the_parts_of_airflow_are_all_there_and_checked(airflow_services):

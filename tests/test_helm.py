@@ -115,7 +115,7 @@ def test_the_job_migrates_both_databases(values):
     assert (shell, option) == ("bash", "-c")
     airflows, ours = (shlex.split(command) for command in script.split(" && exec "))
     assert airflows == ["airflow", "db", "migrate"]
-    assert callable(main._parser().parse_args(ours[1:]).handler)
+    assert callable(main.command_parser().parse_args(ours[1:]).handler)
 
 
 def test_the_api_server_has_its_password_before_it_starts(values, tmp_path):
