@@ -407,7 +407,7 @@ def _kind(body: dict[str, str]) -> Kind:
 def _token(api: ClusterApi, namespace: str = "bigtcp-bench", name: str = "bigtcp-bench") -> str:
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    return str(api._object("POST", path, body=body)["status"]["token"])
+    return str(api.request("POST", path, body=body)["status"]["token"])
 
 
 def _as_account(lab: LabInfo, token: str) -> k8s.Configuration:

@@ -196,7 +196,7 @@ class ClusterApi:
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> JsonObject:
         """Return one object. Raises NotFound."""
-        return self._object("GET", kind.path(namespace, name))
+        return self.request("GET", kind.path(namespace, name))
 
     def find(self, kind: Kind, name: str, namespace: str | None = None) -> JsonObject | None:
         """Return one object, or None if it does not exist."""
@@ -220,7 +220,7 @@ class ClusterApi:
         """
         query = [("labelSelector", labels)] * bool(labels) + [("fieldSelector", fields)] * bool(fields)
         headers = {"Accept": METADATA_LIST} if metadata_only else {}
-        return list(self._object("GET", kind.path(namespace), query=query, headers=headers).get("items") or [])
+        return list(self.request("GET", kind.path(namespace), query=query, headers=headers).get("items") or [])
 
     def create(
         self, kind: Kind, body: Mapping[str, Any], namespace: str | None = None, *, before: Before | None = None
@@ -229,13 +229,13 @@ class ClusterApi:
 
         ``before`` runs ahead of every attempt, here and in the other changing calls: a fence goes there.
         """
-        return self._object("POST", kind.path(namespace), body=body, before=before)
+        return self.request("POST", kind.path(namespace), body=body, before=before)
 
     def replace(
         self, kind: Kind, body: Mapping[str, Any], namespace: str | None = None, *, before: Before | None = None
     ) -> JsonObject:
         """Replace an object. Raises Conflict unless it is still in the ``resourceVersion`` of ``body``."""
-        return self._object("PUT", kind.path(namespace, body["metadata"]["name"]), body=body, before=before)
+        return self.request("PUT", kind.path(namespace, body["metadata"]["name"]), body=body, before=before)
 
     def patch(
         self,
@@ -248,7 +248,7 @@ class ClusterApi:
     ) -> JsonObject:
         """Apply a JSON merge patch; a ``metadata.resourceVersion`` in it makes it compare-and-set (Conflict)."""
         headers = {"Content-Type": "application/merge-patch+json"}
-        return self._object("PATCH", kind.path(namespace, name), body=body, headers=headers, before=before)
+        return self.request("PATCH", kind.path(namespace, name), body=body, headers=headers, before=before)
 
     def delete(
         self,
@@ -276,7 +276,7 @@ class ClusterApi:
         if propagation is not None:
             body["propagationPolicy"] = propagation
         try:
-            self._object("DELETE", kind.path(namespace, name), body=body, before=before)
+            self.request("DELETE", kind.path(namespace, name), body=body, before=before)
         except NotFound:
             return False
         return True
@@ -289,21 +289,21 @@ class ClusterApi:
     def served_versions(self, group: str) -> list[str]:
         """Return the versions that an API group is served in; empty if the cluster has no such group."""
         try:
-            return [version["version"] for version in self._object("GET", f"/apis/{group}")["versions"]]
+            return [version["version"] for version in self.request("GET", f"/apis/{group}")["versions"]]
         except NotFound:
             return []
 
     def serves(self, kind: Kind) -> bool:
         """Return whether the cluster serves this very resource in this very version."""
         try:
-            resources = self._object("GET", f"/apis/{kind.group}/{kind.version}").get("resources") or []
+            resources = self.request("GET", f"/apis/{kind.group}/{kind.version}").get("resources") or []
         except NotFound:
             return False
         return any(resource["name"] == kind.plural for resource in resources)
 
     def version(self) -> str:
         """Return the API server's version, as ``v1.36.2``."""
-        return str(self._object("GET", "/version")["gitVersion"])
+        return str(self.request("GET", "/version")["gitVersion"])
 
     def exec(self, namespace: str, pod: str, container: str, argv: Sequence[str]) -> str:
         """Run a command that only reads in a container and return its standard output.
@@ -368,18 +368,6 @@ class ClusterApi:
         before: Before | None = None,
     ) -> JsonObject:
         """Make one request by its path and return the document of its answer."""
-        return self._object(method, path, query=query, body=body, headers=headers, before=before)
-
-    def _object(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Sequence[tuple[str, str]] = (),
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        before: Before | None = None,
-    ) -> JsonObject:
         answer = self._request(method, path, query=query, body=body, headers=headers, before=before)
         return answer if isinstance(answer, dict) else {}
 
@@ -433,15 +421,14 @@ class ClusterApi:
     def _may_be_coming_back(self, status: int) -> bool:
         return status in (401, 403) and self.monotonic() < self._outage_at + COMING_BACK_S
 
-    def _is_passing(self, failure: BaseException) -> bool:
-        """Return whether the request may be made again; note when the server was last away."""
-        if isinstance(failure, _Away):
-            self._outage_at = self.monotonic()
-        return isinstance(failure, _Transient)
-
     def _retried(self, attempt: Callable[[], Any], what: str) -> Any:
+        def is_passing(failure: BaseException) -> bool:
+            if isinstance(failure, _Away):
+                self._outage_at = self.monotonic()
+            return isinstance(failure, _Transient)
+
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._is_passing),
+            retry=tenacity.retry_if_exception(is_passing),
             stop=tenacity.stop_after_delay(self._away_s),
             wait=tenacity.wait_exponential(multiplier=0.25, max=5),
             sleep=self.sleep,

@@ -232,6 +232,10 @@ def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
     )
 
 
+#: End → in which direction the data passes its device.
+_DATA_DIRECTIONS = {"sender": "sent", "receiver": "received"}
+
+
 def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
     """Return which share of a stream's bytes travelled in packets of which size, by arm, at both ends.
 
@@ -241,38 +245,16 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
     title = "Packet sizes: what BIG TCP really did"
     if missing := missing_columns(sizes, _SIZE_COLUMNS):
         return empty(title, missing)
-    directions = {"sender": "sent", "receiver": "received"}
     # A bin without a packet, or without a byte, has no share.
     data = sizes[
-        sizes["end"].map(directions).eq(sizes["direction"])
+        sizes["end"].map(_DATA_DIRECTIONS).eq(sizes["direction"])
         & sizes["upper_bytes"].isin(PACKET_BOUNDS)
         & sizes["packets"].gt(0)
         & sizes["bytes"].gt(0)
     ]
     if data.empty:
         return empty(title, "No packets were captured.")
-    rows: list[dict[str, Any]] = []
-    means: list[dict[str, Any]] = []
-    for family, end, arm in itertools.product(_FAMILIES, directions, ARMS):
-        of = data[(data["family"] == family) & (data["end"] == end) & (data["arm"] == arm)]
-        if of.empty:
-            continue
-        where = {"scenario": f"{family}, {end}", "arm": arm}
-        total = int(of["bytes"].sum())
-        mean = units.byte_count(total / int(of["packets"].sum()))
-        means.append(where | {"value": 100, "label": f"{arm}: mean {mean}"})
-        rows += [
-            where
-            | {
-                "size": _size_text(place),
-                "place": place,
-                "value": int(part["bytes"].sum()) / total * 100,
-                "text": units.byte_count(int(part["bytes"].sum())),
-                "packets": f"{part['packets'].sum():,}",
-            }
-            for place, bound in enumerate(PACKET_BOUNDS)
-            if not (part := of[of["upper_bytes"] == bound]).empty
-        ]
+    rows, means = _shares_of_sizes(data)
     y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
     shares = from_zero(100, room=0.4)
     axis = alt.Axis(values=list(range(0, 101, 20)))
@@ -308,6 +290,33 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
         + ".",
         height=list_height(rows),
     )
+
+
+def _shares_of_sizes(data: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a row for each size of packet that carried data, by family, end and arm, and the mean of each."""
+    rows: list[dict[str, Any]] = []
+    means: list[dict[str, Any]] = []
+    for family, end, arm in itertools.product(_FAMILIES, _DATA_DIRECTIONS, ARMS):
+        of = data[(data["family"] == family) & (data["end"] == end) & (data["arm"] == arm)]
+        if of.empty:
+            continue
+        where = {"scenario": f"{family}, {end}", "arm": arm}
+        total = int(of["bytes"].sum())
+        mean = units.byte_count(total / int(of["packets"].sum()))
+        means.append(where | {"value": 100, "label": f"{arm}: mean {mean}"})
+        rows += [
+            where
+            | {
+                "size": _size_text(place),
+                "place": place,
+                "value": int(part["bytes"].sum()) / total * 100,
+                "text": units.byte_count(int(part["bytes"].sum())),
+                "packets": f"{part['packets'].sum():,}",
+            }
+            for place, bound in enumerate(PACKET_BOUNDS)
+            if not (part := of[of["upper_bytes"] == bound]).empty
+        ]
+    return rows, means
 
 
 def _size_text(place: int) -> str:

@@ -67,28 +67,7 @@ def trend_chart(
         row |= {name: row[name] / divisor for name in ("value", "low", "high") if row.get(name) is not None}
     has_bands = any(row.get("low") is not None for row in rows)
     notes = Notes(rows, changes_of(trend) if marks is None else marks, incidents)
-    base = chart_of(rows)
-    named = f"{metric.label} ({unit})"
-    x, colour = time_axis(rows), arm_colour(notes.height)
-    y = alt.Y("value:Q", title=named, scale=alt.Scale(zero=False), axis=aligned(NUMBERS))
-    layers = [
-        base.mark_line(strokeWidth=1.2, opacity=0.7).encode(x=x, y=y, color=colour),
-        base.mark_point(size=24).encode(
-            x=x,
-            y=y,
-            color=colour,
-            shape=arm_shape(notes.height),
-            **linked,
-            tooltip=tooltip(night=span or "night", arm="BIG TCP", text="value", change="on against off"),
-        ),
-    ]
-    if has_bands:
-        band = base.mark_area(opacity=0.22)
-        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2="high:Q", color=colour))
-    if by_hand:
-        points = chart_of(by_hand).mark_point(size=_BY_HAND_SIZE, shape=_BY_HAND_SHAPE)
-        told = tooltip(night="run by hand", arm="BIG TCP", text="value", change="on against off")
-        layers.append(points.encode(x=x, y=y, color=colour, tooltip=told))
+    layers = _arms(rows, by_hand, f"{metric.label} ({unit})", span, notes, linked)
     meaning = "Half of the change's interval about each arm: where the bands do not touch, the arms differ"
     newest = {row["arm"]: row["text"] for row in rows}
     return finished(
@@ -105,6 +84,39 @@ def trend_chart(
         ),
         height=HEIGHT,
     )
+
+
+def _arms(
+    rows: list[dict[str, Any]],
+    by_hand: list[dict[str, Any]],
+    named: str,
+    span: str,
+    notes: Notes,
+    linked: Mapping[str, Any],
+) -> list[alt.Chart]:
+    """Return both arms' bands, lines and points, and the runs by hand; ``named`` is what the axis is called."""
+    base = chart_of(rows)
+    x, colour = time_axis(rows), arm_colour(notes.height)
+    y = alt.Y("value:Q", title=named, scale=alt.Scale(zero=False), axis=aligned(NUMBERS))
+    layers = [
+        base.mark_line(strokeWidth=1.2, opacity=0.7).encode(x=x, y=y, color=colour),
+        base.mark_point(size=24).encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=arm_shape(notes.height),
+            **linked,
+            tooltip=tooltip(night=span or "night", arm="BIG TCP", text="value", change="on against off"),
+        ),
+    ]
+    if any(row.get("low") is not None for row in rows):
+        band = base.mark_area(opacity=0.22)
+        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2="high:Q", color=colour))
+    if by_hand:
+        points = chart_of(by_hand).mark_point(size=_BY_HAND_SIZE, shape=_BY_HAND_SHAPE)
+        told = tooltip(night="run by hand", arm="BIG TCP", text="value", change="on against off")
+        layers.append(points.encode(x=x, y=y, color=colour, tooltip=told))
+    return layers
 
 
 def benefit_chart(
