@@ -27,6 +27,9 @@ TPACKET2_DIRECTION = 32 + 10
 RING_BLOCK_BYTES, RING_BLOCKS, RING_FRAME_BYTES = 1 << 16, 128, 256
 #: How long the reader sleeps when it has read everything.
 RING_PAUSE_S = 0.002
+#: A sender ends before the last of its bytes are on their way: a capture ends when nothing has come for so long,
+#: and at the latest so long after it was told to.
+SILENCE_S, LINGER_S = 0.1, 1.0
 #: Upper bounds of packet sizes, in bytes with the IP header: an Ethernet frame, a jumbo frame, what is possible
 #: without BIG TCP (65,536), what Cilium sets (196,608), and the largest that Linux allows (GSO_MAX_SIZE, 524,280).
 PACKET_BOUNDS = (1_500, 9_000, 16_384, 65_536, 131_072, 196_608, 524_280)
@@ -49,7 +52,9 @@ class Capture:
         self._port = port
         #: (sent, near port, far port) → for each bound: packets, bytes.
         self._sizes: dict[tuple[bool, int, int], list[list[int]]] = {}
-        self._ended = threading.Event()
+        #: How many packets were read, and when the capture was told to end.
+        self._read_packets = 0
+        self._ended_at: float | None = None
         with contextlib.ExitStack() as stack:
             # SOCK_DGRAM leaves the link's header out of lengths; protocol 0 until everything is set up.
             self._socket = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
@@ -64,10 +69,14 @@ class Capture:
         self._reader.start()
 
     def stop(self) -> Json:
-        """End, and return what was seen: packets by connection, direction and size, and how many were lost."""
-        self._ended.set()
+        """End when all is quiet, and return what was seen: packets by connection, direction and size.
+
+        ``dropped`` of all that were ``seen`` were lost: for want of room, or because they were never read.
+        """
+        self._ended_at = time.monotonic()
         self._reader.join()
-        seen, dropped = struct.unpack("=II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        seen, _ = struct.unpack("=II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        dropped = seen - self._read_packets
         self._resources.close()
         connections: dict[tuple[int, int], Json] = {}
         for (sent, near, far), sizes in self._sizes.items():
@@ -81,16 +90,18 @@ class Capture:
         return {"device": self.device, "seen": seen, "dropped": dropped, "connections": list(connections.values())}
 
     def _read(self) -> None:
-        """Count what is in the ring, until nothing is left after the end."""
-        number = 0
+        """Count what is in the ring, until nothing has come for a while after the end."""
+        last = time.monotonic()
         while True:
-            ended = self._ended.is_set()
-            start = number
-            while self._take(number * RING_FRAME_BYTES):
-                number = (number + 1) % self._frames
-            if number == start:
-                if ended:
-                    return
+            ended_at, before = self._ended_at, self._read_packets
+            while self._take(self._read_packets % self._frames * RING_FRAME_BYTES):
+                self._read_packets += 1
+            now = time.monotonic()
+            if self._read_packets > before:
+                last = now
+            if ended_at is not None and (now - max(last, ended_at) >= SILENCE_S or now - ended_at >= LINGER_S):
+                return
+            if self._read_packets == before:
                 time.sleep(RING_PAUSE_S)
 
     def _take(self, frame: int) -> bool:
