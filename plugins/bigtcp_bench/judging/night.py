@@ -16,7 +16,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench import __version__
@@ -425,7 +425,7 @@ def _decidable(incident: incidents.Incident) -> decisions.Incident:
         attribution=attribution,
         changed_on=incident.changed_on,
         suspected_on=incident.suspected_on,
-        members=tuple(decisions.Member(**asdict(member)) for member in incident.members),
+        members=incident.members,
         confirmed_on=incident.confirmed_on,
         worse_on=incident.worse_on,
         closed_on=incident.closed_on,

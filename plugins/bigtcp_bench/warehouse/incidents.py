@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from bigtcp_bench.analysis.incidents import Member as Member
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.warehouse.records import IncidentRecord, IncidentState, row_of
 from bigtcp_bench.warehouse.schema import comparison, judgement, run
@@ -19,27 +20,6 @@ from bigtcp_bench.warehouse.upsert import insert_into, upsert
 
 #: More judged runs than a night has on the average; with more, a series is given up later.
 _RUNS_A_NIGHT = 4
-
-
-@dataclass(frozen=True)
-class Member:
-    """One series of an incident; ``change`` is relative (-0.1 = 10 % less), nights are ISO dates."""
-
-    scenario: str
-    metric: str
-    change: float | None
-    first_seen: str
-    last_seen: str
-    confirmed: bool
-    #: How it ended, where the incident goes on without it.
-    ended: str | None = None
-    #: Its size when somebody acknowledged the incident.
-    acknowledged_change: float | None = None
-
-    @property
-    def series(self) -> tuple[str, str]:
-        """Scenario and metric."""
-        return self.scenario, self.metric
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 from bigtcp_bench.warehouse import pages
+from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.web.access import AccessDep
 from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.one_run import NumberPath, readable_run, view_of
@@ -20,53 +21,32 @@ from bigtcp_bench.web.params import DocumentQuery
 from bigtcp_bench.web.tables import attachment, csv_response
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bigtcp_bench.warehouse.records import RawDocument
 
 router = APIRouter()
+
+Table = Literal["results", "counters", "prometheus", "pod-counters", "packet-sizes"]
+_FRAMES: dict[Table, Callable[[Warehouse, int], pd.DataFrame]] = {
+    "results": Warehouse.results_frame,
+    "counters": Warehouse.counters_frame,
+    "prometheus": Warehouse.prometheus_frame,
+    "pod-counters": Warehouse.pod_counters_frame,
+    "packet-sizes": Warehouse.packet_sizes_frame,
+}
 
 _CHUNK = 1 << 16
 #: A zip of a night is some megabytes; a larger one is put together on disk.
 _IN_MEMORY = 16 << 20
 
 
-@router.get("/run/{number}/results.csv")
-def results(access: AccessDep, number: NumberPath) -> Response:
-    """Return every measurement of a run."""
+@router.get("/run/{number}/{table}.csv")
+def table(access: AccessDep, number: NumberPath, table: Table) -> Response:
+    """Return every row that a run has in a table."""
     warehouse = open_warehouse()
     readable_run(warehouse, access, number)
-    return csv_response(warehouse.results_frame(number), f"run-{number}-results.csv")
-
-
-@router.get("/run/{number}/counters.csv")
-def counters(access: AccessDep, number: NumberPath) -> Response:
-    """Return how much every counter of both nodes grew in each block of a run."""
-    warehouse = open_warehouse()
-    readable_run(warehouse, access, number)
-    return csv_response(warehouse.counters_frame(number), f"run-{number}-counters.csv")
-
-
-@router.get("/run/{number}/prometheus.csv")
-def prometheus(access: AccessDep, number: NumberPath) -> Response:
-    """Return what Prometheus knew of each block of a run."""
-    warehouse = open_warehouse()
-    readable_run(warehouse, access, number)
-    return csv_response(warehouse.prometheus_frame(number), f"run-{number}-prometheus.csv")
-
-
-@router.get("/run/{number}/pod-counters.csv")
-def pod_counters(access: AccessDep, number: NumberPath) -> Response:
-    """Return how much the counters of both pods grew in each repetition of a run."""
-    warehouse = open_warehouse()
-    readable_run(warehouse, access, number)
-    return csv_response(warehouse.pod_counters_frame(number), f"run-{number}-pod-counters.csv")
-
-
-@router.get("/run/{number}/packet-sizes.csv")
-def packet_sizes(access: AccessDep, number: NumberPath) -> Response:
-    """Return the packet sizes that were captured in each block of a run."""
-    warehouse = open_warehouse()
-    readable_run(warehouse, access, number)
-    return csv_response(warehouse.packet_sizes_frame(number), f"run-{number}-packet-sizes.csv")
+    return csv_response(_FRAMES[table](warehouse, number), f"run-{number}-{table}.csv")
 
 
 @router.get("/run/{number}/report.html")
