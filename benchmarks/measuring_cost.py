@@ -28,7 +28,7 @@ from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.errors import MeasurementFailed
 from bigtcp_bench.in_cluster.iperf3 import WRITE_SIZE
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, Scenario, validate_plan
-from bigtcp_bench.readings.agent_log import parse_log
+from bigtcp_bench.readings.agent_log import Repetition, parse_log
 from bigtcp_bench.readings.measurements import measurements, problems
 from bigtcp_bench.readings.orders import MeasureOrders, ServeOrders
 from bigtcp_lab import administrator, daemon
@@ -70,10 +70,10 @@ class Bench:
 
     def by_agent(self) -> float:
         """Return bits per second received, from the agent: with its snapshots of both ends around iperf3."""
-        return self.agent_figures()["throughput_bps"]
+        return next(one.value for one in measurements(self.repetition()) if one.metric == "throughput_bps")
 
-    def agent_figures(self) -> dict[str, float]:
-        """Return metric → value of one repetition of the agent. Raises MeasurementFailed."""
+    def repetition(self) -> Repetition:
+        """Return one sound repetition of the agent. Raises MeasurementFailed."""
         orders = MeasureOrders.model_validate(
             {
                 "token": self.token,
@@ -95,7 +95,7 @@ class Bench:
         for repetition in parse_log(output).repetitions:
             for problem in problems(repetition, orders):
                 raise MeasurementFailed(problem)
-            return {one.metric: one.value for one in measurements(repetition)}
+            return repetition
         raise MeasurementFailed("the agent printed no measurement")
 
 

@@ -2,8 +2,8 @@
 
 Usage: ``python -m benchmarks.request_cost [--pairs 12] [--duration 3] [--scenario ipv4-small-rr] [--kubeconfig
 FILE]``. Needs a C compiler. Starts a lab of its own unless it is given a cluster. Every pair has fresh pods, as
-closed connections hold ports; both ways take turns in beginning. Prints every pair, and for transactions or
-connections per second, and for the 99th percentile, the ratio agent / C with a 95 % confidence interval.
+closed connections hold ports; both ways take turns in beginning. Prints every pair, and the ratio agent / C of
+transactions or connections per second, of the median and of the 99th percentile, with 95 % confidence intervals.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.measuring_cost import LEVEL, MIN_PAIRS, QUIET_LOAD, Bench, bench, cluster, ratio
 from bigtcp_bench.cluster import pods
+from bigtcp_bench.in_cluster import exchange
 from bigtcp_bench.planning.plan import SCENARIOS, validate_plan
 
 SOURCE = Path(__file__).with_name("exchange.c")
@@ -32,8 +33,8 @@ WRITE = (
     "import base64, os, sys, zlib; text = open('/tmp/packed').read()\n"
     "open('/tmp/exchange', 'wb').write(zlib.decompress(base64.b64decode(text))); os.chmod('/tmp/exchange', 0o755)"
 )
-#: Kinds of traffic that are compared → what the C client is told to do, and the metric that it counts.
-KINDS = {"small-rr": ("rr", "transactions_per_s"), "crr": ("crr", "connections_per_s")}
+#: Kinds of traffic that are compared → what the C client is told to do.
+KINDS = {"small-rr": "rr", "crr": "crr"}
 
 
 def compiled() -> str:
@@ -53,21 +54,24 @@ def put(found: Bench, pod: str, program: str) -> None:
     found.api.exec(pods.BENCH_NAMESPACE, pod, pods.CONTAINER, ["python3", "-c", WRITE])
 
 
-def in_c(found: Bench, duration_s: int) -> tuple[float, float]:
-    """Return per second, and the 99th percentile in microseconds, of the C client."""
-    what, _ = KINDS[found.scenario.traffic]
+#: Per second, and the median and the 99th percentile in microseconds.
+Figures = tuple[float, float, float]
+
+
+def in_c(found: Bench, duration_s: int) -> Figures:
+    """Return what the C client measures."""
+    what = KINDS[found.scenario.traffic]
     amount = CONNECTIONS if what == "crr" else str(duration_s)
     where = [found.addresses[found.scenario.family], PORT, str(found.scenario.request_bytes)]
     command = ["/tmp/exchange", what, *where, amount]
-    output = found.api.exec(pods.BENCH_NAMESPACE, found.client, pods.CONTAINER, command)
-    rate, _, p99_us = (float(word) for word in output.split())
-    return rate, p99_us
+    rate, p50_us, p99_us = found.api.exec(pods.BENCH_NAMESPACE, found.client, pods.CONTAINER, command).split()
+    return float(rate), float(p50_us), float(p99_us)
 
 
-def by_agent(found: Bench) -> tuple[float, float]:
-    """Return the same of the agent."""
-    figures = found.agent_figures()
-    return figures[KINDS[found.scenario.traffic][1]], figures["latency_p99_us"]
+def by_agent(found: Bench) -> Figures:
+    """Return what the agent measures."""
+    seen = found.repetition().document.traffic
+    return exchange.per_second(seen), exchange.latency("p50")(seen), exchange.latency("p99")(seen)
 
 
 def main() -> int:
@@ -85,7 +89,7 @@ def main() -> int:
         {"scenarios": options.scenario, "duration_s": options.duration, "omit_s": 1, "repetitions": 1}, "options"
     )
     load, program, values = os.getloadavg()[0], compiled(), []
-    print("| pair | agent (1/s) | C (1/s) | agent p99 (µs) | C p99 (µs) |\n|--:|--:|--:|--:|--:|", flush=True)
+    print("| pair | agent (1/s), p50, p99 (µs) | C (1/s), p50, p99 (µs) |\n|--:|--:|--:|", flush=True)
     with cluster(options.kubeconfig) as api:
         for number in range(options.pairs):
             with bench(api, plan, 600) as found:
@@ -101,8 +105,9 @@ def main() -> int:
                     agent = by_agent(found)
                     c = in_c(found, options.duration)
             values.append((agent, c))
-            print(f"| {number + 1} | {agent[0]:,.0f} | {c[0]:,.0f} | {agent[1]:.1f} | {c[1]:.1f} |", flush=True)
-    for place, what in enumerate(("per second", "p99")):
+            shown = [f"{rate:,.0f}, {p50_us:.1f}, {p99_us:.1f}" for rate, p50_us, p99_us in (agent, c)]
+            print(f"| {number + 1} | {' | '.join(shown)} |", flush=True)
+    for place, what in enumerate(("per second", "p50", "p99")):
         mean, low, high = ratio([(agent[place], c[place]) for agent, c in values])
         print(
             f"\nAgent / C, {what}: {mean:.3f}, {LEVEL:.0%} interval {low:.3f} to {high:.3f}, {len(values)} pairs"
