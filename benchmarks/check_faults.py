@@ -43,6 +43,8 @@ NOTICED_LATER = {
     "ip-forwarding-hop": "the proof of effect: IPv6 packets stay small with BIG TCP on, the run is invalid",
     "lossy-path": "the gate of retransmissions; the diagnosis names the loss",
     "cilium-drops": "the gate of retransmissions; the diagnosis names Cilium's own reason",
+    "no-service-route": "the check of a plan with scenarios @service: a pod does not reach one by its Service",
+    "policy-within-node": "the check of a plan with scenarios @same-node: pods of the node do not reach another",
     "noisy-neighbour": "the line on load, which this table leaves out, and the load gate",
     "crowded-cpu": "the diagnosis of a run that is slow by it",
     "cpu-limit": "the gate of throttled pods",

@@ -331,8 +331,11 @@ def list_metrics(options: list[str]) -> None:
         _metric("Success", "egress", nic["tx_packets"], nic["tx_bytes"], 1314, "bpf_lxc.c"),
         _metric("Success", "ingress", nic["rx_packets"], nic["rx_bytes"], 2039, "bpf_lxc.c"),
     ]
-    if drops := dropped():
-        entries.append(_metric(DROP_REASON, "ingress", drops, 0, 2270, "bpf_lxc.c"))
+    drops = dropped()
+    if lost := drops.pop(_DEVICE, 0):
+        entries.append(_metric(DROP_REASON, "ingress", lost, 0, 2270, "bpf_lxc.c"))
+    if denied := sum(drops.values()):
+        entries.append(_metric("Policy denied", "ingress", denied, 0, 2082, "bpf_lxc.c"))
     if _wants_json(options):
         print(json.dumps(entries, indent=2))
         return
@@ -344,11 +347,14 @@ def list_metrics(options: list[str]) -> None:
         )
 
 
-def dropped() -> int:
-    """Return how many arriving packets the fault ``cilium-drops`` has really dropped; nobody knows their bytes."""
-    argv = ["tc", "-s", "-j", "qdisc", "show", "dev", _DEVICE]
+def dropped() -> dict[str, int]:
+    """Return how many packets faults have really dropped, by device; nobody knows their bytes.
+
+    Those that arrived on the NIC by ``cilium-drops``, those on their way to a pod by ``policy-within-node``.
+    """
+    argv = ["tc", "-s", "-j", "qdisc", "show"]
     found = json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)
-    return sum(qdisc["drops"] for qdisc in found if qdisc["kind"] == "clsact")
+    return {qdisc["dev"]: qdisc["drops"] for qdisc in found if qdisc["kind"] == "clsact"}
 
 
 def _metric(reason: str, direction: str, packets: int, size: int, line: int, file: str) -> Object:

@@ -31,6 +31,7 @@ from bigtcp_lab.netlink import DEFAULT_SIZE, LARGEST_SIZE, Limits, set_limits
 from bigtcp_lab.network import API_ADDRESS, Fabric, NodeNetwork
 from bigtcp_lab.pod_worker import NetworkNotReady, Surroundings
 from bigtcp_lab.runtime import LabRuntime
+from bigtcp_lab.services import ServiceProxy
 from bigtcp_lab.volumes import Sources
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Lab:
             ) from error
         await self._processes.start()
         self._fittings = Fittings(self._state_dir, self.faults)
+        self._proxy = ServiceProxy(node.namespace for node in self._fabric.nodes.values())
         root = self._state_dir / "root"
         root.mkdir(exist_ok=True)
         surroundings = Surroundings(
@@ -91,6 +93,8 @@ class Lab:
             self._fittings.hardships,
             self._pod_limits,
             partial(self.faults.is_on, "ip-forwarding-hop"),
+            lambda node: not self.faults.is_on("no-service-route", node),
+            self._proxy,
         )
         self._kubelets = {
             name: Kubelet(surroundings, node, self._state_dir / "nodes" / name)
@@ -106,6 +110,7 @@ class Lab:
             "ip-forwarding-hop",
             "lossy-path",
             "cilium-drops",
+            "policy-within-node",
             "noisy-neighbour",
         ):
             for name in ["", *self._kubelets]:
@@ -136,6 +141,7 @@ class Lab:
         inside = self._fabric.namespace.run(lambda: listen(API_ADDRESS, API_PORT))
         self.url = f"https://{self._listen or f'127.0.0.1:{listening[0].getsockname()[1]}'}"
         self.kubeconfig = certificates.kubeconfig(self.url, certificate.ca_pem, self._tokens.admin)
+        self._keep("service proxy", self._proxy.run(self._store))
         self._keep("controllers", run_controllers(self._store, certificate.ca_pem))
         self._keep("API server", self._server.serve(sockets=[*listening, inside]))
 
@@ -233,6 +239,8 @@ class Lab:
             self._fabric.set_cable_size(node, DEFAULT_SIZE if on else LARGEST_SIZE)
         elif fault == "lossy-path":
             self._fabric.set_cable_loss(node, LOST_SHARE if on else None)
+        elif fault == "policy-within-node":
+            self._fabric.nodes[node].keep_apart(on)
         elif fault == "cilium-drops":
             self._fabric.nodes[node].set_drops(LOST_SHARE if on else None)
         elif fault == "node-dies":

@@ -14,6 +14,8 @@ FAULTS = {
     "setting-ignored": "the Cilium agent takes the setting, but leaves every device's limits as they are",
     "slow-path": "what a node receives is limited to 1 Gbit/s on its cable (tbf)",
     "ip-forwarding-hop": "new pods reach other nodes by an IP router, where IPv6 BIG TCP collapses before 7.0",
+    "no-service-route": "new pods have no route to the addresses of Services",
+    "policy-within-node": "a node's pods do not reach each other (tc); its Cilium agent counts that as a policy's",
     "outer-veth-64k": "the switch's end of a node's cable stays at 65536, so that big packets arrive segmented",
     "nic-65536": "the NIC reports tso_max_size 65536, so that the Cilium agent cannot raise its limits",
     "old-kernel": "pods see a kernel without the IPv4 BIG TCP attributes, as before Linux 6.3",

@@ -8,12 +8,14 @@ pair gets what that agent offers when the pod is created.
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 
+from bigtcp_lab.api.addresses import SERVICE_NETWORKS
 from bigtcp_lab.namespaces import NetworkNamespace
 from bigtcp_lab.netlink import LARGEST_SIZE, Limits, set_limits
 
@@ -22,6 +24,8 @@ API_ADDRESS = "172.30.0.1"
 _ROUTER = ("172.30.0.2", "fd30::2")
 _POD_NETWORKS = ("10.244.0.0/16", "fd44::/56")
 _NODE_NETWORKS = ("172.30.0.0/16", "fd30::/64")
+#: Where Services have their addresses: what is sent there leaves the pod addressed to another one (services.py).
+_SERVICE_NETWORKS = tuple(SERVICE_NETWORKS.values())
 _BRIDGE = "type bridge forward_delay 0 mcast_snooping 0"
 FIRST_NODE = 11
 """The last part of node1's address; node2 has the next."""
@@ -52,6 +56,8 @@ class NodeNetwork:
         self._mac = f"02:30:00:00:00:{FIRST_NODE + number - 1:02x}"
         self._suffixes: Iterator[int] = cycle(range(2, 255))
         self._used: set[int] = set()
+        self._devices: set[str] = set()
+        self._apart = False
 
     def configure(self) -> None:
         """Put ``eth0`` (already moved here) and the pods' side together."""
@@ -63,17 +69,37 @@ class NodeNetwork:
             "link set br0 up",
             f"addr add {self.ipv4}/16 dev br0",
             f"addr add {self.ipv6}/64 dev br0 nodad",
-            *(f"route add {network} dev br0" for network in _POD_NETWORKS),
+            *(f"route add {network} dev br0" for network in (*_POD_NETWORKS, *_SERVICE_NETWORKS)),
         )
 
     def set_drops(self, share: float | None) -> None:
         """Drop this share of the packets that arrive on ``eth0``, behind its own counters (None: no packet)."""
         _drop(self.namespace, "eth0", "ingress", share)
 
-    def attach_pod(self, limits: Limits, *, routed: bool = False) -> PodNetwork:
+    def keep_apart(self, on: bool) -> None:
+        """Drop what one pod of this node sends to another one here, as a policy would."""
+        self._apart = on
+        for device in sorted(self._devices):
+            _filter(self.namespace, device, "egress", self._from_here if on else None)
+
+    @property
+    def _from_here(self) -> str:
+        """Return the program that drops what comes from a pod of this node: classic BPF, see _drop.
+
+        By the EtherType (at 12) and as much of the source address (at 26 for IPv4, 22 for IPv6) as the network is.
+        """
+        ipv4, ipv6 = (ipaddress.ip_network(network).network_address.packed for network in self.pod_networks)
+        words = [int.from_bytes(part, "big") for part in (ipv4, ipv6[:4], ipv6[4:8])]
+        return (
+            f"12,40 0 0 12,21 0 3 2048,32 0 0 26,84 0 0 4294967040,21 5 6 {words[0]},21 0 5 34525,32 0 0 22,"
+            f"21 0 3 {words[1]},32 0 0 26,21 0 1 {words[2]},6 0 0 2,6 0 0 4294967295"
+        )
+
+    def attach_pod(self, limits: Limits, *, routed: bool = False, services: bool = True) -> PodNetwork:
         """Create a pod's namespace with ``eth0`` in it and ``limits`` on both ends of the pair.
 
-        With ``routed`` the pod reaches other nodes' pods by the fabric's router instead of directly.
+        With ``routed`` the pod reaches other nodes' pods by the fabric's router instead of directly; without
+        ``services`` it has no route to the addresses of Services.
         """
         suffix = next(number for number in self._suffixes if number not in self._used)
         self._used.add(suffix)
@@ -89,9 +115,8 @@ class NodeNetwork:
         )
         if routed:
             pod.sysctl("net/ipv6/conf/eth0/accept_redirects", "0")
-            on_link = (*_NODE_NETWORKS, *self.pod_networks)
-        else:
-            on_link = (*_NODE_NETWORKS, *_POD_NETWORKS)
+        near = self.pod_networks if routed else _POD_NETWORKS
+        on_link = [*_NODE_NETWORKS, *near, *(_SERVICE_NETWORKS if services else ())]
         pod.ip(
             "link set lo up",
             "link set eth0 up",
@@ -103,10 +128,14 @@ class NodeNetwork:
             pod.ip(*(f"route add {net} via {via}" for net, via in zip(_POD_NETWORKS, _ROUTER, strict=True)))
         self.namespace.run(lambda: set_limits(device, limits))
         pod.run(lambda: set_limits("eth0", limits))
+        self._devices.add(device)
+        if self._apart:
+            _filter(self.namespace, device, "egress", self._from_here)
         return PodNetwork(pod, ipv4, ipv6, device)
 
     def detach_pod(self, pod: PodNetwork) -> None:
         """Take a pod's network down and free its addresses."""
+        self._devices.discard(pod.host_device)
         self.namespace.ip(f"link delete {pod.host_device}")  # now: the namespace itself may outlive its processes
         pod.namespace.close()
         self._used.discard(int(pod.ipv4.rpartition(".")[2]))
@@ -123,13 +152,17 @@ def _drop(namespace: NetworkNamespace, device: str, direction: str, share: float
     (SKF_AD_RANDOM), and if it is above the limit return TC_ACT_SHOT, else TC_ACT_UNSPEC. A packet of any size, big
     ones too, is one. The qdisc counts what was dropped.
     """
-    commands = [f"qdisc replace dev {device} clsact"]
-    if share is None:
-        commands = [f"qdisc del dev {device} clsact"]
-    else:
-        limit = int((1 - share) * (2**32 - 1))
-        program = f"4,32 0 0 4294963256,37 0 1 {limit},6 0 0 2,6 0 0 4294967295"
-        commands.append(f"filter replace dev {device} {direction} prio 1 handle 1 bpf da bytecode {program!r}")
+    limit = int((1 - (share or 0)) * (2**32 - 1))
+    program = f"4,32 0 0 4294963256,37 0 1 {limit},6 0 0 2,6 0 0 4294967295"
+    _filter(namespace, device, direction, None if share is None else program)
+
+
+def _filter(namespace: NetworkNamespace, device: str, direction: str, program: str | None) -> None:
+    """Let a program decide what passes a device in that direction, or let everything pass."""
+    commands = [f"qdisc del dev {device} clsact"]
+    if program is not None:
+        where = f"filter replace dev {device} {direction}"
+        commands = [f"qdisc replace dev {device} clsact", f"{where} prio 1 handle 1 bpf da bytecode {program!r}"]
 
     def inside() -> None:
         for command in commands:

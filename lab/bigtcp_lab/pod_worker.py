@@ -27,6 +27,7 @@ from bigtcp_lab.netlink import Limits
 from bigtcp_lab.network import NodeNetwork, PodNetwork
 from bigtcp_lab.pod_status import DEADLINE_MESSAGE, ContainerState, PodFacts, status_of
 from bigtcp_lab.security import capabilities_of, user_of
+from bigtcp_lab.services import ServiceProxy
 from bigtcp_lab.volumes import NotThere, Sources, binds_of, expand
 
 Object = dict[str, Any]
@@ -64,6 +65,9 @@ class Surroundings:
     pod_limits: Callable[[NodeNetwork], Awaitable[Limits]]
     #: Whether new pods reach other nodes by the router.
     routed: Callable[[], bool]
+    #: Whether new pods on this node have a route to Services; by node name.
+    services: Callable[[str], bool]
+    proxy: ServiceProxy
 
 
 class RunningContainer(ContainerState):
@@ -238,7 +242,9 @@ class PodWorker:
                 await self._event("FailedCreatePodSandBox", message, warning=True)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            self._network = node.attach_pod(limits, routed=surroundings.routed())
+            services = surroundings.services(node.name)
+            self._network = node.attach_pod(limits, routed=surroundings.routed(), services=services)
+            surroundings.proxy.add(self._network.namespace)
             self._facts.pod_ips = [self._network.ipv4, self._network.ipv6]
             break
         self._write_etc()
@@ -263,6 +269,7 @@ class PodWorker:
     async def _remove_network(self) -> None:
         if self._network is not None:
             network, self._network = self._network, None
+            self._surroundings.proxy.remove(network.namespace)
             await asyncio.to_thread(self._node.detach_pod, network)
 
     # Its containers

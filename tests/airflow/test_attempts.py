@@ -159,7 +159,8 @@ def test_a_generation_cleared_alone_is_refused(step, warehouse, earlier, monkeyp
     monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
     monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: None)
     first, measured = blocks(warehouse.plan_of(earlier))[0], len(warehouse.results_frame(earlier))
-    generation = generations_of(first, run=earlier, run_key=f"{DAG_ID}/{RUN_ID}", nodes=("node1", "node2"))[0]
+    where = {"run": earlier, "run_key": f"{DAG_ID}/{RUN_ID}", "nodes": ("node1", "node2")}
+    generation = generations_of(first, **where, scenarios=warehouse.plan_of(earlier).scenarios)[0]
     for task_id, attempts in (("rerun_test_iperf3", 1), ("test_iperf3", 2), ("test_iperf3", 2)):
         operator = IperfGenerationOperator(
             task_id=task_id, generation=generation.model_dump(mode="json"), kubernetes_conn_id="k8s"
@@ -205,7 +206,7 @@ def test_a_run_does_not_obey_what_was_changed_in_the_warehouse_after_it_had_begu
     left["snapshot_config"] = perform("snapshot_config", task("snapshot_config"))
     switch = task(SWITCH)
     of = {"run": number, "run_key": switch.run_key, "nodes": switch.pair.names, "choice": switch.choice}
-    generation = generations_of(blocks(switch.plan)[0], **of)[0]
+    generation = generations_of(blocks(switch.plan)[0], **of, scenarios=switch.plan.scenarios)[0]
     taken = cluster.state()
     warehouse.update_run(number, **changed(warehouse.run(number)))
     with pytest.raises(AirflowFailException, match=CHANGED):

@@ -36,6 +36,7 @@ GENERATION = Generation(
     arm_generation=0,
     client_node="node1",
     server_node="node2",
+    scenarios=tuple(load_plan("quick").scenarios),
 )
 
 DONE = {"block": 1, "generation": 1, "repetitions": 4, "failed": 0, "elapsed_s": 30.0}
@@ -43,16 +44,7 @@ DONE = {"block": 1, "generation": 1, "repetitions": 4, "failed": 0, "elapsed_s":
 
 def test_the_client_pod_keeps_everything_of_its_manifest() -> None:
     plan = load_plan("quick", {"image": "registry.example/netshoot:v1", "image_pull_secrets": ["pull-me"]})
-    generation = Generation(
-        run=1,
-        run_key="dag/run",
-        block=1,
-        arm="off",
-        generation=1,
-        arm_generation=0,
-        client_node="node1",
-        server_node="node2",
-    )
+    generation = GENERATION.model_copy(update={"arm": "off"})
     wanted = client_pod(generation, plan, orders_of(generation, plan, {"ipv4": "10.0.0.1"}, TOKEN))
     operator = IperfGenerationOperator(task_id="baseline_iperf3", generation=generation.model_dump(mode="json"))
     operator.pod_template_dict = wanted

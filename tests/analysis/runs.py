@@ -10,7 +10,15 @@ import pandas as pd
 
 from bigtcp_bench.analysis.verdicts import ENDS, Captures
 from bigtcp_bench.planning.metrics import metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, captured_ways, turns, validate_plan
+from bigtcp_bench.planning.plan import (
+    SCENARIOS,
+    Plan,
+    blocks,
+    captured_places,
+    captured_ways,
+    turns,
+    validate_plan,
+)
 
 USUAL = {
     "throughput_bps": 14e9,
@@ -42,7 +50,7 @@ def make_plan(**fields: Any) -> Plan:
 def make_captures(plan: Plan) -> Captures:
     """Return what the captured streams of a sound run say."""
     return {
-        (block.number, way, end): PACKET_BYTES[block.arm]
+        (block.number, way, end): [PACKET_BYTES[block.arm]] * len(captured_places(way, block))
         for block in blocks(plan)
         for way in captured_ways(plan)
         for end in ENDS

@@ -122,7 +122,7 @@ def test_a_family_without_a_stream_is_proven_by_captures_or_the_run_is_invalid(s
         (2, "sender", 59_000.0, "arm on: packets at the sender averaged only 59,000 B in 1 of 1 captures"),
         (2, "receiver", 1_470.0, "reached the receiver with 1,470 B in 1 of 1 captures; they were segmented"),
     ]:
-        wrong = judge_run(frame, plan, RunFacts(captures={**captures, (block, Way(family), end): size}))
+        wrong = judge_run(frame, plan, RunFacts(captures={**captures, (block, Way(family), end): (size,)}))
         assert wrong.status == "invalid"
         assert wrong.reasons[0].startswith(f"{family}, ")
         assert words in wrong.reasons[0]
@@ -130,6 +130,20 @@ def test_a_family_without_a_stream_is_proven_by_captures_or_the_run_is_invalid(s
         fewer = {key: size for key, size in captures.items() if key != lost}
         (reason,) = judge_run(frame, plan, RunFacts(captures=fewer)).reasons
         assert f"no packets were captured at both ends in block {lost[0]}" in reason
+
+
+def test_on_one_node_each_of_the_two_is_proven_by_itself():
+    plan = make_plan(scenarios=["ipv4-rr@same-node"], generations=2)
+    frame, captures, way = make_frame(plan), make_captures(plan), Way("ipv4", "same-node")
+    assert judge_run(frame, plan, RunFacts(captures=captures)).status == "valid"
+    assert len(captures[2, way, "sender"]) == 2
+    for sizes, words in [
+        ((180_000.0, 60_000.0), "averaged only 60,000 B in 1 of 2 captures"),
+        ((180_000.0,), "no packets were captured at both ends in block 2"),
+    ]:
+        wrong = judge_run(frame, plan, RunFacts(captures={**captures, (2, way, "sender"): sizes}))
+        assert wrong.reasons[0].startswith("ipv4 (same-node), arm on: ")
+        assert words in wrong.reasons[0]
 
 
 @settings(deadline=None, max_examples=40)

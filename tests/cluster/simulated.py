@@ -38,11 +38,13 @@ from bigtcp_lab.api.discovery import (
     PODS,
     SELFSUBJECTACCESSREVIEWS,
     SERVICEACCOUNTS,
+    SERVICES,
     api_group,
     api_resource_list,
 )
 from bigtcp_lab.api.status import ApiError
 from bigtcp_lab.api.store import Store
+from bigtcp_lab.controllers import garbage, services
 from bigtcp_lab.objects import seed
 
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -130,6 +132,8 @@ class Cluster:
         self.extra_status: dict[str, Any] = {}
         #: Family → why pods do not reach each other over it.
         self.unreachable: dict[str, str] = {}
+        #: The same of its Service.
+        self.unserved: dict[str, str] = {}
         if configured:
             config = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
             config["data"].update({key.replace("_", "-"): value for key, value in configured.items()})
@@ -156,6 +160,7 @@ class Cluster:
                 "saved": self.find(CONFIGMAPS, "bigtcp-bench-saved-state"),
                 "guardian": [*self.find(CRONJOBS, GUARDIAN_NAME), *self.find(CONFIGMAPS, GUARDIAN_NAME)],
                 "pods": [item["metadata"]["name"] for item in run(self.store.list(PODS, "bigtcp-bench"))],
+                "services": [item["metadata"]["name"] for item in run(self.store.list(SERVICES))],
                 "template": self.daemonset()["spec"]["template"],
             }
         )
@@ -195,6 +200,9 @@ class Cluster:
                 self._run_bench_pod(pod)
             elif meta.get("annotations", {}).get("template") != self._template(daemonset):
                 run(self.store.delete(PODS, meta["name"], meta["namespace"], grace_period_seconds=0))
+        if run(self.store.list(SERVICES)):
+            run(services.reconcile(self.store))
+            run(garbage.reconcile(self.store))
         for name in self.nodes:
             if not self.agents(name):
                 self._start_agent(name, daemonset)
@@ -291,7 +299,8 @@ class Cluster:
     def pod_log(self, pod: str) -> str:
         found = run(self.store.get(PODS, pod, "bigtcp-bench"))
         if _orders(found)["do"] == "reach":
-            return f"{MARKER}{json.dumps({'v': 1, 'kind': 'reach', 'unreachable': self.unreachable})}\n"
+            told = {"v": 1, "kind": "reach", "unreachable": self.unreachable, "service": self.unserved}
+            return f"{MARKER}{json.dumps(told)}\n"
         name = node_of(found)
         device = {"index": 2, "kind": "veth", "driver": "veth", "mtu": 1500, **self.nodes[name].limits}
         document = {

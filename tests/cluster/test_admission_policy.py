@@ -16,15 +16,19 @@ from cel_expr_python import cel
 
 from bigtcp_bench.cluster import guardian_objects, pods
 from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.services import build_service
 from bigtcp_bench.measuring import dry_run
 from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.resources import load_manifests
 from tests.cluster.simulated import Cluster
 
-POLICY, _BINDING = load_manifests("admission-policy.yaml")
+POLICY, _, SERVICES, _ = load_manifests("admission-policy.yaml")
 ENV = cel.NewEnv(variables={"object": cel.Type.DYN, "request": cel.Type.DYN, "variables": cel.Type.DYN})
 VARIABLES = {one["name"]: ENV.compile(one["expression"]) for one in POLICY["spec"]["variables"]}
-VALIDATIONS = [(one["message"], ENV.compile(one["expression"])) for one in POLICY["spec"]["validations"]]
+VALIDATIONS, OF_SERVICES = (
+    [(one["message"], ENV.compile(one["expression"])) for one in policy["spec"]["validations"]]
+    for policy in (POLICY, SERVICES)
+)
 
 WORKER = "system:serviceaccount:bigtcp-bench:bigtcp-bench"
 JOBS = "system:serviceaccount:kube-system:job-controller"
@@ -228,3 +232,34 @@ def test_the_policy_is_asked_of_every_way_in() -> None:
     (rule,) = POLICY["spec"]["matchConstraints"]["resourceRules"]
     assert (rule["operations"], rule["resources"]) == (["CREATE", "UPDATE"], ["pods", "pods/ephemeralcontainers"])
     assert POLICY["spec"]["failurePolicy"] == "Fail"
+
+
+def service(**changes: Any) -> dict[str, Any]:
+    made = build_service({"metadata": {**CLIENT["metadata"], "name": "bigtcp-server-x", "uid": "u"}})
+    return {**made, "spec": {**made["spec"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, None),
+        ({"externalIPs": []}, None),
+        ({"type": "NodePort"}, "of type ClusterIP"),
+        ({"type": "LoadBalancer"}, "of type ClusterIP"),
+        ({"type": "ExternalName", "externalName": "db.example"}, "of type ClusterIP"),
+        ({"externalIPs": ["203.0.113.7"]}, "externalIPs"),
+        ({"selector": {}}, "must select pods of the benchmark"),
+        ({"selector": {"app": "database"}}, "must select pods of the benchmark"),
+        ({"selector": {"app.kubernetes.io/name": "bigtcp-bench"}}, "must select pods of the benchmark"),
+    ],
+)
+def test_the_service_of_this_package_passes_and_one_that_reaches_further_does_not(
+    changes: dict[str, Any], word: str | None
+) -> None:
+    known = {"object": service(**changes), "request": {"operation": "CREATE"}, "variables": {}}
+    said = [message for message, expression in OF_SERVICES if expression.eval(data=known).value() is not True]
+    assert (word is None) == (said == [])
+    assert all(word is not None and word in one for one in said)
+    (rule,) = SERVICES["spec"]["matchConstraints"]["resourceRules"]
+    assert (rule["operations"], rule["resources"]) == (["CREATE", "UPDATE"], ["services"])
+    assert SERVICES["spec"]["failurePolicy"] == "Fail"

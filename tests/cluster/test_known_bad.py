@@ -18,7 +18,7 @@ from bigtcp_bench.cluster.kernels import lacks_ipv4_fix
 from bigtcp_bench.cluster.nodes import NodePair, node_info
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.cluster.requirements import AgentSeen, Seen, judge
-from bigtcp_bench.planning.plan import validate_plan
+from bigtcp_bench.planning.plan import SCENARIOS, Way, validate_plan
 from bigtcp_bench.readings.agent_log import Probe
 
 from .simulated import status_before_1_16
@@ -42,7 +42,8 @@ class World:
         self.node_configs: list[dict[str, Any]] = []
         self.served: Kind | None = Kind("cilium.io", "v2", "ciliumnodeconfigs")
         self.probes = {name: self._probe(name) for name in ("node1", "node2")}
-        self.unreachable: dict[Any, str] = {}
+        self.scenarios = "ipv4-stream-1,ipv6-rr"
+        self.unreachable: dict[Way, str] = {}
         self.behind: set[str] = set()
         self.cpu_limits: dict[str, str] = {}
         self.pending: dict[str, list[Difference]] = {}
@@ -101,8 +102,13 @@ class World:
         containers = self.daemonset["spec"]["template"]["spec"]["initContainers"]
         next(item for item in containers if item["name"] == "config").update(fields)
 
+    def takes(self, scenario: str, problem: str) -> None:
+        """Let the plan take another path, too, on which nothing is reached."""
+        self.scenarios += f",{scenario}"
+        self.unreachable[SCENARIOS[scenario].way] = problem
+
     def judged(self, **plan: Any) -> list[Check]:
-        the_plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", **plan})
+        the_plan = validate_plan({"scenarios": self.scenarios, **plan})
         pair = NodePair(*(node_info(node) for node in self.nodes[:2]))
         off: Merged = {"ipv4": False, "ipv6": False}
         seen = Seen(
@@ -537,15 +543,38 @@ BAD: dict[str, tuple[Spoil, str, str, str, str]] = {
         *("nodes alike", "warn", "NIC driver mlx5_core + ice and mlx5_core + mlx5_core", "which of them sends"),
     ),
     "pods that do not reach each other": (
-        lambda w: w.unreachable.update(ipv6="cannot reach fd44::9 port 5203 over ipv6: timed out"),
+        lambda w: w.unreachable.update({Way("ipv6"): "cannot reach fd44::9 port 5203 over ipv6: timed out"}),
         *("pod to pod, ipv6", "fail", "cannot reach fd44::9", "routes and firewalls"),
     ),
     "pods that a policy keeps apart": (
         lambda w: w.unreachable.update(
-            ipv4="cannot reach 10.244.0.9 port 5203 over ipv4: timed out; Cilium on node2 dropped 4 packets "
-            "meanwhile: Policy denied"
+            {
+                Way("ipv4"): "cannot reach 10.244.0.9 port 5203 over ipv4: timed out; Cilium on node2 dropped 4 "
+                "packets meanwhile: Policy denied"
+            }
         ),
         *("pod to pod, ipv4", "fail", "dropped 4 packets meanwhile: Policy denied", "networkpolicy.yaml"),
+    ),
+    "Services without a route": (
+        lambda w: w.takes(
+            "ipv6-rr@service", "cannot reach fd00:10:96::9 port 5203 over ipv6: Network is unreachable"
+        ),
+        *(
+            "pod to Service, ipv6",
+            "fail",
+            "cannot reach fd00:10:96::9",
+            "a route to the cluster's Service addresses",
+        ),
+    ),
+    "Services of one IP family": (
+        lambda w: w.takes(
+            "ipv6-rr@service", "Service bigtcp-bench has no ipv6 address, so the cluster gives Services none"
+        ),
+        *("pod to Service, ipv6", "fail", "has no ipv6 address", "or leave @service out"),
+    ),
+    "a policy within one node": (
+        lambda w: w.takes("ipv4-rr@same-node", "cannot reach 10.244.1.9 port 5203 over ipv4: timed out"),
+        *("pod to pod on one node, ipv4", "fail", "cannot reach 10.244.1.9", "or leave @same-node out"),
     ),
     "nodes that nobody has chosen": (
         lambda w: (

@@ -35,7 +35,7 @@ from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.judging.facts import facts_of
 from bigtcp_bench.measuring.dry_run import outline
 from bigtcp_bench.measuring.packet_sizes import measure_packet_sizes, rows
-from bigtcp_bench.planning.plan import Plan, validate_plan
+from bigtcp_bench.planning.plan import Plan, blocks, validate_plan
 from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.resources import include_dir, load_manifests
 from bigtcp_bench.warehouse.records import RawDocument
@@ -238,8 +238,8 @@ class TestRights:
             assert report.restarted
             assert account.select(POD, pods.BENCH_NAMESPACE) == []
             assert not switch(account, window.fence, "on", pair, plan).restarted
-            where = {"run_key": "test/rights", "block": 1, "arm": "on"}
-            (captured,) = measure_packet_sizes(account, plan, pair, **where)
+            block = blocks(plan)[1]
+            (captured,) = measure_packet_sizes(account, plan, pair, run_key="test/rights", block=block)
             assert captured.error is None
             assert account.select(POD, pods.BENCH_NAMESPACE) == []
         found = [row for row in rows([captured]) if row["upper_bytes"] == 196_608]

@@ -97,12 +97,13 @@ def test_every_manifest_is_complete_and_no_right_is_wild() -> None:
 
 def test_the_admission_policy_has_only_fields_that_kubernetes_knows() -> None:
     """An unknown field would be dropped, and with it perhaps the check that it was meant to be."""
-    policy, binding = load_manifests("admission-policy.yaml")
-    for body in (policy, binding):
+    bodies = load_manifests("admission-policy.yaml")
+    for body in bodies:
         _refuse_unknown(body, f"V1{body['kind']}")
-    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
-    selected = binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"]
-    assert selected == {"kubernetes.io/metadata.name": pods.BENCH_NAMESPACE}
+    for policy, binding in zip(bodies[::2], bodies[1::2], strict=True):
+        assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+        selected = binding["spec"]["matchResources"]["namespaceSelector"]["matchLabels"]
+        assert selected == {"kubernetes.io/metadata.name": pods.BENCH_NAMESPACE}
     misspelt = {"spec": {"matchConstraints": {"resourcerules": []}}}
     with pytest.raises(AssertionError, match="resourcerules"):
         _refuse_unknown(misspelt, "V1ValidatingAdmissionPolicy")

@@ -59,7 +59,8 @@ def covers(right: Right, used: tuple[str, str, str, str]) -> bool:
 def used_by_runs(scope: Scope) -> Used:
     """Return what two runs of ``scope`` ask for; the second finds what somebody else has left under our names."""
     cluster = Cluster()
-    the_plan = plan(scope=scope)
+    # Something of a run goes through a Service, too.
+    the_plan = plan(scope=scope, scenarios=["ipv4-stream-1", "ipv4-stream-1@service"])
     administrator, api = cluster.client(), Account(cluster)
     cilium = find_cilium(administrator)
     assert cilium.node_config is not None

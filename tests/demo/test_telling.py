@@ -36,7 +36,7 @@ def test_every_pair_of_pods_says_where_the_run_is_and_how_long_it_takes_yet(told
     lines = []
     for block in blocks(PLAN):
         lines.append(f"block {block.number}: switching BIG TCP {block.arm}")
-        pairs = generations_of(block, run=1, run_key="a/b", nodes=("node1", "node2"))
+        pairs = generations_of(block, run=1, run_key="a/b", nodes=("node1", "node2"), scenarios=PLAN.scenarios)
         lines += [f"{one}: fresh pods on node1 and node2" for one in pairs]
     found = told(*lines)
     assert len(found) == len(lines)

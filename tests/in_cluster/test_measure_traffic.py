@@ -146,7 +146,9 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
 
 def capture_orders(**fields: Any) -> CaptureOrders:
     context = {"token": TOKEN, "run_key": "dag/run", "block": 1, "arm": "on", "duration_s": 1}
-    return CaptureOrders.model_validate({**context, "server": ADDRESSES["server"], **fields})
+    server = fields.pop("server", ADDRESSES["server"])
+    ways = [(family, "pod") for family in server]
+    return CaptureOrders.model_validate({**context, "server": server, "ways": ways, **fields})
 
 
 def test_a_capture_agrees_with_the_sizes_that_both_devices_allow(pair: Pair) -> None:

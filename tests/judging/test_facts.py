@@ -58,16 +58,23 @@ def test_time_that_the_hypervisor_took_makes_the_run_invalid():
 
 def test_only_packets_that_carry_data_are_the_proof_of_a_captured_stream():
     rows = [
-        (1, "ipv4", "sender", "sent", 1_500, 1, 1_500),
-        (1, "ipv4", "sender", "sent", 196_608, 2, 376_500),
-        (1, "ipv4", "sender", "received", 1_500, 50, 3_000),
-        (1, "ipv4", "receiver", "received", 1_500, 100, 147_000),
-        (1, "ipv4", "receiver", "sent", 1_500, 9, 600),
-        (2, "ipv6", "sender", "received", 1_500, 9, 600),
+        (1, "ipv4", "pod", "n1", "sender", "sent", 1_500, 1, 1_500),
+        (1, "ipv4", "pod", "n1", "sender", "sent", 196_608, 2, 376_500),
+        (1, "ipv4", "pod", "n1", "sender", "received", 1_500, 50, 3_000),
+        (1, "ipv4", "pod", "n1", "receiver", "received", 1_500, 100, 147_000),
+        (1, "ipv4", "pod", "n1", "receiver", "sent", 1_500, 9, 600),
+        (1, "ipv4", "same-node", "n1", "sender", "sent", 196_608, 1, 180_000),
+        (1, "ipv4", "same-node", "n2", "sender", "sent", 65_536, 90, 5_400_000),
+        (2, "ipv6", "pod", "n1", "sender", "received", 1_500, 9, 600),
     ]
-    names = ["block", "family", "end", "direction", "upper_bytes", "packets", "bytes"]
+    names = ["block", "family", "path", "node", "end", "direction", "upper_bytes", "packets", "bytes"]
     found = captures_of(pd.DataFrame(rows, columns=names))
-    assert found == {(1, Way("ipv4"), "sender"): 126_000.0, (1, Way("ipv4"), "receiver"): 1_470.0}
+    assert found == {
+        (1, Way("ipv4"), "sender"): (126_000.0,),
+        (1, Way("ipv4"), "receiver"): (1_470.0,),
+        # Added up, the node that had nothing to send in large packets would hide behind the other.
+        (1, Way("ipv4", "same-node"), "sender"): (180_000.0, 60_000.0),
+    }
     assert captures_of(pd.DataFrame(columns=names)) == {}
 
 

@@ -160,7 +160,8 @@ def test_leftovers_without_a_saved_state_are_told_too() -> None:
     leave_behind(cluster, plan, "on")
     api = cluster.client()
     cluster.lose_state()
-    server = reach.server_pod(plan, choose_pair(api, plan), "bigtcp_benchmark/gone", "0" * 32)
+    (place,) = reach.places(plan, choose_pair(api, plan))
+    server = reach.server_pod(plan, place, "bigtcp_benchmark/gone", "0" * 32)
     name = pods.create_pod(api, server)["metadata"]["name"]
     found = assert_done_as_told(cluster, plan)
     texts = [f"{act.verb} {act.what}: {act.note}" for act in found.acts]

@@ -75,6 +75,7 @@ NAMESPACES = Resource("", "v1", "Namespace", "namespaces", False, ("ns",), (), (
 CONFIGMAPS = Resource("", "v1", "ConfigMap", "configmaps", True, ("cm",))
 SECRETS = Resource("", "v1", "Secret", "secrets", True, (), (), (), ("type",))
 SERVICES = Resource("", "v1", "Service", "services", True, ("svc",), ("all",), ("status",))
+ENDPOINTS = Resource("", "v1", "Endpoints", "endpoints", True, ("ep",))
 SERVICEACCOUNTS = Resource("", "v1", "ServiceAccount", "serviceaccounts", True, ("sa",), (), ("token",))
 EVENTS = Resource(
     "",
@@ -117,6 +118,7 @@ PRIORITYCLASSES = Resource(
 NETWORKPOLICIES = Resource(
     "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", True, ("netpol",), has_generation=True
 )
+ENDPOINTSLICES = Resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", True)
 _RBAC = "rbac.authorization.k8s.io"
 ROLES = Resource(_RBAC, "v1", "Role", "roles", True)
 ROLEBINDINGS = Resource(_RBAC, "v1", "RoleBinding", "rolebindings", True)
@@ -138,6 +140,7 @@ RESOURCES: tuple[Resource, ...] = (
     CONFIGMAPS,
     SECRETS,
     SERVICES,
+    ENDPOINTS,
     SERVICEACCOUNTS,
     EVENTS,
     DAEMONSETS,
@@ -149,6 +152,7 @@ RESOURCES: tuple[Resource, ...] = (
     CRDS,
     PRIORITYCLASSES,
     NETWORKPOLICIES,
+    ENDPOINTSLICES,
     ROLES,
     ROLEBINDINGS,
     CLUSTERROLES,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from . import admission, apply, patch, status
+from . import addresses, admission, apply, patch, status
 from .copies import copied
 from .discovery import (
     DAEMONSETS,
@@ -241,6 +241,8 @@ class Store:
             self._set_priority(obj)
         if resource == DAEMONSETS:
             _count_templates(obj, None)
+        if resource == SERVICES:
+            addresses.default_service(obj, self._objects[SERVICES.key].values())
         admission.prepare(resource, obj)
         return self._commit(resource, "ADDED", obj, None, dry_run=dry_run)
 

@@ -170,6 +170,29 @@ def _service_ports(service: Object) -> str:
     return ",".join(f"{port['port']}/{port.get('protocol', 'TCP')}" for port in ports) or "<none>"
 
 
+def _service_selector(service: Object) -> str:
+    selector = (service.get("spec") or {}).get("selector") or {}
+    return ",".join(f"{key}={value}" for key, value in selector.items()) or "<none>"
+
+
+def _endpoints(endpoints: Object) -> str:
+    """Return the first three, as kubectl does, and how many more there are."""
+    found = [
+        f"[{one['ip']}]:{port['port']}" if ":" in one["ip"] else f"{one['ip']}:{port['port']}"
+        for subset in endpoints.get("subsets") or []
+        for port in subset.get("ports") or []
+        for one in subset.get("addresses") or []
+    ]
+    more = f" + {len(found) - 3} more..." if len(found) > 3 else ""
+    return ",".join(found[:3]) + more or "<none>"
+
+
+def _slice_endpoints(endpoints: Object) -> str:
+    found = [address for one in endpoints.get("endpoints") or [] for address in one["addresses"]]
+    more = f" + {len(found) - 3} more..." if len(found) > 3 else ""
+    return ",".join(found[:3]) + more or "<unset>"
+
+
 def _job_status(job: Object) -> str:
     conditions = (job.get("status") or {}).get("conditions") or []
     held = {c["type"] for c in conditions if c["status"] == "True"}
@@ -230,7 +253,17 @@ _COLUMNS: dict[str, list[Column]] = {
         _NAME,
         ("Type", False, _path("spec", "type", default="ClusterIP")),
         ("Cluster-IP", False, _path("spec", "clusterIP")),
+        ("External-IP", False, lambda _: "<none>"),
         ("Port(s)", False, _service_ports),
+        _AGE,
+        ("Selector", True, _service_selector),
+    ],
+    "endpoints": [_NAME, ("Endpoints", False, _endpoints), _AGE],
+    "endpointslices": [
+        _NAME,
+        ("AddressType", False, _path("addressType")),
+        ("Ports", False, lambda one: ",".join(str(port["port"]) for port in one.get("ports") or []) or "<unset>"),
+        ("Endpoints", False, _slice_endpoints),
         _AGE,
     ],
     "daemonsets": [

@@ -6,7 +6,7 @@ import asyncio
 
 from bigtcp_lab.api.store import Store
 
-from . import cronjobs, daemonsets, garbage, jobs, namespaces, nodes, scheduler
+from . import cronjobs, daemonsets, garbage, jobs, namespaces, nodes, scheduler, services
 from .loop import run_loop
 
 _SETTLE_S = 0.1
@@ -15,7 +15,7 @@ _SETTLE_S = 0.1
 async def run_controllers(store: Store, ca_pem: str) -> None:
     """Run every controller on ``store`` until cancelled; pods are handed ``ca_pem`` as the cluster's authority."""
     async with asyncio.TaskGroup() as group:
-        for module in (scheduler, nodes, daemonsets, jobs, cronjobs):
+        for module in (scheduler, nodes, daemonsets, jobs, cronjobs, services):
             name = module.__name__.rpartition(".")[2]
             group.create_task(run_loop(store, name, module.WATCHED, module.reconcile))
         accounts = namespaces.ServiceAccounts(ca_pem)

@@ -92,7 +92,8 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 token = pods.orders_in(server)["token"]
                 # The provider logs a pod that cannot be created as a whole.
                 mask_secret(token)
-                orders = orders_of(generation, plan, pods.pod_addresses(server), token)
+                service = self._service(api, fence, generation, server)
+                orders = orders_of(generation, plan, pods.pod_addresses(server), token, service)
                 self.pod_template_dict = client_pod(generation, plan, orders)
                 self._stored = _Stored(api, store, generation, orders)
                 say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
@@ -101,7 +102,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
                     fence.check()
                     super().execute(context)
                 finally:
-                    pods.delete_pods(api, run_key=generation.run_key)
+                    self._remove(api, generation, server)
             return self._stored.summary()
         except FenceLost as error:
             # Another run, or a restore, has the cluster now: trying again cannot help.
@@ -196,6 +197,27 @@ class IperfGenerationOperator(KubernetesPodOperator):
         found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{selector},{pods.ROLE_LABEL}=server")
         running = [pod for pod in found if (pod.get("status") or {}).get("phase") == "Running"]
         return running[0] if running else None
+
+    @staticmethod
+    def _service(
+        api: ClusterApi, fence: Fence, generation: Generation, server: dict[str, Any]
+    ) -> dict[str, str] | None:
+        """Return the addresses of the generation's Service, where something goes through one."""
+        from bigtcp_bench.cluster.services import open_service
+
+        return open_service(api, server, before=fence.check) if generation.has_service else None
+
+    @staticmethod
+    def _remove(api: ClusterApi, generation: Generation, server: dict[str, Any]) -> None:
+        """Delete the pods of the run, and before them the Service, which the cluster would delete later."""
+        from bigtcp_bench.cluster import pods
+        from bigtcp_bench.cluster.services import close_service
+
+        try:
+            if generation.has_service:
+                close_service(api, server)
+        finally:
+            pods.delete_pods(api, run_key=generation.run_key)
 
     @staticmethod
     def _new_server(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> dict[str, Any]:

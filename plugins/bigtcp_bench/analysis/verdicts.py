@@ -20,15 +20,24 @@ from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_me
 from bigtcp_bench.analysis.levels import robust_level
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, LIMITS, proves
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, Arm, Plan, Thresholds, Way, blocks, unproven_ways
+from bigtcp_bench.planning.plan import (
+    SCENARIOS,
+    Arm,
+    Plan,
+    Thresholds,
+    Way,
+    blocks,
+    captured_places,
+    unproven_ways,
+)
 
 End = Literal["sender", "receiver"]
 ENDS: tuple[End, End] = ("sender", "receiver")
 
 #: A block, and whether it is its beginning or its end. Sorted, moments are in the order of time.
 Moment = tuple[int, Literal["begin", "end"]]
-#: (block, way, end) → mean bytes of the packets that carried the data of a captured stream.
-Captures = Mapping[tuple[int, Way, End], float]
+#: (block, way, end) → mean bytes of the packets that carried the data of each captured stream.
+Captures = Mapping[tuple[int, Way, End], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -155,14 +164,18 @@ def effect_problems(frame: pd.DataFrame, plan: Plan, captures: Captures) -> list
 
 def _capture_problems(way: Way, arm: Arm, plan: Plan, captures: Captures) -> list[str]:
     """Return why the captured streams of ``way`` do not prove ``arm``; nothing if they do."""
-    numbers = [block.number for block in blocks(plan) if block.arm == arm]
-    missing = [number for number in numbers if any((number, way, end) not in captures for end in ENDS)]
+    wanted = {block.number: len(captured_places(way, block)) for block in blocks(plan) if block.arm == arm}
+    missing = [
+        number
+        for number, count in wanted.items()
+        if any(len(captures.get((number, way, end), ())) < count for end in ENDS)
+    ]
     if missing:
         return [
             f"{way}, arm {arm}: no packets were captured at both ends in block {', '.join(map(str, missing))}, "
             "and no bulk stream proves what BIG TCP did"
         ]
-    sizes = {end: np.array([captures[number, way, end] for number in numbers]) for end in ENDS}
+    sizes = {end: np.array([size for number in wanted for size in captures[number, way, end]]) for end in ENDS}
     problem = _effect_problem(str(way), arm, sizes, "captures")
     return [problem] if problem else []
 

@@ -77,6 +77,8 @@ NODE = Kind("", "v1", "nodes", namespaced=False)
 DAEMONSET = Kind("apps", "v1", "daemonsets")
 LEASE = Kind("coordination.k8s.io", "v1", "leases")
 NETWORKPOLICY = Kind("networking.k8s.io", "v1", "networkpolicies")
+SERVICE = Kind("", "v1", "services")
+ENDPOINTSLICE = Kind("discovery.k8s.io", "v1", "endpointslices")
 PRIORITYCLASS = Kind("scheduling.k8s.io", "v1", "priorityclasses", namespaced=False)
 
 

@@ -14,7 +14,7 @@ from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.cluster.reach import POLICY_DENIED
 from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, LIMITS
-from bigtcp_bench.planning.plan import Family, Plan
+from bigtcp_bench.planning.plan import SCENARIOS, NetworkPath, Plan, Way
 from bigtcp_bench.readings.agent_log import Device
 
 #: Below this much free memory eight streams of large buffers compete with everything else on the node.
@@ -239,17 +239,39 @@ def _card(node: NodeInfo, probed: NodeProbe, status: AgentStatus) -> dict[str, o
     }
 
 
-def reach_checks(pair: NodePair, plan: Plan, unreachable: Mapping[Family, str]) -> Iterator[Check]:
-    """Judge whether a pod on one node reached a pod on the other, over each family that the plan measures."""
-    for family in families_of(plan):
-        name = f"pod to pod, {family}"
-        if family in unreachable:
-            advice = "see to routes and firewalls; server pods listen on TCP 5201 to 5203"
-            if POLICY_DENIED in unreachable[family]:
-                advice = (
-                    "a network policy keeps the pods of namespace bigtcp-bench apart: kubectl apply -f "
-                    "include/manifests/networkpolicy.yaml; where that is there, look for one of Cilium's own"
-                )
-            yield Check(name, "", "fail", unreachable[family], advice)
-        else:
-            yield Check(name, "", "pass", f"a pod on {pair.client.name} reaches one on {pair.server.name}")
+#: Path → what was tried on it, and what helps where it did not work.
+_TRIED: dict[NetworkPath, tuple[str, str]] = {
+    "pod": ("pod to pod", "see to routes and firewalls; server pods listen on TCP 5201 to 5203"),
+    "same-node": (
+        "pod to pod on one node",
+        "see to policies of the node's own; server pods listen on TCP 5201 to 5203; or leave @same-node out",
+    ),
+    "service": (
+        "pod to Service",
+        "see to a route to the cluster's Service addresses and to what leads them to pods (Cilium's kube-proxy "
+        "replacement, or kube-proxy); or leave @service out",
+    ),
+}
+
+
+def reach_checks(pair: NodePair, plan: Plan, unreachable: Mapping[Way, str]) -> Iterator[Check]:
+    """Judge whether pods reached each other on each way that the plan measures."""
+    names = " and ".join(pair.names)
+    reached = {
+        "pod": f"a pod on {pair.client.name} reaches one on {pair.server.name}",
+        "same-node": f"pods on {names} reach others there",
+        "service": f"a pod on {pair.client.name} reaches one on {pair.server.name} by its Service",
+    }
+    for way in dict.fromkeys(SCENARIOS[name].way for name in plan.scenarios):
+        what, advice = _TRIED[way.path]
+        # What fails between the pods themselves fails through a Service, too.
+        reason = unreachable.get(way) or (unreachable.get(Way(way.family)) if way.path == "service" else None)
+        if reason is None:
+            yield Check(f"{what}, {way.family}", "", "pass", reached[way.path])
+            continue
+        if POLICY_DENIED in reason:
+            advice = (
+                "a network policy keeps the pods of namespace bigtcp-bench apart: kubectl apply -f "
+                "include/manifests/networkpolicy.yaml; where that is there, look for one of Cilium's own"
+            )
+        yield Check(f"{what}, {way.family}", "", "fail", reason, advice)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bigtcp_bench.cluster.api import NODE, ClusterApi, JsonObject
 from bigtcp_bench.errors import PreconditionFailed
-from bigtcp_bench.planning.plan import Plan
+from bigtcp_bench.planning.plan import Family, Plan, Way
 
 #: Nodes with this label (value ``true``) are the ones an administrator has set aside for the benchmark. It is
 #: never written by this package.
@@ -126,6 +126,24 @@ def choose_pair(api: ClusterApi, plan: Plan, *, passing_s: float = PASSING_S) ->
         if node.unusable_because:
             raise PreconditionFailed(f"node {node.name} {node.unusable_because}; choose another one or mend it")
     return pair
+
+
+class Place(NamedTuple):
+    """Where a pair of pods is: the nodes of the sender and of the receiver, and the ways between the two."""
+
+    sender: str
+    receiver: str
+    ways: tuple[Way, ...]
+
+    @property
+    def families(self) -> list[Family]:
+        """Return the IP families of its ways, sorted."""
+        return sorted({way.family for way in self.ways})
+
+    @property
+    def has_service(self) -> bool:
+        """Return whether one of its ways leads through a Service."""
+        return any(way.path == "service" for way in self.ways)
 
 
 def _named(api: ClusterApi, plan: Plan, nodes: list[NodeInfo]) -> NodePair:

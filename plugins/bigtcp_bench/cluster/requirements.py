@@ -46,15 +46,17 @@ from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.nodes import NodePair, candidates, node_info
 from bigtcp_bench.cluster.pods import BENCH_NAMESPACE, POLICY_NAME, PodFailed
 from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
-from bigtcp_bench.cluster.reach import unreachable_families
+from bigtcp_bench.cluster.reach import unreachable_ways
 from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME
-from bigtcp_bench.planning.plan import Family, Plan
+from bigtcp_bench.planning.plan import Plan, Way, takes
 
 #: A run goes on without these: the guardian has a line of its own, and so has the cluster's uid; events only say
 #: more about a pod that fails.
 OPTIONAL_RESOURCES = ("cronjobs", "serviceaccounts", "events", "networkpolicies")
 OPTIONAL_NAMES = (GUARDIAN_NAME, FIRST_NAMESPACE)
+#: Only scenarios @service need these.
+SERVICE_RESOURCES = ("services", "endpointslices")
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def preflight(
         return Preflight(judge(seen, plan, pair), seen)
     agents_answer = not any(agent.problem for agent in seen.agents.values())
     probes: dict[str, NodeProbe] = {}
-    unreachable: Mapping[Family, str] | None = None
+    unreachable: Mapping[Way, str] | None = None
     problems = []
     try:
         probes = probe_nodes(
@@ -131,7 +133,7 @@ def preflight(
         # Without its agent a node starts no pod of the cluster's own network.
         if agents_answer:
             run_key = holder or f"check/{uuid.uuid4().hex[:12]}"
-            unreachable = unreachable_families(api, plan, pair, run_key)
+            unreachable = unreachable_ways(api, plan, pair, run_key)
     except (PodFailed, Forbidden, PreconditionFailed) as error:
         problems.append(node_checks.refused_check(error, plan))
     checks = [*judge(seen, plan, pair, probes, unreachable), *problems]
@@ -182,11 +184,11 @@ def judge(
     plan: Plan,
     pair: NodePair,
     probes: Mapping[str, NodeProbe] | None = None,
-    unreachable: Mapping[Family, str] | None = None,
+    unreachable: Mapping[Way, str] | None = None,
 ) -> list[Check]:
     """Return every check that can be made of what was seen; asks nobody.
 
-    ``probes`` are of both nodes, or of none; ``unreachable`` is family → reason, None where nobody tried.
+    ``probes`` are of both nodes, or of none; ``unreachable`` is way → reason, None where nobody tried.
     """
     cilium, probes = seen.cilium, probes or {}
     statuses = {name: agent.status for name, agent in seen.agents.items() if agent.status is not None}
@@ -283,10 +285,11 @@ def _free(abandoned: list[str], lease: str) -> Iterator[Check]:
 
 
 def _rights(api: ClusterApi, plan: Plan, cilium: Cilium, pair: NodePair) -> Check:
+    optional = OPTIONAL_RESOURCES if takes(plan, "service") else (*OPTIONAL_RESOURCES, *SERVICE_RESOURCES)
     wanted = [
         right
         for right in rights.needed(plan.scope, cilium, pair.names)
-        if right.resource not in OPTIONAL_RESOURCES and right.name not in OPTIONAL_NAMES
+        if right.resource not in optional and right.name not in OPTIONAL_NAMES
     ]
     try:
         lacking = rights.missing(api, wanted)

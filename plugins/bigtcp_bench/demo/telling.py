@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from bigtcp_bench.planning.duration import estimate
-from bigtcp_bench.planning.plan import Plan, blocks
+from bigtcp_bench.planning.plan import Plan, blocks, pair_count
 from bigtcp_bench.report.words import listed
 
 #: Airflow's database, the lab and the first import of everything, and the way back: seconds on two quiet cores.
@@ -36,7 +36,7 @@ class Telling:
     def __init__(self, plan: Plan, *, on_lab: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._started, self._on_lab = clock, clock(), on_lab
         self._blocks = len(blocks(plan))
-        self._pairs = sum(block.generations for block in blocks(plan))
+        self._pairs = pair_count(plan)
         expected = estimate(plan, restarts=2 * self._blocks)
         #: Seconds from beginning to end: how many if all goes quickly, and how many if not.
         self.expected_s = expected.quick_s + AROUND_S, expected.slow_s + AROUND_S
@@ -96,8 +96,7 @@ def about(seconds: float, most: float | None = None) -> str:
 
 def plan_text(plan: Plan) -> str:
     """Return what ``plan`` does, in one line."""
-    pairs = sum(block.generations for block in blocks(plan))
     return (
-        f"plan {plan.name}: BIG TCP {listed(plan.order)}, {pairs} fresh pairs of pods, {len(plan.scenarios)} "
-        f"scenarios, {plan.measuring_time_s} s of traffic"
+        f"plan {plan.name}: BIG TCP {listed(plan.order)}, {pair_count(plan)} fresh pairs of pods, "
+        f"{len(plan.scenarios)} scenarios, {plan.measuring_time_s} s of traffic"
     )

@@ -7,9 +7,9 @@ Five orders:
 - ``serve``: an echo server for request/response, and a control server that answers with snapshots and starts
   ``iperf3 -s`` for each test; both only for whom has the token of the orders;
 - ``measure``: every scenario × repetition against such a server, one frame printed for each;
-- ``capture``: a second of traffic over each family to such a server, and one frame for each that says how large
-  the packets were at both ends (both pods need CAP_NET_RAW);
-- ``reach``: one frame that says over which IP families such a server answers;
+- ``capture``: a second of traffic on each way to such a server, and one frame for each that says how large the
+  packets were at both ends (both pods need CAP_NET_RAW);
+- ``reach``: one frame that says over which IP families such a server answers, and its Service;
 - ``probe``: one frame that describes the node (in a pod with ``hostNetwork``).
 """
 
@@ -27,7 +27,7 @@ from bigtcp_bench.in_cluster import iperf3
 from bigtcp_bench.in_cluster.capture import Capture
 from bigtcp_bench.in_cluster.kind import Unreadable
 from bigtcp_bench.in_cluster.output import VERSION, CannotStart, Failed, Json, Stopped, print_frame, reason, say
-from bigtcp_bench.in_cluster.partner import Partner
+from bigtcp_bench.in_cluster.partner import SERVICE_DEADLINE_S, Partner
 from bigtcp_bench.in_cluster.probe import probe
 from bigtcp_bench.in_cluster.server import serve
 from bigtcp_bench.in_cluster.snapshot import describe, snapshot
@@ -36,15 +36,25 @@ from bigtcp_bench.in_cluster.traffic import KINDS
 
 def reach(orders: Json) -> int:
     """Connect to a server over each of its families and print one frame with those it cannot be reached over."""
-    print_frame("reach", {"unreachable": Partner(orders["server"], orders["control_port"]).try_all()})
+    found = {"unreachable": Partner(orders["server"], orders["control_port"]).try_all()}
+    if orders.get("service"):
+        found["service"] = Partner(orders["service"], orders["control_port"]).try_all(SERVICE_DEADLINE_S)
+    print_frame("reach", found)
     return 0
+
+
+def _through_service(orders: Json) -> Partner:
+    """Return the server as it is reached by its Service's addresses; without any it is not reached at all."""
+    return Partner(orders.get("service") or {}, orders["control_port"], orders["token"], orders["server"])
 
 
 def measure(orders: Json) -> int:
     """Run every scenario × repetition in the order given and print one frame for each, failed ones too."""
     server = Partner(orders["server"], orders["control_port"], orders["token"])
     unreachable = server.wait()
-    for why in unreachable.values():
+    service = _through_service(orders)
+    # What fails now fails each repetition over it.
+    for why in (*unreachable.values(), *service.try_all(SERVICE_DEADLINE_S).values()):
         say(f"going on without it: {why}")
     context = {name: orders[name] for name in ("run_key", "block", "arm", "generation")}
     _print_hello(server, orders, context, unreachable)
@@ -58,7 +68,8 @@ def measure(orders: Json) -> int:
         for scenario, repetition in wanted:
             label = f"{scenario['name']} {repetition}/{orders['repetitions']}"
             say(f"{label}: measuring {orders['duration_s']} s after {orders['omit_s']} s of warm-up")
-            fields, document = _repetition(server, orders, scenario)
+            way = service if scenario.get("path") == "service" else server
+            fields, document = _repetition(way, orders, scenario)
             finished += 1
             failed += fields["error"] is not None
             print_frame("repetition", {**context, **_identity(scenario, repetition), **fields}, document)
@@ -139,27 +150,31 @@ def _headline(scenario: Json, fields: Json, document: Json) -> str:
 
 
 def capture(orders: Json) -> int:
-    """Send a stream over each family to a server and print for each a frame: packet sizes at both ends."""
+    """Send a stream on each of the ways to a server and print for each a frame: packet sizes at both ends."""
     server = Partner(orders["server"], orders["control_port"], orders["token"])
     unreachable = server.wait()
+    service = _through_service(orders)
+    unserved = service.try_all(SERVICE_DEADLINE_S)
     context = {name: orders[name] for name in ("run_key", "block", "arm")}
-    for family in server.addresses:
+    for family, path in orders["ways"]:
+        way, missing = (service, unserved) if path == "service" else (server, unreachable)
         document: Json = {}
-        error = unreachable.get(family)
+        error = missing.get(family)
         if error is None:
             try:
-                document = _captured(server, orders, family)
+                document = _captured(way, orders, family)
             except Failed as failure:
                 error, document = str(failure), failure.seen
             except OSError as failure:
                 error = f"packets cannot be captured: {reason(failure)}"
-        print_frame("capture", {**context, "family": family, "error": error}, document)
-        say(f"{family}: {error or 'captured'}")
+        print_frame("capture", {**context, "family": family, "path": path, "error": error}, document)
+        say(f"{family} ({path}): {error or 'captured'}")
     return 0
 
 
 def _captured(server: Partner, orders: Json, family: str) -> Json:
     """Return how large the packets of one stream were: ``sender`` and ``receiver``. Raises Failed or OSError."""
+    server.reach(family)
     server.ask("iperf3", family)
     server.ask("capture", family)
     near = Capture(server.own_address(family), orders["iperf_port"])
@@ -188,7 +203,7 @@ TASKS: dict[str, tuple[Callable[[Json], int], str]] = {
         "token run_key block arm generation server iperf_port rr_port control_port scenarios repetitions "
         "duration_s omit_s rate_bps request_bytes",
     ),
-    "capture": (capture, "token run_key block arm server iperf_port control_port duration_s"),
+    "capture": (capture, "token run_key block arm ways server iperf_port control_port duration_s"),
     "reach": (reach, "server control_port"),
     "probe": (probe, ""),
 }

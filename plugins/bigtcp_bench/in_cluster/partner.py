@@ -12,15 +12,23 @@ from bigtcp_bench.in_cluster.output import CannotStart, Failed, Json, reason
 #: How long a client waits for its server: a pod of a cached image starts within a few seconds, but right after an
 #: outage of the API server fresh pods may not reach each other for a minute.
 CONNECT_DEADLINE_S = 75
+#: A Service whose pod has answered and whose endpoints the API has: its node knows it a moment later.
+SERVICE_DEADLINE_S = 15
 #: Wait for one TCP connection, and for one answer of the control server.
 CONNECT_TIMEOUT_S = 5
 
 
 class Partner:
-    """The server pod as its client sees it: one address for each family, and the control connection."""
+    """The server pod as its client sees it: one address for each family, and the control connection.
 
-    def __init__(self, addresses: dict[str, str], control_port: int, token: str = "") -> None:
+    ``behind`` are the pod's own addresses, where the others are those of a Service.
+    """
+
+    def __init__(
+        self, addresses: dict[str, str], control_port: int, token: str = "", behind: dict[str, str] | None = None
+    ) -> None:
         self.addresses = addresses
+        self._behind = behind or addresses
         self._token = token.encode()
         self.control_port = control_port
         self._connection: socket.socket | None = None
@@ -36,14 +44,14 @@ class Partner:
             raise CannotStart(f"the server did not answer within {CONNECT_DEADLINE_S} s: {reasons}")
         return pending
 
-    def try_all(self) -> dict[str, str]:
+    def try_all(self, deadline_s: float | None = None) -> dict[str, str]:
         """Return family → reason for each family that the server cannot be reached over.
 
-        Tries for up to CONNECT_DEADLINE_S. Once one family has answered the others get CONNECT_TIMEOUT_S more: a
-        fresh IPv6 address is unusable for a second or two, but a family that stays broken must not hold up the
-        other.
+        Tries for up to ``deadline_s``, or CONNECT_DEADLINE_S. Once one family has answered the others get
+        CONNECT_TIMEOUT_S more: a fresh IPv6 address is unusable for a second or two, but a family that stays
+        broken must not hold up the other.
         """
-        deadline = time.monotonic() + CONNECT_DEADLINE_S
+        deadline = time.monotonic() + (deadline_s or CONNECT_DEADLINE_S)
         pending = dict.fromkeys(self.addresses, "not tried")
         while pending and time.monotonic() < deadline:
             for family in list(pending):
@@ -68,7 +76,7 @@ class Partner:
 
         ``family`` says through which of the server's addresses the traffic goes, not how to ask.
         """
-        line = json.dumps({"do": do, "address": self.addresses.get(family)}).encode() + b"\n"
+        line = json.dumps({"do": do, "address": self._behind.get(family)}).encode() + b"\n"
         for attempt in (1, 2):
             try:
                 connection = self._connection or self._connect_any()
@@ -119,7 +127,7 @@ class Partner:
         kind = socket.AF_INET6 if family == "ipv6" else socket.AF_INET
         try:
             with socket.socket(kind, socket.SOCK_DGRAM) as probe:
-                probe.connect((self.addresses[family], self.control_port))
+                probe.connect((self._behind[family], self.control_port))
                 return str(probe.getsockname()[0])
         except OSError as error:
-            raise Failed(f"no route to {self.addresses[family]} over {family}: {reason(error)}") from error
+            raise Failed(f"no route to {self._behind[family]} over {family}: {reason(error)}") from error

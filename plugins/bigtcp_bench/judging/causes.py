@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from bigtcp_bench.analysis.diagnosis import (
     Throttled,
     diagnose,
 )
-from bigtcp_bench.analysis.verdicts import Captures
+from bigtcp_bench.analysis.verdicts import ENDS, Captures
 from bigtcp_bench.judging.facts import captures_of, facts_of, throttled_of
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, unproven_ways
 from bigtcp_bench.readings.counters import BUSY, USED_CPUS, WATCHED, WINDOW_LIMITED
@@ -162,8 +163,9 @@ def _captured(captures: Captures, arms: Mapping[int, Arm], scenarios: Sequence[s
     """Yield the captured streams on ways that no stream of the plan takes; those say more themselves."""
     ways = unproven_ways(scenarios)
     for block, way in sorted({(block, way) for block, way, _ in captures if block in arms and way in ways}):
-        ends = (captures.get((block, way, "sender")), captures.get((block, way, "receiver")))
-        yield CapturedStream(block, arms[block], str(way), *ends)
+        ends = (captures.get((block, way, end), ()) for end in ENDS)
+        for sender_b, receiver_b in itertools.zip_longest(*ends):
+            yield CapturedStream(block, arms[block], str(way), sender_b, receiver_b)
 
 
 def _grown(end: Counted, name: str) -> float | None:

@@ -108,18 +108,20 @@ def _add_agent(node: str, agent: Mapping[str, Any], environment: Values, setting
         setting[f"BIG TCP for {family} as the agent on {node} was told it"] = "on" if on else "off"
 
 
-def captures_of(sizes: pd.DataFrame) -> dict[tuple[int, Way, End], float]:
+def captures_of(sizes: pd.DataFrame) -> dict[tuple[int, Way, End], tuple[float, ...]]:
     """Return the mean bytes of the packets that carried the data of each captured stream, by block, way and end.
 
-    ``sizes`` is as ``Warehouse.packet_sizes_frame`` returns it.
+    There is one for each node that sent. ``sizes`` is as ``Warehouse.packet_sizes_frame`` returns it.
     """
     data = sizes[sizes["end"].map(DATA_DIRECTIONS) == sizes["direction"]]
-    sums: Any = data.groupby(["block", "family", "end"])[["packets", "bytes"]].sum()
-    return {
-        (int(block), Way(family), end): size / packets
-        for (block, family, end), packets, size in sums.itertuples()
-        if packets
-    }
+    keys = ["block", "family", "path", "end", "node"]
+    sums: Any = data.groupby(keys)[["packets", "bytes"]].sum()
+    found: dict[tuple[int, Way, End], tuple[float, ...]] = {}
+    for (block, family, path, end, _), packets, size in sums.itertuples():
+        if packets:
+            key = (int(block), Way(family, path), end)
+            found[key] = (*found.get(key, ()), size / packets)
+    return found
 
 
 def throttled_of(counters: pd.DataFrame) -> dict[tuple[int, int, str], float]:

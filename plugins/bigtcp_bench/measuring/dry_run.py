@@ -30,10 +30,11 @@ from bigtcp_bench.cluster.cilium import CONFIGMAP_NAME, Cilium, Merged, rollout_
 from bigtcp_bench.cluster.hands import ClusterHands
 from bigtcp_bench.cluster.lease import read_lease
 from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
-from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.nodes import NodePair, Place
 from bigtcp_bench.cluster.rehearsal import Rehearsal, merge_patch
 from bigtcp_bench.cluster.requirements import Seen
 from bigtcp_bench.cluster.rights import Right
+from bigtcp_bench.cluster.services import build_service
 from bigtcp_bench.errors import MeasurementFailed, RestoreFailed
 from bigtcp_bench.in_cluster import hold as holding
 from bigtcp_bench.in_cluster import protocol
@@ -53,7 +54,7 @@ from bigtcp_bench.planning.plan import (
     Family,
     Plan,
     blocks,
-    captured_ways,
+    pod_pairs,
     task_ids,
 )
 from bigtcp_bench.readings.orders import ProbeOrders
@@ -75,6 +76,7 @@ _KIND_NAMES = {
 }
 TOKEN = "0" * 32
 ADDRESSES: dict[Family, str] = {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1"}
+SERVICE_ADDRESSES: dict[Family, str] = {"ipv4": "192.0.2.2", "ipv6": "2001:db8::2"}
 
 
 @dataclass(frozen=True)
@@ -393,9 +395,13 @@ class _Sketch:
         elif there.get("data") != body["data"]:
             yield Act(task, "change", _name(body), "to the script of this package; stays", (body,))
         yield from self._probes(task, "look at both nodes, end after seconds")
-        server = reach.server_pod(self.plan, self.pair, self.holder, TOKEN)
-        client = reach.client_pod(self.plan, self.pair, self.holder, ADDRESSES)
-        yield _pods(task, "see whether pods reach each other", server, client)
+        for place in reach.places(self.plan, self.pair):
+            server = reach.server_pod(self.plan, place, self.holder, TOKEN)
+            service = SERVICE_ADDRESSES if place.has_service else {}
+            client = reach.client_pod(self.plan, place, self.holder, ADDRESSES, service)
+            if place.has_service:
+                yield _service(task, server)
+            yield _pods(task, "see whether pods reach each other", server, client)
 
     def window(self) -> Iterator[Act]:
         """Yield what snapshot_config does."""
@@ -437,20 +443,35 @@ class _Sketch:
         yield from self._probes(switch, "prove the arm on the devices")
         if self.plan.control:
             yield from self._control(switch, told.block)
-        if captured_ways(self.plan):
-            block = told.block
-            receives = packet_sizes.server_pod(self.plan, self.pair, self.holder, block.number, block.arm, TOKEN)
-            sends, _ = packet_sizes.client_pod(
-                self.plan, self.pair, self.holder, block.number, block.arm, self._addresses(), TOKEN
-            )
-            yield _pods(switch, "capture a second of traffic over each family", receives, sends)
+        for place in packet_sizes.places(self.plan, self.pair, told.block):
+            yield from self._capture(switch, place, told.block)
         yield from self._probes(switch, "read the counters at the beginning")
-        of_block = generations_of(told.block, run=0, run_key=self.holder, nodes=self.pair.names)
-        server = server_pod(of_block[0], self.plan, TOKEN)
-        client = client_pod(of_block[0], self.plan, orders_of(of_block[0], self.plan, ADDRESSES, TOKEN))
-        # Airflow's operator names its pod after its task.
-        client["metadata"]["generateName"] = f"{measure.replace('_', '-')}-"
-        yield _pods(measure, "one pair for each generation", server, client, count=len(of_block))
+        yield from self._generations(measure, told.block)
+
+    def _capture(self, task: str, place: Place, block: Block) -> Iterator[Act]:
+        receives = packet_sizes.server_pod(self.plan, place, self.holder, block, TOKEN)
+        addresses = {family: ADDRESSES[family] for family in place.families}
+        service = SERVICE_ADDRESSES if place.has_service else {}
+        sends, _ = packet_sizes.client_pod(self.plan, place, self.holder, block, addresses, TOKEN, service)
+        if place.has_service:
+            yield _service(task, receives)
+        yield _pods(task, f"capture a second of traffic on {' and '.join(map(str, place.ways))}", receives, sends)
+
+    def _generations(self, task: str, block: Block) -> Iterator[Act]:
+        of_block = generations_of(
+            block, run=0, run_key=self.holder, nodes=self.pair.names, scenarios=self.plan.scenarios
+        )
+        # The first turn of each pair stands for all of them.
+        for kind in of_block[: len(pod_pairs(self.plan.scenarios))]:
+            server = server_pod(kind, self.plan, TOKEN)
+            service = SERVICE_ADDRESSES if kind.has_service else None
+            client = client_pod(kind, self.plan, orders_of(kind, self.plan, ADDRESSES, TOKEN, service))
+            # Airflow's operator names its pod after its task.
+            client["metadata"]["generateName"] = f"{task.replace('_', '-')}-"
+            if kind.has_service:
+                yield _service(task, server)
+            alone = ", on each of the nodes in turn" if kind.client_node == kind.server_node else ""
+            yield _pods(task, f"one pair for each generation{alone}", server, client, count=block.generations)
 
     def _node_settings(self, task: str, told: BlockOutline, *, first: bool) -> Iterator[Act]:
         if first:
@@ -471,11 +492,6 @@ class _Sketch:
         except MeasurementFailed:
             return
         yield _pods(task, "the control between the nodes themselves", server, client)
-
-    def _addresses(self) -> dict[Family, str]:
-        return {
-            family: address for family, address in ADDRESSES.items() if family in packet_sizes.families(self.plan)
-        }
 
     def _cluster_settings(self, task: str, told: BlockOutline, *, first: bool) -> Iterator[Act]:
         del first
@@ -512,6 +528,13 @@ def _pods(task: str, purpose: str, *found: JsonObject, count: int = 1) -> Act:
     names = list(dict.fromkeys(pod["metadata"]["generateName"].removesuffix("-") for pod in found))
     what = f"pods {' and '.join(names)} on {' and '.join(pods.node_of(pod) for pod in found)}"
     return Act(task, "create", what, f"{purpose}; deleted", found, count)
+
+
+def _service(task: str, server: JsonObject) -> Act:
+    # Its owner has a name and a uid only when it runs.
+    owner = {**server["metadata"], "name": f"{server['metadata']['generateName']}…", "uid": "POD-UID"}
+    body = build_service({"metadata": owner})
+    return Act(task, "create", _name(body), "leads to the pod that receives, which owns it; deleted", (body,))
 
 
 def _reruns(plan: Plan) -> list[str]:

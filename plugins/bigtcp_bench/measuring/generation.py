@@ -33,7 +33,7 @@ class Generation(BaseModel):
     arm_generation: int
     client_node: str
     server_node: str
-    #: Of a re-run; empty: those of the plan.
+    #: What it measures; empty, of an older package: all of the plan.
     scenarios: tuple[str, ...] = ()
     #: What tells the plan and the nodes with which the run has begun (``judging.attempts.choice_of``).
     choice: str = ""
@@ -42,6 +42,13 @@ class Generation(BaseModel):
     def label(self) -> str:
         """Return the value of the pods' generation label."""
         return f"{self.block}-{self.generation}"
+
+    @property
+    def has_service(self) -> bool:
+        """Return whether something of it goes through a Service."""
+        from bigtcp_bench.planning.plan import SCENARIOS
+
+        return any(SCENARIOS[name].path == "service" for name in self.scenarios)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -60,29 +67,46 @@ def generations_of(
     run: int,
     run_key: str,
     nodes: tuple[str, str],
-    scenarios: Sequence[str] = (),
+    scenarios: Sequence[str],
     choice: str = "",
 ) -> list[Generation]:
-    """Return the generations of ``block``, in order; ``nodes`` are the names of the sender and the receiver."""
-    return [
-        Generation(
-            run=run,
-            run_key=run_key,
-            block=block.number,
-            arm=block.arm,
-            generation=number + 1,
-            arm_generation=block.arm_offset + number,
-            client_node=nodes[0],
-            server_node=nodes[1],
-            scenarios=tuple(scenarios),
-            choice=choice,
+    """Return the generations of ``block`` that measure ``scenarios``, in order.
+
+    ``nodes`` are the names of the sender and the receiver; both pods of a generation on one node are on each of
+    them in turn.
+    """
+    from bigtcp_bench.planning.plan import place_of, shares_node, turns
+
+    found = []
+    for number, turn, names in turns(block, scenarios):
+        sender, receiver = nodes
+        if shares_node(names):
+            sender = receiver = nodes[place_of(block, turn)]
+        found.append(
+            Generation(
+                run=run,
+                run_key=run_key,
+                block=block.number,
+                arm=block.arm,
+                generation=number,
+                arm_generation=block.arm_offset + turn,
+                client_node=sender,
+                server_node=receiver,
+                scenarios=names,
+                choice=choice,
+            )
         )
-        for number in range(block.generations)
-    ]
+    return found
 
 
-def orders_of(generation: Generation, plan: Plan, addresses: Mapping[Any, str], token: str) -> MeasureOrders:
-    """Return what the client pod is told; ``addresses`` are the server pod's, by IP family."""
+def orders_of(
+    generation: Generation,
+    plan: Plan,
+    addresses: Mapping[Any, str],
+    token: str,
+    service: Mapping[Any, str] | None = None,
+) -> MeasureOrders:
+    """Return what the client pod is told; ``addresses`` are the server pod's by IP family, and its Service's."""
     from bigtcp_bench.planning.plan import scenario_order
     from bigtcp_bench.readings.orders import MeasureOrders
 
@@ -96,6 +120,7 @@ def orders_of(generation: Generation, plan: Plan, addresses: Mapping[Any, str], 
             "arm": generation.arm,
             "generation": generation.generation,
             "server": dict(addresses),
+            "service": dict(service or {}),
             "scenarios": scenario_order(plan, plan.seed or generation.run, generation.arm_generation),
             "repetitions": plan.repetitions,
             "duration_s": plan.duration_s,
@@ -111,8 +136,9 @@ def server_pod(generation: Generation, plan: Plan, token: str) -> dict[str, Any]
     from bigtcp_bench.cluster import pods
     from bigtcp_bench.readings.orders import ServeOrders
 
-    # The server's addresses are not known yet; the time limit does not depend on them, only on their number.
-    orders = orders_of(generation, plan, {"ipv4": "127.0.0.1", "ipv6": "::1"}, token)
+    # No address is known yet; the time limit does not depend on them, only on their number.
+    addresses = {"ipv4": "127.0.0.1", "ipv6": "::1"}
+    orders = orders_of(generation, plan, addresses, token, addresses if generation.has_service else None)
     lifetime_s = orders.time_limit_s + int(pods.POD_START_S)
     return pods.build_pod(
         "server",

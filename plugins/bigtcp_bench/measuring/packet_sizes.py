@@ -11,9 +11,10 @@ from typing import Any
 
 from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import ClusterApi, JsonObject
-from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.nodes import NodePair, Place
+from bigtcp_bench.cluster.services import close_service, open_service
 from bigtcp_bench.errors import MeasurementFailed
-from bigtcp_bench.planning.plan import CAPTURE_S, Arm, Plan, captured_ways
+from bigtcp_bench.planning.plan import CAPTURE_S, Block, Plan, captured_places, captured_ways
 from bigtcp_bench.readings.agent_log import Captured, parse_log
 from bigtcp_bench.readings.orders import CaptureOrders, ServeOrders, new_token
 
@@ -23,24 +24,30 @@ _START_S = 60.0
 _ANY_ADDRESSES = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 
 
+def places(plan: Plan, pair: NodePair, block: Block) -> list[Place]:
+    """Return the pairs of pods that capture in ``block``; on each single node on which its generations are."""
+    sender, receiver = pair.names
+    ways = captured_ways(plan)
+    alone = tuple(way for way in ways if way.path == "same-node")
+    between = tuple(way for way in ways if way.path != "same-node")
+    found = [Place(sender, receiver, between)] if between else []
+    if alone:
+        nodes = [pair.names[node] for node in captured_places(alone[0], block)]
+        found += [Place(node, node, alone) for node in nodes]
+    return found
+
+
 def measure_packet_sizes(
-    api: ClusterApi, plan: Plan, pair: NodePair, *, run_key: str, block: int, arm: Arm
+    api: ClusterApi, plan: Plan, pair: NodePair, *, run_key: str, block: Block
 ) -> list[Captured]:
-    """Return what was captured over each IP family of ``plan`` that the pods have; leaves no pod behind.
+    """Return what was captured on each way that ``plan`` wants captured; leaves no pod behind.
 
     Raises MeasurementFailed or PodFailed, in one sentence, if nothing was captured at all.
     """
+    captured: list[Captured] = []
     try:
-        token = new_token()
-        server = pods.create_pod(api, server_pod(plan, pair, run_key, block, arm, token))
-        addresses = pods.pod_addresses(pods.wait_ready(api, server["metadata"]["name"], _START_S))
-        wanted = {family: address for family, address in addresses.items() if family in families(plan)}
-        if not wanted:
-            raise MeasurementFailed(f"the pod that receives has no {' or '.join(families(plan))} address")
-        client, orders = client_pod(plan, pair, run_key, block, arm, wanted, token)
-        name = pods.create_pod(api, client)["metadata"]["name"]
-        pods.wait_ended(api, name, orders.time_limit_s + _START_S)
-        captured = parse_log(api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER), orders).captures
+        for place in places(plan, pair, block):
+            captured += _captured_at(api, plan, place, run_key, block)
     finally:
         pods.delete_pods(api, run_key=run_key)
     if all(one.error is not None for one in captured):
@@ -48,24 +55,43 @@ def measure_packet_sizes(
     return captured
 
 
-def families(plan: Plan) -> list[str]:
-    """Return the IP families over which ``plan`` captures a stream in every block, sorted."""
-    return sorted({way.family for way in captured_ways(plan)})
+def _captured_at(api: ClusterApi, plan: Plan, place: Place, run_key: str, block: Block) -> list[Captured]:
+    token = new_token()
+    created = pods.create_pod(api, server_pod(plan, place, run_key, block, token))
+    server = pods.wait_ready(api, created["metadata"]["name"], _START_S)
+    found = pods.pod_addresses(server)
+    wanted = {family: found[family] for family in place.families if family in found}
+    if not wanted:
+        raise MeasurementFailed(f"the pod that receives has no {' or '.join(place.families)} address")
+    service = open_service(api, server) if place.has_service else {}
+    client, orders = client_pod(plan, place, run_key, block, wanted, token, service)
+    name = pods.create_pod(api, client)["metadata"]["name"]
+    pods.wait_ended(api, name, orders.time_limit_s + _START_S)
+    captures = parse_log(api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER), orders).captures
+    if service:
+        close_service(api, server)
+    return [one.model_copy(update={"node": place.sender}) for one in captures]
 
 
-def server_pod(plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm, token: str) -> JsonObject:
+def server_pod(plan: Plan, place: Place, run_key: str, block: Block, token: str) -> JsonObject:
     """Return the pod that receives, to be created; it answers only to whom has ``token``."""
-    lifetime_s = _orders(run_key, block, arm, _ANY_ADDRESSES, token).time_limit_s + int(_START_S)
+    lifetime_s = _orders(place, run_key, block, _ANY_ADDRESSES, token, _ANY_ADDRESSES).time_limit_s + int(_START_S)
     orders = ServeOrders(token=token, lifetime_s=lifetime_s)
-    return _pod("server", plan, pair.server.name, orders, lifetime_s, run_key)
+    return _pod("server", plan, place.receiver, orders, lifetime_s, run_key)
 
 
 def client_pod(
-    plan: Plan, pair: NodePair, run_key: str, block: int, arm: Arm, addresses: Mapping[Any, str], token: str
+    plan: Plan,
+    place: Place,
+    run_key: str,
+    block: Block,
+    addresses: Mapping[Any, str],
+    token: str,
+    service: Mapping[Any, str],
 ) -> tuple[JsonObject, CaptureOrders]:
     """Return the pod that sends, to be created, and what it is told; ``addresses`` are the server's by family."""
-    orders = _orders(run_key, block, arm, addresses, token)
-    return _pod("client", plan, pair.client.name, orders, orders.time_limit_s, run_key), orders
+    orders = _orders(place, run_key, block, addresses, token, service)
+    return _pod("client", plan, place.sender, orders, orders.time_limit_s, run_key), orders
 
 
 def rows(captured: Sequence[Captured]) -> Iterator[dict[str, Any]]:
@@ -74,24 +100,42 @@ def rows(captured: Sequence[Captured]) -> Iterator[dict[str, Any]]:
         for end, sizes in (("sender", one.sender), ("receiver", one.receiver)):
             for direction in ("sent", "received") if sizes is not None else ():
                 for bucket in getattr(sizes, direction):
-                    place = {"block": one.block, "arm": one.arm, "family": one.family}
+                    way = {"family": one.family, "path": one.path, "node": one.node}
+                    place = {"block": one.block, "arm": one.arm, **way}
                     yield {**place, "end": end, "direction": direction, **bucket.model_dump()}
 
 
 def losses(captured: Sequence[Captured]) -> Iterator[str]:
-    """Yield a sentence for each family that was not captured, and for each end at which packets were missed."""
+    """Yield a sentence for each way that was not captured, and for each end at which packets were missed."""
     for one in captured:
         if one.error is not None:
-            yield f"the packets of {one.family} were not captured: {one.error}"
+            yield f"the packets of {one.way} were not captured: {one.error}"
         for end, sizes in (("sender", one.sender), ("receiver", one.receiver)):
             if sizes is not None and sizes.dropped:
                 missed = f"{sizes.dropped:,} of {sizes.seen:,} packets"
-                yield f"the capture of {one.family} missed {missed} at the {end}"
+                yield f"the capture of {one.way} missed {missed} at the {end}"
 
 
-def _orders(run_key: str, block: int, arm: Arm, addresses: Mapping[Any, str], token: str) -> CaptureOrders:
-    context = {"token": token, "run_key": run_key, "block": block, "arm": arm}
-    return CaptureOrders.model_validate({**context, "server": dict(addresses), "duration_s": CAPTURE_S})
+def _orders(
+    place: Place,
+    run_key: str,
+    block: Block,
+    addresses: Mapping[Any, str],
+    token: str,
+    service: Mapping[Any, str],
+) -> CaptureOrders:
+    return CaptureOrders.model_validate(
+        {
+            "token": token,
+            "run_key": run_key,
+            "block": block.number,
+            "arm": block.arm,
+            "server": dict(addresses),
+            "service": dict(service),
+            "ways": [way for way in place.ways if way.family in addresses],
+            "duration_s": CAPTURE_S,
+        }
+    )
 
 
 def _pod(

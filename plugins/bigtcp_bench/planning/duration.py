@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bigtcp_bench.planning.plan import CAPTURE_S, CONTROL_MAX_S, Plan, blocks, captured_ways, pod_pairs
+from bigtcp_bench.planning.plan import (
+    CAPTURE_S,
+    CONTROL_MAX_S,
+    Plan,
+    blocks,
+    captured_places,
+    captured_ways,
+    pair_count,
+)
 
 #: Of what comes on top of the traffic, the seconds of one: (quick, slow). Quick is from runs of the lab under
 #: Airflow's scheduler on two cores: a generation of 16 s of traffic took 23 to 28 s there, a switch 18 to 23 s.
@@ -49,7 +57,7 @@ def estimate(plan: Plan, restarts: int) -> Estimate:
     Neither a wait for quiet nodes nor a re-run is in it.
     """
     turns = sum(block.generations for block in blocks(plan))
-    generations = turns * len(pod_pairs(plan.scenarios))
+    generations = pair_count(plan)
     count = len(blocks(plan))
     # One for each switch and each pair of pods; check, snapshot, counters, compare, notify, restore, close.
     tasks = count + generations + 7
@@ -68,8 +76,12 @@ def estimate(plan: Plan, restarts: int) -> Estimate:
         pods = _part("", count, PODS_S)
         parts.insert(1, Part("the control", control_s + pods.quick_s, control_s + pods.slow_s))
     if ways := captured_ways(plan):
-        pods = _part("", count, PODS_S)
-        streams_s = count * len(ways) * CAPTURE_S
+        sent = [(way.path, captured_places(way, block)) for block in blocks(plan) for way in ways]
+        streams_s = sum(len(places) for _, places in sent) * CAPTURE_S
+        # One pair between the nodes, whatever goes through a Service; and one on each node.
+        pairs = count * any(path != "same-node" for path, _ in sent)
+        pairs += max((len(places) for path, places in sent if path == "same-node"), default=0) * count
+        pods = _part("", pairs, PODS_S)
         parts.insert(1, Part("packet sizes", streams_s + pods.quick_s, streams_s + pods.slow_s))
     return Estimate(tuple(part for part in parts if part.slow_s))
 

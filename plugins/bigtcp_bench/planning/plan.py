@@ -405,6 +405,33 @@ def pod_pairs(scenarios: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(together[alone]) for alone in sorted(together)]
 
 
+def takes(plan: Plan, path: NetworkPath) -> bool:
+    """Return whether a scenario of ``plan`` takes ``path``."""
+    return any(SCENARIOS[name].path == path for name in plan.scenarios)
+
+
+def shares_node(scenarios: Iterable[str]) -> bool:
+    """Return whether both pods that measure ``scenarios``, one of pod_pairs, are on one node."""
+    return all(SCENARIOS[name].path == "same-node" for name in scenarios)
+
+
+def pair_count(plan: Plan) -> int:
+    """Return how many fresh pairs of pods a run of ``plan`` makes for its scenarios."""
+    return sum(block.generations for block in blocks(plan)) * len(pod_pairs(plan.scenarios))
+
+
+def place_of(block: Block, turn: int) -> int:
+    """Return on which of the two nodes (0 or 1) pods on one node are in that turn, in both arms on the same."""
+    return (block.arm_offset + turn) % 2
+
+
+def captured_places(way: Way, block: Block) -> list[int]:
+    """Return from which of the two nodes (0 or 1) a stream on ``way`` is sent when it is captured in ``block``."""
+    if way.path != "same-node":
+        return [0]
+    return sorted({place_of(block, turn) for turn in range(block.generations)})
+
+
 class Turn(NamedTuple):
     """One generation of a block: its number, which turn of its pods it is (from 0), and what they measure."""
 
@@ -433,10 +460,13 @@ def unproven_ways(scenarios: Iterable[str]) -> tuple[Way, ...]:
 
 
 def captured_ways(plan: Plan) -> tuple[Way, ...]:
-    """Return the ways on which packets are captured in every block: all, or those that nothing else proves."""
-    if not plan.packet_sizes:
-        return unproven_ways(plan.scenarios)
-    return tuple(dict.fromkeys(SCENARIOS[name].way for name in plan.scenarios))
+    """Return the ways on which packets are captured in every block: those that nothing else proves.
+
+    And, where the plan wants packet sizes, those between pods on two nodes: they show what the cards make of them.
+    """
+    unproven = unproven_ways(plan.scenarios)
+    ways = dict.fromkeys(SCENARIOS[name].way for name in plan.scenarios)
+    return tuple(way for way in ways if way in unproven or (plan.packet_sizes and way.path == "pod"))
 
 
 #: Names of the two tasks of a slot, by its arm: the switch, and the measuring.

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bigtcp_bench.errors import validation_sentence
-from bigtcp_bench.planning.plan import Arm, Family, Traffic
+from bigtcp_bench.planning.plan import Arm, Family, NetworkPath, Traffic, Way
 from bigtcp_bench.readings import frames, proc
 from bigtcp_bench.readings.cpu import busy_share
 from bigtcp_bench.readings.orders import CaptureOrders, MeasureOrders
@@ -167,9 +167,10 @@ class Done(Seen):
 
 
 class Reach(Seen):
-    """Over which families a server could not be reached, and why; empty if over all."""
+    """Over which families a server could not be reached, and why; empty if over all. ``service``: through it."""
 
     unreachable: dict[Family, str]
+    service: dict[Family, str] = {}
 
 
 class Bucket(Seen):
@@ -198,11 +199,25 @@ class Captured(Seen):
     block: int
     arm: Arm
     family: Family
+    path: NetworkPath = "pod"
+    #: Where it was sent, which whoever has ordered it knows.
+    node: str = ""
     error: str | None
     sender: Sizes | None = None
     receiver: Sizes | None = None
     #: The whole document as it came, to be kept.
     stored: bytes = Field(default=b"", repr=False)
+
+    @property
+    def way(self) -> Way:
+        """Return which way the stream took."""
+        return Way(self.family, self.path)
+
+    @property
+    def kind(self) -> str:
+        """Return under which kind its document is kept."""
+        where = "" if self.path == "pod" else f"@{self.path}"
+        return f"capture:{self.family}{where}" + (f":{self.node}" if self.path == "same-node" else "")
 
 
 class Around(Seen):
@@ -327,9 +342,10 @@ class AgentLog:
         elif kind == "done":
             self.done = self.done or Done.model_validate(fields)
         elif kind == "capture":
-            if fields.get("family") not in {one.family for one in self.captures}:
-                document, stored = frames.document_of(frame)
-                self.captures.append(Captured.model_validate({**fields, **document, "stored": stored}))
+            document, stored = frames.document_of(frame)
+            captured = Captured.model_validate({**fields, **document, "stored": stored})
+            if captured.way not in {one.way for one in self.captures}:
+                self.captures.append(captured)
         elif kind == "reach":
             self.reach = self.reach or Reach.model_validate(fields)
         elif kind == "probe":
@@ -378,8 +394,10 @@ class AgentLog:
                 raise frames.Damaged(
                     f"is of repetition {_shown(fields.get('repetition'))}, where {orders.repetitions} were ordered"
                 )
-        if kind == "capture" and fields.get("family") not in orders.server:
-            raise frames.Damaged(f"is of family {_shown(fields.get('family'))}, which was not ordered")
+        if kind == "capture" and isinstance(orders, CaptureOrders):
+            told = (fields.get("family"), fields.get("path"))
+            if told not in list(orders.ways):
+                raise frames.Damaged(f"is of family {_shown(told[0])} and path {_shown(told[1])}, not ordered")
         for name, value in wanted.items():
             if fields.get(name) != value:
                 raise frames.Damaged(f"is of {name} {_shown(fields.get(name))}, where {value!r} was ordered")

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bigtcp_bench.in_cluster.exchange import MAX_REQUEST_BYTES
 from bigtcp_bench.in_cluster.iperf3 import GRACE_S
-from bigtcp_bench.in_cluster.partner import CONNECT_DEADLINE_S, CONNECT_TIMEOUT_S
-from bigtcp_bench.planning.plan import Arm, Family, Scenario
+from bigtcp_bench.in_cluster.partner import CONNECT_DEADLINE_S, CONNECT_TIMEOUT_S, SERVICE_DEADLINE_S
+from bigtcp_bench.planning.plan import Arm, Family, Scenario, Way
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 #: What a server's partner knows and nobody else; shown nowhere.
@@ -61,7 +61,25 @@ class ServeOrders(_Ports):
     lifetime_s: int = Field(default=600, ge=1, le=86_400)
 
 
-class MeasureOrders(_Ports):
+class _Partner(_Orders):
+    """Whom a pod connects to: the server pod, and that pod through the addresses of its Service."""
+
+    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
+    service: dict[Family, str] = Field(default={}, description="its Service's, where something goes through it")
+
+    @model_validator(mode="after")
+    def _addresses_fit(self) -> Self:
+        for addresses in (self.server, self.service):
+            _refuse_misfits(addresses)
+        return self
+
+    def _contact_s(self, times: int) -> int:
+        """Return how long it can take to connect to each address ``times`` times, and to wait for them all."""
+        each = times * CONNECT_TIMEOUT_S * (len(self.server) + len(self.service))
+        return CONNECT_DEADLINE_S + each + (SERVICE_DEADLINE_S if self.service else 0)
+
+
+class MeasureOrders(_Ports, _Partner):
     """The client pod: each scenario, in this order, ``repetitions`` times against one server."""
 
     do: Literal["measure"] = "measure"
@@ -70,18 +88,12 @@ class MeasureOrders(_Ports):
     block: int = Field(ge=1)
     arm: Arm
     generation: int = Field(ge=1)
-    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
     scenarios: tuple[Scenario, ...] = Field(min_length=1)
     repetitions: int = Field(ge=1)
     duration_s: int = Field(ge=1)
     omit_s: int = Field(ge=0)
     rate_bps: int = Field(ge=1)
     request_bytes: int = Field(ge=1, le=MAX_REQUEST_BYTES)
-
-    @model_validator(mode="after")
-    def _addresses_fit(self) -> Self:
-        _refuse_misfits(self.server)
-        return self
 
     @property
     def time_limit_s(self) -> int:
@@ -92,49 +104,38 @@ class MeasureOrders(_Ports):
         """
         contact_s = 7 * CONNECT_TIMEOUT_S * len(self.server)
         repetition_s = self.omit_s + self.duration_s + GRACE_S + contact_s
-        return CONNECT_DEADLINE_S + contact_s + len(self.scenarios) * self.repetitions * repetition_s
+        return self._contact_s(7) + len(self.scenarios) * self.repetitions * repetition_s
 
 
-class CaptureOrders(_Ports):
-    """A pod that sends a stream of ``duration_s`` seconds over each family and captures it, as its server does."""
+class CaptureOrders(_Ports, _Partner):
+    """A pod that sends a stream of ``duration_s`` seconds on each way and captures it, as its server does."""
 
     do: Literal["capture"] = "capture"
     token: Token
     run_key: str = Field(min_length=1)
     block: int = Field(ge=1)
     arm: Arm
-    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
+    ways: tuple[Way, ...] = Field(min_length=1)
     duration_s: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _addresses_fit(self) -> Self:
-        _refuse_misfits(self.server)
-        return self
 
     @property
     def time_limit_s(self) -> int:
         """Return the longest time the client can take, as that of MeasureOrders."""
         contact_s = 5 * CONNECT_TIMEOUT_S * len(self.server)
         stream_s = self.duration_s + GRACE_S + contact_s
-        return CONNECT_DEADLINE_S + contact_s + len(self.server) * stream_s
+        return self._contact_s(5) + len(self.ways) * stream_s
 
 
-class ReachOrders(_Orders):
+class ReachOrders(_Partner):
     """A pod that connects to a server's control port once over each family, and says what came of it."""
 
     do: Literal["reach"] = "reach"
-    server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
     control_port: Port = 5203
-
-    @model_validator(mode="after")
-    def _addresses_fit(self) -> Self:
-        _refuse_misfits(self.server)
-        return self
 
     @property
     def time_limit_s(self) -> int:
         """Return the longest time it can take: every connection hangs to its own limit."""
-        return CONNECT_DEADLINE_S + len(self.server) * CONNECT_TIMEOUT_S
+        return self._contact_s(1)
 
 
 class ProbeOrders(_Orders):

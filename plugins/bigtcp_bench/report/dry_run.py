@@ -120,6 +120,8 @@ def _indented(lines: list[str]) -> RenderableType:
 
 
 def _blocks(outline: Outline) -> list[str]:
+    from bigtcp_bench.planning.plan import turns
+
     lines = []
     for told in outline.blocks:
         block = told.block
@@ -129,7 +131,8 @@ def _blocks(outline: Outline) -> list[str]:
             restarted = f"agents restart on {' and '.join(told.restarts)}"
         else:
             restarted = "no restart where the devices agree: the settings are in force already"
-        pairs = f"{block.generations} fresh pod pair{'s' if block.generations > 1 else ''}"
+        count = len(turns(block, outline.plan.scenarios))
+        pairs = f"{count} fresh pod pair{'s' if count > 1 else ''}"
         lines.append(f"{block.number}. {block.arm}: {', '.join(told.tasks)}; {pairs}; {restarted}")
     if outline.reruns:
         lines.append(

@@ -436,7 +436,10 @@ def _captured_proofs(sizes: pd.DataFrame, scenarios: list[str]) -> Iterator[Proo
         for arm in ARMS:
             found = {
                 end: [
-                    size for (block, of, at), size in captures.items() if (of, at, arms[block]) == (way, end, arm)
+                    size
+                    for (block, of, at), sizes_there in captures.items()
+                    if (of, at, arms[block]) == (way, end, arm)
+                    for size in sizes_there
                 ]
                 for end in ("sender", "receiver")
             }

@@ -26,7 +26,7 @@ from pydantic_core import to_jsonable_python
 
 from bigtcp_bench.errors import InvalidInput, validation_sentence
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import Arm, Family
+from bigtcp_bench.planning.plan import Arm, Family, NetworkPath
 
 RunStatus = Literal["running", "valid", "invalid", "failed"]
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]
@@ -311,6 +311,8 @@ class PacketSizeRow(_Row):
     block: Ordinal
     arm: Arm
     family: Family
+    path: NetworkPath = "pod"
+    node: Text = ""
     end: Literal["sender", "receiver"]
     direction: Literal["sent", "received"]
     upper_bytes: Ordinal

@@ -244,6 +244,8 @@ packet_size = sa.Table(
     _run_id(),
     _key("block", sa.Integer),
     _key("family", sa.Text),
+    _key("path", sa.Text),
+    _key("node", sa.Text),
     _key("end", sa.Text),
     _key("direction", sa.Text),
     _key("upper_bytes", sa.Integer),

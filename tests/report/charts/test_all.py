@@ -76,7 +76,7 @@ def results() -> pd.DataFrame:
 def packet_sizes() -> pd.DataFrame:
     blocks = ((1, "off", 65_536, 60_000), (2, "on", 196_608, 180_000), (3, "off", 1_500, 1_000))
     rows = [
-        (block, "ipv4", end, direction, bound, arm, packets, packets * size)
+        (block, "ipv4", "pod", "node1", end, direction, bound, arm, packets, packets * size)
         for block, arm, bound, size in blocks
         for end, direction, packets in (
             ("sender", "sent", 1_000),
@@ -85,7 +85,7 @@ def packet_sizes() -> pd.DataFrame:
             ("receiver", "sent", 70),
         )
     ]
-    columns = ["block", "family", "end", "direction", "upper_bytes", "arm", "packets", "bytes"]
+    columns = [*("block", "family", "path", "node", "end", "direction", "upper_bytes"), "arm", "packets", "bytes"]
     return pd.DataFrame(rows, columns=columns)
 
 

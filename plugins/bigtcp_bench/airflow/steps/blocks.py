@@ -17,7 +17,7 @@ from bigtcp_bench.judging.attempts import has_ended, refuse_ended
 from bigtcp_bench.measuring import control, packet_sizes
 from bigtcp_bench.measuring.generation import generations_of
 from bigtcp_bench.monitoring.collect import collect
-from bigtcp_bench.planning.plan import Block, Plan, blocks, captured_ways, rerun_plan, unproven_ways
+from bigtcp_bench.planning.plan import Block, Plan, Way, blocks, captured_ways, rerun_plan, unproven_ways
 from bigtcp_bench.progress import say
 from bigtcp_bench.readings.agent_log import Captured
 from bigtcp_bench.readings.frames import packed
@@ -100,7 +100,7 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
         run=step.number,
         run_key=step.run_key,
         nodes=step.pair.names,
-        scenarios=scenarios,
+        scenarios=measured.scenarios,
         choice=step.choice,
     )
     return [one.model_dump(mode="json") for one in generations]
@@ -141,26 +141,29 @@ def _measure_packet_sizes(step: DagRunStep, block: Block, plan: Plan) -> None:
 
     Where nothing else proves what BIG TCP does, it is tried once more.
     """
-    needed = {way.family for way in unproven_ways(plan.scenarios)}
-    found: dict[str, Captured] = {}
+    needed = set(unproven_ways(plan.scenarios))
+    found: dict[tuple[Way, str], Captured] = {}
     for _ in range(2 if needed else 1):
         try:
             captured = packet_sizes.measure_packet_sizes(
-                step.api, plan, step.pair, run_key=step.run_key, block=block.number, arm=block.arm
+                step.api, plan, step.pair, run_key=step.run_key, block=block
             )
         except BenchError as error:
             say(f"block {block.number} has no packet sizes: {first_line(error)}")
             continue
         for loss in packet_sizes.losses(captured):
             say(f"block {block.number}: {loss}")
-        found |= {one.family: one for one in captured if one.error is None or one.family not in found}
-        if all(family in found and found[family].error is None for family in needed):
+        for one in captured:
+            if one.error is None or (one.way, one.node) not in found:
+                found[one.way, one.node] = one
+        failed = {one.way for one in found.values() if one.error is not None}
+        if needed <= {way for way, _ in found} - failed:
             break
     step.warehouse.store_packet_sizes(step.number, packet_sizes.rows(list(found.values())))
     key = {"block": block.number, "generation": 0}
     step.warehouse.store_raw(
         step.number,
-        [{**key, "kind": f"capture:{one.family}", "document": one.stored} for one in found.values()],
+        [{**key, "kind": one.kind, "document": one.stored} for one in found.values()],
     )
 
 

@@ -20,7 +20,7 @@ import altair as alt
 from bigtcp_bench.in_cluster.capture import PACKET_BOUNDS
 from bigtcp_bench.in_cluster.treatment import ARMS, CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, Family
+from bigtcp_bench.planning.plan import PATHS, SCENARIOS, Family, Way
 from bigtcp_bench.readings.cpu import CPU_PARTS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.charts.parts import (
@@ -62,7 +62,7 @@ End = Literal["sender", "receiver"]
 
 _RESULT_COLUMNS = ("block", "arm", "generation", "scenario", "repetition", "metric", "value")
 _FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
-_SIZE_COLUMNS = ("family", "end", "direction", "upper_bytes", "arm", "packets", "bytes")
+_SIZE_COLUMNS = ("family", "path", "end", "direction", "upper_bytes", "arm", "packets", "bytes")
 _PERCENTILES = {
     "latency_p50_us": "p50",
     "latency_p90_us": "p90",
@@ -293,14 +293,15 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
 
 
 def _shares_of_sizes(data: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return a row for each size of packet that carried data, by family, end and arm, and the mean of each."""
+    """Return a row for each size of packet that carried data, by way, end and arm, and the mean of each."""
     rows: list[dict[str, Any]] = []
     means: list[dict[str, Any]] = []
-    for family, end, arm in itertools.product(_FAMILIES, _DATA_DIRECTIONS, ARMS):
-        of = data[(data["family"] == family) & (data["end"] == end) & (data["arm"] == arm)]
+    for path, family, end, arm in itertools.product(PATHS, _FAMILIES, _DATA_DIRECTIONS, ARMS):
+        there = (data["family"] == family) & (data["path"] == path) & (data["end"] == end)
+        of = data[there & (data["arm"] == arm)]
         if of.empty:
             continue
-        where = {"scenario": f"{family}, {end}", "arm": arm}
+        where = {"scenario": f"{Way(family, path)}, {end}", "arm": arm}
         total = int(of["bytes"].sum())
         mean = units.byte_count(total / int(of["packets"].sum()))
         means.append(where | {"value": 100, "label": f"{arm}: mean {mean}"})
