@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report.differences import Difference, differences
 from bigtcp_bench.report.headline import Gain, main_first, moved_text
-from bigtcp_bench.report.words import day_text, series_text
+from bigtcp_bench.report.units import change_text
+from bigtcp_bench.report.words import day_text, gain_text, series_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,6 +69,20 @@ class IncidentStory:
         others = len(self.incident.members) - 1
         moved = moved_text((lead.scenario, lead.metric), lead.change, self.incident.attribution, self.gain)
         return f"{moved}{f' (and {others} more)' if others else ''}"
+
+    def two_numbers(self) -> str:
+        """Return why the lead's change and its gain are two numbers for one thing; empty where it is one."""
+        lead, gain = self.lead, self.gain
+        if lead is None or gain is None or "gain fell" not in self.what():
+            return ""
+        sign = -1 if METRICS[lead.metric].better == "lower" else 1
+        before, now = (1 + sign * (part or 0.0) for part in (gain.before, gain.now))
+        return (
+            f"{change_text(lead.change)} against the usual level and a gain from {gain_text(gain.before)} to "
+            f"{gain_text(gain.now)} are the same: on against off was {before:.2f} and is {now:.2f}, and the one "
+            f"now divided by the one before is {change_text(now / before - 1)}. That is of the newest night, the "
+            "change of all nights since."
+        )
 
     def text(self, seen_from: date | None = None) -> str:
         """Return it in one line: ``regression since 9 Nov: …``."""

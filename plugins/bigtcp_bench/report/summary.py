@@ -19,7 +19,7 @@ from bigtcp_bench.report.change import ChangeView
 from bigtcp_bench.report.expectation import unexpected
 from bigtcp_bench.report.headline import RESTORE_ADVICE
 from bigtcp_bench.report.view import NodeView, Proof, RunView
-from bigtcp_bench.report.words import EXPECTATION_WORDS, verdict_word
+from bigtcp_bench.report.words import EXPECTATION_WORDS, TWO_CHANGES, TWO_GAINS, verdict_word
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.change import Moved
@@ -116,6 +116,12 @@ def history_lines(view: RunView) -> list[str]:
     return [clean(line) for line in (*view.noise, *view.history.lines())]
 
 
+def history_legend(view: RunView) -> str:
+    """Return why the changes of ``history_lines`` are not the gains of the headline, where both are told."""
+    gained = any(gain.before is not None and gain.now is not None for gain in view.gains.values())
+    return TWO_CHANGES if gained else ""
+
+
 def reason_lines(view: RunView) -> list[str]:
     """Return why the run is invalid or failed, each cause once."""
     return [clean(line) for line in reasons.reason_lines(view.reasons)]
@@ -176,6 +182,8 @@ def _summary(view: RunView, width: int) -> Group:
     if lines := history_lines(view):
         parts += [Text("\nhistory", style="bold")]
         parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
+        if meaning := history_legend(view):
+            parts.append(Padding(Text(meaning, style="dim"), (0, 0, 0, 2)))
     if view.judged:
         parts += [Text(), _comparison_table(view, view.judged, width)]
         parts += [Padding(Text(line), (0, 0, 0, 2)) for line in (*unexpected_lines(view), *invalid_lines(view))]
@@ -309,12 +317,12 @@ def change_legend(change: ChangeView) -> str:
     if not change.has_intervals:
         return (
             f"change: after against before, one run each. Without {change.min_runs} runs before the change nobody "
-            "knows how much two runs differ by chance, so there is no interval."
+            f"knows how much two runs differ by chance, so there is no interval. {TWO_GAINS}"
         )
     runs = _range(item.runs for item in change.scenarios if item.off.low is not None)
     return (
         f"change: after against before, one run each, with its {change.level * 100:g} % interval from how much "
-        f"neighbouring runs before the change differ ({runs} runs)."
+        f"neighbouring runs before the change differ ({runs} runs). {TWO_GAINS}"
     )
 
 

@@ -66,6 +66,16 @@ CAUSE_ADVICE = {
         "neither pods nor Cilium carry got slower, too."
     ),
 }
+#: Why a gain of two runs' medians is not quite that of their verdicts.
+TWO_GAINS = (
+    "On against off is here of the medians of both arms; a verdict takes the drift within its run out of it, so "
+    "the two may differ a little."
+)
+#: Why a change among the nights is another number than the gain that a headline tells.
+TWO_CHANGES = (
+    "A change among the nights is on against off now, divided by what it usually was; a gain is on against off "
+    "itself."
+)
 #: What to do about an incident that nothing is blamed for yet.
 NO_CAUSE_ADVICE = "Wait for the next nights: a suspicion is confirmed or comes to nothing by itself."
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 
-#: Newest nights in the table of the page; chart and CSV have all of them.
+#: Newest nights in the table of the page, and those of them that are seen at once; chart and CSV have all of them.
 TABLE_ROWS = 100
+FIRST_ROWS = 14
 
 #: Columns of the CSV; the table shows the first ones.
 _COLUMNS = (
@@ -92,6 +93,7 @@ def trend(request: Request, access: AccessDep, choice: TrendQuery) -> Response:
         access,
         shown=shown,
         rows=newest.to_dict("records"),
+        first=FIRST_ROWS,
         scenarios=sorted(scenarios, key=_place),
         versions=pages.versions(warehouse, shown.cluster, dags),
         metrics=_metrics(shown.scenario),

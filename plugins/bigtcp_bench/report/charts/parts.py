@@ -20,7 +20,8 @@ _ROW_HEIGHT = 38
 #: Labels of an axis keep so far apart, and those that cannot are left out.
 _APART: dict[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 6, "labelFlush": False}
 NUMBERS = alt.Axis(format=",~f", **_APART)
-SIGNED = alt.Axis(format="+,~f", **_APART)
+#: Of changes: each with its sign, but for zero, which has none.
+SIGNED = alt.Axis(labelExpr="datum.value == 0 ? '0' : format(datum.value, '+,~f')", **_APART)
 #: Of charts that stand above each other: their left edges agree, so that the same night is in the same place.
 ALIGNED_PX = 52
 

@@ -31,7 +31,7 @@ figure.chart { margin: 1rem 0; }
 figure.chart > figcaption { font-weight: 600; margin-bottom: .4rem; }
 figure.chart > figcaption small { display: block; font-weight: 400; opacity: .8; }
 figure.chart > div { width: 100%; min-height: 4rem; }
-figure.chart svg { max-width: 100%; height: auto; display: block; }
+figure.chart svg { max-width: 100%; height: auto; display: block; overflow: visible; }
 #vg-tooltip-element { position: fixed; z-index: 1000; visibility: hidden; padding: .4rem .6rem; max-width: 22rem;
   font: 12px/1.4 system-ui, sans-serif; background: Canvas; color: CanvasText; border: 1px solid GrayText;
   border-radius: 4px; pointer-events: none; }
