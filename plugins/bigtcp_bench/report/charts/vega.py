@@ -46,7 +46,8 @@ window.vegaEmbed = vegaEmbed;
 const config = %s;
 const draw = (figure) => {
   const place = figure.querySelector("div");
-  if (!place || place.dataset.drawn) return;
+  // What is folded has no width yet; it is drawn when it is opened.
+  if (!place || place.dataset.drawn || figure.closest("details:not([open])")) return;
   place.dataset.drawn = "yes";
   const spec = JSON.parse(figure.querySelector("script").textContent);
   const options = {actions: false, ast: true, config, defaultStyle: false, mode: "vega-lite",
@@ -57,6 +58,7 @@ const draw = (figure) => {
 };
 const drawAll = () => document.querySelectorAll("figure.chart").forEach(draw);
 window.drawCharts = drawAll;
+document.addEventListener("toggle", drawAll, true);
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", drawAll);
 else drawAll();
 """
