@@ -113,6 +113,22 @@ def test_a_run_without_verdict_says_why(status):
     assert status in texts_of(message)[0]
 
 
+def test_a_reason_is_told_once_and_what_to_do_next():
+    message = run_message(run_view(status="invalid", reasons=("node2 was rebooted",)))
+    assert "\n".join(texts_of(message)).count("node2 was rebooted") == 1
+    assert any("*Do next*\n• Nothing for one night" in text for text in texts_of(message))
+    assert not any("Do next" in text for text in texts_of(run_message(run_view())))
+
+
+def test_a_valid_run_that_is_worse_than_before_a_change_has_no_tick():
+    moved = Moved(before=14.0, after=10.0, change=-0.3, low=-0.4, high=-0.2)
+    series = ScenarioChange("ipv4-stream-1", "throughput_bps", moved, moved, moved, 12)
+    change = ChangeView(12, "night 11", MONDAY, ("1.18.3 → 1.18.4",), (), (series,), 0.95, 8)
+    title, *texts = texts_of(run_message(run_view(change=change)))
+    assert title == ":warning: BIG TCP on lab: valid, and needs a look"
+    assert any("*Do next*\n• The next nights confirm it or not" in text for text in texts)
+
+
 def test_the_first_two_likely_causes_are_told():
     texts = "\n".join(texts_of(run_message(run_view(status="invalid", reasons=("too slow",), causes=CAUSES))))
     assert "*Likely causes*\n• cilium-drops: Cilium on node node2 dropped 3,000 packets" in texts
@@ -175,7 +191,7 @@ def test_a_run_after_a_change_of_cilium_says_how_both_arms_moved():
         min_runs=8,
     )
     message = run_message(run_view(change=change))
-    assert text_of(message).splitlines()[1] == "Cilium was changed before it: 1.18.3 → 1.18.4"
+    assert text_of(message).count("1.18.3 → 1.18.4") == 1
     assert "+40.0 % [+30.0, +50.0]" in "".join(texts_of(message))
 
 

@@ -66,8 +66,7 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     assert shown(opening).text.splitlines() == [
         "ipv4-stream-1 throughput −12.3 % against the usual level of 60 nights, arm on relative to arm off",
         "Since the night 2026-03-20, confirmed on 2026-03-22.",
-        "Attributed to BIG TCP: arm on got worse against arm off. "
-        "About then changed: cilium version 1.18.3 → 1.18.4.",
+        "Attributed to BIG TCP: arm on got worse against arm off. About then changed: Cilium 1.18.3 → 1.18.4.",
     ]
     series = {"scenario": "ipv4-stream-1", "metric": "throughput_bps"}
     assert message_of(opening.payload).chart == series | {"run": opening.run_id, "incident": number}

@@ -40,7 +40,7 @@ def test_a_regression_says_size_since_when_what_is_to_blame_and_what_changed():
     assert history.state_line() == "1 regression, 1 steady"
     assert history.lines() == [
         "ipv4-stream-1: regression since 2026-03-23: throughput −12.3 %; attributed to BIG TCP; "
-        "about then changed cilium version 1.18.3 → 1.18.4",
+        "about then changed Cilium 1.18.3 → 1.18.4",
         "incident 3: regression since 2026-03-23, 1 series, BIG TCP",
     ]
 

@@ -13,6 +13,8 @@ from bigtcp_bench.notify.run_messages import conditions, likely_causes, origin, 
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report import units
+from bigtcp_bench.report.headline import moved_text
+from bigtcp_bench.report.history import changes_text
 from bigtcp_bench.report.words import CAUSE_ADVICE, NO_CAUSE_ADVICE
 
 if TYPE_CHECKING:
@@ -71,7 +73,9 @@ def regression_message(news: IncidentNews) -> Message:
     """Return the message of a confirmed regression: in three lines what, since when and why; then the evidence."""
     incident = news.incident
     lines = [_what(news), _since(incident), _why(news)]
-    title = f"Regression on {incident.cluster}: {_series_and_change(news.lead)}"
+    lead = news.lead
+    moved = moved_text(lead.series, lead.change, incident.attribution, news.view.gains.get(lead.series))
+    title = f"Regression on {incident.cluster}: {moved}"
     return _with_evidence(title, lines, news)
 
 
@@ -228,7 +232,7 @@ def _why(news: IncidentNews) -> str:
         if (judged := news.judged(member)) is not None
         for change in judged.coincides_with
     )
-    about = ", ".join(f"{name.replace('_', ' ')} {before} → {now}" for name, before, now in changed)
+    about = changes_text(changed)
     attribution = _BLAME.get(news.incident.attribution or "", "nothing in particular")
     return f"Attributed to {attribution}." + (f" About then changed: {about}." if about else "")
 
@@ -243,10 +247,14 @@ def _evidence(news: IncidentNews) -> list[str]:
             off, on = (units.value_text(value, unit) for value in (tonight.off_median, tonight.on_median))
             change = units.change_with_interval(tonight.change, tonight.ci_low, tonight.ci_high)
             line += f"; tonight off {off}, on {on} ({change})"
-        judged = news.judged(member)
-        if judged is not None and judged.rerun == ():
-            line += ", median of three measurements"
         found.append(line if member.confirmed else f"{line}; suspected")
+    again = dict.fromkeys(
+        member.scenario
+        for member in news.members
+        if (judged := news.judged(member)) is not None and judged.rerun == ()
+    )
+    if again:
+        found.append(f"measured three times tonight, the median counts: {', '.join(again)}")
     required = [proof for proof in news.view.proofs if proof.required]
     if required and all(proof.as_intended for proof in required):
         found.append("packet sizes prove the switch in both arms")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.analysis.incidents import OPEN_STATES
-from bigtcp_bench.notify import digest, incident_messages
+from bigtcp_bench.notify import digest, incident_messages, past
 from bigtcp_bench.notify.incident_messages import IncidentNews, Series
 from bigtcp_bench.notify.message import Message, payload
 from bigtcp_bench.notify.run_messages import failed_checks, run_message
@@ -70,6 +70,9 @@ def _of_outcome(warehouse: Warehouse, view: RunView, wanted: Wanted) -> Iterator
 
 
 def _of_incidents(warehouse: Warehouse, view: RunView, wanted: Wanted, airflow_url: str | None) -> Iterator[Draft]:
+    if view.number is not None and incidents.judged_later(warehouse, view.number):
+        yield from _of_past_incidents(warehouse, view, wanted, airflow_url)
+        return
     told = outbox.told(warehouse, view.cluster)
     known = {one.id: one for one in incidents.open_incidents(warehouse, view.cluster)}
     # Those that have ended since they were told.
@@ -80,9 +83,23 @@ def _of_incidents(warehouse: Warehouse, view: RunView, wanted: Wanted, airflow_u
         if incident.id in told and told[incident.id]["run_id"] == view.number:
             # A run tells each incident once, however many of its tasks tell.
             continue
-        url = links.incident_url(airflow_url, incident.id) if airflow_url else None
-        news = IncidentNews(incident, view, url)
+        news = _news(incident, view, airflow_url)
         yield from _of_incident(news, told.get(incident.id) or _told_elsewhere(incident), wanted)
+
+
+def _of_past_incidents(
+    warehouse: Warehouse, view: RunView, wanted: Wanted, airflow_url: str | None
+) -> Iterator[Draft]:
+    """Yield what a night that others have followed called for, as it knew its incidents."""
+    night = _night(view)
+    for incident in incidents.of_night(warehouse, view.cluster, night):
+        then = past.as_of(incident, view, night)
+        last = past.told_before(then, night, wanted.min_severity)
+        yield from _of_incident(_news(then, view, airflow_url), last, wanted)
+
+
+def _news(incident: Incident, view: RunView, airflow_url: str | None) -> IncidentNews:
+    return IncidentNews(incident, view, links.incident_url(airflow_url, incident.id) if airflow_url else None)
 
 
 def _told_elsewhere(incident: Incident) -> dict[str, Any] | None:

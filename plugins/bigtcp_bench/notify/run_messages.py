@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.notify.message import Line, Link, Listing, Message
 from bigtcp_bench.report import summary
+from bigtcp_bench.report.words import RUN_ADVICE
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.compare import Comparison
@@ -31,11 +32,13 @@ def run_message(view: RunView, failed_checks: Sequence[str] = ()) -> Message:
     the restore was not verified.
     """
     lost = view.restore_failed
-    lines = [Line(summary.headline(view), loud=lost)]
+    headline = summary.headline(view)
+    lines = [Line(headline, loud=lost)]
     tables = []
     if view.compared is not None:
-        if view.compared.cilium:
-            lines.append(Line(f"Cilium was changed before it: {'; '.join(view.compared.cilium)}"))
+        changed = "; ".join(view.compared.cilium)
+        if changed not in headline:
+            lines.append(Line(f"Cilium was changed before it: {changed}"))
         tables.append(summary.change_text(view.compared, summary.MIN_WIDTH))
     if comparisons := _worth_showing(view):
         tables.append(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
@@ -44,11 +47,13 @@ def run_message(view: RunView, failed_checks: Sequence[str] = ()) -> Message:
     lists = [likely_causes(view), Listing((*summary.unexpected_lines(view), *summary.history_lines(view)))]
     if failed_checks:
         lists.insert(0, Listing(tuple(failed_checks), "Failed checks; nothing was changed"))
-    elif lost or len(view.reasons) > 1:
-        lists.insert(0, Listing(tuple(summary.reason_lines(view))))
+    else:
+        lists[:0] = [_next(view), Listing(tuple(_further_reasons(view, headline)))]
+    worse = view.status == "valid" and bool(view.headline.needs)
+    title = f"BIG TCP on {view.cluster}: {'valid, and needs a look' if worse else view.status}"
     return Message(
-        kind="restore" if lost else view.status,
-        title=f"RESTORE NOT VERIFIED on {view.cluster}" if lost else f"BIG TCP on {view.cluster}: {view.status}",
+        kind="restore" if lost else "worse" if worse else view.status,
+        title=f"RESTORE NOT VERIFIED on {view.cluster}" if lost else title,
         lines=tuple(lines),
         lists=tuple(listing for listing in lists if listing.lines),
         tables=tuple(tables),
@@ -56,6 +61,20 @@ def run_message(view: RunView, failed_checks: Sequence[str] = ()) -> Message:
         links=run_link(view),
         urgent=lost,
     )
+
+
+def _next(view: RunView) -> Listing:
+    """Return what to do about a run; where the restore was not verified, its headline says it."""
+    if view.restore_failed:
+        return Listing(())
+    after_change = "worse" if view.compared is not None and view.headline.needs else ""
+    advice = RUN_ADVICE.get(view.status) or RUN_ADVICE.get(after_change)
+    return Listing((advice,) if advice else (), "Do next")
+
+
+def _further_reasons(view: RunView, headline: str) -> list[str]:
+    """Return the reasons that ``headline`` does not give."""
+    return [line for line in summary.reason_lines(view) if line.partition(" (likewise ")[0] not in headline]
 
 
 def likely_causes(view: RunView) -> Listing:

@@ -172,7 +172,7 @@ def _told_line(scenario: str, state: str, told: list[SeriesView]) -> str:
     causes = list(dict.fromkeys(CAUSES[one.attribution] for one in told if one.attribution in CAUSES))
     cause = f"; attributed to {' and '.join(causes)}" if causes else ""
     changed = dict.fromkeys(change for one in told for change in one.coincides_with)
-    coincides = f"; about then changed {_changes_text(changed)}"
+    coincides = f"; about then changed {changes_text(changed)}"
     line = f"{scenario}: {state}{since}{events_text(one.event for one in told)}: {sizes}{cause}"
     return f"{line}{coincides if changed else ''}"
 
@@ -182,13 +182,16 @@ def _plan_line(of: list[SeriesView]) -> list[str]:
     one = next((one for one in of if one.plan_changed_on is not None), None)
     if one is None:
         return []
-    what = _changes_text(one.plan_changes) or "its scenario"
+    what = changes_text(one.plan_changes) or "its scenario"
     then = "is learned anew" if one.state == "learning" else "goes on from the nights on the same terms"
     return [f"{one.scenario}: the plan changed on {one.plan_changed_on}: {what}; its history {then}"]
 
 
-def _changes_text(changes: Iterable[tuple[str, str, str]]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {before} → {now}" for name, before, now in changes)
+def changes_text(changes: Iterable[tuple[str, str, str]]) -> str:
+    """Return what was changed, name, before and now, as ``Cilium 1.18.1 → 1.18.2, client kernel …``."""
+    names = {"cilium_version": "Cilium"}
+    told = ((names.get(name, name.replace("_", " ")), before, now) for name, before, now in changes)
+    return ", ".join(f"{name} {before} → {now}" for name, before, now in told)
 
 
 def _rerun_line(one: SeriesView) -> list[str]:

@@ -66,6 +66,21 @@ CAUSE_ADVICE = {
         "neither pods nor Cilium carry got slower, too."
     ),
 }
+#: What to do about one run: by its status, and where it is worse than the run before a change.
+RUN_ADVICE = {
+    "invalid": (
+        "Nothing for one night: it is not judged, and the next one measures again. Where it comes again, the "
+        "run's page says what points to the cause."
+    ),
+    "failed": (
+        "Look in Airflow at the task that failed first: its log ends with the reason. What the run had changed is "
+        "put back, and the next night measures again."
+    ),
+    "worse": (
+        "The next nights confirm it or not. To know it sooner trigger the DAG once more; the pages compare the "
+        "runs and the versions on both sides of the change."
+    ),
+}
 #: Why a gain of two runs' medians is not quite that of their verdicts.
 TWO_GAINS = (
     "On against off is here of the medians of both arms; a verdict takes the drift within its run out of it, so "

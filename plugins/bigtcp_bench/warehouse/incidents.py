@@ -199,6 +199,25 @@ def open_incidents(warehouse: Warehouse, cluster: str | None = None) -> list[Inc
     return warehouse.read(lambda connection: _open(connection, cluster))
 
 
+def of_night(warehouse: Warehouse, cluster: str, night: str) -> list[Incident]:
+    """Return the incidents of ``cluster`` that were open on ``night`` (ISO) or ended on it, oldest first."""
+    there = (table.c.closed_on.is_(None) | (table.c.closed_on >= night)) & (table.c.suspected_on <= night)
+    return warehouse.read(lambda connection: _select(connection, there & (table.c.cluster == cluster)))
+
+
+def judged_later(warehouse: Warehouse, run_id: int) -> bool:
+    """Return whether a run of the same cluster that started after run ``run_id`` was judged among the nights."""
+    this = sa.select(run.c.cluster, run.c.started_at).where(run.c.id == run_id).subquery()
+    later = (
+        sa.select(judgement.c.run_id)
+        .join(run, run.c.id == judgement.c.run_id)
+        .join(this, (this.c.cluster == run.c.cluster) & (run.c.started_at > this.c.started_at))
+        .where(~run.c.superseded)
+        .limit(1)
+    )
+    return warehouse.read(lambda connection: connection.execute(later).first() is not None)
+
+
 def closed_by_hand(warehouse: Warehouse, cluster: str) -> list[Incident]:
     """Return the incidents of ``cluster`` that somebody has ended, oldest first."""
     return warehouse.read(

@@ -47,6 +47,7 @@ _LOOKALIKES = str.maketrans({"*": "∗", "_": "ˍ", "~": "∼", "`": "ˋ"})
 
 #: What stands before a message of each kind.
 _SIGNS = {
+    "worse": ":warning:",
     "restore": ":rotating_light:",
     "valid": ":white_check_mark:",
     "invalid": ":warning:",
