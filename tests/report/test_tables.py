@@ -45,7 +45,69 @@ def test_it_fits_80_columns_and_says_once_what_is_the_same_everywhere() -> None:
     lines = frame_text(newest_first(by_night(NIGHTS), None)[0], 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith("ipv4-stream-1 2026-03-02 ")
-    assert "In all rows: cilium version 1.18.3. change: on against off" in " ".join(lines)
+    assert "better" in lines[1]
+    said = " ".join(" ".join(lines).split())
+    assert "In all rows: cilium version 1.18.3. Left out in this width: run. change: on against off" in said
+
+
+def test_nothing_is_cut_or_broken_and_metrics_have_their_names_for_people() -> None:
+    metrics = ["cpu_s_per_gb_receiver", "throughput_bps"]
+    columns = ("repetition_sd", "generation_sd", "switch_sd", "detects", "would_detect")
+    sizes = dict.fromkeys(columns, 0.243)
+    noise = pd.DataFrame(
+        [
+            {
+                "scenario": "ipv6-stream-1",
+                "metric": one,
+                **sizes,
+                "order": "off,on",
+                "generations": 20,
+                "repetitions": 1,
+            }
+            for one in metrics
+        ]
+    )
+    for width in (80, 120):
+        lines = frame_text(noise, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert [line.split()[:3] for line in lines if line.startswith("ipv6")] == [
+            ["ipv6-stream-1", "CPU", "receiver"],
+            ["ipv6-stream-1", "throughput", "24.3"],
+        ]
+        assert "In all rows: order off,on." in " ".join(lines)
+
+
+def test_the_history_of_incidents_fits_80_columns() -> None:
+    incidents = pd.DataFrame(
+        {
+            "cluster": "lab",
+            "incident": [6],
+            "state": ["new-normal"],
+            "attribution": ["infrastructure"],
+            "changed_on": ["2026-11-09"],
+            "suspected_on": ["2026-11-09"],
+            "confirmed_on": ["2026-11-11"],
+            "closed_on": ["2026-12-01"],
+            "acknowledged_at": [None],
+            "acknowledged_by": [None],
+            "acknowledged_note": [None],
+            "open_days": [22],
+            "series": [11],
+            "scenarios": ["ipv4-stream-1,ipv6-stream-1,ipv6-rr"],
+            "metrics": ["throughput_bps,cpu_s_per_gb_sender"],
+            "lowest_change": [-0.0875],
+            "highest_change": [0.0863],
+        }
+    )
+    lines = frame_text(incidents, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = [line for line in lines if "2026-11-09" in line]
+    assert row.split()[-2:] == ["−8.8", "%"]
+    said = " ".join(" ".join(lines).split())
+    assert "Left out in this width: confirmed, metrics, days, of series" in said
+    wide = frame_text(incidents, 160)
+    assert "throughput" in wide
+    assert "known to" not in wide
 
 
 def test_text_from_outside_stays_one_row() -> None:

@@ -25,7 +25,7 @@ _RESTORED = re.compile(r"restored what (?P<who>\S+) had changed")
 #: What went otherwise than planned, whoever says it.
 _TROUBLE = re.compile(
     r"\b(?:failed|fails|could not|cannot|waiting|away|lost|refuse[sd]?|damaged|interrupted|another restore)\b"
-    r"|\bhas no (?:control|packet sizes)\b|NOT |likely cause |the run is (?:in|failed)"
+    r"|\bhas no (?:control|packet sizes)\b|NOT |the run is (?:in|failed)"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.summary import PLAIN_WIDTH
 from bigtcp_bench.report.words import CAUSES, VERDICT_WORDS, verdict_word
@@ -39,6 +41,8 @@ _CHANGES = frozenset(
         "benefit_after",
         "worst_night",
         "best_night",
+        "lowest_change",
+        "highest_change",
     ]
 )
 #: Columns of relative sizes that have no sign of their own.
@@ -58,7 +62,37 @@ _SHARES = frozenset(
 )
 _CPU = frozenset(f"{end}_{arm}" for end in ("sender", "receiver") for arm in ("off", "on"))
 #: What a row says elsewhere, or a machine only wants.
-_LEFT_OUT = frozenset(("unit", "started_at", "is_night", "ci_low", "ci_high"))
+_LEFT_OUT = frozenset(("unit", "started_at", "is_night", "ci_low", "ci_high", "suspected_on", "acknowledged_at"))
+#: Columns whose names would be wider than what is in them.
+_NAMES = {
+    "repetition_sd": "sd in a pair",
+    "generation_sd": "sd of pairs",
+    "switch_sd": "sd of blocks",
+    "generations": "fresh pairs",
+    "repetitions": "each",
+    "would_detect": "then detects",
+    "changed_on": "since",
+    "confirmed_on": "confirmed",
+    "closed_on": "until",
+    "open_days": "days",
+    "acknowledged_by": "known to",
+    "acknowledged_note": "note",
+}
+#: Columns that a narrow terminal does without, the first ones first.
+_SPARE = (
+    "note",
+    "confirmed",
+    "cilium version",
+    "metrics",
+    "off worse by",
+    "known to",
+    "days",
+    "of series",
+    "run",
+    "highest change",
+    "cluster",
+    "verdict",
+)
 #: Columns that are said once below a table in which they are the same everywhere.
 _ONCE = frozenset(
     name.replace("_", " ")
@@ -71,10 +105,11 @@ _ONCE = frozenset(
         "nights_after",
         "node_pair",
         "aa_runs",
+        "order",
     ]
 )
-#: Columns whose cells are never broken.
-_WHOLE = frozenset(("scenario", "night", "date", "month", "run", "state", "verdict", "id", "incident"))
+#: Columns whose cells are lists or sentences: they may be broken, others never are.
+_FOLDED = frozenset(("series", "scenarios", "metrics", "note", "attribution", "plan", "event", "state"))
 
 #: What words of the header mean that do not say it themselves.
 _MEANINGS = {
@@ -86,12 +121,14 @@ _MEANINGS = {
     "sender change": "on against off; less CPU time is better",
     "mean half width": "of the interval of change, as ± of it",
     "mean detectable": "smallest change that a night could have seen",
-    "repetition sd": "relative standard deviation between repetitions of one pod pair, from A/A runs",
-    "generation sd": "between fresh pod pairs",
-    "switch sd": "between blocks of the same arm",
+    "sd in a pair": "relative standard deviation between repetitions of one pod pair, from A/A runs",
+    "sd of pairs": "between fresh pod pairs",
+    "sd of blocks": "between blocks of the same arm",
     "detects": "smallest change that the plan sees as it is",
-    "generations": "suggested, so that the plan sees its margin",
-    "would detect": "what the suggested size sees",
+    "fresh pairs": "suggested for an arm, so that the plan sees its margin; each: repetitions in a pair",
+    "then detects": "what the suggested size sees",
+    "sender off": "CPU seconds per gigabyte, in all columns that end in off and on",
+    "lowest change": "of a series against its usual level",
     "attribution": "what is to blame",
     "since": "first night of the state",
     "suspect": "a change that the next nights confirm or not",
@@ -104,6 +141,21 @@ class _Column:
     name: str
     cells: Sequence[str]
     numeric: bool
+
+    @property
+    def folds(self) -> bool:
+        """Whether its cells are lists or sentences, which may be broken."""
+        return self.name in _FOLDED
+
+    @property
+    def width(self) -> int:
+        """Return how many characters it needs: the longest cell, or word of its name."""
+        cells = (word for cell in self.cells for word in (cell.split() if self.folds else [cell]))
+        return max(map(len, (*cells, *self.name.split())), default=0)
+
+    def header(self, folded: bool) -> str:
+        """Return its name, ``folded`` as wide as the column is."""
+        return "\n".join(textwrap.wrap(self.name, self.width, break_long_words=False)) if folded else self.name
 
 
 def print_frame(frame: pd.DataFrame, console: Console | None = None) -> None:
@@ -155,12 +207,15 @@ def _rendered(frame: pd.DataFrame, width: int) -> Group | Text:
         return Text("no rows")
     all_of = [_column(frame, str(name)) for name in frame.columns if str(name) not in _LEFT_OUT]
     same = [one for one in all_of if one.name in _ONCE and len(one.cells) > 1 and len(set(one.cells)) == 1]
-    columns = [column for column in all_of if column not in same]
     gap = 1 if width < PLAIN_WIDTH else 2
+    # What nobody has written needs no column.
+    columns, spared = _fitting([one for one in all_of if one not in same and any(one.cells)], width, gap)
+    folded = sum(max(column.width, len(column.name)) + gap for column in columns) > width
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for column in columns:
+    for column, own in zip(columns, _widths(columns, width, gap, folded), strict=True):
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
-        table.add_column(column.name, justify=justify, no_wrap=column.name in _WHOLE, overflow="fold")
+        header = column.header(folded)
+        table.add_column(header, justify=justify, no_wrap=not column.folds, width=own, overflow="fold")
     for row in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(Text, row))
     said = {column.name for column in columns}
@@ -168,8 +223,34 @@ def _rendered(frame: pd.DataFrame, width: int) -> Group | Text:
     legend = [f"{word}: {meaning}" for word, meaning in _MEANINGS.items() if word in said]
     once = ", ".join(f"{column.name} {column.cells[0]}" for column in same if column.cells[0])
     below = [f"In all rows: {once}"] if once else []
+    below += [f"Left out in this width: {', '.join(spared)}"] if spared else []
     text = ". ".join([*below, *legend])
     return Group(table, Text(), Text(f"{text}.", style="dim")) if text else Group(table)
+
+
+def _widths(columns: Sequence[_Column], width: int, gap: int, folded: bool) -> list[int]:
+    """Return how wide each column is: those that may be broken have what the others leave."""
+    least = [column.width if folded else max(column.width, len(column.name)) for column in columns]
+    # rich counts the gap behind the last one, too.
+    room = width - sum(least) - gap * len(columns)
+    found = []
+    for column, own in zip(columns, least, strict=True):
+        more = min(max(0, max(map(len, column.cells), default=0) - own), max(0, room)) if column.folds else 0
+        room -= more
+        found.append(own + more)
+    return found
+
+
+def _fitting(columns: list[_Column], width: int, gap: int) -> tuple[list[_Column], list[str]]:
+    """Return the columns that fit into ``width`` with ``gap`` between them, and the names of those left out."""
+    spared: list[str] = []
+    for name in _SPARE:
+        if sum(column.width + gap for column in columns) <= width:
+            break
+        kept = [column for column in columns if column.name != name]
+        spared += [name] * (len(kept) < len(columns))
+        columns = kept
+    return columns, spared
 
 
 def _column(frame: pd.DataFrame, name: str) -> _Column:
@@ -181,7 +262,7 @@ def _column(frame: pd.DataFrame, name: str) -> _Column:
     if name in _VALUES:
         cells = [units.value_text(value, unit) for value, unit in zip(values, of_unit, strict=True)]
     elif name in _CPU:
-        cells = [units.value_text(value, "s/GB") for value in values]
+        cells = [units.MISSING if value is None else units.significant(value) for value in values]
     elif name == "change" and "ci_low" in frame:
         ends = ([_plain(value) for value in frame[end]] for end in ("ci_low", "ci_high"))
         cells = [units.change_with_interval(*row) for row in zip(values, *ends, strict=True)]
@@ -194,8 +275,14 @@ def _column(frame: pd.DataFrame, name: str) -> _Column:
         cells = [units.MISSING if value is None else units.share(value) for value in values]
     else:
         cells = [_words(name, value) for value in values]
-        return _Column(VERDICT_WORDS.get(name, name.replace("_", " ")), cells, numeric)
-    return _Column(name.replace("_", " "), cells, True)
+        if name == "series" and numeric:
+            name = "of_series"
+        return _Column(VERDICT_WORDS.get(name, _name(name)), cells, numeric)
+    return _Column(_name(name), cells, True)
+
+
+def _name(column: str) -> str:
+    return _NAMES.get(column, column.replace("_", " "))
 
 
 def _plain(value: Any) -> Any:
@@ -211,6 +298,10 @@ def _words(name: str, value: Any) -> str:
         return verdict_word(str(value))
     if name == "attribution":
         return CAUSES.get(str(value), str(value))
+    if name in ("metric", "metrics"):
+        return ", ".join(METRICS[one].short_label if one in METRICS else one for one in str(value).split(","))
+    if name == "scenarios":
+        return ", ".join(str(value).split(","))
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     # What came from outside may hold line ends and control characters; a row stays one row.

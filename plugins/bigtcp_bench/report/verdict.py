@@ -18,7 +18,8 @@ _MOST_CAUSES = 3
 
 def verdict_lines(view: RunView) -> list[str]:
     """Return the run's headline, each scenario's main figures, the proof, and how the cluster was left."""
-    causes = summary.cause_lines(view, _MOST_CAUSES)
+    # What a valid run found is in its headline.
+    causes = [] if view.status == "valid" else summary.cause_lines(view, _MOST_CAUSES)
     lines = [summary.headline(view), *_main_figures(view), *(f"likely cause: {cause}" for cause in causes)]
     if proof := _proof(view):
         lines.append(f"proof of effect: {proof}")
