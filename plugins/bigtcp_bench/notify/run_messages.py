@@ -74,7 +74,9 @@ def _next(view: RunView) -> Listing:
 
 def _further_reasons(view: RunView, headline: str) -> list[str]:
     """Return the reasons that ``headline`` does not give."""
-    return [line for line in summary.reason_lines(view) if line.partition(" (likewise ")[0] not in headline]
+    firsts = [(line, line.partition(" (likewise ")[0]) for line in summary.reason_lines(view)]
+    # A task's name stands before what it said.
+    return [line for line, first in firsts if first not in headline and first.partition(": ")[2] not in headline]
 
 
 def likely_causes(view: RunView) -> Listing:

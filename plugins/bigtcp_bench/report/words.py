@@ -73,8 +73,8 @@ RUN_ADVICE = {
         "run's page says what points to the cause."
     ),
     "failed": (
-        "Look in Airflow at the task that failed first: its log ends with the reason. What the run had changed is "
-        "put back, and the next night measures again."
+        "Look in Airflow at the task that failed first: its log ends with the reason. A teardown puts back what "
+        "the run had changed, and the next night measures again."
     ),
     "worse": (
         "The next nights confirm it or not. To know it sooner trigger the DAG once more; the pages compare the "
