@@ -60,7 +60,7 @@ def test_a_month_of_nights(warehouse, server):
         number += 1
     assert lines == ["sent to Slack: 1 message"]
     (opening,) = server.messages
-    assert "Regression on lab: ipv4-stream-1 throughput −2" in str(opening["blocks"])
+    assert "Regression on lab: ipv4-stream-1 throughput, gain fell from " in str(opening["blocks"])
     assert opening["text"].splitlines()[2] == "Attributed to BIG TCP: arm on got worse against arm off."
     (picture,) = server.files
     assert picture["thread_ts"] == opening["ts"]
@@ -180,7 +180,7 @@ def test_the_first_run_of_another_cilium_is_told_once(warehouse, server):
     for number in range(3):
         assert tell_of(warehouse, server, of(number, "1.18.3")) == []
     assert tell_of(warehouse, server, of(3, "1.18.4")) == ["sent to Slack: 1 message"]
-    assert server.messages[0]["text"].splitlines()[1] == "Cilium was changed before it: 1.18.3 → 1.18.4"
+    assert server.messages[0]["text"].count("1.18.3 → 1.18.4") == 1
     assert tell_of(warehouse, server, of(4, "1.18.4")) == []
 
 
