@@ -15,6 +15,7 @@ from bigtcp_bench.analysis.incidents import OPEN_STATES
 if TYPE_CHECKING:
     from bigtcp_bench.report.view import RunView
     from bigtcp_bench.warehouse.incidents import Incident, Member
+    from bigtcp_bench.warehouse.records import IncidentState
 
 
 def as_of(incident: Incident, view: RunView, night: str) -> Incident:
@@ -30,7 +31,7 @@ def as_of(incident: Incident, view: RunView, night: str) -> Incident:
         members=tuple(_member(one, view, night, confirmed) for one in incident.members if one.first_seen <= night),
     )
     if not ended:
-        state = "regression" if confirmed else "suspect"
+        state: IncidentState = "regression" if confirmed else "suspect"
         found = replace(found, state=state, closed_on=None, closed_by=None, closed_note=None)
     if not known:
         found = replace(found, acknowledged_at=None, acknowledged_by=None, acknowledged_note=None)
