@@ -54,7 +54,8 @@ def bigtcp_benchmark() -> None:
         chain(*(task for slot in range(3, len(SLOT_ARMS) + 1) for task in slot_tasks(slot)))
     counted = StepOperator(task_id="collect_counters", **GO_ON)
     compared = StepOperator(task_id="compare", **GO_ON)
-    with TaskGroup("rerun", prefix_group_id=False, tooltip="Scenarios far off what is usual, again") as again:
+    what = "Scenarios far off what is usual, or not known well enough"
+    with TaskGroup("rerun", prefix_group_id=False, tooltip=what) as again:
         chain(*(task for slot in range(1, len(RERUN_ORDER) + 1) for task in rerun_tasks(slot)))
     # A re-run that failed is no reason not to judge the night by what there is.
     compared_again = StepOperator(task_id="compare_rerun", trigger_rule="all_done")

@@ -9,7 +9,7 @@ import argparse
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import Pool
@@ -20,7 +20,7 @@ import pandas as pd
 
 from bigtcp_bench.analysis import compare
 from bigtcp_bench.planning.metrics import metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, load_plan, validate_plan
+from bigtcp_bench.planning.plan import SCENARIOS, Block, Plan, blocks, load_plan, validate_plan
 from simulations.document import replace_section, table
 
 NAMES = [name for name, scenario in SCENARIOS.items() if scenario.path == "pod"]
@@ -149,27 +149,33 @@ def _generations(world: World, shape: tuple[int, int], random: np.random.Generat
     return luck
 
 
-def make_generations(case: Case, effect: float, random: np.random.Generator) -> pd.DataFrame:
-    """Return ``compare.generation_medians`` of results in which every series has a run of ``case`` of its own."""
-    plan, world = case.plan(), case.world
-    planned = blocks(plan)
+def make_generations(
+    planned: Sequence[Block],
+    repetitions: int,
+    world: World,
+    effect: float,
+    random: np.random.Generator,
+    series: Sequence[tuple[str, str]],
+    one_pair_per_block: bool = False,
+) -> pd.DataFrame:
+    """Return ``compare.generation_medians`` of results in which each of ``series`` has a run of its own."""
     block = np.concatenate([np.full(item.generations, item.number) for item in planned])
     generation = np.concatenate([np.arange(1, item.generations + 1) for item in planned])
     on = np.concatenate([np.full(item.generations, item.arm == "on") for item in planned])
-    count, reps = len(block), plan.repetitions
-    shape, by_block = (len(SERIES), count), (len(SERIES), len(planned))
+    count = len(block)
+    shape, by_block = (len(series), count), (len(series), len(planned))
     spread = np.where(on, world.on_spread, world.off_spread)
     spread = spread * np.exp(world.block_spread * random.normal(size=by_block))[:, block - 1]
     luck = shape_of(world, block) + effect * on
     luck = luck + world.walk * np.cumsum(random.normal(size=shape), axis=1)
     luck = luck + world.switch * random.normal(size=by_block)[:, block - 1]
-    if case.one_pair_per_block:
+    if one_pair_per_block:
         luck = luck + world.generation * random.normal(size=by_block)[:, block - 1]
     else:
         luck = luck + world.generation * spread * _generations(world, shape, random)
     if world.outlier:
-        luck[np.arange(len(SERIES)), random.integers(0, count, len(SERIES))] += math.log(1 - world.outlier)
-    full = (*shape, reps)
+        luck[np.arange(len(series)), random.integers(0, count, len(series))] += math.log(1 - world.outlier)
+    full = (*shape, repetitions)
     noise = random.standard_t(world.tails, size=full) if world.tails else random.normal(size=full)
     noise = world.repetition * spread[:, :, None] * noise
     noise += np.where(random.random(full) < world.low_share, math.log(0.9), 0.0)
@@ -177,13 +183,13 @@ def make_generations(case: Case, effect: float, random: np.random.Generator) -> 
     value = 1e9 * np.exp(luck + np.nanmedian(noise, axis=2))
     made = pd.DataFrame(
         {
-            "scenario": np.repeat([name for name, _ in SERIES], count),
-            "metric": np.repeat([metric for _, metric in SERIES], count),
-            "block": np.tile(block, len(SERIES)),
-            "generation": np.tile(generation, len(SERIES)),
+            "scenario": np.repeat([name for name, _ in series], count),
+            "metric": np.repeat([metric for _, metric in series], count),
+            "block": np.tile(block, len(series)),
+            "generation": np.tile(generation, len(series)),
             "value": value.ravel(),
-            "on": np.tile(on, len(SERIES)),
-            "position": np.tile(np.arange(count), len(SERIES)),
+            "on": np.tile(on, len(series)),
+            "position": np.tile(np.arange(count), len(series)),
         }
     )
     return made.dropna()
@@ -218,7 +224,9 @@ def simulate(work: tuple[Case, float, int, int]) -> np.ndarray:
     plan = case.plan()
     rows = []
     for _ in range(frames):
-        made = make_generations(case, effect, random)
+        made = make_generations(
+            blocks(plan), plan.repetitions, case.world, effect, random, SERIES, case.one_pair_per_block
+        )
         with _plain(case) as switch_sd:
             sds = None if switch_sd is None else dict.fromkeys(SERIES, switch_sd)
             found = compare.compare_run(made, plan, switch_sds=sds, generations=made)
@@ -262,6 +270,8 @@ def cases() -> list[tuple[str, list[Case]]]:
             ("off,on", 6, "6+6"),
         )
     ]
+    label = "off,on,off,on,off (2+4+4+4+2), two repetitions"
+    orders.append(Case(label, "off,on,off,on,off", 2, FULL, repetitions=2))
     aa = replace(case_of("nightly", LOUD_SWITCH), switch_sd=0.02)
     orders.append(replace(aa, label="nightly, the switch's true 2 % measured by A/A runs"))
     plain = [

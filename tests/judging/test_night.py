@@ -133,12 +133,15 @@ def test_far_off_scenarios_are_due_again_either_way_and_the_median_of_three_coun
     run = add_night(warehouse, 22, on={STREAM: 0.8, RR: 1.3})
     assert Nightly(warehouse, run, LIMITS).due() == [RR, STREAM]
     series = (STREAM, "throughput_bps")
-    again = Rerun((STREAM,), {series: [(10.0, 15.1), (10.0, 14.9)]})
+    again = Rerun((STREAM,), {series: [(10.0, 15.1), (10.0, 14.9)]}, far_off=(STREAM,))
     assert states(Nightly(warehouse, run, LIMITS).judge(again))[STREAM] == "steady"
     details = warehouse.judgements_frame(run).set_index("scenario")["details"]
-    assert details[STREAM]["rerun"] == {"pairs": [[10.0, 15.1], [10.0, 14.9]], "reasons": []}
+    first = details[STREAM]["rerun"].pop("first")
+    assert first[1] / first[0] == pytest.approx(1.5 * 0.8, rel=0.05)
+    assert details[STREAM]["rerun"] == {"pairs": [[10.0, 15.1], [10.0, 14.9]], "reasons": [], "far_off": True}
     assert "rerun" not in details[OTHER_STREAM]
-    # The nights to come know of it, too, when they judge the history again.
+    # The nights to come know of it, too, when they judge the history again; the comparison is of all by then.
+    warehouse.store_comparisons(run, [{**row_of(warehouse, run, STREAM), "off_median": 10.0, "on_median": 30.0}])
     other_limits = LIMITS.model_copy(update={"margin": 0.06})
     later = Nightly(warehouse, add_night(warehouse, 23), other_limits)
     assert states(later.judge())[STREAM] == "steady"
@@ -150,7 +153,9 @@ def test_a_rerun_that_does_not_count_leaves_the_first_measurement(warehouse):
     night = judge(warehouse, 22, Rerun((STREAM,), reasons=("the switch failed",)), on=FALL)
     assert states(night)[STREAM] == "suspect"
     details = warehouse.judgements_frame(int(warehouse.runs_frame(CLUSTER)["id"].iloc[0]))["details"]
-    assert {"pairs": [], "reasons": ["the switch failed"]} in [row.get("rerun") for row in details]
+    assert ([], ["the switch failed"], False) in [
+        (again["pairs"], again["reasons"], again["far_off"]) for row in details if (again := row.get("rerun"))
+    ]
 
 
 def test_runs_and_scenarios_that_are_not_valid_are_nights_that_did_not_happen(warehouse):
@@ -206,6 +211,13 @@ def test_two_runs_that_judge_at_once_open_one_incident(warehouse):
     assert {member.scenario for member in incident.members} == {STREAM, RR}
 
 
+def row_of(warehouse: Warehouse, run: int, scenario: str) -> dict[str, object]:
+    """Return the stored comparison of ``scenario``, to be stored anew."""
+    frame = warehouse.comparisons_frame(run)
+    (row,) = frame[frame["scenario"] == scenario].to_dict("records")
+    return {str(name): value for name, value in row.items() if value == value}
+
+
 def frame_of(plan: Plan) -> pd.DataFrame:
     return make_frame(plan, effect={"throughput_bps": 0.5})
 
@@ -214,11 +226,15 @@ def test_a_rerun_pairs_what_was_measured_next_to_each_other():
     plan = validate_plan({"scenarios": [STREAM, RR], "generations": 4, "repetitions": 2, "order": "on,off,on"})
     again = rerun_plan(plan, {STREAM})
     assert again.scenarios == (STREAM,)
-    assert [(block.arm, block.generations) for block in blocks(again)] == [("off", 1), ("on", 2), ("off", 1)]
+    assert [(block.arm, block.generations) for block in blocks(again)] == [("off", 4), ("on", 8), ("off", 4)]
     frame = frame_of(again)
     pairs = rerun_pairs(frame, again)[STREAM, "throughput_bps"]
     values = frame[frame["metric"] == "throughput_bps"].groupby(["block", "generation"])["value"].median()
-    assert pairs == [(values[1, 1], values[2, 1]), (values[3, 1], values[2, 2])]
+    halves = [values.loc[slot] for slot in (1, 2, 3)]
+    assert pairs == [
+        (halves[0].median(), halves[1].loc[:4].median()),
+        (halves[2].median(), halves[1].loc[5:].median()),
+    ]
     lost = frame[(frame["block"] != 3)]
     assert rerun_pairs(lost, again) == {}
 

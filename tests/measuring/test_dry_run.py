@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.measuring.dry_run import Act, Outline, outline
-from bigtcp_bench.planning.duration import PODS_S, estimate
-from bigtcp_bench.planning.plan import CAPTURE_S, Arm, Plan, blocks, load_plan, validate_plan
+from bigtcp_bench.planning.duration import PODS_S, estimate, estimate_again
+from bigtcp_bench.planning.plan import CAPTURE_S, Arm, Plan, blocks, load_plan, rerun_plan, validate_plan
 from bigtcp_bench.report.dry_run import manifests_text, outline_object, outline_text
 from bigtcp_lab.api import paths
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS
@@ -206,7 +207,7 @@ def test_the_text_has_everything_that_is_sent() -> None:
     plan = load_plan("nightly", {"image": "registry.example/x:1", "image_pull_secrets": "pull-me"})
     found = outlined(Cluster(), plan)
     text = outline_text(found)
-    for words in ("2. on: enable_big_tcp, test_iperf3; 4 fresh pod pairs", "4 × pods bigtcp-server", "rights"):
+    for words in ("2. on: enable_big_tcp, test_iperf3; 6 fresh pod pairs", "6 × pods bigtcp-server", "rights"):
         assert words in text
     documents = list(yaml.safe_load_all(manifests_text(found)))
     pods = [one for one in documents if one["kind"] == "Pod"]
@@ -290,6 +291,21 @@ def test_rights_that_are_lacking_are_named() -> None:
     cluster.forbidden = {"ciliumnodeconfigs"}
     text = " ".join(outline_text(outlined(cluster, validate_plan({"scenarios": "ipv4-rr"}))).split())
     assert "The account in use lacks: list ciliumnodeconfigs in namespace kube-system, create" in text
+
+
+def test_measuring_again_is_told_with_its_time_where_the_plan_allows_it() -> None:
+    nightly = validate_plan({"scenarios": "ipv4-rr,ipv4-stream-1", "order": "off,on,off,on,off", "generations": 2})
+    again = estimate_again(nightly)
+    # Eight generations more; one switch less than blocks, for the first arm is in force already.
+    assert again.quick_s > rerun_plan(nightly, nightly.scenarios).measuring_time_s == 8 * 2 * 2 * 12
+    restarts = next(part for part in again.parts if "restarts" in part.name)
+    assert restarts.name.startswith("4 restarts")
+    text = " ".join(outline_text(outlined(Cluster(), nightly)).split())
+    assert "far off what is usual or not known to ±3 %: rerun_disable_big_tcp, rerun_baseline_iperf3" in text
+    assert re.search(r"up to \d+ min \d+ s to \d+ min \d+ s more where scenarios are measured again", text)
+    for fields, words in (({"precision": None}, "far off what is usual: rerun_"), ({"again": 0}, None)):
+        told = " ".join(outline_text(outlined(Cluster(), nightly.model_copy(update=fields))).split())
+        assert (words in told) if words else ("rerun_" not in told and "measured again" not in told)
 
 
 def test_an_estimate_is_the_traffic_and_what_comes_on_top() -> None:

@@ -58,6 +58,14 @@ def test_a_rerun_is_said(reasons, words):
     assert words in line
 
 
+def test_what_was_measured_again_for_precision_is_said_only_when_it_does_not_count():
+    def lines(reasons):
+        return HistoryView((replace(USUAL, rerun=reasons, far_off=False),), (), learning_nights=14).lines()
+
+    assert lines(()) == []
+    assert lines(("no pods",)) == ["ipv4-rr: was not known well enough, but its re-run does not count: no pods"]
+
+
 def test_summary_and_slack_tell_it():
     view = run_view(history=HistoryView((FALLEN, USUAL), (INCIDENT,), learning_nights=14))
     slack = str(run_message(view))
@@ -73,7 +81,11 @@ def test_from_the_warehouse(tmp_path):
         add_night(warehouse, number)
     run = add_night(warehouse, 20, on={"ipv4-stream-1": 0.7})
     Nightly(warehouse, run, Thresholds.model_validate({})).judge(
-        Rerun(("ipv4-stream-1",), {("ipv4-stream-1", "throughput_bps"): [(10, 10.4), (10, 10.6)]})
+        Rerun(
+            ("ipv4-stream-1",),
+            {("ipv4-stream-1", "throughput_bps"): [(10, 10.4), (10, 10.6)]},
+            far_off=("ipv4-stream-1",),
+        )
     )
     (incident,) = incidents.open_incidents(warehouse)
     incidents.acknowledge(warehouse, incident.id, by="kim")

@@ -95,13 +95,15 @@ class _Writer:
         self._cluster = cluster
         self._seed = seed
         self._scale = scale
-        self._plan = load_plan("nightly", {"scenarios": list(scenarios)})
+        size = {"scenarios": list(scenarios), "generations": 2, "repetitions": 2}
+        # Made-up nights need not be known to any precision: they would only be longer.
+        self._plan = load_plan("nightly", size).model_copy(update={"precision": None})
         #: The night that was judged last, and what the A/A runs so far say; None where it is to be asked for.
         self._nightly: Nightly | None = None
         self._switch_sds: dict[tuple[str, str], float] | None = None
         #: The run that was stored last, and the Cilium that it measured.
         self._before: tuple[int, Fingerprint] | None = None
-        self._aa_plan = load_plan("nightly", {"scenarios": list(scenarios), "order": "off,off"})
+        self._aa_plan = load_plan("nightly", size | {"order": "off,off"})
 
     def write(self, story: NightStory, started: datetime, between: Intervention | None = None) -> None:
         """Write one night, judged and with what became of incidents, or a run ``between`` two nights."""
@@ -211,6 +213,7 @@ class _Writer:
     def _judge_across_nights(self, number: int, story: NightStory, plan: Plan, started: datetime) -> Nightly:
         """Judge a valid night among the others, and return it; what is far off is measured twice more before."""
         from bigtcp_bench.judging.night import Nightly, Rerun, rerun_pairs
+        from bigtcp_bench.judging.run import JudgedRun
 
         nightly = Nightly(self._warehouse, number, plan.thresholds, after=self._nightly)
         due = nightly.due()
@@ -225,10 +228,12 @@ class _Writer:
         verdict = self._verdict(number, again, results)
         wrong = {one.scenario for one in verdict.comparisons if one.verdict == "invalid"}
         pairs = {series: pair for series, pair in rerun_pairs(results, again).items() if series[0] not in wrong}
-        counted = Rerun(again.scenarios, {} if verdict.reasons else pairs, tuple(verdict.reasons))
+        counted = Rerun(again.scenarios, {} if verdict.reasons else pairs, tuple(verdict.reasons), again.scenarios)
         # The re-run has measured the control again, too.
         nightly = Nightly(self._warehouse, number, plan.thresholds, after=self._nightly)
         nightly.judge(counted)
+        if not counted.reasons:
+            self._warehouse.store_comparisons(number, JudgedRun(self._warehouse, number).pooled(counted))
         return nightly
 
     def _fail(

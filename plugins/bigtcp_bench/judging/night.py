@@ -17,7 +17,9 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from bigtcp_bench import __version__
 from bigtcp_bench.analysis import incidents as decisions
@@ -31,9 +33,6 @@ from bigtcp_bench.warehouse.controls import control_values
 from bigtcp_bench.warehouse.judgements import CARRIED, Judged, Series
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.warehouse.verdicts import ENVIRONMENT
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Nights that are judged again when no state was carried over, or more where the thresholds look back further: a
 #: detector remembers its baseline and the nights of an open regression.
@@ -56,13 +55,14 @@ Pair = tuple[float, float]
 class Rerun:
     """What measuring scenarios again in the same night gave.
 
-    ``pairs`` holds the (off, on) of each repetition by the re-run rule. When ``reasons`` says why the re-run does
-    not count, there are none.
+    ``pairs`` holds the (off, on) of each half of it. When ``reasons`` says why it does not count, there are none.
+    ``far_off`` are those of the ``scenarios`` that were measured again because they were far off what is usual.
     """
 
     scenarios: tuple[str, ...]
     pairs: Mapping[Series, Sequence[Pair]] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+    far_off: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,21 @@ class _Value:
 
 
 def rerun_pairs(frame: pd.DataFrame, plan: Plan) -> dict[Series, list[Pair]]:
-    """Return the values of a re-run by ``plan`` (see plan.rerun_plan): off and on of each repetition, in order.
+    """Return the values of a re-run by ``plan`` (see plan.rerun_plan): the medians of off and on in either half.
 
-    ``frame`` holds its results with blocks numbered as in ``plan``. The n-th fresh pod pair of one arm goes with
-    the n-th of the other; a series that lacks one is left out.
+    ``frame`` holds its results with blocks numbered as in ``plan``. The generations of the middle block's first
+    half go with the block before it, the others with the one after it; a series that lacks any of these four is
+    left out.
     """
-    medians = generation_medians(frame, plan).sort_values(["block", "generation"])
-    arms: dict[Series, dict[bool, list[float]]] = {}
-    for row in medians.itertuples(index=False):
-        arms.setdefault((str(row.scenario), str(row.metric)), {True: [], False: []})[bool(row.on)].append(
-            float(str(row.value))
-        )
-    count = sum(block.generations for block in blocks(plan) if block.arm == "on")
+    medians = generation_medians(frame, plan)
+    middle = sum(block.generations for block in blocks(plan)) / 2
+    medians["half"] = (medians["position"] >= middle).astype(int)
+    cells = medians.groupby(["scenario", "metric", "half", "on"])["value"].median().unstack(["half", "on"])
+    order = [(0, False), (0, True), (1, False), (1, True)]
+    whole = cells.reindex(columns=pd.MultiIndex.from_tuples(order)).dropna()
     return {
-        series: list(zip(values[False], values[True], strict=True))
-        for series, values in arms.items()
-        if len(values[False]) == len(values[True]) == count
+        (str(scenario), str(metric)): [(first_off, first_on), (last_off, last_on)]
+        for (scenario, metric), first_off, first_on, last_off, last_on in whole.itertuples(name=None)
     }
 
 
@@ -160,7 +159,8 @@ class Nightly:
     def judge(self, rerun: Rerun | None = None) -> Night:
         """Judge the night, store every judgement, and revise the cluster's incidents by them.
 
-        To be called once: it moves the detectors on. A second object for the same run judges the same way again.
+        To be called once: it moves the detectors on. A second object for the same run judges the same way again,
+        as long as the stored comparisons are those of the plan's own blocks.
         A run that is no night changes nothing and says nothing: it is compared with the last one of its like.
         """
         if not self._is_night:
@@ -178,9 +178,14 @@ class Nightly:
                 control=value.control,
             )
             judged.append(decisions.SeriesJudgement(self._cluster, scenario, metric, judgement))
-            repeated = (
-                {"pairs": pairs, "reasons": list(rerun.reasons)} if rerun and scenario in rerun.scenarios else None
-            )
+            repeated = None
+            if rerun and scenario in rerun.scenarios:
+                repeated = {
+                    "first": [value.off, value.on],
+                    "pairs": pairs,
+                    "reasons": list(rerun.reasons),
+                    "far_off": scenario in rerun.far_off,
+                }
             rows.append(self._row(scenario, metric, judgement, detector, repeated))
         self._warehouse.store_judgements(self._run, rows)
         judgements.forget_carried(
@@ -344,10 +349,12 @@ class Nightly:
         details = judgements.details_of_runs(self._warehouse, sorted({value.run for value in missed.values()}))
         for (series, night), value in sorted(missed.items()):
             repeated = details.get((value.run, *series), {}).get("rerun") or {}
+            # What was measured again has the comparison of all its blocks; the first value is of the plan's own.
+            off, on = repeated.get("first") or (value.off, value.on)
             self._detectors[series].judge(
                 night,
-                value.off,
-                value.on,
+                off,
+                on,
                 reruns=[(off, on) for off, on in repeated.get("pairs", ())],
                 environment=value.environment,
                 control=value.control,

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from bigtcp_bench.analysis import again
+from bigtcp_bench.analysis.compare import Comparison, generation_medians
 from bigtcp_bench.analysis.noise import measure_noise, switch_sds
 from bigtcp_bench.analysis.verdicts import RunVerdict, judge_run
 from bigtcp_bench.judging.attempts import planned_blocks
+from bigtcp_bench.judging.comparisons import stored_comparisons
 from bigtcp_bench.judging.facts import captures_of, facts_of, throttled_of
 from bigtcp_bench.judging.night import Nightly, Rerun, rerun_pairs
 from bigtcp_bench.judging.noise import advice, headlines, known_noise, noise_line
@@ -73,10 +76,16 @@ class JudgedRun:
         return Nightly(self.warehouse, self.number, self.plan.thresholds)
 
     def due(self) -> list[str]:
-        """Return the scenarios to measure again tonight: none unless the run is valid and compares the arms."""
-        if self.plan.is_aa or self.warehouse.run(self.number)["status"] != "valid":
+        """Return the scenarios to measure again: those far off what is usual, or not known well enough.
+
+        None unless the run is valid and compares the arms. It is the stored comparisons that are asked: those of
+        the plan's own blocks.
+        """
+        if self.plan.is_aa or not self.plan.again or self.warehouse.run(self.number)["status"] != "valid":
             return []
-        return self.nightly().due()
+        found = stored_comparisons(self.warehouse.comparisons_frame(self.number))
+        names = {*self.nightly().due(), *again.wanted(found, self.plan)}
+        return [name for name in self.plan.scenarios if name in names]
 
     def rerun(self, scenarios: Sequence[str]) -> Rerun:
         """Return what measuring ``scenarios`` again gave, if it passes the gates that the run itself passed."""
@@ -84,11 +93,24 @@ class JudgedRun:
         verdict = self._verdict(plan, before)
         if verdict.reasons:
             reasons = dict.fromkeys([*self.failures(self.rerun_blocks(scenarios)), *verdict.reasons])
-            return Rerun(plan.scenarios, reasons=tuple(reasons))
+            return self.uncounted(scenarios, tuple(reasons))
         wrong = {(one.scenario, one.metric) for one in verdict.comparisons if one.verdict == "invalid"}
         pairs = rerun_pairs(self._results(plan, before), plan)
         kept = {series: values for series, values in pairs.items() if series not in wrong}
-        return Rerun(plan.scenarios, kept)
+        return Rerun(plan.scenarios, kept, far_off=tuple(self.nightly().due()))
+
+    def uncounted(self, scenarios: Sequence[str], reasons: tuple[str, ...]) -> Rerun:
+        """Return that measuring ``scenarios`` again does not count, for these ``reasons``."""
+        return Rerun(tuple(scenarios), reasons=reasons, far_off=tuple(self.nightly().due()))
+
+    def pooled(self, rerun: Rerun) -> list[Comparison]:
+        """Return the comparisons of the run by all that was measured of it, with what of ``rerun`` counts."""
+        plan, before = rerun_plan(self.plan, rerun.scenarios), len(planned_blocks(self.warehouse, self.number))
+        own = generation_medians(self._results(self.plan, 0), self.plan)
+        later = generation_medians(self._results(plan, before), plan)
+        counted = [series in rerun.pairs for series in zip(later["scenario"], later["metric"], strict=True)]
+        found = again.pooled(own, later[counted], self.plan, self._switch_sds())
+        return again.replaced(stored_comparisons(self.warehouse.comparisons_frame(self.number)), found)
 
     def calibrate(self) -> list[str]:
         """Store the noise that an A/A run measured; return what is said of it, a line each."""
@@ -138,8 +160,10 @@ class JudgedRun:
             control=control_values(self.warehouse, [self.number]).get(self.number),
             control_history=control_history(self.warehouse, self.number, plan.thresholds.control_nights),
         )
-        sds = switch_sds(known_noise(self.warehouse, self._cluster), plan.thresholds)
-        return judge_run(self._results(plan, before), plan, facts, sds)
+        return judge_run(self._results(plan, before), plan, facts, self._switch_sds())
+
+    def _switch_sds(self) -> dict[tuple[str, str], float]:
+        return switch_sds(known_noise(self.warehouse, self._cluster), self.plan.thresholds)
 
     def _results(self, plan: Plan, before: int) -> pd.DataFrame:
         return _renumbered(self.warehouse.results_frame(self.number), _numbers(plan, before))

@@ -45,7 +45,7 @@ from bigtcp_bench.in_cluster.treatment import KEYS, switched
 from bigtcp_bench.measuring import packet_sizes
 from bigtcp_bench.measuring.control import control_pods
 from bigtcp_bench.measuring.generation import client_pod, generations_of, orders_of, server_pod
-from bigtcp_bench.planning.duration import Estimate, estimate
+from bigtcp_bench.planning.duration import Estimate, estimate, estimate_again
 from bigtcp_bench.planning.plan import (
     RERUN_ORDER,
     RERUN_PREFIX,
@@ -122,8 +122,9 @@ class Outline:
     rights: list[Right]
     lacking: list[Right]
     unknown: str
-    #: Tasks that measure scenarios again on nights that are far off.
+    #: Tasks that measure scenarios again, and how much longer a run takes when that is due for all of them.
     reruns: list[str]
+    again: Estimate | None
 
 
 def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline:
@@ -165,6 +166,7 @@ def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline
         lacking=rights.missing(api, needed),
         unknown=requirements.unknown_without_pods(plan),
         reruns=_reruns(plan),
+        again=estimate_again(plan) if _reruns(plan) else None,
     )
 
 
@@ -538,7 +540,7 @@ def _service(task: str, server: JsonObject) -> Act:
 
 
 def _reruns(plan: Plan) -> list[str]:
-    if plan.is_aa:
+    if plan.is_aa or not plan.again:
         return []
     ids = [task_ids(RERUN_ORDER, slot, RERUN_PREFIX) for slot in range(1, len(RERUN_ORDER) + 1)]
     return [name for pair in ids for name in pair]

@@ -44,7 +44,7 @@ def run_message(view: RunView, failed_checks: Sequence[str] = ()) -> Message:
         tables.append(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
     if proofs := [proof for proof in view.proofs if proof.required]:
         tables.append(summary.proof_text(view, proofs, summary.MIN_WIDTH))
-    lists = [likely_causes(view), Listing((*summary.unexpected_lines(view), *summary.history_lines(view)))]
+    lists = [likely_causes(view), Listing((*summary.surprise_lines(view), *summary.history_lines(view)))]
     if failed_checks:
         lists.insert(0, Listing(tuple(failed_checks), "Failed checks; nothing was changed"))
     else:

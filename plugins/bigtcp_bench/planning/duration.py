@@ -12,6 +12,7 @@ from bigtcp_bench.planning.plan import (
     captured_places,
     captured_ways,
     pair_count,
+    rerun_plan,
 )
 
 #: Of what comes on top of the traffic, the seconds of one: (quick, slow). Quick is from runs of the lab under
@@ -54,15 +55,28 @@ class Estimate:
 def estimate(plan: Plan, restarts: int) -> Estimate:
     """Return how long a run of ``plan`` takes with ``restarts`` of single agents.
 
-    Neither a wait for quiet nodes nor a re-run is in it.
+    Neither a wait for quiet nodes nor measuring again is in it.
     """
+    # Check, snapshot, counters, compare, notify, restore, close; of these the first two and the restore look once.
+    return _estimate(plan, restarts, tasks=7, looks=4)
+
+
+def estimate_again(plan: Plan) -> Estimate:
+    """Return how much longer a run of ``plan`` takes when all of its scenarios are measured again."""
+    again = rerun_plan(plan, plan.scenarios).model_copy(update={"control": False})
+    switches = len(blocks(again)) - (blocks(plan)[-1].arm == blocks(again)[0].arm)
+    return _estimate(again, 2 * switches, tasks=0, looks=0)
+
+
+def _estimate(plan: Plan, restarts: int, *, tasks: int, looks: int) -> Estimate:
+    """Return the parts of all blocks of ``plan``, with these tasks and looks besides."""
     turns = sum(block.generations for block in blocks(plan))
     generations = pair_count(plan)
     count = len(blocks(plan))
-    # One for each switch and each pair of pods; check, snapshot, counters, compare, notify, restore, close.
-    tasks = count + generations + 7
-    # check_kernel, snapshot_config and the restore look once; a switch looks twice, and once more before the gate.
-    looks = 4 + count * (2 if plan.load_gate.mode == "warn" else 3)
+    # One for each switch and each pair of pods.
+    tasks += count + generations
+    # A switch looks twice, and once more before the gate.
+    looks += count * (2 if plan.load_gate.mode == "warn" else 3)
     control_s = count * (min(plan.duration_s, CONTROL_MAX_S) + 1) if plan.control else 0
     parts = [
         Part("measured and omitted traffic", plan.measuring_time_s, plan.measuring_time_s),

@@ -282,6 +282,16 @@ class Plan(BaseModel):
     )
     generations: int = Field(3, ge=1, le=20, description="fresh pod pairs per outer block")
     repetitions: int = Field(2, ge=1, le=20, description="measurements per scenario in one generation")
+    precision: float | None = Field(
+        0.03,
+        gt=0,
+        le=0.5,
+        description="half-width to which the interval of a scenario's main metric shall be known; wider ones are "
+        "measured again in the same run. null: none are for that",
+    )
+    again: Literal[0, 3] = Field(
+        3, description="blocks in which scenarios are measured again, for precision or because far off; 0: never"
+    )
     duration_s: int = Field(10, ge=1, le=300, description="measured seconds of one repetition")
     omit_s: int = Field(2, ge=0, le=30, description="seconds before that which are not counted")
     rate_bps: int = Field(
@@ -526,8 +536,8 @@ def blocks(plan: Plan) -> list[Block]:
     return result
 
 
-#: The blocks in which scenarios are measured again in the same night. With one fresh pod pair in the outer ones
-#: and two in the middle, either repetition has its off and its on next to each other in time.
+#: The blocks in which scenarios are measured again in the same run. The middle one is twice as long as the others,
+#: so that either half of the generations has its off and its on next to each other in time.
 RERUN_ORDER: tuple[Arm, ...] = ("off", "on", "off")
 #: Of the ids of their tasks. Whatever becomes of them, the run is what its own blocks made of it.
 RERUN_PREFIX = "rerun_"
@@ -536,8 +546,7 @@ RERUN_PREFIX = "rerun_"
 def rerun_plan(plan: Plan, scenarios: Collection[str]) -> Plan:
     """Return the plan that measures ``scenarios`` of ``plan`` twice more, with fresh pods in both arms."""
     names = tuple(name for name in plan.scenarios if name in scenarios)
-    fields = {"scenarios": names, "order": RERUN_ORDER, "generations": 1, "packet_sizes": False}
-    return plan.model_copy(update=fields)
+    return plan.model_copy(update={"scenarios": names, "order": RERUN_ORDER, "packet_sizes": False})
 
 
 def scenario_order(plan: Plan, seed: int, arm_generation: int) -> list[Scenario]:

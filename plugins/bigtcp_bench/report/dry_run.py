@@ -59,12 +59,17 @@ def outline_object(outline: Outline, *, manifests: bool = True) -> dict[str, Any
         "blocks": [asdict(told) | {"block": told.block.model_dump()} for told in outline.blocks],
         "reruns": outline.reruns,
         "acts": acts,
-        "duration": {name: rounded(getattr(outline.duration, name)) for name in ("quick_s", "slow_s")},
+        "duration": _seconds(outline.duration),
+        "again": _seconds(outline.again) if outline.again else None,
         "rights": [asdict(right) for right in outline.rights],
         "lacking": [asdict(right) for right in outline.lacking],
         "checks": [check.to_dict() for check in outline.checks],
         "unknown": outline.unknown,
     }
+
+
+def _seconds(estimate: Estimate) -> dict[str, float]:
+    return {"quick_s": rounded(estimate.quick_s), "slow_s": rounded(estimate.slow_s)}
 
 
 def manifests_text(outline: Outline) -> str:
@@ -104,7 +109,7 @@ def _rendered(outline: Outline) -> RenderableType:
         Text("\nwhat a run would do, in order", style="bold"),
         _acts(outline.acts),
         Text("\nhow long", style="bold"),
-        _indented(_duration(outline.duration)),
+        _indented(_duration(outline)),
         Text("\nrights", style="bold"),
         _indented(_rights(outline)),
         Text("\nchecks that need no pod", style="bold"),
@@ -135,9 +140,11 @@ def _blocks(outline: Outline) -> list[str]:
         pairs = f"{count} fresh pod pair{'s' if count > 1 else ''}"
         lines.append(f"{block.number}. {block.arm}: {', '.join(told.tasks)}; {pairs}; {restarted}")
     if outline.reruns:
+        precise = outline.plan.precision
+        known = f" or not known to ±{100 * precise:g} %" if precise else ""
         lines.append(
-            f"Where a scenario is far off what is usual: {', '.join(outline.reruns)} measure it again, with "
-            "switches and pods as above."
+            f"Where a scenario is far off what is usual{known}: {', '.join(outline.reruns)} measure it again, "
+            "with switches and pods as above."
         )
     return lines
 
@@ -156,10 +163,11 @@ def _acts(acts: list[Act]) -> Table:
     return table
 
 
-def _duration(estimate: Estimate) -> list[str]:
-    lines = [
-        f"{_range(estimate.quick_s, estimate.slow_s)} from the first task to the last, without waiting or re-runs"
-    ]
+def _duration(outline: Outline) -> list[str]:
+    estimate, again = outline.duration, outline.again
+    lines = [f"{_range(estimate.quick_s, estimate.slow_s)} from the first task to the last, without waiting"]
+    if again:
+        lines.append(f"up to {_range(again.quick_s, again.slow_s)} more where scenarios are measured again")
     return lines + [f"{part.name}: {_range(part.quick_s, part.slow_s)}" for part in estimate.parts]
 
 

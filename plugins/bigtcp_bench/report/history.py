@@ -37,6 +37,8 @@ class SeriesView:
     nights: int = 0
     coincides_with: tuple[tuple[str, str, str], ...] = ()
     rerun: tuple[str, ...] | None = None
+    #: Whether that was because it was far off what is usual.
+    far_off: bool = True
     #: As in ``analysis.detector.Judgement``.
     event: str | None = None
     #: The night from which on the plan measures it on other terms, and these, while they are news.
@@ -155,6 +157,7 @@ def _series(row: Mapping[Any, Any]) -> SeriesView:
             (name, before, now) for name, (before, now) in (details.get("coincides_with") or {}).items()
         ),
         rerun=None if rerun is None else tuple(rerun.get("reasons", ())),
+        far_off=rerun is None or rerun.get("far_off", True),
         event=details.get("event"),
         plan_changed_on=changed.get("on"),
         plan_changes=tuple((name, before, now) for name, (before, now) in changed.get("terms", {}).items()),
@@ -198,8 +201,10 @@ def _rerun_line(one: SeriesView) -> list[str]:
     if one.rerun is None:
         return []
     if not one.rerun:
-        return [f"{one.scenario}: was far off, so measured twice more; the median of the three counts"]
-    return [f"{one.scenario}: was far off, but its re-run does not count: {one.rerun[0]}"]
+        told = f"{one.scenario}: was far off, so measured twice more; the median of the three counts"
+        return [told] if one.far_off else []
+    was = "was far off" if one.far_off else "was not known well enough"
+    return [f"{one.scenario}: {was}, but its re-run does not count: {one.rerun[0]}"]
 
 
 def _incident_line(one: IncidentView) -> str:

@@ -34,6 +34,7 @@ def run_object(view: RunView) -> dict[str, Any]:
         "restore": asdict(view.restore),
         "history": view.history.lines(),
         "unexpected": unexpected(view),
+        "unknown": view.unknown,
         "causes": [_plain(asdict(cause)) for cause in view.causes],
         "comparisons": [_plain(asdict(one)) for one in view.judged],
     }

@@ -186,7 +186,7 @@ def _summary(view: RunView, width: int) -> Group:
             parts.append(Padding(Text(meaning, style="dim"), (0, 0, 0, 2)))
     if view.judged:
         parts += [Text(), _comparison_table(view, view.judged, width)]
-        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in (*unexpected_lines(view), *invalid_lines(view))]
+        parts += [Padding(Text(line), (0, 0, 0, 2)) for line in (*surprise_lines(view), *invalid_lines(view))]
         parts += [Text(), Text(legend(view), style="dim")]
     if view.compared:
         parts += [Text(), *_change_parts(view.compared)]
@@ -252,9 +252,9 @@ def expected_text(view: RunView, scenario: str) -> str:
     return EXPECTATION_WORDS.get(view.expectations.get(scenario, ""), "")
 
 
-def unexpected_lines(view: RunView) -> list[str]:
-    """Return what BIG TCP did otherwise than expected, a line for each scenario."""
-    return [f"not as expected: {line}" for line in unexpected(view)]
+def surprise_lines(view: RunView) -> list[str]:
+    """Return what BIG TCP did otherwise than expected, a line for each scenario, and what is not known yet."""
+    return [*(f"not as expected: {line}" for line in unexpected(view)), *filter(None, [clean(view.unknown)])]
 
 
 def invalid_lines(view: RunView) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,7 @@ from bigtcp_bench.planning.plan import SCENARIOS, Arm, Expectation, Plan, thresh
 from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView
+from bigtcp_bench.report.precision import unknown_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +124,8 @@ class RunView:
     #: The run's page in Airflow, when Airflow's address is known.
     url: str | None = None
     history: HistoryView = field(default_factory=HistoryView)
+    #: Which scenarios are not known to the plan's precision, and what it would take; empty when all are.
+    unknown: str = ""
     #: Of an A/A run: the noise that it measured, one line for each scenario.
     noise: tuple[str, ...] = ()
     #: The likely causes of what is wrong with the run, the likeliest first.
@@ -185,6 +188,7 @@ class RunView:
             generated=bool(environment.get("generated")),
             url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
             history=history,
+            unknown=unknown_line(comparisons, plan) if row["status"] == "valid" else "",
             **_causes(warehouse.diagnosis_frame(number)),
             noise=_noise(warehouse, row) if row["is_aa"] else (),
             change=ChangeView.from_warehouse(warehouse, row),
@@ -314,7 +318,7 @@ def _gains(
 def _progress(row: Mapping[str, Any], blocks: pd.DataFrame) -> str:
     """Return which block of how many goes on, and when the run should end."""
     from bigtcp_bench.errors import InvalidInput
-    from bigtcp_bench.planning.duration import estimate
+    from bigtcp_bench.planning.duration import estimate, estimate_again
     from bigtcp_bench.planning.plan import blocks as planned_blocks
     from bigtcp_bench.planning.plan import validate_plan
 
@@ -331,7 +335,11 @@ def _progress(row: Mapping[str, Any], blocks: pd.DataFrame) -> str:
     of = number - len(planned) if last["purpose"] == "rerun" else f"{number} of {len(planned)}"
     ended = "measured, the next one follows" if last["finished_at"] == last["finished_at"] else "is measured"
     expected = estimate(plan, restarts=2 * len(planned))
-    ends = [row["started_at"] + timedelta(seconds=one) for one in (expected.quick_s, expected.slow_s)]
+    took = [expected.quick_s, expected.slow_s]
+    if last["purpose"] == "rerun":
+        again = estimate_again(plan)
+        took = [took[0] + again.quick_s, took[1] + again.slow_s]
+    ends = [row["started_at"] + timedelta(seconds=one) for one in took]
     end = " and ".join(f"{one:%H:%M}" for one in ends)
     return f"{word} {of} (BIG TCP {last['arm']}) {ended}; the end is expected between {end} UTC"
 
@@ -372,20 +380,13 @@ def _nodes(row: Mapping[str, Any]) -> tuple[NodeView, ...]:
 
 def _comparisons(frame: pd.DataFrame, scenarios: list[str]) -> tuple[Comparison, ...]:
     """Return the rows of ``frame`` in the order of ``scenarios``, and in each in that of the metrics."""
-    from bigtcp_bench.analysis.compare import Comparison
+    from bigtcp_bench.judging.comparisons import stored_comparisons
 
-    names = {item.name for item in fields(Comparison)}
-    found = []
-    for row in frame.to_dict("records"):
-        values = {name: _known(value) for name, value in row.items() if name in names}
-        values["reasons"] = tuple(values["reasons"] or ())
-        values.setdefault("below_margin", _is_below_margin(values))
-        found.append(Comparison(**values))
     places = {name: place for place, name in enumerate(dict.fromkeys((*scenarios, *SCENARIOS)))}
     metrics = list(METRICS)
     return tuple(
         sorted(
-            found,
+            stored_comparisons(frame),
             key=lambda item: (
                 places.get(item.scenario, len(places)),
                 item.scenario,
@@ -397,14 +398,6 @@ def _comparisons(frame: pd.DataFrame, scenarios: list[str]) -> tuple[Comparison,
 
 def _known(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _is_below_margin(values: Mapping[str, Any]) -> bool:
-    """Return whether a change is real but, on the scale of ratios, smaller than the margin."""
-    change, margin = values["change"], values["margin"]
-    if values["verdict"] not in ("faster", "slower") or change is None or margin is None or change <= -1:
-        return False
-    return abs(math.log1p(change)) < math.log1p(margin)
 
 
 def _proofs(results: pd.DataFrame, scenarios: list[str]) -> tuple[Proof, ...]:

@@ -37,7 +37,7 @@ def rerun_switch(step: DagRunStep, slot: int) -> list[Result]:
     """Do what ``switch`` does for a block of the re-run; skips unless there are scenarios to measure again."""
     due = step.run.due()
     if not due:
-        raise AirflowSkipException("no scenario is to be measured again tonight")
+        raise AirflowSkipException("no scenario is to be measured again")
     if has_ended(step.warehouse.run(step.number)):
         raise AirflowSkipException("the run has ended: what it measured twice, or did not, stays as it is")
     block = step.run.rerun_blocks(due)[slot - 1]

@@ -30,25 +30,33 @@ def compare(step: DagRunStep) -> Result:
         for line in step.run.calibrate():
             say(line)
     elif verdict.status == "valid":
-        nightly = step.run.nightly()
-        due = nightly.due()
+        due = step.run.due()
         if due:
-            say(f"far off what is usual, so measured again: {', '.join(due)}")
+            say(f"far off what is usual, or not known well enough, so measured again: {', '.join(due)}")
         else:
-            _say_night(nightly.judge())
+            _say_night(step.run.nightly().judge())
     telling.diagnose(step)
     return {"status": verdict.status, "reasons": list(verdict.reasons), "rerun": due}
 
 
 def compare_rerun(step: DagRunStep) -> Result:
-    """Judge the night by the median of its three measurements; without a usable re-run, by the first."""
+    """Judge the run by all that was measured, and the night by the median of three values.
+
+    Without a usable re-run both are judged by the plan's own blocks.
+
+    The comparisons of the plan's own blocks say what was due, so those of all blocks are stored last: a second try
+    begins where the first did.
+    """
+    if not step.run.due():
+        raise AirflowSkipException("no scenario was to be measured again")
+    step.warehouse.store_comparisons(step.number, step.run.verdict().comparisons)
     due = step.run.due()
-    if not due:
-        raise AirflowSkipException("no scenario was to be measured again tonight")
     rerun = _measured_again(step, due)
     for reason in rerun.reasons:
         say(f"the re-run does not count: {reason}")
     _say_night(step.run.nightly().judge(rerun))
+    if not rerun.reasons:
+        step.warehouse.store_comparisons(step.number, step.run.pooled(rerun))
     telling.diagnose(step)
     return {"rerun": due, "counted": not rerun.reasons, "reasons": list(rerun.reasons)}
 
@@ -63,7 +71,7 @@ def _measured_again(step: DagRunStep, scenarios: Sequence[str]) -> Rerun:
         blocks.store_counters(step, [*step.planned(), *again])
     except BenchError as error:
         # What nobody has read at its end may have had another Cilium.
-        return Rerun(tuple(scenarios), reasons=(f"the end of the re-run could not be read: {error}",))
+        return step.run.uncounted(scenarios, (f"the end of the re-run could not be read: {error}",))
     blocks.store_prometheus(step, again)
     return step.run.rerun(scenarios)
 
