@@ -158,7 +158,8 @@ def direct(page: Page, path: str) -> Page:
 
 
 def draw_all(where: Page | Frame) -> None:
-    """Scroll to every chart, so that it is fetched, and wait until it is drawn."""
+    """Scroll to every chart, so that it is fetched, and wait until it is drawn; folded ones are opened before."""
+    where.evaluate("() => document.querySelectorAll('details:has(figure)').forEach((one) => { one.open = true; })")
     for place in where.locator("figure").all():
         place.scroll_into_view_if_needed()
         place.locator("svg.marks").wait_for()
