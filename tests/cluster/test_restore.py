@@ -15,14 +15,17 @@ from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ApiUnreachable,
 from bigtcp_bench.cluster.bigtcp_switch import node_config, switch
 from bigtcp_bench.cluster.cilium import find_cilium, rollout
 from bigtcp_bench.cluster.lease import Fence, annotate, holder_of, read_lease
-from bigtcp_bench.cluster.nodes import choose_pair
+from bigtcp_bench.cluster.nodes import NodePair, choose_pair
 from bigtcp_bench.cluster.pods import PodFailed
+from bigtcp_bench.cluster.services import close_service, open_service
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, SwitchFailed
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.in_cluster.treatment import KEYS
-from bigtcp_bench.planning.plan import Plan, validate_plan
+from bigtcp_bench.measuring.generation import generations_of, server_pod
+from bigtcp_bench.planning.plan import Plan, blocks, validate_plan
+from bigtcp_bench.readings.orders import new_token
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, NODES
 
 from .simulated import ALL_LIMITS, BIG, SMALL, Cluster, Killed, run
@@ -115,11 +118,12 @@ def test_killed_at_every_request_it_comes_back(scope: str, moment: str) -> None:
         api.interrupt = kill
         finished = False
         try:
-            the_plan = plan(scope=scope)
+            the_plan = plan(scope=scope, scenarios=["ipv4-stream-1@service"])
             pair = choose_pair(api, the_plan)
             window = open_window(api, RUN, the_plan, pair)
             for arm in ("on", "off"):
                 switch(api, window.fence, arm, pair, the_plan)  # type: ignore[arg-type]
+                open_and_close_a_service(api, the_plan, pair)
             finished = True
         except Killed:
             pass
@@ -132,6 +136,17 @@ def test_killed_at_every_request_it_comes_back(scope: str, moment: str) -> None:
         if finished:
             assert number > 20, "the run made hardly any changes"
             return
+
+
+def open_and_close_a_service(api: ClusterApi, the_plan: Plan, pair: NodePair) -> None:
+    """Do what a generation does that goes through a Service, but for its client."""
+    where = {"run": 1, "run_key": RUN, "nodes": pair.names, "scenarios": the_plan.scenarios}
+    generation = generations_of(blocks(the_plan)[0], **where)[0]
+    created = pods.create_pod(api, server_pod(generation, the_plan, new_token()))
+    server = pods.wait_ready(api, created["metadata"]["name"])
+    assert set(open_service(api, server)) == {"ipv4", "ipv6"}
+    close_service(api, server)
+    pods.delete_pods(api, run_key=RUN)
 
 
 def test_a_restore_killed_at_every_request_is_finished_by_the_next() -> None:
