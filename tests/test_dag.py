@@ -93,6 +93,15 @@ def test_a_rerun_neither_runs_unasked_nor_decides_about_the_run(dag):
     assert {"compare", "compare_rerun"} <= dag.get_task("notify").upstream_task_ids
 
 
+def test_the_teardown_is_next_after_any_failure(dag):
+    """A failure goes through the graph by one task a second; from notify on it is the teardown's turn."""
+    before = {"check_kernel", "snapshot_config", "compare_rerun", "notify", "restore_config", "close_run"}
+    measuring = {task for task in dag.task_ids if task not in before and not task.startswith("rerun_")}
+    assert len(measuring) == 14
+    assert measuring <= dag.get_task("notify").upstream_task_ids
+    assert dag.get_task("restore_config").upstream_task_ids == {"notify", "snapshot_config"}
+
+
 def test_the_watch_triggers_a_change_only_once(dags):
     watch = dags["bigtcp_upgrade_watch"]
     noticed, triggered = watch.get_task("watch_cilium"), watch.get_task("trigger_benchmark")

@@ -91,6 +91,7 @@ class Lab:
             root,
             self._fittings.of,
             self._fittings.hardships,
+            self._fittings.start_delay_s,
             self._pod_limits,
             partial(self.faults.is_on, "ip-forwarding-hop"),
             lambda node: not self.faults.is_on("no-service-route", node),

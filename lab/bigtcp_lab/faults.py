@@ -18,6 +18,7 @@ FAULTS = {
     "policy-within-node": "a node's pods do not reach each other (tc); its Cilium agent counts that as a policy's",
     "outer-veth-64k": "the switch's end of a node's cable stays at 65536, so that big packets arrive segmented",
     "nic-65536": "the NIC reports tso_max_size 65536, so that the Cilium agent cannot raise its limits",
+    "slow-starts": "pods take 1.5 s to start, Cilium agents 13 s to be ready, as on real clusters",
     "old-kernel": "pods see a kernel without the IPv4 BIG TCP attributes, as before Linux 6.3",
     "no-cilium": "the cluster has no Cilium: no DaemonSet, no ConfigMap, no CRD (only when the lab starts)",
     "lossy-path": "a node loses a small share of the packets that arrive on its cable (tc)",
@@ -43,6 +44,9 @@ LOST_SHARE = 0.04
 """Of the packets that arrive, with ``lossy-path`` and ``cilium-drops``: beyond what a run may retransmit (3 %)."""
 STOLEN_SHARE = 0.2
 """Of all CPU time, with ``stolen-cpu``: four times what a run may lose to the hypervisor."""
+
+POD_START_S, AGENT_START_S = 1.5, 11.5
+"""What ``slow-starts`` adds to the start of a pod, and of a Cilium agent, which is ready after 13 s then."""
 
 Listener = Callable[[str, str, bool], None]
 

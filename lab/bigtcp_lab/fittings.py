@@ -8,7 +8,7 @@ from typing import Any
 
 import bigtcp_bench
 from bigtcp_lab.containers import INTERPRETER, PACKAGE_DIRECTORY
-from bigtcp_lab.faults import STOLEN_SHARE, FaultState
+from bigtcp_lab.faults import AGENT_START_S, POD_START_S, STOLEN_SHARE, FaultState
 from bigtcp_lab.launch import Bind, is_shared
 from bigtcp_lab.network import API_ADDRESS
 
@@ -57,6 +57,13 @@ class Fittings:
         if pod["spec"].get("hostNetwork"):
             return []
         return [name for name in _HARDSHIPS if self._faults.is_on(name, node)]
+
+    def start_delay_s(self, pod: dict[str, Any], node: str) -> float:
+        """Return how long ``pod`` waits before it is set up on ``node``."""
+        if not self._faults.is_on("slow-starts", node):
+            return 0
+        is_agent = any("cilium/cilium" in container["image"] for container in pod["spec"]["containers"])
+        return AGENT_START_S if is_agent else POD_START_S
 
     def of(self, pod: dict[str, Any], container: dict[str, Any], node: str) -> tuple[list[Bind], dict[str, str]]:
         """Return the binds and the environment that ``container`` starts from."""

@@ -61,6 +61,8 @@ class Surroundings:
     fittings: Callable[[Object, Object, str], tuple[list[Bind], dict[str, str]]]
     #: The faults under which a pod's processes suffer; by (pod, node name).
     hardships: Callable[[Object, str], list[str]]
+    #: Seconds that a pod waits before it is set up; by (pod, node name).
+    start_delay_s: Callable[[Object, str], float]
     #: The limits that the network plugin gives a pod's devices on this node; raises NetworkNotReady.
     pod_limits: Callable[[NodeNetwork], Awaitable[Limits]]
     #: Whether new pods reach other nodes by the router.
@@ -225,6 +227,7 @@ class PodWorker:
     async def _set_up(self) -> None:
         """Create volumes and network, again and again until it works."""
         surroundings, node = self._surroundings, self._node
+        await asyncio.sleep(surroundings.start_delay_s(self.pod, node.name))
         while True:
             try:
                 self._volumes = await surroundings.sources.volume_directories(

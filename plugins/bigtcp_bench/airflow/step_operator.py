@@ -28,8 +28,18 @@ class StepOperator(BaseOperator):
             raise InvalidInput(f"task {self.task_id}: step = {self.step!r}: must be one of {', '.join(PHASES)}")
 
     def execute(self, context: Context) -> Any:
-        """Do the step and return what it leaves as the task's XCom."""
+        """Do the step and leave what it returns as the task's XCom; tasks that are not needed are skipped at once.
+
+        Raises DownstreamTasksSkipped for these, with which Airflow counts this task as a success.
+        """
+        from airflow.sdk.exceptions import DownstreamTasksSkipped
+
         from bigtcp_bench.airflow.steps.perform import perform
         from bigtcp_bench.airflow.steps.step import DagRunStep
 
-        return perform(self.step, DagRunStep.of(context), *(() if self.slot is None else (self.slot,)))
+        step = DagRunStep.of(context)
+        result = perform(self.step, step, *(() if self.slot is None else (self.slot,)))
+        if not step.skipped:
+            return result
+        context["ti"].xcom_push(key="return_value", value=result)
+        raise DownstreamTasksSkipped(tasks=sorted(step.skipped))

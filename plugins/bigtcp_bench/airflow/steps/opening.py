@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
+from airflow.sdk.exceptions import AirflowSkipException
 
 from bigtcp_bench import __version__
 from bigtcp_bench.airflow.dag_ids import identity_checks
@@ -22,7 +22,7 @@ from bigtcp_bench.judging.attempts import (
     refuse_changed,
     refuse_parts,
 )
-from bigtcp_bench.planning.plan import Plan
+from bigtcp_bench.planning.plan import Plan, unused_tasks
 from bigtcp_bench.progress import say
 from bigtcp_bench.report.preflight import checks_note, checks_text
 from bigtcp_bench.warehouse.records import BY_HAND
@@ -37,7 +37,8 @@ def check_kernel(step: DagRunStep) -> Result:
     """
     if step.params.get("dry_run"):
         _tell_outline(step)
-        raise DownstreamTasksSkipped(tasks=[task for task in step.task_ids if task != step.task_id])
+        step.skip(task for task in step.task_ids if task != step.task_id)
+        return {}
     step.warehouse.check_version()
     stored, due = _stored_blocks(step)
     if stored and not due:
@@ -57,6 +58,7 @@ def snapshot_config(step: DagRunStep) -> Result:
     begun = _begin(step) if anew == "whole" else step.left_by("check_kernel")
     choice = (begun or {}).get("choice") or choice_of(step.warehouse.run(step.number))
     refuse_changed(step.warehouse, step.number, choice)
+    step.skip(unused_tasks(step.plan))
     window = open_window(step.api, step.run_key, step.plan, step.pair, progress=say)
     return {"window": window.fence.window, "saved_at": window.state.saved_at, "choice": choice}
 

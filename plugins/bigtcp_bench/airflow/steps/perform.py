@@ -11,7 +11,6 @@ from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowSkipException,
     AirflowTaskTimeout,
-    DownstreamTasksSkipped,
 )
 
 from bigtcp_bench.airflow.steps import PHASES
@@ -28,7 +27,7 @@ def perform(name: str, step: DagRunStep, *slot: int) -> Any:
     """
     try:
         return _reported(name, step, *slot)
-    except (AirflowSkipException, DownstreamTasksSkipped):
+    except AirflowSkipException:
         raise
     except (Exception, AirflowTaskTimeout) as failure:
         if PHASES[name] == "opening" and (step.last_try or isinstance(failure, AirflowFailException)):

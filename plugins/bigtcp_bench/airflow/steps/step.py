@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.airflow import connections, dag_ids
@@ -46,6 +46,8 @@ class DagRunStep:
     installation: str = ""
     #: Returns what another task of this DAG run has left as its XCom, if anything.
     left_by: Callable[[str], Any] = lambda task_id: None
+    #: Tasks that are skipped when this one has succeeded, without a process of their own; see ``skip``.
+    skipped: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, context: Context) -> DagRunStep:
@@ -143,6 +145,13 @@ class DagRunStep:
     def planned(self) -> list[Block]:
         """Return the blocks of the plan; none when the run ended before it had one."""
         return planned_blocks(self.warehouse, self.number)
+
+    def skip(self, tasks: Iterable[str]) -> None:
+        """Have ``tasks`` skipped once this one has succeeded; those that run or have ended stay as they are.
+
+        One that found out by itself would cost the start of a process, some seconds.
+        """
+        self.skipped.update(tasks)
 
     def fence(self) -> Fence:
         """Return the fence that every change of the cluster is made behind."""

@@ -11,6 +11,7 @@ from bigtcp_bench.airflow.steps import telling
 from bigtcp_bench.airflow.steps.step import DagRunStep, Result
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.judging.night import Night, Rerun
+from bigtcp_bench.planning.plan import rerun_tasks
 from bigtcp_bench.progress import say
 
 
@@ -35,6 +36,8 @@ def compare(step: DagRunStep) -> Result:
             say(f"far off what is usual, or not known well enough, so measured again: {', '.join(due)}")
         else:
             _say_night(step.run.nightly().judge())
+    if not due:
+        step.skip(rerun_tasks())
     telling.diagnose(step)
     return {"status": verdict.status, "reasons": list(verdict.reasons), "rerun": due}
 
