@@ -38,6 +38,7 @@ NODE_CONFIG = Kind("cilium.io", "v2", "ciliumnodeconfigs")
 NOTICED_LATER = {
     "api-errors": "nobody: every request is made again",
     "api-slow": "nobody: it only takes longer",
+    "slow-starts": "nobody: it only takes longer",
     "setting-ignored": "the switch: agent and devices contradict each other, the run fails",
     "slow-path": "no single run, since both arms are slow alike; across nights, as a regression of the platform",
     "ip-forwarding-hop": "the proof of effect: IPv6 packets stay small with BIG TCP on, the run is invalid",
