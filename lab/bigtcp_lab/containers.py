@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import marshal
 import os
 import signal
 import socket
@@ -120,7 +120,7 @@ async def start(
     process: asyncio.subprocess.Process | None = None
     try:
         process = await asyncio.create_subprocess_exec(
-            *_python("launch", str(theirs.fileno())),
+            *_python("become", str(theirs.fileno())),
             stdin=asyncio.subprocess.DEVNULL if stdin is None else stdin,
             stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
             stderr=asyncio.subprocess.PIPE if stderr is None else stderr,
@@ -131,7 +131,7 @@ async def start(
         )
         theirs.close()
         ours.setblocking(False)
-        await asyncio.get_running_loop().sock_sendall(ours, json.dumps(asdict(launch)).encode())
+        await asyncio.get_running_loop().sock_sendall(ours, marshal.dumps(asdict(launch)))
         ours.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(_START_TIMEOUT_S):
             pid, problem = await _answer(ours)

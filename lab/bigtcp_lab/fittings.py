@@ -38,7 +38,8 @@ class Fittings:
             path.write_text(
                 "#!/bin/sh\n"
                 "export PYTHONPATH=/.lab/lib${PYTHONPATH:+:$PYTHONPATH}\n"
-                f'exec /.lab/bin/python3 -m bigtcp_lab.cilium {name} "$@"\n',
+                # Not with -m, which compiles the module anew each time, and without the machine's own packages.
+                f"exec /.lab/bin/python3 -S -c 'from bigtcp_lab.cilium import main; main()' {name} \"$@\"\n",
                 encoding="ascii",
             )
             path.chmod(0o755)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 
 from bigtcp_lab import syscalls
@@ -24,7 +23,7 @@ RUN_SHARE = 0.3
 """Of each period, what a limited pod may run."""
 
 
-def begin(name: str, control: socket.socket) -> None:
+def begin(name: str, control: int) -> None:
     """Let this process and its children suffer from the fault ``name``; what is started has no ``control``."""
     if name == "crowded-cpu":
         cpu = max(os.sched_getaffinity(0))
@@ -37,13 +36,12 @@ def begin(name: str, control: socket.socket) -> None:
         _limit()
 
 
-def _is_child(control: socket.socket) -> bool:
+def _is_child(control: int) -> bool:
     """Fork; return whether this is the child, which holds nothing open that others wait for the end of."""
     if os.fork():
         return False
     syscalls.die_with_parent()
-    control.close()
-    for descriptor in (0, 1, 2):
+    for descriptor in (0, 1, 2, control):
         os.close(descriptor)
     return True
 

@@ -18,9 +18,10 @@ from bigtcp_lab import containers, probes, syscalls
 from bigtcp_lab.api.discovery import PODS
 from bigtcp_lab.api.events import record_event
 from bigtcp_lab.api.store import ApiError, Store, now
+from bigtcp_lab.become import START_ERROR
 from bigtcp_lab.hardship import CGROUP_DIRECTORY
 from bigtcp_lab.images import entrypoint, is_known
-from bigtcp_lab.launch import START_ERROR, Bind, Launch
+from bigtcp_lab.launch import Bind, Launch
 from bigtcp_lab.logs import ContainerLog
 from bigtcp_lab.namespaces import NetworkNamespace
 from bigtcp_lab.netlink import Limits

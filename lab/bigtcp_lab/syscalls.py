@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
@@ -24,6 +23,11 @@ MNT_DETACH = 2
 AT_RECURSIVE = 0x8000
 AT_FDCWD = -100
 MOUNT_ATTR_RDONLY = 1
+# signal.h; Python's own module would take longer to import than all the rest
+SIGKILL = 9
+SIG_DFL, SIG_IGN = ctypes.c_void_p(0), ctypes.c_void_p(1)
+# asm-generic/ioctls.h
+TIOCSCTTY = 0x540E
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_CAPBSET_DROP = 24
@@ -99,7 +103,7 @@ def unmount_lazily(target: str) -> None:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends."""
-    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    _check(_libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
 
 
 def drop_capabilities_except(kept: set[int]) -> None:
@@ -109,3 +113,25 @@ def drop_capabilities_except(kept: set[int]) -> None:
     for number in range(last + 1):
         if number not in kept:
             _check(_libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0), "prctl")
+
+
+def ignore_signals(*numbers: int) -> None:
+    """Ignore these signals from now on."""
+    for number in numbers:
+        _libc.signal(number, SIG_IGN)
+
+
+def restore_signals(*numbers: int) -> None:
+    """Let these signals do what they do by default."""
+    for number in numbers:
+        _libc.signal(number, SIG_DFL)
+
+
+def take_terminal(descriptor: int) -> None:
+    """Make the terminal at ``descriptor`` the one that controls this session."""
+    _check(_libc.ioctl(descriptor, ctypes.c_ulong(TIOCSCTTY), 0), "ioctl TIOCSCTTY")
+
+
+def sethostname(name: str) -> None:
+    """Name the host of this process's UTS namespace."""
+    _check(_libc.sethostname(name.encode(), ctypes.c_size_t(len(name.encode()))), "sethostname")

@@ -13,7 +13,7 @@ from bigtcp_bench.errors import InvalidInput
 from bigtcp_lab import logs
 from bigtcp_lab.api.runtime_protocol import LogOptions
 from bigtcp_lab.api.selectors import matches_label_selector
-from bigtcp_lab.cilium import big_tcp_limits, contradictions
+from bigtcp_lab.cilium_agent import big_tcp_limits, contradictions
 from bigtcp_lab.faults import FAULTS, FaultState
 from bigtcp_lab.images import full_name, is_known
 from bigtcp_lab.logs import ContainerLog, rfc3339_nanoseconds

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,7 +32,7 @@ from .discovery import (
 from .selectors import Matcher, object_matcher
 from .status import ApiError
 
-__all__ = ["ApiError", "Store", "Watch", "now", "seconds_since"]
+__all__ = ["ApiError", "Store", "Watch", "now", "seconds_since", "timestamp"]
 
 Object = dict[str, Any]
 
@@ -46,14 +46,19 @@ TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 _ANSWERED_WITH_OBJECT = (PODS, SERVICES, SERVICEACCOUNTS)
 
 
+def timestamp(when: datetime) -> str:
+    """Return a time in UTC as Kubernetes writes it, in whole seconds."""
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def now() -> str:
-    """Return the present time as Kubernetes writes it: UTC, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return the present time as Kubernetes writes it."""
+    return timestamp(datetime.now(UTC))
 
 
-def seconds_since(timestamp: str) -> float:
-    """Return how many seconds ago a Kubernetes ``timestamp`` was."""
-    return (datetime.now(UTC) - datetime.fromisoformat(timestamp.replace("Z", "+00:00"))).total_seconds()
+def seconds_since(stamp: str) -> float:
+    """Return how many seconds ago ``stamp``, of Kubernetes, was."""
+    return (datetime.now(UTC) - datetime.fromisoformat(stamp.replace("Z", "+00:00"))).total_seconds()
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,10 @@ class Store:
         """Return the object, or ``None`` when there is none."""
         found = self._objects[resource.key].get((namespace or "", name))
         return None if found is None else self.rendered(resource, found)
+
+    def look(self, resource: Resource) -> Iterable[Object]:
+        """Return the stored objects themselves, for who looks at all of them and changes none."""
+        return tuple(self._objects[resource.key].values())
 
     async def list(
         self,
@@ -439,7 +448,7 @@ class Store:
         metadata = obj["metadata"]
         first_time = "deletionTimestamp" not in metadata
         deadline = datetime.now(UTC) + timedelta(seconds=grace_s)
-        metadata["deletionTimestamp"] = deadline.strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata["deletionTimestamp"] = timestamp(deadline)
         metadata["deletionGracePeriodSeconds"] = grace_s
         if first_time and resource.has_generation:
             metadata["generation"] = metadata.get("generation", 1) + 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bigtcp_lab.api.discovery import EVENTS, LEASES, Resource, stored_resources
-from bigtcp_lab.api.store import Store, seconds_since
+from bigtcp_lab.api.store import Store, timestamp
 
 Object = dict[str, Any]
 
@@ -18,10 +19,12 @@ _EVENT_INTERVAL_S = 60.0
 
 async def reconcile(store: Store) -> float:
     """Delete orphans and old events; carry out deletions that asked for dependents to go first or to stay."""
-    for event in await store.list(EVENTS):
-        if seconds_since(event["lastTimestamp"] or event["metadata"]["creationTimestamp"]) > _EVENT_LIFE_S:
+    # Timestamps of Kubernetes are in order as text.
+    oldest = timestamp(datetime.now(UTC) - timedelta(seconds=_EVENT_LIFE_S))
+    for event in store.look(EVENTS):
+        if (event["lastTimestamp"] or event["metadata"]["creationTimestamp"]) < oldest:
             await store.delete(EVENTS, event["metadata"]["name"], event["metadata"]["namespace"])
-    found = [(resource, obj) for resource in [*WATCHED, LEASES] for obj in await store.list(resource)]
+    found = [(resource, obj) for resource in [*WATCHED, LEASES] for obj in store.look(resource)]
     alive = {obj["metadata"]["uid"] for _, obj in found}
     for resource, obj in found:
         finalizers = obj["metadata"].get("finalizers") or []

@@ -1,0 +1,189 @@
+"""Becomes a container, or a command inside one: joins and makes namespaces, builds the root, executes.
+
+Runs as a process of its own (standard library only, started by ``containers.py``), because a process with
+threads cannot do this. The fields of a ``Launch`` come over a socket, whose number is the only argument. Back over
+it come ``ready`` (the kernel attaches the sender's process id, which is how the lab learns it), then nothing if
+the program could be executed, or else a sentence why not.
+
+Three processes, each killed with the one before it: the outermost is the lab's child, the middle one is in the
+lab's process namespace, the innermost is process 1 of the container's own. (A command inside an existing container
+needs only two.) A process enters a process namespace only by being born there, hence the forks.
+
+A lab starts thousands of these, and most of their time goes into imports: hence neither json, socket, signal nor
+dataclasses. Nothing may be imported late: once the root has changed, the interpreter's own files are out of reach.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+import warnings
+from types import SimpleNamespace
+
+from bigtcp_lab import syscalls
+
+START_ERROR = 128
+"""Exit code of a container that could not be started, as containerd gives it."""
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+OWN_DIRECTORIES = frozenset(
+    ("dev", "home", "lost+found", "media", "mnt", "proc", "root", "run", "srv", "sys", "tmp", "var")
+)
+"""Top-level directories that a container does not share with the machine; all others are bound read-only."""
+_OLD_ROOT = "/.machine"
+_ENDINGS = (1, 2, 15)
+"""SIGHUP, SIGINT and SIGTERM, which are meant for the program."""
+_IMPORTED_BY_EXEC = warnings
+"""``os.execvpe`` imports it, which is late."""
+_IGNORED_BY_PYTHON = (13, 25)
+"""SIGPIPE and SIGXFSZ."""
+
+
+def main() -> None:
+    """Read the specification and become what it says."""
+    syscalls.die_with_parent()
+    control = int(sys.argv[1])
+    os.set_inheritable(control, False)  # its end is how the lab learns that the program was executed
+    received = b"".join(iter(lambda: os.read(control, 1 << 16), b""))
+    if not received:
+        sys.exit("the lab ended before it said what to run")
+    launch = SimpleNamespace(**marshal.loads(received))
+    if launch.hardships:
+        from bigtcp_lab import hardship
+
+        launch.begin = hardship.begin
+    syscalls.ignore_signals(*_ENDINGS)
+    try:
+        for descriptor, kind in launch.join:
+            syscalls.setns(descriptor, kind)
+            os.close(descriptor)
+        _continue_in_child(control)
+        if launch.root is not None:
+            syscalls.unshare(
+                syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+            )
+            _continue_in_child(control)
+            syscalls.sethostname(launch.hostname)
+            _build_root(launch.root, [SimpleNamespace(**bind) for bind in launch.binds])
+            if launch.read_only_root:
+                syscalls.make_read_only("/", below=False)
+        _execute(launch, control)
+    except Exception as error:  # whatever it is, the lab must hear of it
+        os.write(control, f"{error}".encode())
+        os._exit(START_ERROR)
+
+
+def _continue_in_child(control: int) -> None:
+    """Fork; the parent waits and ends as its child did, the child goes on."""
+    child = os.fork()
+    if child == 0:
+        syscalls.die_with_parent()
+        return
+    for descriptor in (0, 1, 2, control):  # the child's output ends with the child
+        os.close(descriptor)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _execute(launch: SimpleNamespace, control: int) -> None:
+    os.chdir(launch.directory)
+    os.setsid()
+    if launch.terminal:
+        syscalls.take_terminal(0)
+    for name in launch.hardships:
+        launch.begin(name, control)
+    if launch.capabilities is not None:
+        syscalls.drop_capabilities_except(set(launch.capabilities))
+    if launch.group is not None:
+        os.setgroups([])
+        os.setgid(launch.group)
+    if launch.user is not None:
+        os.setuid(launch.user)
+    syscalls.restore_signals(*_ENDINGS, *_IGNORED_BY_PYTHON)
+    program = launch.argv[0]
+    os.write(control, b"ready\n")
+    try:
+        os.execvpe(program, launch.argv, launch.environment)
+    except FileNotFoundError:
+        why = (
+            f"stat {program}: no such file or directory"
+            if "/" in program
+            else "executable file not found in $PATH"
+        )
+        raise OSError(f'exec: "{program}": {why}') from None
+    except PermissionError:
+        raise OSError(f'exec: "{program}": permission denied') from None
+
+
+def _build_root(root: str, binds: list[SimpleNamespace]) -> None:
+    """Make ``root`` the root of this mount namespace: own directories, and the machine's others read-only."""
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount("tmpfs", root, "tmpfs", syscalls.MS_NOSUID, "mode=0755")
+    for name in os.listdir("/"):
+        if name in OWN_DIRECTORIES:
+            continue
+        source, target = f"/{name}", f"{root}/{name}"
+        if os.path.islink(source):
+            os.symlink(os.readlink(source), target)
+        elif os.path.isdir(source):
+            os.mkdir(target)
+            syscalls.mount(source, target, "", syscalls.MS_BIND | syscalls.MS_REC)
+            syscalls.make_read_only(target)
+    for name in sorted(OWN_DIRECTORIES - {"lost+found"}):
+        os.mkdir(f"{root}/{name}")
+    os.chmod(f"{root}/tmp", 0o1777)
+    for name in ("cache", "lib", "log", "tmp"):
+        os.mkdir(f"{root}/var/{name}")
+    os.chmod(f"{root}/var/tmp", 0o1777)
+    os.symlink("/run", f"{root}/var/run")
+    _mount_devices(f"{root}/dev")
+    plain = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    syscalls.mount("sysfs", f"{root}/sys", "sysfs", plain | syscalls.MS_RDONLY)
+    syscalls.mount("proc", f"{root}/proc", "proc", plain)
+    for name in ("sys", "sysrq-trigger", "irq", "bus"):  # what would reach beyond the container
+        if os.path.exists(f"{root}/proc/{name}"):
+            syscalls.mount(f"{root}/proc/{name}", f"{root}/proc/{name}", "", syscalls.MS_BIND)
+            syscalls.make_read_only(f"{root}/proc/{name}")
+    os.mkdir(root + _OLD_ROOT)
+    syscalls.pivot_root(root, root + _OLD_ROOT)
+    os.chdir("/")
+    for bind in binds:
+        _bind(bind)
+    syscalls.unmount_lazily(_OLD_ROOT)
+    os.rmdir(_OLD_ROOT)
+
+
+def _mount_devices(dev: str) -> None:
+    syscalls.mount("tmpfs", dev, "tmpfs", syscalls.MS_NOSUID, "mode=0755")
+    for name in _DEVICES:
+        with open(f"{dev}/{name}", "xb"):
+            syscalls.mount(f"/dev/{name}", f"{dev}/{name}", "", syscalls.MS_BIND)
+    for name, target in (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ):
+        os.symlink(target, f"{dev}/{name}")
+    os.mkdir(f"{dev}/pts")
+    syscalls.mount("devpts", f"{dev}/pts", "devpts", syscalls.MS_NOSUID, "newinstance,ptmxmode=0666")
+    os.mkdir(f"{dev}/shm")
+    os.chmod(f"{dev}/shm", 0o1777)
+
+
+def _bind(bind: SimpleNamespace) -> None:
+    if not bind.source:
+        os.makedirs(bind.target, exist_ok=True)
+        syscalls.mount("tmpfs", bind.target, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=1777")
+        return
+    source = _OLD_ROOT + bind.source
+    if os.path.isdir(source):
+        os.makedirs(bind.target, exist_ok=True)
+    elif not os.path.lexists(bind.target):
+        os.makedirs(os.path.dirname(bind.target), exist_ok=True)
+        with open(bind.target, "xb"):
+            pass
+    syscalls.mount(source, bind.target, "", syscalls.MS_BIND | syscalls.MS_REC)
+    if bind.read_only:
+        syscalls.make_read_only(bind.target)
