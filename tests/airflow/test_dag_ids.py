@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from bigtcp_bench.airflow import dag_ids
@@ -48,13 +46,6 @@ def test_what_no_connection_can_be_called(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(CLUSTERS.name, "a,b c")
     with pytest.raises(InvalidInput, match="'b c' is no connection id"):
         dag_ids.configured()
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    made.migrate()
-    return made
 
 
 def nights(warehouse: Warehouse, *seen: tuple[str, str | None]) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,12 +62,10 @@ def test_the_client_pod_keeps_everything_of_its_manifest() -> None:
 
 
 def test_what_is_stored_has_both_pods_counters_and_less_than_the_nodes_did_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(generation_operator, "say", said.append)
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     assert warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"}) == 1
     document = recorded_document("on")
     for end in ("client", "server"):
@@ -112,12 +109,10 @@ def test_what_is_stored_has_both_pods_counters_and_less_than_the_nodes_did_befor
 
 
 def test_a_node_that_had_not_come_to_rest_has_no_cpu_cost_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(generation_operator, "say", said.append)
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
     document = recorded_document("on")
     for end in ("client", "server"):
@@ -143,11 +138,9 @@ def test_a_node_that_had_not_come_to_rest_has_no_cpu_cost_and_says_so(
 
 @pytest.mark.parametrize("log", ["the newest file", "nothing"])
 def test_lines_that_were_followed_count_when_the_log_has_lost_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, log: str
 ) -> None:
     monkeypatch.setattr(generation_operator, "say", lambda text: None)
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
     frames = [repetition_frame(recorded_document("on"), repetition=number) for number in (1, 2, 3)]
 
@@ -173,15 +166,13 @@ def test_lines_that_were_followed_count_when_the_log_has_lost_them(
     assert why == f"ipv4-stream-1 repetition 4 (block 1 (on), generation 1): {lost}"
 
 
-def test_without_log_and_followed_lines_nothing_is_stored(tmp_path: Path) -> None:
+def test_without_log_and_followed_lines_nothing_is_stored(warehouse: Warehouse) -> None:
     def logs(*_: Any) -> str:
         raise BenchError("the pod is gone")
 
     operator = IperfGenerationOperator(
         task_id="baseline_iperf3", generation=GENERATION.model_dump(mode="json"), kubernetes_conn_id="k8s"
     )
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     api: Any = SimpleNamespace(logs=logs)
     operator._stored = generation_operator._Stored(api, warehouse, GENERATION, orders())
     operator._keep(SimpleNamespace(metadata=SimpleNamespace(name="client", namespace="bigtcp-bench")))  # type: ignore[arg-type]
@@ -191,12 +182,10 @@ def test_without_log_and_followed_lines_nothing_is_stored(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("moment", ["before the server", "while the server starts"])
 def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
-    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Cluster()
     open_and_switch(cluster, "on")
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     plan = load_plan("quick").model_dump(mode="json")
     number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
     created: list[str] = []
@@ -236,12 +225,10 @@ def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
 
 @pytest.mark.parametrize("away", [True, False])
 def test_a_generation_that_failed_after_an_outage_waits_before_its_next_try(
-    away: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    away: bool, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Cluster()
     open_and_switch(cluster, "on")
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     plan = load_plan("quick").model_dump(mode="json")
     number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
     client, said = cluster.client(), []
@@ -266,12 +253,10 @@ def test_a_generation_that_failed_after_an_outage_waits_before_its_next_try(
 
 
 def test_the_client_has_the_token_of_its_server_and_airflow_masks_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Cluster()
     open_and_switch(cluster, "on")
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     plan = load_plan("quick").model_dump(mode="json")
     number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
     masked: list[str] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,12 +34,10 @@ def connect(monkeypatch: pytest.MonkeyPatch, server: SlackServer, **extra: Any) 
 
 
 @pytest.fixture
-def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DagRunStep:
+def step(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> DagRunStep:
     """Return the step of a run that is stored and valid, on no cluster at all."""
     monkeypatch.setattr(connections, "cluster_name", lambda _conn_id: CLUSTER)
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example")
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     states = {"notify": "success"}
     params = {"plan": "nightly"}
     made = DagRunStep("bigtcp_benchmark", "night 0", "notify", "manual", params, lambda: states)

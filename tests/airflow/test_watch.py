@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,13 +27,6 @@ def fingerprint(version: str) -> Fingerprint:
 
 
 OLD, NEW = fingerprint("1.18.3"), fingerprint("1.18.4")
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    made.migrate()
-    return made
 
 
 def night(warehouse: Warehouse, number: int, cilium: Fingerprint, status: str = "valid", **columns: Any) -> int:

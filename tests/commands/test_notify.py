@@ -44,9 +44,7 @@ def server(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
+def command(warehouse: Warehouse, capsys: pytest.CaptureFixture[str]):
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

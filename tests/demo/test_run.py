@@ -58,12 +58,10 @@ def test_a_kubeconfig_that_cannot_be_used_is_one_sentence(tmp_path: Path, starte
 
 
 def test_what_a_run_that_was_killed_has_left_is_put_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    warehouse: Warehouse, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster = Cluster()
     before = cluster.state()
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     run.put_back(cluster.client(), warehouse, "", print)
     assert capsys.readouterr().out == "", "no run was made"
 

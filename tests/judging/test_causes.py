@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,13 +33,6 @@ SOCKETS = (
     "0 3000000 10.244.0.2:1 10.244.1.2:5201 cubic wscale:7,7 bytes_sent:9 busy:800ms rwnd_limited:600ms(75.0%) "
     "sndbuf_limited:4ms(0.5%) minrtt:0.01\n"
 )
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    found = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    found.migrate()
-    return found
 
 
 def snapshot(periods: int, too_big: int, size: int = SMALL) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -24,13 +23,6 @@ from tests.support.nights import CLUSTER, FIRST_NIGHT, SCENARIO_NAMES, add_night
 LIMITS = Thresholds.model_validate({})
 STREAM, OTHER_STREAM, RR = SCENARIO_NAMES
 FALL = {STREAM: 0.8}
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    found = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    found.migrate()
-    return found
 
 
 def judge(warehouse: Warehouse, number: int, rerun: Rerun | None = None, **fields) -> Night:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -22,13 +21,6 @@ SETTINGS = PrometheusSettings(url="http://prometheus", scrape_interval_s=30)
 
 def window(minutes: float, block: int = 1) -> Window:
     return Window(block, "on", BEGAN, BEGAN + timedelta(minutes=minutes))
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    made.migrate()
-    return made
 
 
 class Answering:

@@ -49,13 +49,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
 
 
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    made.migrate()
-    return made
-
-
 def store_block(warehouse: Warehouse, run: int, block: int, end: datetime) -> None:
     arm = "on" if block == 2 else "off"
     moments = {"started_at": end - LENGTH, "finished_at": end}

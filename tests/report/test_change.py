@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +19,6 @@ PLAN = {
     "order": ["off", "on", "off"],
     "duration_s": 15,
 }
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    made.migrate()
-    return made
 
 
 def night(warehouse: Warehouse, number: int, image: str = OLD, **columns: Any) -> int:

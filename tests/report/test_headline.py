@@ -7,7 +7,6 @@ from bigtcp_bench.report.history import SeriesView
 from bigtcp_bench.report.outcomes import headlines
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import incidents
-from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.nights import add_night
 
 THROUGHPUT = ("ipv4-stream-1", "throughput_bps")
@@ -131,12 +130,10 @@ def test_how_a_series_got_worse(metric, change, attribution, gain, words):
     assert moved_text(("ipv4-stream-1", metric), change, attribution, gain) == f"ipv4-stream-1 {words}"
 
 
-def test_a_list_of_runs_says_the_same_as_each_run(tmp_path):
+def test_a_list_of_runs_says_the_same_as_each_run(warehouse):
     from bigtcp_bench.judging.night import Nightly
     from bigtcp_bench.planning.plan import Thresholds
 
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     numbers = []
     for night in range(30):
         numbers.append(add_night(warehouse, night, on={"ipv4-stream-1": 0.8} if night >= 24 else None))

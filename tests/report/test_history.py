@@ -9,7 +9,6 @@ from bigtcp_bench.report.history import HistoryView, IncidentView, SeriesView
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import incidents
-from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import run_view
 from tests.support.nights import add_night
 
@@ -74,9 +73,7 @@ def test_summary_and_slack_tell_it():
         assert "regression since 2026-03-23: throughput −12.3 %" in text
 
 
-def test_from_the_warehouse(tmp_path):
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
+def test_from_the_warehouse(warehouse):
     for number in range(20):
         add_night(warehouse, number)
     run = add_night(warehouse, 20, on={"ipv4-stream-1": 0.7})

@@ -5,18 +5,10 @@ import pytest
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.report.view import NodeView, Proof, RestoreView, RunView
-from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import comparison
 
 STARTED = datetime(2026, 11, 23, 1, 2, 3, tzinfo=UTC)
 RUN_ID = "scheduled__2026-11-23T02:00:00+00:00"
-
-
-@pytest.fixture
-def warehouse(tmp_path):
-    found = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    found.migrate()
-    return found
 
 
 def result(block, arm, scenario, repetition, metric, value):

@@ -32,16 +32,6 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("migrated") / "warehouse.db"
-    migrated = Warehouse(f"sqlite:///{path}")
-    migrated.migrate()
-    # The file is complete only when its last connection is closed.
-    migrated.engine.dispose()
-    return path
-
-
-@pytest.fixture(scope="session")
 def migrated_database(postgres_url: str) -> str:
     Warehouse(create_database(postgres_url, "migrated")).migrate()
     return "migrated"
