@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -35,10 +34,8 @@ BLOCK = Block(number=2, arm="on", slot=2, generations=2, arm_offset=0)
 
 
 @pytest.fixture
-def step(tmp_path: Path) -> DagRunStep:
+def step(warehouse: Warehouse) -> DagRunStep:
     """Return the step of a run that is already stored, on no cluster at all."""
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
     params = {"plan": "nightly"}
     made = DagRunStep("bigtcp_benchmark", "night 0", "enable_big_tcp", "manual", params, dict)
     plan = validate_plan({"scenarios": "ipv4-rr"})
@@ -306,3 +303,37 @@ def test_a_run_stores_its_cluster_and_refuses_another_one_of_the_same_name(step,
         check(3, first)
     row = step.warehouse.run(4)
     assert (row["status"], row["environment"]["cluster_uid"]) == ("failed", first_uid)
+
+
+def test_a_rerun_that_fails_leaves_a_valid_night(warehouse, monkeypatch):
+    """What is far off is due again; the failed switch is the reason why the first measurement counts."""
+    scenario = "ipv4-stream-1"
+    plan = validate_plan({"scenarios": [scenario]})
+    nights = {"scenarios": [scenario], "plan": plan.model_dump(mode="json")}
+    for night in range(20):
+        add_night(warehouse, night, on={scenario: 10.0}, **nights)
+    number = add_night(warehouse, 20, **nights)
+    step = DagRunStep("bigtcp_benchmark", "night 20", "rerun_disable_big_tcp", "manual", {"night": True}, dict)
+    step.__dict__.update(warehouse=warehouse, number=number, plan=plan, api=None, pair=Pair())
+
+    def fail(*_: object, **__: object) -> None:
+        raise SwitchFailed("the agent on node1 did not become ready")
+
+    monkeypatch.setattr(connections, "cluster_name", lambda _: "lab")
+    monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
+    monkeypatch.setattr(blocks, "store_counters", lambda step, of_blocks: len(of_blocks))
+    monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
+    monkeypatch.setattr(load, "await_quiet", lambda *_, **__: {})
+    monkeypatch.setattr(bigtcp_switch, "switch", fail)
+    with pytest.raises(AirflowFailException, match="did not become ready"):
+        perform("rerun_switch", step, 1)
+    judged = perform("compare_rerun", step)
+    assert (judged["rerun"], judged["counted"]) == ([scenario], False)
+    row = warehouse.run(number)
+    assert (row["status"], row["reasons"]) == ("valid", [])
+    judgements = warehouse.judgements_frame(number)
+    assert set(judgements[judgements["metric"] == "throughput_bps"]["state"]) == {"suspect"}
+    lines = RunView.from_warehouse(warehouse, number).history.lines()
+    first = len(plan.order) + 1
+    assert any(f"does not count: block {first} (re-run): the agent on node1" in line for line in lines)
+    assert warehouse.comparisons_frame(number)["n_off"].max() == 6, "the run's own"

@@ -40,6 +40,7 @@ def fault(installation: Installation):
 
 
 def test_a_run_from_end_to_end(installation: Installation):
+    """The whole: every kind of traffic, captures, counters, proof, verdict, and the cluster as it was before."""
     before = installation.cluster_state()
     # A night of the Cilium before: what the run is held against when its note says that something has changed.
     add_night(
@@ -181,9 +182,10 @@ def causes(installation: Installation, number: int) -> list[str]:
     ],
 )
 def test_a_cluster_that_cannot_be_measured_is_restored_and_not_judged(installation, fault, name, words, cause):
+    """Only Airflow shows that the teardowns run after a task that failed, and that the run fails."""
     before = installation.cluster_state()
     fault(name)
-    run = installation.run()
+    run = installation.run(order="off,on", scenarios=["ipv4-rr"])
     assert run.state == "failed"
     assert run.row["status"] == "failed"
     for word in words:
@@ -195,9 +197,10 @@ def test_a_cluster_that_cannot_be_measured_is_restored_and_not_judged(installati
 
 
 def test_packets_that_are_segmented_on_the_way_make_the_run_invalid(installation, fault):
+    """Only real devices cut packets; what is measured all the same must not be judged."""
     fault("outer-veth-64k")
     # One family has a stream that shows it, of the other only captured packets tell.
-    run = installation.run(scenarios=["ipv4-stream-1", "ipv6-rr"])
+    run = installation.run(order="off,on", scenarios=["ipv4-stream-1", "ipv6-rr"])
     assert run.state == "failed"
     assert run.row["status"] == "invalid"
     stream, captured = run.row["reasons"]
