@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo kind-demo test types suite lint bench up down lock clean
+.PHONY: help install demo kind-demo test fast types suite lint bench up down lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,12 +26,16 @@ test: ## Lint, type check and run every test, the end-to-end run included
 	$(BIN)/ruff format --check .
 	@$(MAKE) --no-print-directory --jobs 2 types suite
 
+fast: ## Run the tests that start no lab, server or browser
+	@scripts/install test
+	$(BIN)/python -m pytest -n auto -m "not (lab or e2e or postgres or prometheus or browser)"
+
 # Side by side: many tests wait for what they have started.
 types:
 	$(BIN)/mypy
 
 suite:
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=15
+	$(BIN)/python -m pytest -n 4 --durations=15
 
 lint: install  ## Only lint and type check
 	$(BIN)/ruff check .

@@ -1,19 +1,24 @@
-"""What all tests need: an Airflow home of their own, set before anything imports Airflow; and one lab, shared."""
+"""What all tests need: an order, an Airflow home of their own before anything imports Airflow, one shared lab."""
 
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab import daemon
 from bigtcp_lab.daemon import LabInfo
+
+# Collecting imports thousands of modules; looking again and again for garbage among them takes a quarter of it.
+gc.disable()
 
 _HOME = tempfile.mkdtemp(prefix="bigtcp-bench-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -29,6 +34,44 @@ os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 # Read once, when Airflow's models are first imported, which may be long before an end-to-end test begins.
 os.environ["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] = "False"
 os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(Path(__file__).resolve().parent.parent / "dags")
+
+#: What takes longest begins first. The files of one line share a worker, and with it one Airflow and one lab. A
+#: worker is handed its next line when it has two tests left, so short ones stand between.
+FIRST = (
+    ("e2e/test_two_clusters.py", "e2e/test_cleared.py", "e2e/test_rerun.py"),
+    ("e2e/test_run.py", "e2e/test_upgrade_watch.py", "e2e/test_restore_dag.py", "e2e/test_dry_run.py"),
+    ("e2e/test_demo.py",),
+    ("test_compose_services.py", "e2e/test_up.py"),
+    ("airflow/test_dag_ids.py",),
+    ("airflow/test_params.py",),
+    ("cluster/test_on_the_lab.py", "in_cluster/test_measure_traffic.py", "measuring/test_control_on_the_lab.py"),
+    ("web/test_browser.py",),
+)
+_PLACES = {f"tests/{name}": (place, line[0]) for place, line in enumerate(FIRST) for name in line}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what takes longest begin first."""
+    items.sort(key=lambda item: _PLACES.get(item.nodeid.partition("::")[0], (len(FIRST), ""))[0])
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage again, but never among what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return a scheduler that gives a worker whole files, and those of one line of ``FIRST`` together."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return _PLACES.get(file, (0, file))[1]
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="session")
