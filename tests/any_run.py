@@ -24,7 +24,6 @@ BEGAN = datetime(2026, 3, 1, 2, tzinfo=UTC)
 #: An example is a whole warehouse, and every way of telling it is gone: few of them, and none is made smaller.
 SEARCH = settings(
     max_examples=4,
-    deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )

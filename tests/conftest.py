@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from bigtcp_bench.warehouse.store import Warehouse
@@ -19,6 +20,12 @@ from bigtcp_lab.daemon import LabInfo
 
 # Collecting imports thousands of modules; looking again and again for garbage among them takes a quarter of it.
 gc.disable()
+
+# No example is wrong because a busy machine took its time.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 _HOME = tempfile.mkdtemp(prefix="bigtcp-bench-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)

@@ -256,7 +256,6 @@ def await_all(stack: Stack, *names: str) -> None:
 @pytest.mark.e2e
 @pytest.mark.lab
 @pytest.mark.postgres
-@pytest.mark.timeout(900)
 def test_every_service_starts_is_healthy_works_and_stops(stack: Stack) -> None:
     with running_server(port=stack.ports["postgres"]) as url:
         subprocess.run(

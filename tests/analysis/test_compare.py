@@ -86,7 +86,7 @@ def test_a_drift_that_bends_is_no_effect_in_any_plan_that_is_shipped(name, bend)
 @pytest.mark.parametrize("order", ["off,on,off", "off,on,off,on,off", "off,on,off,on,off,on", "off,on"])
 @pytest.mark.parametrize("scenario", ["ipv4-stream-1", "ipv4-rate"])
 @given(seed=seeds, share=st.floats(0, 1), noise=st.floats(0.01, 3), change=st.floats(-0.99, 5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_no_interval_leaves_what_the_metric_can_be(order, scenario, seed, share, noise, change):
     plan = make_plan(scenarios=[scenario], order=order, generations=2, repetitions=1)
     random = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def test_no_interval_leaves_what_the_metric_can_be(order, scenario, seed, share,
 
 
 @given(seed=seeds, noise=st.floats(0.001, 0.02), change=st.floats(-0.05, 0.05))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_is_called_equivalent_is_drawn_within_the_margin(seed, noise, change):
     plan = make_plan(order="off,on,off,on,off", generations=2, repetitions=1)
     effect = {"throughput_bps": change, "retransmits_per_gb": change, "softirq_share_sender": change}
@@ -239,7 +239,7 @@ def test_a_noisier_switch_widens_the_interval():
 
 
 @given(seed=seeds, factor=st.floats(1e-6, 1e6), change=st.floats(-0.2, 0.2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_scaling_units_never_changes_a_verdict(seed, factor, change):
     plan = make_plan(scenarios=["ipv4-stream-1"], generations=2, repetitions=1)
     frame = make_frame(plan, seed, noise=0.03, effect={"throughput_bps": change, "retransmits_per_gb": 5 * change})
@@ -252,7 +252,7 @@ def test_scaling_units_never_changes_a_verdict(seed, factor, change):
 
 
 @given(seed=seeds, change=st.floats(-0.2, 0.2), order=st.sampled_from(["off,on,off", "off,on", "off,on,off,on"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_swapping_arms_mirrors_the_verdict(seed, change, order):
     swap = {"off": "on", "on": "off"}
     plan = make_plan(order=order, generations=2, repetitions=1)
@@ -270,7 +270,7 @@ def test_swapping_arms_mirrors_the_verdict(seed, change, order):
 
 
 @given(seed=seeds, shuffle=seeds)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_order_of_repetitions_changes_nothing(seed, shuffle):
     plan = make_plan(generations=2, repetitions=3)
     frame = make_frame(plan, seed, noise=0.05)

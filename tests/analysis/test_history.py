@@ -124,7 +124,7 @@ def test_linear_scale_where_zero_is_ordinary():
 
 
 @given(seed=st.integers(0, 500), gaps=st.lists(st.integers(0, 69), max_size=25), shift=st.floats(-0.2, 0.2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_missing_night_never_raises_an_alarm(seed, gaps, shift):
     values: list[float | None] = nights(70, seed, sd=0.03)
     values[40:] = [value * (1 + shift) for value in values[40:]]
@@ -143,7 +143,7 @@ def test_a_missing_night_never_raises_an_alarm(seed, gaps, shift):
 
 
 @given(seed=st.integers(0, 500), factor=st.floats(1e-9, 1e9), scale=st.sampled_from(["log", "linear"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_scaling_units_never_changes_a_state(seed, factor, scale):
     values = nights(70, seed, sd=0.03)
     values[40:55] = [value * 0.9 for value in values[40:55]]
@@ -153,7 +153,7 @@ def test_scaling_units_never_changes_a_state(seed, factor, scale):
 
 
 @given(seed=st.integers(0, 500), cut=st.integers(1, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_carrying_the_state_equals_a_replay(seed, cut):
     off, on = nights(100, seed), nights(100, seed + 1000, level=20.0)
     on[50:70] = [value * 0.85 for value in on[50:70]]

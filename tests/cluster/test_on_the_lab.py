@@ -391,7 +391,7 @@ def _agents(api: ClusterApi) -> set[str]:
 
 
 def _until(check: Callable[[], Any]) -> Any:
-    return eventually(check, within_s=60)
+    return eventually(check)
 
 
 def _named(kind: str, name: str) -> dict[str, Any]:

@@ -34,7 +34,6 @@ def assert_noise_is_known(installation: Installation, run: Finished) -> None:
     assert line.startswith("noise of ipv4-stream-1, throughput_bps: ")
 
 
-@pytest.mark.timeout(600)
 def test_an_aa_run_that_is_cleared_is_another_attempt_that_keeps_nothing_of_the_first(
     installation: Installation,
 ) -> None:

@@ -18,8 +18,7 @@ from bigtcp_lab import administrator, daemon
 from tests.e2e.runs import Installation, register_dags
 from tests.support.cluster_state import cluster_state
 
-# Three Airflows start at once, each in a minute or two on a busy machine.
-pytestmark = [pytest.mark.lab, pytest.mark.e2e, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.lab, pytest.mark.e2e]
 
 DAGS = {"lab": "bigtcp_benchmark", "other": "bigtcp_benchmark_kubernetes_other"}
 CONF = {"plan": "short", "order": "off,on", "scenarios": ["ipv4-rr"]}

@@ -35,7 +35,6 @@ def _call(url: str, token: str = "", body: Any = None) -> Any:
         return json.load(answer)
 
 
-@pytest.mark.timeout(600)
 def test_up_starts_everything_and_down_leaves_nothing(tmp_path: Path) -> None:
     port, folder = _free_port(), tmp_path / "work"
     program = str(Path(sys.executable).with_name("bigtcp-bench"))

@@ -13,7 +13,7 @@ from kubernetes.stream import stream
 Result = TypeVar("Result")
 
 
-def eventually(check: Callable[[], Result], what: str = "", within_s: float = 15) -> Result:
+def eventually(check: Callable[[], Result], what: str = "", within_s: float = 60) -> Result:
     """Return the first true result of ``check``; fails, naming ``what``, when there is none in time."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:

@@ -127,14 +127,14 @@ def test_exec_returns_both_streams_the_exit_code_and_takes_input(core: Core) -> 
     core.create_namespaced_pod("default", pod("worker"))
     eventually(lambda: phase(core, "worker") == "Running")
     with running_command(core, "worker", "sh", "-c", "echo out; echo err >&2; exit 7") as session:
-        session.run_forever(timeout=5)
+        session.run_forever(timeout=60)
         assert (session.read_stdout(), session.read_stderr(), session.returncode) == ("out\n", "err\n", 7)
     with running_command(core, "worker", "sh", "-c", "read line; echo got $line", stdin=True) as session:
         session.write_stdin("this\n")
-        session.run_forever(timeout=5)
+        session.run_forever(timeout=60)
         assert (session.read_stdout(), session.returncode) == ("got this\n", 0)
     with running_command(core, "worker", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x") as session:
-        session.run_forever(timeout=10)
+        session.run_forever(timeout=60)
         assert len(session.read_stdout()) == 1_000_000
 
 
@@ -142,7 +142,7 @@ def test_a_command_ends_when_its_client_goes(core: Core) -> None:
     core.create_namespaced_pod("default", pod("left"))
     eventually(lambda: phase(core, "left") == "Running")
     with running_command(core, "left", "sh", "-c", "echo $$; exec sleep 1000") as session:
-        process = Path("/proc", session.readline_stdout(timeout=5))
+        process = Path("/proc", session.readline_stdout(timeout=60))
         assert process.exists()
     eventually(lambda: not process.exists())
 

@@ -74,7 +74,7 @@ def test_a_pod_is_waited_for_described_read_and_entered(kubectl: Kubectl, tmp_pa
     go_on = tmp_path / "go-on"
     script = f"echo one; until [ -e {go_on} ]; do sleep 0.05; done; echo two"
     assert apply(kubectl, pod("visitor", "sh", "-c", script)) == "pod/visitor created"
-    kubectl("wait", "--for=condition=Ready", "pod/visitor", "--timeout=30s")
+    kubectl("wait", "--for=condition=Ready", "pod/visitor", "--timeout=60s")
     described = kubectl("describe", "pod", "visitor")
     assert "Successfully assigned default/visitor to node" in described
     kubectl("describe", "node", "node1")
@@ -88,7 +88,7 @@ def test_a_pod_is_waited_for_described_read_and_entered(kubectl: Kubectl, tmp_pa
     assert following.stdout is not None
     assert following.stdout.readline() == "one\n"
     go_on.touch()
-    assert following.communicate(timeout=10)[0] == "two\n"
+    assert following.communicate(timeout=60)[0] == "two\n"
     assert kubectl("logs", "visitor", "--tail=1") == "two\n"
     eventually(lambda: kubectl("get", "pod", "visitor", "-o", "jsonpath={.status.phase}") == "Succeeded")
     refused = kubectl("exec", "visitor", "--", "true", exit_code=1)
@@ -101,13 +101,13 @@ def test_deleting_waits_for_the_pod_to_be_gone(
     kubectl: Kubectl, core: kubernetes.client.CoreV1Api, api_cluster: ApiCluster
 ) -> None:
     apply(kubectl, pod("sleeper"))
-    kubectl("wait", "--for=condition=Ready", "pod/sleeper", "--timeout=30s")
+    kubectl("wait", "--for=condition=Ready", "pod/sleeper", "--timeout=60s")
     asked = len(api_cluster.calls)
-    watching = kubectl.popen("wait", "--for=delete", "pod/sleeper", "--timeout=20s")
+    watching = kubectl.popen("wait", "--for=delete", "pod/sleeper", "--timeout=60s")
     eventually(lambda: any("watch=true" in call for call in api_cluster.calls[asked:]))
     kubectl("delete", "pod", "sleeper")
     assert "sleeper" not in [item.metadata.name for item in core.list_namespaced_pod("default").items]
-    watching.communicate(timeout=20)
+    watching.communicate(timeout=60)
     assert watching.returncode == 0
 
 
@@ -115,11 +115,11 @@ def test_restarting_a_daemonset_replaces_its_pods(kubectl: Kubectl) -> None:
     def uids() -> set[str]:
         return set(kubectl("get", "pods", "-n", "kube-system", "-o", "jsonpath={.items[*].metadata.uid}").split())
 
-    kubectl("rollout", "status", "ds/cilium", "-n", "kube-system", "--timeout=20s")
+    kubectl("rollout", "status", "ds/cilium", "-n", "kube-system", "--timeout=60s")
     before = uids()
     kubectl("rollout", "restart", "ds/cilium", "-n", "kube-system")
     assert "successfully rolled out" in kubectl(
-        "rollout", "status", "ds/cilium", "-n", "kube-system", "--timeout=20s"
+        "rollout", "status", "ds/cilium", "-n", "kube-system", "--timeout=60s"
     )
     after = uids()
     assert len(before) == len(after) == 2
@@ -168,7 +168,7 @@ def test_a_job_is_made_from_a_cronjob_and_keeps_all_of_it(kubectl: Kubectl) -> N
         stored = json.loads(kubectl("get", "cronjob", "guardian", "-o", "json"))
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "now"}}
         assert apply(kubectl, {**job, **stored["spec"]["jobTemplate"]}) == "job.batch/now created"
-    kubectl("wait", "--for=condition=Complete", "job/now", "--timeout=30s")
+    kubectl("wait", "--for=condition=Complete", "job/now", "--timeout=60s")
     assert kubectl("logs", "job/now") == "guarded\n"
 
     def missing(wanted: Any, found: Any, path: str) -> list[str]:

@@ -84,7 +84,7 @@ def test_nothing_is_left_of_a_killed_lab(directory: Path) -> None:
     assert any(SIGN in text for text in processes_of(directory))
     eventually(lambda: any(NEIGHBOUR in text for text in processes_of(directory)), "a busy process")
     os.kill(lab.info.pid, signal.SIGKILL)
-    eventually(lambda: not processes_of(directory), "end of all processes", within_s=10)
+    eventually(lambda: not processes_of(directory), "end of all processes")
     assert str(directory) not in Path("/proc/self/mounts").read_text(encoding="utf-8")
     assert not daemon.status(directory).running
     again = RunningLab(directory)
@@ -98,7 +98,7 @@ def test_a_lab_killed_while_starting_does_not_hinder_the_next(directory: Path, a
     time.sleep(after_s)
     starting.kill()
     starting.wait()
-    eventually(lambda: not processes_of(directory), "end of all processes", within_s=10)
+    eventually(lambda: not processes_of(directory), "end of all processes")
     assert daemon.status(directory).running is False
     assert daemon.up(directory).url == daemon.status(directory).url
 
@@ -106,7 +106,7 @@ def test_a_lab_killed_while_starting_does_not_hinder_the_next(directory: Path, a
 def test_a_lab_that_is_not_ready_in_time_is_not_left(directory: Path) -> None:
     with pytest.raises(PreconditionFailed, match=r"not ready within 0\.1 s"):
         daemon.up(directory, timeout_s=0.1)
-    eventually(lambda: not processes_of(directory), "end of all processes", within_s=10)
+    eventually(lambda: not processes_of(directory), "end of all processes")
 
 
 def test_other_users_root_is_enough(directory: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_lab_that_a_test_has_started_ends_with_the_test_run_however_that_ends(
         assert select.select([lab], [], [], 30)[0], "the lab is still there"
     finally:
         os.close(lab)
-    eventually(lambda: processes_of(tmp_path) == [], within_s=60)
+    eventually(lambda: processes_of(tmp_path) == [])
 
 
 def test_a_lab_whose_owner_has_ended_before_it_looked_ends_at_once(directory: Path) -> None:

@@ -327,13 +327,13 @@ def accepted(message: Message) -> bool:
     return content_refusal({"text": made.text, "blocks": list(made.blocks)}) is None
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(views(), many_words)
 def test_any_run_is_a_message_that_slack_takes(view, checks):
     assert accepted(run_message(view, checks))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(views(), st.sets(series, min_size=1, max_size=4), st.data())
 def test_any_incident_is_a_message_that_slack_takes(view, chosen, data):
     members = tuple(
@@ -347,7 +347,7 @@ def test_any_incident_is_a_message_that_slack_takes(view, chosen, data):
         assert accepted(make(news))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(series, numbers, numbers), max_size=60), words)
 def test_any_week_is_a_message_that_slack_takes(rows, cluster):
     gains = tuple(Gain(name, metric, benefit, detects) for (name, metric), benefit, detects in rows)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtcp_bench.in_cluster.output import MARKER
@@ -192,7 +192,6 @@ _json = st.recursive(
 _parts = st.sampled_from(["client", "server", "iperf3", "rr", "before", "after", "devices", "end", "streams"])
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(_parts, st.dictionaries(_parts, _json, max_size=3) | _json, max_size=4),
     st.sampled_from(sorted(SCENARIOS)),

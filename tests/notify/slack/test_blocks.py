@@ -62,7 +62,7 @@ MESSAGES = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(MESSAGES)
 def test_a_message_of_anything_is_one_that_slack_takes(message):
     made = blocks.rendered(message, "<!channel>")
