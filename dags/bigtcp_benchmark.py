@@ -90,7 +90,7 @@ def rerun_slot(slot: int) -> list[Any]:
 
 
 for conn_id in dag_ids.configured():
-    dag(
+    made = dag(
         dag_id=dag_ids.dag_id_of(conn_id),
         schedule=None
         if SCHEDULE is None
@@ -99,7 +99,6 @@ for conn_id in dag_ids.configured():
         catchup=False,
         # Runs of one cluster queue here; those of different clusters are different DAGs, and may overlap.
         max_active_runs=1,
-        params=dag_params(),
         tags=["bigtcp", "benchmark", "network", *([conn_id] if conn_id != settings.DEFAULT_CONN_ID else [])],
         # A backfill of a live cluster has no meaning.
         allowed_run_types=["manual", "scheduled", "operator_triggered", "asset_triggered"],
@@ -113,3 +112,5 @@ for conn_id in dag_ids.configured():
         },
         doc_md=__doc__,
     )(bigtcp_benchmark)()
+    # Only now: every task made before would have a copy of its own, which Airflow checks and stores at each parse.
+    made.params.update(dag_params())

@@ -38,6 +38,8 @@ os.environ[daemon.OWNER] = str(os.getpid())
 # LocalAirflow keeps its home in a folder of this name, so the end-to-end tests can take it over.
 os.environ["AIRFLOW_HOME"] = f"{_HOME}/airflow"
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+# Importing the provider of Kubernetes takes a busy machine long.
+os.environ["AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT"] = "300"
 # Read once, when Airflow's models are first imported, which may be long before an end-to-end test begins.
 os.environ["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] = "False"
 os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(Path(__file__).resolve().parent.parent / "dags")

@@ -73,6 +73,11 @@ def test_the_graph_reads_like_the_run(dag):
     assert [task.task_id for task in dag.leaves] == ["close_run"]
 
 
+def test_the_form_is_the_dags_and_no_task_has_a_copy_of_it(dag):
+    assert list(dag.params) == list(dag_params())
+    assert [task.task_id for task in dag.tasks if task.params] == []
+
+
 def test_setup_and_teardowns(dag):
     assert dag.get_task("snapshot_config").is_setup
     for name in ("restore_config", "close_run"):

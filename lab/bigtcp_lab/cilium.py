@@ -26,7 +26,7 @@ def main() -> None:
     """Run the command whose name and arguments are on the command line."""
     program, *arguments = sys.argv[1:]
     if os.environ.get("LAB_DISGUISE"):
-        import sitecustomize  # noqa: F401
+        import sitecustomize  # type: ignore[import-not-found]  # noqa: F401
     match program, *arguments:
         case ["cilium-agent", *_]:
             from bigtcp_lab import cilium_agent

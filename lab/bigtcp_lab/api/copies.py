@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import marshal
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -14,4 +14,6 @@ def copied(data: T) -> T:
     The store copies whatever it takes and gives. ``copy.deepcopy`` takes several times as long, because it also
     looks for shared parts and for methods. Raises ValueError for what JSON does not know.
     """
-    return marshal.loads(marshal.dumps(data))  # type: ignore[no-any-return]
+    json_data: Any = data
+    copy: T = marshal.loads(marshal.dumps(json_data))
+    return copy

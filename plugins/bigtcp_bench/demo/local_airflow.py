@@ -73,6 +73,9 @@ class LocalAirflow:
             # Two cores: a run is serial, and each idle worker of the default 32 costs memory.
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+            # A busy machine takes its time to import the provider of Kubernetes.
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
+            "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
             # With SQLite a busy machine answers a worker only after many seconds; the default gives up after 5.
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
