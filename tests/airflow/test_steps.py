@@ -28,6 +28,7 @@ from bigtcp_bench.warehouse import migrate
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab.api.discovery import NAMESPACES, NODES
 from tests.cluster.simulated import Client, Cluster, run
+from tests.judging.test_run import STREAM, measured
 from tests.support.nights import add_night
 
 BLOCK = Block(number=2, arm="on", slot=2, generations=2, arm_offset=0)
@@ -307,14 +308,13 @@ def test_a_run_stores_its_cluster_and_refuses_another_one_of_the_same_name(step,
 
 def test_a_rerun_that_fails_leaves_a_valid_night(warehouse, monkeypatch):
     """What is far off is due again; the failed switch is the reason why the first measurement counts."""
-    scenario = "ipv4-stream-1"
-    plan = validate_plan({"scenarios": [scenario]})
-    nights = {"scenarios": [scenario], "plan": plan.model_dump(mode="json")}
+    fields = {"scenarios": [STREAM], "order": "off,on,off,on,off", "generations": 2, "packet_sizes": False}
+    usual = validate_plan(fields).model_dump(mode="json")
     for night in range(20):
-        add_night(warehouse, night, on={scenario: 10.0}, **nights)
-    number = add_night(warehouse, 20, **nights)
-    step = DagRunStep("bigtcp_benchmark", "night 20", "rerun_disable_big_tcp", "manual", {"night": True}, dict)
-    step.__dict__.update(warehouse=warehouse, number=number, plan=plan, api=None, pair=Pair())
+        add_night(warehouse, night, on={STREAM: 10.0}, scenarios=[STREAM], plan=usual)
+    judged, plan = measured(warehouse, noise=0.002, scenarios=[STREAM])
+    step = DagRunStep("bigtcp_benchmark", "night", "rerun_disable_big_tcp", "manual", {"night": True}, dict)
+    step.__dict__.update(warehouse=warehouse, number=judged.number, plan=plan, api=None, pair=Pair())
 
     def fail(*_: object, **__: object) -> None:
         raise SwitchFailed("the agent on node1 did not become ready")
@@ -327,13 +327,12 @@ def test_a_rerun_that_fails_leaves_a_valid_night(warehouse, monkeypatch):
     monkeypatch.setattr(bigtcp_switch, "switch", fail)
     with pytest.raises(AirflowFailException, match="did not become ready"):
         perform("rerun_switch", step, 1)
-    judged = perform("compare_rerun", step)
-    assert (judged["rerun"], judged["counted"]) == ([scenario], False)
-    row = warehouse.run(number)
+    found = perform("compare_rerun", step)
+    assert (found["rerun"], found["counted"]) == ([STREAM], False)
+    row = warehouse.run(judged.number)
     assert (row["status"], row["reasons"]) == ("valid", [])
-    judgements = warehouse.judgements_frame(number)
+    judgements = warehouse.judgements_frame(judged.number)
     assert set(judgements[judgements["metric"] == "throughput_bps"]["state"]) == {"suspect"}
-    lines = RunView.from_warehouse(warehouse, number).history.lines()
-    first = len(plan.order) + 1
-    assert any(f"does not count: block {first} (re-run): the agent on node1" in line for line in lines)
-    assert warehouse.comparisons_frame(number)["n_off"].max() == 6, "the run's own"
+    lines = RunView.from_warehouse(warehouse, judged.number).history.lines()
+    assert any("its re-run does not count: block 6 (re-run): the agent on node1" in line for line in lines)
+    assert warehouse.comparisons_frame(judged.number)["n_off"].max() == 8, "the run's own blocks"
