@@ -176,7 +176,8 @@ def test_the_script_is_made_once_and_can_stand_inline():
 
 
 def test_captured_packets_take_the_place_of_mean_sizes(view, detail):
-    place = {"block": 2, "arm": "on", "family": "ipv4", "end": "receiver", "direction": "received"}
+    place = {"block": 2, "arm": "on", "family": "ipv4", "path": "pod", "node": "server"}
+    place |= {"end": "receiver", "direction": "received"}
     sizes = pd.DataFrame([place | {"upper_bytes": 196_608, "packets": 2, "bytes": 360_000}])
     means, captured = (run_charts(view, detail.results, one)["packets"] for one in (sizes.iloc[:0], sizes))
     assert (means.section, captured.section) == ("effect", "effect")

@@ -104,7 +104,7 @@ def test_overview(reader):
     assert "; nobody has acknowledged it" in shown
     assert "; known to grace" in shown
     assert re.search(r"Last run run 420 , \d+ h ago", shown)
-    assert "VALID · helps 22, worse 0, unchanged 3" in shown
+    assert "VALID · helps 23, worse 0, unchanged 2" in shown
     assert "Restore verified" in shown
     # Airflow's own API says when; without a script there is a link.
     assert f'data-next-run="/api/v2/dags/{DAG_ID}"' in answer.text
@@ -160,7 +160,7 @@ def test_a_run_has_its_verdicts_its_files_and_its_neighbours(reader):
     answer = reader.get(f"run/{NIGHTS}")
     shown = text_of(answer)
     for words in (
-        "helps 22, worse 0, unchanged 3",
+        "helps 23, worse 0, unchanged 2",
         "Proof of effect",
         "worker-1",
         "snmp/TcpRetransSegs",
@@ -332,7 +332,7 @@ def test_figures_can_be_downloaded(reader, warehouse):
     assert (row["family"], row["upper_bytes"], row["packets"]) == ("ipv6", "196608", "5")
     report = reader.get(f"run/{NIGHTS}/report.html")
     assert report.headers["content-disposition"] == f'attachment; filename="run-{NIGHTS}.html"'
-    assert "helps 22, worse 0, unchanged 3" in report.text
+    assert "helps 23, worse 0, unchanged 2" in report.text
 
 
 def test_figures_from_prometheus_are_offered_where_there_are_some(reader, warehouse):

@@ -76,7 +76,7 @@ def _further_reasons(view: RunView, headline: str) -> list[str]:
     """Return the reasons that ``headline`` does not give."""
     firsts = [(line, line.partition(" (likewise ")[0]) for line in summary.reason_lines(view)]
     # A task's name stands before what it said.
-    return [line for line, first in firsts if first not in headline and first.partition(": ")[2] not in headline]
+    return [line for line, first in firsts if (first.partition(": ")[2] or first) not in headline]
 
 
 def likely_causes(view: RunView) -> Listing:
