@@ -11,7 +11,13 @@ from bigtcp_bench.web.app import build_app
 from bigtcp_bench.web.rendering import static_version
 from tests.web.history import CLUSTER, DAG_ID, LAB, LAB_DAG_ID, NIGHTS, connection_of
 
-SAMPLES = {"number": str(NIGHTS), "name": "comparison", "version": static_version(), "path": "anything", "table": "results"}
+SAMPLES = {
+    "number": str(NIGHTS),
+    "name": "comparison",
+    "version": static_version(),
+    "path": "anything",
+    "table": "results",
+}
 #: What FastAPI would serve by itself, and what is nowhere.
 ALSO = ("docs", "redoc", "openapi.json", "", "static/pages.css", f"static/{static_version()}/charts.js")
 
