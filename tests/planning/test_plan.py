@@ -23,7 +23,6 @@ from bigtcp_bench.planning.plan import (
     task_ids,
     turn_of,
     turns,
-    unused_tasks,
     validate_plan,
 )
 
@@ -243,18 +242,6 @@ def test_a_cluster_may_have_its_own_file_of_a_plan(tmp_path, monkeypatch):
         plan_of_params({**params, "plan": "nightly.edge"}, "prod")
     assert load_plan("nightly.edge").scenarios == ("ipv4-rr",)
     assert plan_names() == ["nightly", "quick", "upgrade", "weekly"]
-
-
-@pytest.mark.parametrize(
-    ("order", "unused"),
-    [
-        ("off,on,off,on,off,on", []),
-        ("off,on,off,on,off", ["enable_big_tcp_3", "test_iperf3_3"]),
-        ("on,off,on,off,on", ["disable_big_tcp", "baseline_iperf3"]),
-    ],
-)
-def test_tasks_of_slots_that_no_block_takes(order: str, unused: list[str]) -> None:
-    assert unused_tasks(load_plan("quick", {"order": order})) == unused
 
 
 def test_all_tasks_of_a_rerun_are_tasks_of_the_dag() -> None:

@@ -536,13 +536,6 @@ def blocks(plan: Plan) -> list[Block]:
     return result
 
 
-def unused_tasks(plan: Plan) -> list[str]:
-    """Return the ids of the tasks of all slots that no block of ``plan`` takes."""
-    used = {block.slot for block in blocks(plan)}
-    slots = (slot for slot in range(1, len(SLOT_ARMS) + 1) if slot not in used)
-    return [task for slot in slots for task in task_ids(SLOT_ARMS, slot)]
-
-
 #: The blocks in which scenarios are measured again in the same run. The middle one is twice as long as the others,
 #: so that either half of the generations has its off and its on next to each other in time.
 RERUN_ORDER: tuple[Arm, ...] = ("off", "on", "off")

@@ -22,7 +22,7 @@ from bigtcp_bench.judging.attempts import (
     refuse_changed,
     refuse_parts,
 )
-from bigtcp_bench.planning.plan import Plan, unused_tasks
+from bigtcp_bench.planning.plan import Plan
 from bigtcp_bench.progress import say
 from bigtcp_bench.report.preflight import checks_note, checks_text
 from bigtcp_bench.warehouse.records import BY_HAND
@@ -58,7 +58,6 @@ def snapshot_config(step: DagRunStep) -> Result:
     begun = _begin(step) if anew == "whole" else step.left_by("check_kernel")
     choice = (begun or {}).get("choice") or choice_of(step.warehouse.run(step.number))
     refuse_changed(step.warehouse, step.number, choice)
-    step.skip(unused_tasks(step.plan))
     window = open_window(step.api, step.run_key, step.plan, step.pair, progress=say)
     return {"window": window.fence.window, "saved_at": window.state.saved_at, "choice": choice}
 
