@@ -72,8 +72,11 @@ def test_a_run_from_end_to_end(installation: Installation):
     comparisons = installation.warehouse.comparisons_frame(run.number)
     assert {"throughput_bps", "transactions_per_s", "latency_p99_us"} <= set(comparisons["metric"])
     judged = comparisons[comparisons["metric"] == "throughput_bps"]
-    assert (judged["ci_low"] < judged["change"]).all()
-    assert (judged["change"] < judged["ci_high"]).all()
+    # With so few generations a busy machine may leave a scenario without an interval.
+    unknown = judged["ci_low"].isna()
+    assert set(judged[unknown]["verdict"]) <= {"inconclusive"}
+    assert (judged[~unknown]["ci_low"] < judged[~unknown]["change"]).all()
+    assert (judged[~unknown]["change"] < judged[~unknown]["ci_high"]).all()
     counters = installation.warehouse.counters_frame(run.number)
     assert set(counters["block"]) == {1, 2, 3}
     assert set(counters["node"]) == {"node1", "node2"}
