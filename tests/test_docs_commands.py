@@ -39,7 +39,7 @@ MADE_BY = {
     "down": "tests/e2e/test_up.py",
 }
 #: These run the tests, or are part of that.
-TESTING = {"install", "lint", "test"}
+TESTING = {"install", "lint", "fast", "test"}
 
 
 def _blocks() -> Iterator[tuple[str, list[str]]]:
