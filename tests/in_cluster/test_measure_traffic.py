@@ -113,7 +113,7 @@ def test_every_traffic_yields_its_metrics_and_big_tcp_shows_in_the_proof(pair: P
         pair.run(end, "ip", "link", "set", "eth0", "gso_max_size", "196608", "gro_max_size", "196608")
     names = [f"ipv{6 if number % 2 else 4}-{kind.name}" for number, kind in enumerate(KINDS.values())]
     names = [name if name in SCENARIOS else f"{name}-1" for name in names]
-    wanted = short_orders(*names, "ipv6-stream-1", "ipv6-stream-8", "ipv6-stream-32", omit_s=1)
+    wanted = short_orders(*names, "ipv6-stream-1", "ipv6-stream-8", "ipv6-stream-32", duration_s=3, omit_s=1)
     with serving(pair):
         code, out, err = measure(pair, wanted)
     assert (code, err) == (0, "")
@@ -489,7 +489,8 @@ def test_connections_end_before_ports_do_and_say_so(pair: Pair) -> None:
     seen = [unpacked(one.stored)["client"] for one in (log.repetitions[0], log.repetitions[-1])]
     texts = (seen[0]["before"]["sockstat"], seen[1]["after"]["sockstat"])
     before, after = (int(re.findall(r"^TCP: .* tw (\d+)", text, re.MULTILINE)[0]) for text in texts)
-    assert 0 < after - before <= 399, "closed connections wait at the client, where they hold its ports"
+    # The client's few connections of another kind wait there, too.
+    assert 0 < after - before <= 399 + 10, "closed connections wait at the client, where they hold its ports"
 
 
 def test_a_stream_that_dies_beside_the_requests_costs_that_repetition(pair: Pair) -> None:
