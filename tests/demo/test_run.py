@@ -35,7 +35,7 @@ def test_a_given_cluster_takes_the_place_of_the_lab(tmp_path, started, monkeypat
     config["contexts"][0]["name"] = config["current-context"] = "kind-bigtcp-bench"
     (tmp_path / "given").write_text(json.dumps(config))
     monkeypatch.chdir(tmp_path)
-    assert main(["demo", "--kubeconfig", "given", "--folder", "work"]) == 0
+    assert main(["demo", "--kubeconfig", "given", "--folder", "demo"]) == 0
     (airflow,) = started
     environment = airflow.environment()
     connection = json.loads(environment["AIRFLOW_CONN_KUBERNETES_DEFAULT"])
@@ -43,8 +43,8 @@ def test_a_given_cluster_takes_the_place_of_the_lab(tmp_path, started, monkeypat
         "kube_config_path": str(tmp_path / "given"),
         "cluster_name": "kind-bigtcp-bench",
     }
-    assert environment["AIRFLOW_CONN_BIGTCP_WAREHOUSE"] == f"sqlite:///{tmp_path}/work/warehouse.db"
-    assert (tmp_path / "work" / "warehouse.db").exists()
+    assert environment["AIRFLOW_CONN_BIGTCP_WAREHOUSE"] == f"sqlite:///{tmp_path}/demo/warehouse.db"
+    assert (tmp_path / "demo" / "warehouse.db").exists()
 
 
 @pytest.mark.parametrize("text", [None, "clusters: [", "current-context: nowhere\ncontexts: []\n"])
@@ -53,7 +53,7 @@ def test_a_kubeconfig_that_cannot_be_used_is_one_sentence(tmp_path: Path, starte
     if text is not None:
         path.write_text(text)
     with pytest.raises(InvalidInput, match="cannot be used"):
-        run.run_demo(tmp_path / "work", "quick", path)
+        run.run_demo(tmp_path / "demo", "quick", path)
     assert started == []
 
 

@@ -21,7 +21,7 @@ from bigtcp_bench.in_cluster.traffic import KINDS
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS
-from bigtcp_bench.readings.agent_log import parse_log
+from bigtcp_bench.readings.agent_log import Repetition, parse_log
 from bigtcp_bench.readings.frames import document_of, frames_in, unpacked
 from bigtcp_bench.readings.measurements import absences, measurements, problems, proof
 from bigtcp_bench.readings.orders import CaptureOrders, MeasureOrders, ReachOrders, ServeOrders
@@ -303,16 +303,21 @@ def test_iperf3_serves_one_test_of_the_partner_and_is_gone_with_it(pair: Pair) -
         assert problems(repetition, short_orders("ipv4-stream-1", "ipv6-stream-1")) == []
 
 
-def test_an_iperf3_that_died_costs_no_other_repetition(pair: Pair) -> None:
-    wanted = short_orders("ipv4-stream-1", repetitions=2, duration_s=2)
+def _killed_in_the_first(pair: Pair, wanted: MeasureOrders) -> list[Repetition]:
+    """Return both repetitions of ``wanted``, of one scenario; its iperf3 is killed while the first one runs."""
     with serving(pair) as server:
         client = start(pair, "client", wanted.to_argument())
-        printed = read_until(client, "ipv4-stream-1 1/2: measuring")
+        printed = read_until(client, f"{wanted.scenarios[0].name} 1/2: measuring")
         wait_until(lambda: _children(server) != [], "no iperf3 was started")
         time.sleep(0.5)
         os.kill(_children(server)[0], signal.SIGKILL)
         out, _ = client.communicate(timeout=60)
-    first, second = parse_log(printed + out).repetitions
+    return parse_log(printed + out).repetitions
+
+
+def test_an_iperf3_that_died_costs_no_other_repetition(pair: Pair) -> None:
+    wanted = short_orders("ipv4-stream-1", repetitions=2, duration_s=2)
+    first, second = _killed_in_the_first(pair, wanted)
     assert problems(first, wanted)
     assert problems(second, wanted) == []
 
@@ -495,14 +500,7 @@ def test_connections_end_before_ports_do_and_say_so(pair: Pair) -> None:
 
 def test_a_stream_that_dies_beside_the_requests_costs_that_repetition(pair: Pair) -> None:
     wanted = short_orders("ipv4-loaded-rr", repetitions=2, duration_s=2)
-    with serving(pair) as server:
-        client = start(pair, "client", wanted.to_argument())
-        printed = read_until(client, "ipv4-loaded-rr 1/2: measuring")
-        wait_until(lambda: _children(server) != [], "no iperf3 was started")
-        time.sleep(0.5)
-        os.kill(_children(server)[0], signal.SIGKILL)
-        out, _ = client.communicate(timeout=60)
-    first, second = parse_log(printed + out).repetitions
+    first, second = _killed_in_the_first(pair, wanted)
     (problem,) = problems(first, wanted)
     assert "the stream beside the requests: iperf3" in problem
     assert unpacked(first.stored)["rr"]["transactions"] > 0

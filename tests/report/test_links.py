@@ -18,7 +18,9 @@ def test_pages_stand_behind_airflows_route_with_airflows_own_path():
     page = "https://airflow.example/prefix/plugin/bigtcp/prefix/bigtcp-bench"
     assert links.incident_url(AIRFLOW, 7) == f"{page}/incidents/7"
     wanted = f"{page}/trend?cluster=a+b&metric=throughput_bps"
-    assert links.trend_url(AIRFLOW, cluster="a b", metric="throughput_bps", since=None) == wanted
+    assert (
+        links.page_url(AIRFLOW, "trend", {"cluster": "a b", "metric": "throughput_bps", "since": None}) == wanted
+    )
 
 
 def test_without_an_address_of_airflow_they_are_paths():

@@ -145,9 +145,6 @@ class ProbeOrders(_Orders):
     sample_s: float = Field(default=0, ge=0, le=60)
 
 
-Orders = ServeOrders | MeasureOrders | CaptureOrders | ReachOrders | ProbeOrders
-
-
 def _refuse_misfits(addresses: dict[Family, str]) -> None:
     for family, address in addresses.items():
         try:

@@ -10,7 +10,7 @@ from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report.differences import Difference, differences
 from bigtcp_bench.report.headline import Gain, main_first, moved_text
 from bigtcp_bench.report.units import change_text
-from bigtcp_bench.report.words import day_text, gain_text, series_text
+from bigtcp_bench.report.words import day_text, gain_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -110,8 +110,3 @@ def most_telling(members: Iterable[Member]) -> list[Member]:
     return sorted(
         members, key=lambda one: (not one.confirmed, *main_first((one.scenario, one.metric), one.change))
     )
-
-
-def member_text(member: Member) -> str:
-    """Return how a member is called: ``ipv4-stream-1 throughput``."""
-    return series_text(member.scenario, member.metric)

@@ -29,11 +29,6 @@ def incident_url(airflow_url: str, number: int) -> str:
     return page_url(airflow_url, f"incidents/{number}")
 
 
-def trend_url(airflow_url: str, **choice: str | None) -> str:
-    """Return the address of the trend page; ``choice``: cluster, scenario, metric, since, until, version."""
-    return page_url(airflow_url, "trend", choice)
-
-
 def page_url(airflow_url: str, path: str, query: Mapping[str, str | None] | None = None) -> str:
     """Return the address of the page ``path`` within Airflow's frame; values of None are left out."""
     base = airflow_url.rstrip("/")
