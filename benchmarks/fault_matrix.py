@@ -39,19 +39,26 @@ from bigtcp_bench.cluster.guardian_objects import CRONJOB
 from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME, LEASE_NAME
+from bigtcp_bench.settings import PLANS
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab import administrator, daemon
 
 JOB = Kind("batch", "v1", "jobs")
 DAG = "/api/v2/dags/bigtcp_benchmark"
-CONF = {
-    "plan": "quick",
-    "order": "off,on",
-    "scenarios": ["ipv4-stream-1"],
-    "generations": 1,
-    "duration_s": 2,
-    "omit_s": 0,
-}
+#: Small, but with what a generation can create: pods on two nodes and on one, and a Service.
+PLAN = """
+description: For faults
+scenarios: [ipv4-stream-1, ipv6-stream-1@service, ipv4-stream-1@same-node]
+order: "off,on"
+generations: 1
+repetitions: 1
+duration_s: 2
+omit_s: 0
+precision: null
+control: false
+load_gate: {mode: warn, rest_s: 0}
+thresholds: {busy_limit: 1, steal_limit: 1, throttle_limit: 1, drift_limit: 1}
+"""
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "generated" / "fault-matrix.md"
 STEPS = (
     "check_kernel",
@@ -106,7 +113,7 @@ class Rest:
 
     def trigger(self) -> str:
         """Start a run and return its path."""
-        run = self.call("POST", f"{DAG}/dagRuns", {"logical_date": None, "conf": CONF})
+        run = self.call("POST", f"{DAG}/dagRuns", {"logical_date": None, "conf": {"plan": "faults"}})
         return f"{DAG}/dagRuns/{urllib.parse.quote(run['dag_run_id'], safe='')}"
 
     def tasks(self, run: str) -> dict[str, str | None]:
@@ -458,6 +465,10 @@ def main() -> None:
     policy = folder / "airflow" / "config" / "airflow_local_settings.py"
     policy.parent.mkdir(parents=True, exist_ok=True)
     policy.write_text(POLICY if "run timed out" in options.faults else "", encoding="utf-8")
+    plans = folder / "plans"
+    plans.mkdir(exist_ok=True)
+    (plans / "faults.yaml").write_text(PLAN, encoding="utf-8")
+    os.environ[PLANS.name] = str(plans)
     place = Place(folder, options.port)
     try:
         print("| fault | step | run, who put the cluster back, what was left | took |", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigtcp_bench.cluster.api import CONFIGMAP, LEASE, NODE, POD, ClusterApi
+from bigtcp_bench.cluster.api import CONFIGMAP, LEASE, NODE, POD, SERVICE, ClusterApi
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.guardian_objects import CRONJOB
 from bigtcp_bench.cluster.pods import ROLE_LABEL
@@ -31,6 +31,7 @@ def cluster_state(api: ClusterApi) -> dict[str, Any]:
         "limits": {name: probe.limits(["eth0"]) for name, probe in probes.items()},
         "holder": ((lease or {}).get("spec") or {}).get("holderIdentity") or "",
         "config maps": sorted(item["metadata"]["name"] for item in ours),
+        "services": sorted(item["metadata"]["name"] for item in api.select(SERVICE, NAMESPACE)),
         "cron jobs": sorted(item["metadata"]["name"] for item in api.select(CRONJOB, NAMESPACE)),
         # The pods of a guardian that has restored stay for a day, so that its log can be read.
         "pods": sorted(
