@@ -351,7 +351,7 @@ def await_step(place: Place, run: str, step: str) -> str:
         state = place.rest.tasks(run).get(step)
         if state in ("running", "success", "failed", "up_for_retry"):
             return state
-        time.sleep(0.1)
+        time.sleep(0.3)
     raise TimeoutError(f"{step} did not start within {RUN_LIMIT_S:.0f} s")
 
 
