@@ -306,6 +306,19 @@ def test_a_right_that_is_missing_is_named(scope: str, resource: str, sentence: s
     assert "kubectl apply -f include/manifests/rbac.yaml" in line.advice
 
 
+def test_an_account_from_before_services_is_told_so_only_where_a_plan_needs_them() -> None:
+    cluster = Cluster()
+    cluster.forbidden = {"services", "endpointslices"}
+    assert checks(cluster)["rights", ""].status == "pass"
+    line = checks(cluster, scenarios="ipv4-rr,ipv4-rr@service")["rights", ""]
+    assert line.status == "fail"
+    assert line.found == "the account in use may not create services in namespace bigtcp-bench (and 3 more)"
+    assert line.advice.endswith("; or leave @service out")
+    assert "kubectl apply -f include/manifests/rbac.yaml" in line.advice
+    cluster.forbidden = {"services", "leases"}
+    assert "@service" not in checks(cluster, scenarios="ipv4-rr@service")["rights", ""].advice
+
+
 def test_what_is_optional_does_not_stop_a_run() -> None:
     cluster = Cluster()
     cluster.forbidden = {"events", "cronjobs"}

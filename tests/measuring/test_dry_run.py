@@ -207,7 +207,12 @@ def test_the_text_has_everything_that_is_sent() -> None:
     plan = load_plan("nightly", {"image": "registry.example/x:1", "image_pull_secrets": "pull-me"})
     found = outlined(Cluster(), plan)
     text = outline_text(found)
-    for words in ("2. on: enable_big_tcp, test_iperf3; 6 fresh pod pairs", "6 × pods bigtcp-server", "rights"):
+    for words in (
+        "2. on: enable_big_tcp, test_iperf3; 12 fresh pod pairs",
+        "6 × Service bigtcp-bench/bigtcp-bench",
+        *("6 × pods bigtcp-server and test-iperf3 on node2 and node1", "on node1 and node1"),
+        "rights",
+    ):
         assert words in text
     documents = list(yaml.safe_load_all(manifests_text(found)))
     pods = [one for one in documents if one["kind"] == "Pod"]
@@ -311,7 +316,7 @@ def test_measuring_again_is_told_with_its_time_where_the_plan_allows_it() -> Non
 def test_an_estimate_is_the_traffic_and_what_comes_on_top() -> None:
     nightly = load_plan("nightly")
     found = estimate(nightly, restarts=4)
-    assert nightly.measuring_time_s < found.quick_s < found.slow_s < 1.4 * nightly.measuring_time_s
+    assert nightly.measuring_time_s < found.quick_s < found.slow_s < 1.5 * nightly.measuring_time_s
     assert sum(part.quick_s for part in found.parts) == found.quick_s
     assert estimate(nightly, restarts=5).slow_s - found.slow_s == 30
     without = estimate(nightly.model_copy(update={"control": False}), restarts=4)

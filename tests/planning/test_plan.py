@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from bigtcp_bench.airflow.params import dag_params, plan_of_params
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.plan import (
+    PATHS,
     SCENARIOS,
     SLOT_ARMS,
     Way,
     blocks,
+    captured_ways,
     load_plan,
     plan_names,
     pod_pairs,
@@ -35,6 +37,17 @@ def test_every_shipped_plan_is_valid():
     assert {"quick", "nightly", "upgrade"} <= set(plan_names())
     for name in plan_names():
         assert load_plan(name).measuring_time_s > 0
+
+
+def test_plans_that_are_shipped_take_every_path_and_a_night_is_short_enough():
+    for name in ("nightly", "upgrade"):
+        plan = load_plan(name)
+        assert {SCENARIOS[one].path for one in plan.scenarios} == set(PATHS)
+        assert {one.partition("@")[0] for one in plan.scenarios} <= set(plan.scenarios), "each beside its like"
+        # What streams on a path prove is not captured again.
+        assert all(way.path == "pod" for way in captured_ways(plan))
+    assert load_plan("nightly").measuring_time_s <= 75 * 60
+    assert {SCENARIOS[one].path for one in load_plan("quick").scenarios} == {"pod"}
 
 
 @pytest.mark.parametrize("image", ["x/netshoot", "x/netshoot:latest", "registry:5000/netshoot"])

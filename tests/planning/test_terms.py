@@ -15,6 +15,7 @@ PLAN = load_plan("nightly").model_dump(mode="json")
     [
         ("ipv4-stream-1", {}, {}),
         ("ipv4-stream-1", {"generations": 9, "order": ["off", "on"], "rate_bps": 5, "request_bytes": 7}, {}),
+        ("ipv4-stream-1", {"scenarios": ["ipv4-stream-1", "ipv4-stream-1@service"]}, {}),
         ("ipv4-stream-1", {"duration_s": 5}, {"duration_s": (str(PLAN["duration_s"]), "5")}),
         ("ipv4-rate", {"rate_bps": 5}, {"rate_bps": ("1000000000", "5")}),
         ("ipv4-rr", {"request_bytes": 5}, {"request_bytes": ("80000", "5")}),

@@ -304,6 +304,8 @@ def _rights(api: ClusterApi, plan: Plan, cilium: Cilium, pair: NodePair) -> Chec
     advice = (
         f"an administrator can grant it: kubectl apply -f {files}; for Airflow's chart also those in include/helm"
     )
+    if all(right.resource in SERVICE_RESOURCES for right in lacking):
+        advice += "; or leave @service out"
     return Check("rights", "", "fail", f"the account in use may not {lacking[0]}{more}", advice)
 
 

@@ -471,7 +471,7 @@ class _Sketch:
             # Airflow's operator names its pod after its task.
             client["metadata"]["generateName"] = f"{task.replace('_', '-')}-"
             if kind.has_service:
-                yield _service(task, server)
+                yield _service(task, server, block.generations)
             alone = ", on each of the nodes in turn" if kind.client_node == kind.server_node else ""
             yield _pods(task, f"one pair for each generation{alone}", server, client, count=block.generations)
 
@@ -532,11 +532,12 @@ def _pods(task: str, purpose: str, *found: JsonObject, count: int = 1) -> Act:
     return Act(task, "create", what, f"{purpose}; deleted", found, count)
 
 
-def _service(task: str, server: JsonObject) -> Act:
+def _service(task: str, server: JsonObject, count: int = 1) -> Act:
     # Its owner has a name and a uid only when it runs.
     owner = {**server["metadata"], "name": f"{server['metadata']['generateName']}…", "uid": "POD-UID"}
     body = build_service({"metadata": owner})
-    return Act(task, "create", _name(body), "leads to the pod that receives, which owns it; deleted", (body,))
+    note = "leads to the pod that receives, which owns it; deleted"
+    return Act(task, "create", _name(body), note, (body,), count)
 
 
 def _reruns(plan: Plan) -> list[str]:
