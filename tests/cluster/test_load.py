@@ -92,7 +92,7 @@ def test_a_first_reading_is_not_taken_twice() -> None:
     pair = choose_pair(api, plan)
     probes = probe_nodes(api, pair.names, plan.image, sample_s=1)
     before = api.changes
-    await_quiet(api, plan, pair, probes)
+    await_quiet(api, plan, pair, {name: seen.document for name, seen in probes.items()})
     assert api.changes == before
 
 

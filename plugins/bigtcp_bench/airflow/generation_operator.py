@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,8 @@ class IperfGenerationOperator(KubernetesPodOperator):
 
     The pod is ``include/manifests/client-pod.yaml``. Where the provider's defaults are left:
 
-    - ``startup_check_interval_seconds=1`` (5): a generation lasts seconds to minutes, so waiting shows;
+    - ``startup_check_interval_seconds=0.3`` (5): a generation lasts seconds to minutes, so waiting shows; for that
+      the pod's end is awaited here, too, of which the provider asks every two seconds;
     - ``termination_message_policy="FallbackToLogsOnError"`` ("File"): a dying agent says why as its last line;
     - ``log_events_on_failure=True``, ``log_pod_spec_on_failure=False``: what happened to the pod, not what it is;
     - ``log_events_on_startup=False``: polling for events is load on the API server while nothing is wrong;
@@ -52,9 +54,9 @@ class IperfGenerationOperator(KubernetesPodOperator):
             "kubernetes_conn_id": None,
             "namespace": "bigtcp-bench",
             "pod_template_dict": load_manifest("client-pod.yaml"),
-            "startup_check_interval_seconds": 1,
+            "startup_check_interval_seconds": 0.3,
             "startup_timeout_seconds": 300,
-            "base_container_status_polling_interval": 1,
+            "base_container_status_polling_interval": 0.3,
             "termination_message_policy": "FallbackToLogsOnError",
             "log_events_on_failure": True,
             "log_events_on_startup": False,
@@ -97,12 +99,15 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 self.pod_template_dict = client_pod(generation, plan, orders)
                 self._stored = _Stored(api, store, generation, orders)
                 say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
+                measured = False
                 try:
                     # The server may have taken minutes to start, and another run may be measuring by now.
                     fence.check()
                     super().execute(context)
+                    measured = True
                 finally:
-                    self._remove(api, generation, server)
+                    # Another try must find none of these pods; whoever comes next waits for them itself.
+                    self._remove(api, generation, server, wait=not measured)
             return self._stored.summary()
         except FenceLost as error:
             # Another run, or a restore, has the cluster now: trying again cannot help.
@@ -148,6 +153,16 @@ class IperfGenerationOperator(KubernetesPodOperator):
             self._keep(remote_pod or pod)
         finally:
             super().cleanup(pod, remote_pod, xcom_result, context)
+
+    def await_pod_completion(self, pod: V1Pod) -> None:
+        """Wait for the container's end, and a moment for the pod's, which the cluster tells a little later."""
+        super().await_pod_completion(pod)
+        if self._stored is None or pod.metadata is None:
+            return
+        from bigtcp_bench.cluster import pods
+
+        with contextlib.suppress(BenchError):
+            pods.wait_over(self._stored.api, str(pod.metadata.name))
 
     def on_kill(self) -> None:
         """Store what the pod has measured so far, then let the provider delete it."""
@@ -208,7 +223,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         return open_service(api, server, before=fence.check) if generation.has_service else None
 
     @staticmethod
-    def _remove(api: ClusterApi, generation: Generation, server: dict[str, Any]) -> None:
+    def _remove(api: ClusterApi, generation: Generation, server: dict[str, Any], *, wait: bool) -> None:
         """Delete the pods of the run, and before them the Service, which the cluster would delete later."""
         from bigtcp_bench.cluster import pods
         from bigtcp_bench.cluster.services import close_service
@@ -217,7 +232,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
             if generation.has_service:
                 close_service(api, server)
         finally:
-            pods.delete_pods(api, run_key=generation.run_key)
+            pods.delete_pods(api, run_key=generation.run_key, wait=wait)
 
     @staticmethod
     def _new_server(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> dict[str, Any]:

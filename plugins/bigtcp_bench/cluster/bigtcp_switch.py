@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -98,6 +98,7 @@ def switch(
     *,
     force_restart: bool = False,
     agent_ready_s: float | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
     progress: Progress = lambda text: None,
 ) -> SwitchReport:
     """Put ``arm`` in force on the nodes of ``pair`` and return the proof.
@@ -105,7 +106,8 @@ def switch(
     Agents are restarted one node at a time, and not at all where the arm is in force and proven already
     (``force_restart`` restarts them nevertheless: in an A/A run a restart is part of what is measured). Benchmark
     pods are deleted first, since they would keep the limits they were created with. An agent may take as long as
-    Cilium itself allows it, or ``agent_ready_s``. Raises SwitchFailed, naming node, device, value and what was
+    Cilium itself allows it, or ``agent_ready_s``. ``meanwhile`` is called while the nodes are looked at, and once
+    more if an agent is restarted after that. Raises SwitchFailed, naming node, device, value and what was
     wanted; FenceLost if the cluster is not this run's (any more).
     """
     started = api.monotonic()
@@ -138,12 +140,13 @@ def switch(
     else:
         stale = [name for name in pair.names if _merged_now(api, cilium, name) != wanted]
         if not stale and not rolled:
-            problems = verify(api, cilium, arm, pair, plan, families, report)
+            problems = verify(api, cilium, arm, pair, plan, families, report, meanwhile)
             if not problems:
                 report.seconds = api.monotonic() - started
                 return report
             stale = [name for name in pair.names if any(f"node {name}:" in text for text in problems)]
             progress(f"{problems[0]}; restarting the agent there")
+            pods.delete_pods(api, before=fence.check)
     seconds: dict[str, float] = {}
     for name in stale:
         begun = api.monotonic()
@@ -152,7 +155,7 @@ def switch(
             restart_agent(api, cilium, name, before=fence.check)
         seconds[name] = api.monotonic() - begun
         progress(f"the Cilium agent on {name} is ready after {seconds[name]:.1f} s")
-    problems = verify(api, cilium, arm, pair, plan, families, report)
+    problems = verify(api, cilium, arm, pair, plan, families, report, meanwhile)
     for name in seconds:
         report.nodes[name].restarted, report.nodes[name].restart_s = True, seconds[name]
     if rolled:
@@ -175,6 +178,7 @@ def verify(
     plan: Plan,
     families: Collection[Family],
     report: SwitchReport,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> list[str]:
     """Read everything back into ``report`` and return what contradicts ``arm``, one sentence each."""
     problems: list[str] = []
@@ -182,6 +186,7 @@ def verify(
     with probe.probing(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets) as collect:
         for name in pair.names:
             told[name] = read_agent(api, cilium, ready_agent(api, cilium, name))
+        meanwhile()
         probes = collect()
     for node in pair.nodes:
         agent, status = told[node.name]

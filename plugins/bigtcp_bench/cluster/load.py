@@ -9,10 +9,10 @@ from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.cilium import Progress
 from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S, read_nodes
 from bigtcp_bench.cluster.nodes import NodePair
-from bigtcp_bench.cluster.probe import NodeProbe, probe_nodes
+from bigtcp_bench.cluster.probe import probe_nodes
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.planning.plan import Plan
-from bigtcp_bench.readings.cpu import cpu_load
+from bigtcp_bench.readings.cpu import busy_share, cpu_load
 
 #: Between two looks: probes are load themselves, and what nodes do rarely ends within seconds.
 PAUSE_S = 20.0
@@ -29,30 +29,31 @@ def await_quiet(
     api: ClusterApi,
     plan: Plan,
     pair: NodePair,
-    probes: Mapping[str, NodeProbe] | None = None,
+    documents: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     progress: Progress = lambda text: None,
 ) -> dict[str, float]:
     """Wait until both nodes are quiet enough, and return how many of its CPUs each then uses.
 
-    At once where the plan only warns, with what ``probes`` says. None of our pods may be running. ``probes`` are a
-    first reading, if there is one. Raises PreconditionFailed, naming node and share, if a node is
-    busy and the plan refuses that, or still is after ``wait_s``.
+    At once where the plan only warns, with what ``documents`` say: a first reading of both nodes with their load,
+    if there is one. None of our pods may be running. Raises PreconditionFailed, naming node and share, if a node
+    is busy and the plan refuses that, or still is after ``wait_s``.
     """
     gate = plan.load_gate
     if gate.mode == "warn":
-        return busy_cpus({name: seen.document for name, seen in (probes or {}).items()})
+        return busy_cpus(documents or {})
     for waited in api.poll(gate.wait_s if gate.mode == "wait" else 0, PAUSE_S):
-        if probes is None:
+        if documents is None:
             probes = probe_nodes(
                 api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets, sample_s=LOAD_SAMPLE_S
             )
-        busy = _busy(probes, gate.busy_share)
+            documents = {name: seen.document for name, seen in probes.items()}
+        busy = _busy(documents, gate.busy_share)
         if not busy:
-            return busy_cpus({name: seen.document for name, seen in probes.items()})
+            return busy_cpus(documents)
         if not waited and gate.mode == "wait":
             progress(f"{busy}; waiting up to {gate.wait_s} s for less")
-        probes = None
+        documents = None
     patience = f" and stayed so for {gate.wait_s} s" if gate.mode == "wait" else ""
     raise PreconditionFailed(
         f"{busy}{patience}; choose a quieter hour, keep others off with a taint, or set load_gate in the plan"
@@ -98,8 +99,14 @@ def read_at_rest(
     return documents
 
 
-def _busy(probes: Mapping[str, NodeProbe], limit: float) -> str:
+def _busy(documents: Mapping[str, Mapping[str, Any]], limit: float) -> str:
     """Return which nodes use more than ``limit`` of their CPU time, in words; empty if none does."""
-    shares = {name: seen.busy_share or 0.0 for name, seen in probes.items()}
+    shares = {name: _share(one) for name, one in documents.items()}
     over = [f"node {name} is {share:.0%} busy" for name, share in shares.items() if share > limit]
     return f"{' and '.join(over)} with other work, where at most {limit:.0%} is allowed" if over else ""
+
+
+def _share(document: Mapping[str, Any]) -> float:
+    """Return the share of its CPU time that a node used over the sample in its document; 0 where it has none."""
+    stats = [(document.get(moment) or {}).get("proc_stat") for moment in ("earlier", "snapshot")]
+    return busy_share(*stats) or 0.0

@@ -230,6 +230,14 @@ def wait_ended(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> Js
     return _wait(api, name, timeout_s, until_ended=True)
 
 
+def wait_over(api: ClusterApi, name: str, timeout_s: float = 5.0) -> None:
+    """Wait until a pod has ended, well or not, or is gone; ``timeout_s`` at most."""
+    for _ in api.poll(timeout_s, POLL_S):
+        pod = api.find(POD, name, BENCH_NAMESPACE)
+        if pod is None or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            return
+
+
 def _wait(api: ClusterApi, name: str, timeout_s: float, *, until_ended: bool) -> JsonObject:
     pod: JsonObject = {}
     for _ in api.poll(timeout_s, POLL_S):
@@ -298,11 +306,13 @@ def delete_pods(
     run_key: str | None = None,
     timeout_s: float = 60.0,
     before: Before | None = None,
+    wait: bool = True,
 ) -> list[str]:
     """Delete the benchmark pods of ``roles`` (of one run, or all) and wait until they are gone.
 
     Returns their names. ``before`` is the fence of whoever deletes the pods of all runs. Raises PodFailed if one
-    is still there after ``timeout_s``, as on a node that is away.
+    is still there after ``timeout_s``, as on a node that is away. Who creates pods next waits for them anyway:
+    without ``wait`` they go meanwhile.
     """
     labels = selector(roles)
     if run_key is not None:
@@ -318,5 +328,7 @@ def delete_pods(
             if not pod["metadata"].get("deletionTimestamp"):
                 name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
                 api.delete(POD, name, BENCH_NAMESPACE, uid=uid, grace_s=1, before=before)
+        if not wait:
+            return list(names)
     where = ", ".join(f"{pod['metadata']['name']} on node {node_of(pod)}" for pod in left)
     raise PodFailed(f"benchmark pods are still there {timeout_s:g} s after they were deleted: {where}")

@@ -432,8 +432,8 @@ class _Sketch:
         told, earlier = all_told[position], all_told[:position]
         switch, measure = told.tasks
         if position:
-            yield from self._probes(switch, "read the counters at the end of the block before")
-        if self.plan.load_gate.mode != "warn":
+            yield from self._probes(switch, "read the counters, and the load, at the end of the block before")
+        elif self.plan.load_gate.mode != "warn":
             yield from self._probes(switch, "sample the load before the switch")
         change = self._cluster_settings if self.plan.scope == "cluster" else self._node_settings
         yield from change(switch, told, first=position == 0)
@@ -443,10 +443,10 @@ class _Sketch:
             what = f"Pod {self.cilium.namespace}/{pod}" if pod else f"Pod of Cilium's agent on {name}"
             yield Act(switch, "delete", what, f"its DaemonSet makes a new one: a restart of the agent on {name}")
         yield from self._probes(switch, "prove the arm on the devices")
-        if self.plan.control:
-            yield from self._control(switch, told.block)
         for place in packet_sizes.places(self.plan, self.pair, told.block):
             yield from self._capture(switch, place, told.block)
+        if self.plan.control:
+            yield from self._control(switch, told.block)
         yield from self._probes(switch, "read the counters at the beginning")
         yield from self._generations(measure, told.block)
 

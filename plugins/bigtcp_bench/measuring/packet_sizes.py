@@ -49,7 +49,7 @@ def measure_packet_sizes(
         for place in places(plan, pair, block):
             captured += _captured_at(api, plan, place, run_key, block)
     finally:
-        pods.delete_pods(api, run_key=run_key)
+        pods.delete_pods(api, run_key=run_key, wait=False)
     if all(one.error is not None for one in captured):
         raise MeasurementFailed("; ".join(str(one.error) for one in captured) or "the client printed no capture")
     return captured

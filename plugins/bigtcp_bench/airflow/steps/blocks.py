@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -69,17 +69,23 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
     fence = step.fence()
     with fence.renewing():
         fence.check()
-        _end_block_before(step, block.number)
         pods.delete_pods(step.api, before=fence.check)
+        # Where nodes must be quiet, the look that ends a block tells that, too.
+        sample_s = 0.0 if step.plan.load_gate.mode == "warn" else load.LOAD_SAMPLE_S
+        seen = _end_block_before(step, block.number, sample_s)
         # What nodes use at rest is known from just before the switch, or else from before the run.
         usual = (step.warehouse.run(step.number)["environment"] or {}).get("busy_cpus") or {}
-        usual = usual | load.await_quiet(step.api, step.plan, step.pair, progress=say)
-        report = _put_in_force(step, fence, block, purpose)
+        usual = usual | load.await_quiet(step.api, step.plan, step.pair, seen, progress=say)
+        measured = rerun_plan(step.plan, scenarios) if purpose == "rerun" else step.plan
+
+        def capture() -> None:
+            if captured_ways(measured):
+                _measure_packet_sizes(step, block, measured)
+
+        # No figure of a capture depends on what else the nodes do; the control's do.
+        report = _put_in_force(step, fence, block, purpose, capture)
         if step.plan.control and purpose == "plan":
             _measure_control(step, block)
-        measured = rerun_plan(step.plan, scenarios) if purpose == "rerun" else step.plan
-        if captured_ways(measured):
-            _measure_packet_sizes(step, block, measured)
         documents = load.read_at_rest(
             step.api, step.plan, step.pair, usual if report.restarted else {}, progress=say
         )
@@ -106,12 +112,21 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
     return [one.model_dump(mode="json") for one in generations]
 
 
-def _put_in_force(step: DagRunStep, fence: Fence, block: Block, purpose: str) -> SwitchReport:
+def _put_in_force(
+    step: DagRunStep, fence: Fence, block: Block, purpose: str, meanwhile: Callable[[], None]
+) -> SwitchReport:
     """Switch to the arm of ``block``; what was found of one that is not proven is kept for the diagnosis."""
     say(f"block {block.number}: switching BIG TCP {block.arm}")
     try:
         return bigtcp_switch.switch(
-            step.api, fence, block.arm, step.pair, step.plan, force_restart=step.plan.is_aa, progress=say
+            step.api,
+            fence,
+            block.arm,
+            step.pair,
+            step.plan,
+            force_restart=step.plan.is_aa,
+            meanwhile=meanwhile,
+            progress=say,
         )
     except SwitchFailed as error:
         if error.report and purpose == "plan":
@@ -193,19 +208,28 @@ def store_prometheus(step: DagRunStep, of_blocks: Sequence[Block]) -> None:
         say(line)
 
 
-def _end_block_before(step: DagRunStep, number: int) -> None:
-    """Note the end of the block before ``number``, once, with both nodes' counters."""
+def _end_block_before(step: DagRunStep, number: int, sample_s: float = 0) -> dict[str, dict[str, Any]] | None:
+    """Note the end of the block before ``number``, once, with both nodes' counters.
+
+    Returns their documents, which tell the load over ``sample_s`` seconds if that is not 0; None without a block.
+    """
     before = number - 1
     found = step.warehouse.blocks_frame(step.number)
     open_blocks = found[(found["block"] == before) & found["finished_at"].isna()]
     if open_blocks.empty:
-        return
+        return None
     documents = node_counters.read_nodes(
-        step.api, step.pair, step.plan.image, pull_secrets=step.plan.image_pull_secrets, agents=True
+        step.api,
+        step.pair,
+        step.plan.image,
+        pull_secrets=step.plan.image_pull_secrets,
+        sample_s=sample_s,
+        agents=True,
     )
     _store_nodes(step, before, "end", documents)
     arm = open_blocks["arm"].iloc[0]
     step.warehouse.store_block(step.number, {"block": before, "arm": arm, "finished_at": datetime.now(UTC)})
+    return documents
 
 
 def _store_nodes(step: DagRunStep, block: int, moment: str, documents: Mapping[str, Mapping[str, Any]]) -> None:

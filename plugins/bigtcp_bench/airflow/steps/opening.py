@@ -102,7 +102,8 @@ def _begin(step: DagRunStep) -> Result:
         row = environment.describe(step.api, pair, found.probes, checks)
     step.warehouse.update_run(number, **row)
     refuse_failed(checks)
-    load.await_quiet(step.api, plan, pair, found.probes, progress=say)
+    seen = {name: probe.document for name, probe in found.probes.items()}
+    load.await_quiet(step.api, plan, pair, seen or None, progress=say)
     _say_shortfall(step, plan)
     choice = choice_of(step.warehouse.run(number))
     return {"run": number, "client_node": pair.client.name, "server_node": pair.server.name, "choice": choice}
