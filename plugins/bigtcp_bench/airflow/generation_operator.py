@@ -154,7 +154,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         finally:
             super().cleanup(pod, remote_pod, xcom_result, context)
 
-    def await_pod_completion(self, pod: V1Pod) -> None:
+    def await_pod_completion(self, pod: V1Pod) -> None:  # type: ignore[override]  # the provider decorates it
         """Wait for the container's end, and a moment for the pod's, which the cluster tells a little later."""
         super().await_pod_completion(pod)
         if self._stored is None or pod.metadata is None:
