@@ -3,7 +3,7 @@
     python -m benchmarks.run_cost --plan quick
 
 Run it from the project's folder, as root, on a quiet machine. Prints Markdown. With ``--at-once`` the lab starts
-pods and agents as fast as it can.
+pods and agents as fast as it can. ``--fault setting-ignored`` shows what a failed run costs until its teardown.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Task:
     """One task instance that had a process: seconds since the run's begin."""
 
     name: str
+    state: str
     began_s: float
     ended_s: float
 
@@ -45,6 +46,15 @@ class Task:
         """Return how long it took."""
         return self.ended_s - self.began_s
 
+    @property
+    def kind(self) -> str:
+        """Return what it did."""
+        if self.state == "skipped":
+            return "skipped slots"
+        if "able_big_tcp" in self.name:
+            return "switches, beyond the restarts"
+        return "generations, beyond the traffic" if "iperf3" in self.name else "other tasks"
+
 
 def main() -> int:
     """Run the plan once, and print where its time went; 1 unless the run is valid."""
@@ -52,10 +62,11 @@ def main() -> int:
     parser.add_argument("--plan", default="quick")
     parser.add_argument("--at-once", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder that is kept, with Airflow's logs")
+    parser.add_argument("--fault", action="append", default=[], help="another fault of the lab")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bigtcp-run-cost-") as name:
         folder = (options.keep or Path(name)).resolve()
-        faults = [] if options.at_once else ["slow-starts"]
+        faults = [*options.fault, *([] if options.at_once else ["slow-starts"])]
         info = daemon.up(folder / "lab", faults=faults, owner=os.getpid(), timeout_s=180)
         administrator.apply_manifests(info.kubeconfig)
         airflow = LocalAirflow(folder, info.kubeconfig, folder / "warehouse.db", _free_port())
@@ -114,7 +125,7 @@ def _print(found: tuple[dict[str, Any], list[dict[str, Any]]], warehouse: Wareho
     # What was skipped by another task has no process, and so no host.
     tasks = sorted(
         (
-            Task(_name(one), since(one["start_date"]), since(one["end_date"]))
+            Task(_name(one), one["state"], since(one["start_date"]), since(one["end_date"]))
             for one in instances
             if one["start_date"] and one["end_date"] and one["pid"]
         ),
@@ -132,29 +143,25 @@ def _print(found: tuple[dict[str, Any], list[dict[str, Any]]], warehouse: Wareho
 
 
 def _print_sums(tasks: list[Task], gaps_s: float, wall_s: float, warehouse: Warehouse, plan: Plan) -> None:
-    seconds: dict[str, list[float]] = {"switches": [], "generations": [], "others": []}
+    seconds: dict[str, list[float]] = {}
     for task in tasks:
-        kind = "switches" if "able_big_tcp" in task.name else "generations" if "iperf3" in task.name else "others"
-        seconds[kind].append(task.seconds)
+        seconds.setdefault(task.kind, []).append(task.seconds)
     restarts_s = sum(
         proof["restart_s"]
         for report in warehouse.blocks_frame(1)["switch_report"]
         for proof in (report or {}).get("nodes", {}).values()
     )
-    traffic_s = len(plan.scenarios) * plan.repetitions * (plan.duration_s + plan.omit_s)
-    switching_s, generations = sum(seconds["switches"]) - restarts_s, seconds["generations"]
-    over_s = sum(generations) - len(generations) * traffic_s
+    measured = len(seconds.get("generations, beyond the traffic", ()))
+    traffic_s = len(plan.scenarios) * plan.repetitions * (plan.duration_s + plan.omit_s) * measured
+    within_s = {"switches, beyond the restarts": restarts_s, "generations, beyond the traffic": traffic_s}
     status = warehouse.run(1)["status"]
-    print(f"\nThe run is {status} after {wall_s:.0f} s, {plan.measuring_time_s} s of it traffic:\n")
+    print(f"\nThe run is {status} after {wall_s:.0f} s, {traffic_s} s of it traffic:\n")
     print("| | together, s | each, s |\n|---|---:|---:|")
     print(f"| agents' restarts | {restarts_s:.0f} | |")
-    for name, total_s, count in (
-        ("switches, beyond the restarts", switching_s, len(seconds["switches"])),
-        ("generations, beyond the traffic", over_s, len(generations)),
-        ("other tasks", sum(seconds["others"]), len(seconds["others"])),
-        ("between tasks", gaps_s, len(tasks)),
-    ):
-        print(f"| {count} {name} | {total_s:.0f} | {total_s / max(1, count):.1f} |")
+    for kind, each in seconds.items():
+        over_s = sum(each) - within_s.get(kind, 0)
+        print(f"| {len(each)} {kind} | {over_s:.0f} | {over_s / len(each):.1f} |")
+    print(f"| between {len(tasks)} tasks | {gaps_s:.0f} | {gaps_s / len(tasks):.1f} |")
     print(f"\nLoad of the machine: {os.getloadavg()[0]:.1f}.", flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.measuring import control, packet_sizes
-from bigtcp_bench.planning.plan import CONTROL, Block, validate_plan
+from bigtcp_bench.planning.plan import CONTROL, Block, Plan, validate_plan
 from bigtcp_bench.readings.agent_log import Captured
 from bigtcp_bench.readings.frames import packed, unpacked
 from bigtcp_bench.readings.measurements import Measurement
@@ -67,6 +68,10 @@ def test_a_control_that_fails_is_said_and_missing(step, said, monkeypatch):
     assert step.warehouse.results_frame(step.number).empty
 
 
+def capture(step: DagRunStep, plan: Plan) -> None:
+    blocks._store_packet_sizes(step, BLOCK, blocks._packet_sizes(step, BLOCK, plan))
+
+
 def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, said, monkeypatch):
     big = {"upper_bytes": 196_608, "packets": 3, "bytes": 500_000}
     ends = {"device": "eth0", "sent": [big], "received": [], "seen": 9}
@@ -78,7 +83,7 @@ def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, sa
     ]
     monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: captured)
     for _ in range(2):
-        blocks._measure_packet_sizes(step, BLOCK, step.plan)
+        capture(step, step.plan)
     assert said[:2] == [
         "block 2: the capture of ipv4 missed 2 of 9 packets at the receiver",
         "block 2: the packets of ipv6 were not captured: no route",
@@ -97,7 +102,7 @@ def test_a_capture_that_fails_is_said_and_missing(step, said, monkeypatch):
         raise PodFailed("pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s")
 
     monkeypatch.setattr(packet_sizes, "measure_packet_sizes", fail)
-    blocks._measure_packet_sizes(step, BLOCK, step.plan.model_copy(update={"scenarios": ("ipv4-stream-1",)}))
+    capture(step, step.plan.model_copy(update={"scenarios": ("ipv4-stream-1",)}))
     assert said == [
         "block 2 has no packet sizes: pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s"
     ]
@@ -113,7 +118,7 @@ def test_a_capture_that_is_the_only_proof_is_tried_once_more(step, said, monkeyp
     sound = Captured.model_validate({**context, **found, "family": "ipv6", "error": None, "stored": packed(found)})
     answers = [[failed], [sound], [sound]]
     monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: answers.pop(0))
-    blocks._measure_packet_sizes(step, BLOCK, plan)
+    capture(step, plan)
     assert said == ["block 2: the packets of ipv6 were not captured: no route"]
     assert len(answers) == 1
     (document,) = step.warehouse.raw_documents(step.number, block=2)
@@ -128,6 +133,28 @@ class Held:
 
     def check(self):
         return None
+
+
+def test_packet_sizes_of_an_arm_that_is_not_proven_are_not_stored(step, said, monkeypatch):
+    size = {"device": "eth0", "sent": [{"upper_bytes": 65_536, "packets": 3, "bytes": 90_000}], "received": []}
+    found = {"sender": {**size, "seen": 3, "dropped": 0}}
+    context = {"run_key": "x", "block": 2, "arm": "on", "error": None, "family": "ipv4", "stored": packed(found)}
+    before = Captured.model_validate({**context, **found})
+
+    def switch(*_: object, meanwhile: Callable[[], None], **__: object) -> None:
+        meanwhile()
+        assert step.warehouse.packet_sizes_frame(step.number).empty
+        raise SwitchFailed("BIG TCP could not be proven to be on", {"arm": "on", "nodes": {}})
+
+    monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
+    monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
+    monkeypatch.setattr(load, "await_quiet", lambda *_, **__: {})
+    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: [before])
+    monkeypatch.setattr(bigtcp_switch, "switch", switch)
+    with pytest.raises(SwitchFailed):
+        blocks._switched(step, BLOCK, "plan")
+    assert step.warehouse.packet_sizes_frame(step.number).empty
+    assert step.warehouse.raw_documents(step.number, block=2) == []
 
 
 def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):

@@ -58,7 +58,10 @@ class NodeProof(Agent):
 
 @dataclass
 class SwitchReport:
-    """What a switch did and what proves it. ``changed`` lists the objects that were written."""
+    """What a switch did and what proves it. ``changed`` lists the objects that were written.
+
+    ``seconds`` passed until the agents were ready again; 0 where none was restarted.
+    """
 
     arm: Arm
     scope: str
@@ -142,7 +145,6 @@ def switch(
         if not stale and not rolled:
             problems = verify(api, cilium, arm, pair, plan, families, report, meanwhile)
             if not problems:
-                report.seconds = api.monotonic() - started
                 return report
             stale = [name for name in pair.names if any(f"node {name}:" in text for text in problems)]
             progress(f"{problems[0]}; restarting the agent there")
@@ -155,13 +157,13 @@ def switch(
             restart_agent(api, cilium, name, before=fence.check)
         seconds[name] = api.monotonic() - begun
         progress(f"the Cilium agent on {name} is ready after {seconds[name]:.1f} s")
+    report.seconds = api.monotonic() - started
     problems = verify(api, cilium, arm, pair, plan, families, report, meanwhile)
     for name in seconds:
         report.nodes[name].restarted, report.nodes[name].restart_s = True, seconds[name]
     if rolled:
         for proof in report.nodes.values():
             proof.restarted = True
-    report.seconds = api.monotonic() - started
     # What is found after the window was closed says nothing about the arm.
     fence.check()
     if problems:

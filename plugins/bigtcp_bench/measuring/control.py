@@ -38,7 +38,7 @@ def measure_control(
         pods.wait_ended(api, name, orders.time_limit_s + _START_S)
         log = api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER)
     finally:
-        pods.delete_pods(api, run_key=run_key, wait=False)
+        pods.delete_pods(api, run_key=run_key)
     return _measured(log, orders)
 
 

@@ -40,7 +40,7 @@ def places(plan: Plan, pair: NodePair, block: Block) -> list[Place]:
 def measure_packet_sizes(
     api: ClusterApi, plan: Plan, pair: NodePair, *, run_key: str, block: Block
 ) -> list[Captured]:
-    """Return what was captured on each way that ``plan`` wants captured; leaves no pod behind.
+    """Return what was captured on each way that ``plan`` wants captured; its pods may still be ending then.
 
     Raises MeasurementFailed or PodFailed, in one sentence, if nothing was captured at all.
     """

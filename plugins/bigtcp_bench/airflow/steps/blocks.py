@@ -78,12 +78,15 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
         usual = usual | load.await_quiet(step.api, step.plan, step.pair, seen, progress=say)
         measured = rerun_plan(step.plan, scenarios) if purpose == "rerun" else step.plan
 
-        def capture() -> None:
-            if captured_ways(measured):
-                _measure_packet_sizes(step, block, measured)
+        captured: list[Captured] = []
 
-        # No figure of a capture depends on what else the nodes do; the control's do.
+        def capture() -> None:
+            captured[:] = _packet_sizes(step, block, measured) if captured_ways(measured) else []
+
+        # No figure of a capture depends on what else the nodes do; those of the control and of the rest do.
         report = _put_in_force(step, fence, block, purpose, capture)
+        _store_packet_sizes(step, block, captured)
+        pods.delete_pods(step.api, before=fence.check)
         if step.plan.control and purpose == "plan":
             _measure_control(step, block)
         documents = load.read_at_rest(
@@ -151,8 +154,8 @@ def _measure_control(step: DagRunStep, block: Block) -> None:
         say(f"block {block.number}: the control has {value:,.0f} transactions/s between the nodes themselves")
 
 
-def _measure_packet_sizes(step: DagRunStep, block: Block, plan: Plan) -> None:
-    """Store the packet sizes of ``block``; a capture that fails is said and missing, and the block goes on.
+def _packet_sizes(step: DagRunStep, block: Block, plan: Plan) -> list[Captured]:
+    """Return what was captured in ``block``; a capture that fails is said and missing, and the block goes on.
 
     Where nothing else proves what BIG TCP does, it is tried once more.
     """
@@ -174,12 +177,14 @@ def _measure_packet_sizes(step: DagRunStep, block: Block, plan: Plan) -> None:
         failed = {one.way for one in found.values() if one.error is not None}
         if needed <= {way for way, _ in found} - failed:
             break
-    step.warehouse.store_packet_sizes(step.number, packet_sizes.rows(list(found.values())))
+    return list(found.values())
+
+
+def _store_packet_sizes(step: DagRunStep, block: Block, captured: Sequence[Captured]) -> None:
+    """Store what was captured in ``block``, once its arm is proven."""
+    step.warehouse.store_packet_sizes(step.number, packet_sizes.rows(captured))
     key = {"block": block.number, "generation": 0}
-    step.warehouse.store_raw(
-        step.number,
-        [{**key, "kind": one.kind, "document": one.stored} for one in found.values()],
-    )
+    step.warehouse.store_raw(step.number, [{**key, "kind": one.kind, "document": one.stored} for one in captured])
 
 
 def store_counters(step: DagRunStep, of_blocks: Sequence[Block]) -> int:
