@@ -37,8 +37,8 @@ SCHEDULE = settings.SCHEDULE.value()
 ALL_AGENTS = {"execution_timeout": timedelta(hours=3)}
 # Half a minute, then twice as long each time: an API server or a node may be away for a quarter of an hour.
 PATIENTLY = {"retries": 5, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0}
-# Unused slots of the order of blocks are skipped, each in its turn (ahead of it, the steps after them would begin
-# before the blocks are measured); the steps after them must run all the same.
+# The first of unused slots in a row has the others skipped, in its turn (ahead of it, the steps after them would
+# begin before the blocks are measured); the steps after them must run all the same.
 GO_ON = {"trigger_rule": "none_failed"}
 # These must be given to partial(): what an operator sets by itself, the scheduler does not know of a mapped task.
 # Two generations at once would measure each other. A generation's pods have their own, shorter, deadline.

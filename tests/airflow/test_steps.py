@@ -172,6 +172,15 @@ def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):
         blocks._switched(step, BLOCK, "plan")
 
 
+def test_the_first_of_several_unused_slots_has_the_others_skipped_in_its_turn(step, said):
+    step.__dict__["plan"] = validate_plan({"scenarios": "ipv4-rr", "order": "off,on,off"})
+    assert perform("switch", step, 4) == []
+    assert said == ["the order off,on,off has no block here"]
+    assert sorted(step.skipped) == sorted(
+        ["test_iperf3_2", "disable_big_tcp_3", "baseline_iperf3_3", "enable_big_tcp_3", "test_iperf3_3"]
+    )
+
+
 class Pair:
     """Two nodes, as far as their names and addresses are asked for."""
 

@@ -25,6 +25,7 @@ from bigtcp_bench.planning.plan import (
     task_ids,
     turn_of,
     turns,
+    unused_tasks,
     validate_plan,
 )
 
@@ -255,6 +256,20 @@ def test_a_cluster_may_have_its_own_file_of_a_plan(tmp_path, monkeypatch):
         plan_of_params({**params, "plan": "nightly.edge"}, "prod")
     assert load_plan("nightly.edge").scenarios == ("ipv4-rr",)
     assert plan_names() == ["nightly", "quick", "upgrade", "weekly"]
+
+
+@pytest.mark.parametrize(
+    ("order", "slot", "unused"),
+    [
+        ("off,on,off", 3, []),
+        ("off,on,off,on,off", 6, ["enable_big_tcp_3", "test_iperf3_3"]),
+        ("off,on,off,on", 5, ["disable_big_tcp_3", "baseline_iperf3_3", "enable_big_tcp_3", "test_iperf3_3"]),
+        ("on,off,on", 1, ["disable_big_tcp", "baseline_iperf3"]),
+        ("off,off", 2, ["enable_big_tcp", "test_iperf3"]),
+    ],
+)
+def test_unused_slots_in_a_row_end_before_the_next_block(order: str, slot: int, unused: list[str]) -> None:
+    assert unused_tasks(load_plan("quick", {"order": order}), slot) == unused
 
 
 def test_all_tasks_of_a_rerun_are_tasks_of_the_dag() -> None:

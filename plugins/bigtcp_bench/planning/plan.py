@@ -536,6 +536,13 @@ def blocks(plan: Plan) -> list[Block]:
     return result
 
 
+def unused_tasks(plan: Plan, slot: int) -> list[str]:
+    """Return the ids of the tasks from ``slot`` on, up to the next slot that a block of ``plan`` takes."""
+    used = {block.slot for block in blocks(plan)}
+    slots = itertools.takewhile(lambda one: one not in used, range(slot, len(SLOT_ARMS) + 1))
+    return [task for one in slots for task in task_ids(SLOT_ARMS, one)]
+
+
 #: The blocks in which scenarios are measured again in the same run. The middle one is twice as long as the others,
 #: so that either half of the generations has its off and its on next to each other in time.
 RERUN_ORDER: tuple[Arm, ...] = ("off", "on", "off")

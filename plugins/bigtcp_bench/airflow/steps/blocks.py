@@ -17,7 +17,16 @@ from bigtcp_bench.judging.attempts import has_ended, refuse_ended
 from bigtcp_bench.measuring import control, packet_sizes
 from bigtcp_bench.measuring.generation import generations_of
 from bigtcp_bench.monitoring.collect import collect
-from bigtcp_bench.planning.plan import Block, Plan, Way, blocks, captured_ways, rerun_plan, unproven_ways
+from bigtcp_bench.planning.plan import (
+    Block,
+    Plan,
+    Way,
+    blocks,
+    captured_ways,
+    rerun_plan,
+    unproven_ways,
+    unused_tasks,
+)
 from bigtcp_bench.progress import say
 from bigtcp_bench.readings.agent_log import Captured
 from bigtcp_bench.readings.frames import packed
@@ -28,9 +37,17 @@ if TYPE_CHECKING:
 
 
 def switch(step: DagRunStep, slot: int) -> list[Result]:
-    """Put the arm of this slot's block in force and prove it; return its generations, for the mapped task."""
+    """Put the arm of this slot's block in force and prove it; return its generations, for the mapped task.
+
+    A slot that no block takes has its other task skipped, and those after it up to the next block.
+    """
     refuse_ended(step.warehouse, step.number)
-    return _switched(step, _block_of(step, slot), "plan")
+    for block in blocks(step.plan):
+        if block.slot == slot:
+            return _switched(step, block, "plan")
+    say(f"the order {','.join(step.plan.order)} has no block here")
+    step.skip(unused_tasks(step.plan, slot)[1:])
+    return []
 
 
 def rerun_switch(step: DagRunStep, slot: int) -> list[Result]:
@@ -55,13 +72,6 @@ def collect_counters(step: DagRunStep) -> Result:
     found = {"counters": store_counters(step, step.planned())}
     store_prometheus(step, step.planned())
     return found
-
-
-def _block_of(step: DagRunStep, slot: int) -> Block:
-    for block in blocks(step.plan):
-        if block.slot == slot:
-            return block
-    raise AirflowSkipException(f"the order {','.join(step.plan.order)} has no block here")
 
 
 def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[str] = ()) -> list[Result]:
