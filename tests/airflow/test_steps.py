@@ -15,6 +15,7 @@ from bigtcp_bench.airflow.steps import blocks, telling
 from bigtcp_bench.airflow.steps.perform import perform
 from bigtcp_bench.airflow.steps.step import DagRunStep
 from bigtcp_bench.cluster import bigtcp_switch, environment, load, nodes, pods, restore
+from bigtcp_bench.cluster.api import SETTLED_S
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
@@ -140,6 +141,7 @@ def test_packet_sizes_of_an_arm_that_is_not_proven_are_not_stored(step, said, mo
     found = {"sender": {**size, "seen": 3, "dropped": 0}}
     context = {"run_key": "x", "block": 2, "arm": "on", "error": None, "family": "ipv4", "stored": packed(found)}
     before = Captured.model_validate({**context, **found})
+    step.__dict__["api"] = Cluster().client()
 
     def switch(*_: object, meanwhile: Callable[[], None], **__: object) -> None:
         meanwhile()
@@ -179,6 +181,33 @@ def test_the_first_of_several_unused_slots_has_the_others_skipped_in_its_turn(st
     assert sorted(step.skipped) == sorted(
         ["test_iperf3_2", "disable_big_tcp_3", "baseline_iperf3_3", "enable_big_tcp_3", "test_iperf3_3"]
     )
+
+
+@pytest.mark.parametrize("once", ["_packet_sizes", "_measure_control"])
+def test_what_is_measured_once_waits_until_pods_reach_each_other_after_an_outage(step, said, monkeypatch, once):
+    cluster = Cluster()
+    api = cluster.client()
+    step.__dict__["api"] = api
+    began = cluster.time
+
+    def switch(*_: object, meanwhile: Callable[[], None], **__: object) -> None:
+        if once == "_packet_sizes":
+            api._outage_at = cluster.time
+        meanwhile()
+        api._outage_at = cluster.time
+
+    def measured(*_: object) -> None:
+        raise TimeoutError(f"after {cluster.time - began:.0f} s")
+
+    monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
+    monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
+    monkeypatch.setattr(load, "await_quiet", lambda *_, **__: {})
+    monkeypatch.setattr(bigtcp_switch, "switch", switch)
+    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: [])
+    monkeypatch.setattr(blocks, once, measured)
+    with pytest.raises(TimeoutError, match=f"after {SETTLED_S:.0f} s"):
+        blocks._switched(step, BLOCK, "plan")
+    assert "the Kubernetes API was away; waiting 90 s until fresh pods reach each other" in said
 
 
 class Pair:

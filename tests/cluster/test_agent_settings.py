@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from bigtcp_bench.cluster import agent_settings
 from bigtcp_bench.cluster.agent_settings import Merging, differences, merged, merging_of, of_next_start, pending
 from bigtcp_bench.cluster.api import CONFIGMAP, CommandFailed, Forbidden
+from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.requirements import preflight
 from bigtcp_bench.cluster.restore import leftovers
 from bigtcp_bench.cluster.window import open_window
-from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.planning.plan import validate_plan
-from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES
+from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
 
-from .simulated import Client, Cluster, run
+from .simulated import Client, Cluster, Node, run
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 #: What the init container writes beside the keys: a list in words until 1.16, JSON from 1.17 on.
@@ -140,6 +141,57 @@ def test_what_changed_after_the_check_stops_the_run_before_its_first_change() ->
         open_window(api, "dag/run", plan, choose_pair(api, plan))
     assert leftovers(api) == []
     assert cluster.nodes["node1"].agents_started == started
+
+
+def restarted(cluster: Cluster, *nodes: str) -> None:
+    for node in nodes:
+        for pod in cluster.agents(node):
+            run(cluster.store.delete(PODS, pod["metadata"]["name"], "kube-system", grace_period_seconds=0))
+    cluster.reconcile()
+
+
+@pytest.mark.parametrize("key", ["enable_host_legacy_routing", "enable_ipv4_big_tcp"])
+def test_a_run_that_restarts_every_agent_asks_every_agent(key: str) -> None:
+    cluster = Cluster()
+    third = run(cluster.store.get(NODES, "node2"))
+    third["metadata"] = {"name": "node3", "labels": {}}
+    run(cluster.store.create(NODES, third))
+    cluster.nodes["node3"] = Node()
+    cluster.reconcile()
+    change(cluster, **{key: "true"})
+    restarted(cluster, "node1", "node2")
+    api = cluster.client()
+    plans = {scope: validate_plan({"scenarios": "ipv4-rr", "scope": scope}) for scope in ("nodes", "cluster")}
+    pair = choose_pair(api, plans["cluster"])
+    assert pair.names == ("node1", "node2")
+
+    def refused(scope: str) -> list[str]:
+        checks = preflight(api, plans[scope], pair).checks
+        return [check.found for check in checks if check.name == "pending settings"]
+
+    assert refused("nodes") == []
+    (found,) = refused("cluster")
+    assert found.startswith("on node node3 the agent has not been restarted since its configuration changed: ")
+    assert found.endswith("→ true")
+    with pytest.raises(PreconditionFailed, match="on node node3 the agent has not been restarted"):
+        open_window(api, "dag/run", plans["cluster"], pair)
+    restarted(cluster, "node3")
+    assert [
+        check for check in preflight(api, plans["cluster"], pair).checks if check.name == "pending settings"
+    ] == []
+
+
+def test_what_is_changed_during_a_run_is_not_put_in_force_by_its_next_switch() -> None:
+    cluster = Cluster()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr"})
+    pair = choose_pair(api, plan)
+    fence = open_window(api, "dag/run", plan, pair).fence
+    switch(api, fence, "off", pair, plan)
+    change(cluster, enable_host_legacy_routing="true")
+    with pytest.raises(SwitchFailed, match=r"node node1: the agent has not been restarted .*legacy-routing"):
+        switch(api, fence, "on", pair, plan)
+    assert "enable-host-legacy-routing" not in cluster.nodes["node1"].told
 
 
 def test_the_two_keys_of_big_tcp_are_the_runs_own() -> None:

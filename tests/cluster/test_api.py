@@ -15,6 +15,7 @@ from kubernetes import client as k8s
 from bigtcp_bench.cluster.api import (
     COMING_BACK_S,
     CONFIGMAP,
+    FRESH_S,
     LEASE,
     POD,
     SETTLED_S,
@@ -78,6 +79,7 @@ def server() -> Iterator[Server]:
 def api(server: Server) -> Iterator[ClusterApi]:
     configuration = k8s.Configuration(host=f"http://127.0.0.1:{server.server_port}")
     api = ClusterApi(k8s.ApiClient(configuration), away_s=2, clock=lambda: 1000.0, sleep=lambda seconds: None)
+    api._let_in = True
     yield api
     api.close()
 
@@ -111,8 +113,9 @@ def test_what_the_api_refuses_is_one_sentence(
             'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2',
             "no room for",
         ),
-        ('pods "x" is forbidden: failed quota: q: must specify limits.cpu for: base', "take limits.cpu out of it"),
-        ('pods "x" is forbidden: failed quota: q: must specify requests.storage for: base', "no room for"),
+        ('pods "x" is forbidden: failed quota: q: must specify limits.cpu for: base', "take that out of it"),
+        ('pods "x" is forbidden: failed quota: q: must specify requests.storage for: base', "take that out of it"),
+        ('services "bigtcp-bench" is forbidden: exceeded quota: q, requested: services=1', "or for their Service"),
         (
             'pods "x" is forbidden: violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)',
             "the namespace needs the level privileged",
@@ -182,6 +185,56 @@ def test_a_right_that_stays_missing_after_an_outage_is_said(server: Server, api:
     with pytest.raises(Forbidden, match="the rights that are needed"):
         api.get(LEASE, "x", "n")
     assert COMING_BACK_S <= now[0] < COMING_BACK_S + 10
+
+
+@pytest.fixture
+def fresh(server: Server) -> Iterator[tuple[ClusterApi, list[float]]]:
+    """Return a connection that has made no request yet, and its clock, which sleeping moves."""
+    now = [0.0]
+
+    def passing(seconds: float) -> None:
+        now[0] += max(seconds, 1.0)
+
+    configuration = k8s.Configuration(host=f"http://127.0.0.1:{server.server_port}")
+    api = ClusterApi(k8s.ApiClient(configuration), monotonic=lambda: now[0], sleep=passing)
+    yield api, now
+    api.close()
+
+
+@pytest.mark.parametrize("refusal", [NOBODY_YET, (401, {"message": "Unauthorized"})])
+def test_a_process_that_knows_of_no_outage_asks_again_where_its_first_requests_are_refused(
+    server: Server, fresh: tuple[ClusterApi, list[float]], refusal: Answer
+) -> None:
+    api, _ = fresh
+    server.answers = [refusal, refusal, refusal, (200, {"metadata": {"name": "x"}})]
+    assert api.get(LEASE, "x", "n") == {"metadata": {"name": "x"}}
+    assert len(server.seen) == 4
+
+
+def test_a_process_that_is_refused_from_its_first_request_on_says_so_soon(
+    server: Server, fresh: tuple[ClusterApi, list[float]]
+) -> None:
+    api, now = fresh
+    server.answers = [NOBODY_YET]
+    with pytest.raises(Forbidden, match="the rights that are needed"):
+        api.get(LEASE, "x", "n")
+    assert FRESH_S <= now[0] < 2 * FRESH_S
+    seen = len(server.seen)
+    with pytest.raises(Forbidden, match="the rights that are needed"):
+        api.get(LEASE, "x", "n")
+    assert len(server.seen) == seen + 1
+
+
+@pytest.mark.parametrize("let_in", [(200, {}), (404, {"message": "not found"})])
+def test_whoever_was_let_in_once_takes_a_refusal_as_final(
+    server: Server, fresh: tuple[ClusterApi, list[float]], let_in: Answer
+) -> None:
+    api, now = fresh
+    server.answers = [let_in, NOBODY_YET]
+    api.find(LEASE, "x", "n")
+    with pytest.raises(Forbidden):
+        api.get(LEASE, "x", "n")
+    assert now[0] == 0
 
 
 def test_throttling_is_no_outage(server: Server, api: ClusterApi) -> None:

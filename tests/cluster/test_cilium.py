@@ -169,6 +169,31 @@ def test_why_a_container_ended_before_is_what_counts(state: dict[str, Any], word
     assert "back-off" not in said
 
 
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (
+            'level=error msg="Start hook failed"\nlevel=fatal msg="no kernel for that" subsys=daemon\n'
+            + 'level=info msg="Stop hook executed" duration=9.6µs function="*cell.reporterHooks.Stop"\n' * 5,
+            'level=fatal msg="no kernel for that" subsys=daemon',
+        ),
+        (
+            "panic: no kernel for that\n\ngoroutine 1 [running]:\n" + "main.main()\n\t/go/main.go:7 +0x1d\n" * 20,
+            "panic: no kernel for that",
+        ),
+        (
+            '{"level":"fatal","msg":"no kernel"}\n{"level":"info","msg":"bye"}\n',
+            '{"level":"fatal","msg":"no kernel"}',
+        ),
+        ("killed\nby hand\n", "killed by hand"),
+    ],
+)
+def test_of_a_log_that_goes_on_the_line_that_says_why_counts(log: str, told: str) -> None:
+    last = {"terminated": {"reason": "Error", "exitCode": 1, "message": log}}
+    item = {"name": "cilium-agent", "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": last}
+    assert waiting_reason({"status": {"containerStatuses": [item]}}).endswith(f" ended with Error 1 ({told})")
+
+
 def test_a_container_that_ended_without_a_word_says_how() -> None:
     last = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
     state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}}

@@ -28,7 +28,7 @@ from bigtcp_bench.errors import FenceLost, PreconditionFailed, SwitchFailed
 from bigtcp_bench.in_cluster import guardian as script
 from bigtcp_bench.in_cluster import output, protocol
 from bigtcp_bench.in_cluster import restore as core
-from bigtcp_bench.in_cluster.restore import Means
+from bigtcp_bench.in_cluster.hold import Means
 from bigtcp_bench.resources import load_manifest, load_manifests
 from bigtcp_lab.api.discovery import CONFIGMAPS, CRONJOBS, DAEMONSETS, PODS, SERVICEACCOUNTS
 

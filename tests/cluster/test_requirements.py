@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.cluster import pods, requirements
-from bigtcp_bench.cluster.api import DAEMONSET, _problem
+from bigtcp_bench.cluster.api import DAEMONSET, SETTLED_S, _problem
 from bigtcp_bench.cluster.checks import Check, refuse_failed
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.window import open_window
@@ -224,6 +224,17 @@ def test_pods_that_do_not_reach_each_other() -> None:
         True,
     )
     assert run(cluster.store.list(PODS, "bigtcp-bench")) == []
+
+
+def test_pods_that_are_made_after_an_outage_are_given_time_to_reach_each_other() -> None:
+    cluster = Cluster()
+    api, plan = cluster.client(), validate_plan({"scenarios": "ipv4-rr"})
+    for away in (False, True):
+        if away:
+            api._outage_at = cluster.time
+        began = cluster.time
+        requirements.preflight(api, plan, choose_pair(api, plan))
+        assert (cluster.time - began > SETTLED_S - 10) is away
 
 
 def test_pods_that_a_default_deny_policy_keeps_apart_end_in_one_sentence() -> None:

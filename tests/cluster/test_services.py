@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bigtcp_bench.cluster import pods, restore
+from bigtcp_bench.cluster import pods, restore, services
 from bigtcp_bench.cluster.api import CONFIGMAP, ENDPOINTSLICE, POD, SERVICE, ClusterApi
 from bigtcp_bench.cluster.nodes import NodePair, choose_pair
 from bigtcp_bench.cluster.reach import unreachable_ways
@@ -17,6 +18,7 @@ from bigtcp_bench.planning.plan import Plan, Way, blocks, validate_plan
 from bigtcp_bench.readings.agent_log import Repetition, parse_log
 from bigtcp_bench.readings.frames import unpacked
 from bigtcp_bench.readings.orders import new_token
+from bigtcp_bench.resources import load_manifest
 from bigtcp_lab import daemon
 from bigtcp_lab.daemon import LabInfo
 from tests.lab.helpers import eventually
@@ -111,7 +113,9 @@ def test_traffic_on_one_node_never_leaves_it_and_each_node_has_its_turn(api: Clu
         pods.delete_pods(api)
 
 
-def test_a_service_that_is_there_is_taken_and_that_of_another_pod_is_not(api: ClusterApi, pair: NodePair) -> None:
+def test_a_service_that_is_there_is_taken_and_that_of_another_pod_is_not(
+    api: ClusterApi, pair: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, _ = generations(pair)[:2]
     server = started(api, first)
     addresses = open_service(api, server)
@@ -120,13 +124,48 @@ def test_a_service_that_is_there_is_taken_and_that_of_another_pod_is_not(api: Cl
     assert open_service(api, server) == addresses
     assert api.get(SERVICE, "bigtcp-bench", pods.BENCH_NAMESPACE)["metadata"]["uid"] == uid
     other = started(api, first.model_copy(update={"generation": 9}))
+    monkeypatch.setattr(services, "OTHERS_S", 2.0)
+    began = time.monotonic()
     open_service(api, other)
+    assert time.monotonic() - began > 2, "a pod that is alive has it for a while"
     service = api.get(SERVICE, "bigtcp-bench", pods.BENCH_NAMESPACE)
     assert service["metadata"]["ownerReferences"][0]["uid"] == other["metadata"]["uid"]
     close_service(api, server)
     assert api.find(SERVICE, "bigtcp-bench", pods.BENCH_NAMESPACE) is not None, "it is another pod's by now"
     close_service(api, other)
     assert api.find(SERVICE, "bigtcp-bench", pods.BENCH_NAMESPACE) is None
+
+
+def test_one_of_our_name_that_is_somebody_elses_stays_and_is_said(api: ClusterApi, pair: NodePair) -> None:
+    theirs = load_manifest("service.yaml")
+    theirs["metadata"]["labels"] = {"app.kubernetes.io/name": "billing"}
+    theirs["spec"] |= {"selector": {"app.kubernetes.io/name": "billing"}, "ports": [{"port": 80}]}
+    uid = api.create(SERVICE, theirs, pods.BENCH_NAMESPACE)["metadata"]["uid"]
+    try:
+        server = started(api, generations(pair)[0])
+        with pytest.raises(pods.PodFailed, match="Service bigtcp-bench/bigtcp-bench is somebody else's"):
+            open_service(api, server)
+        close_service(api, server)
+        pods.delete_pods(api)
+        found = unreachable_ways(api, PLAN, pair, RUN)
+        assert set(found) == {Way("ipv4", "service"), Way("ipv6", "service")}
+        assert api.get(SERVICE, "bigtcp-bench", pods.BENCH_NAMESPACE)["metadata"]["uid"] == uid
+    finally:
+        api.delete(SERVICE, "bigtcp-bench", pods.BENCH_NAMESPACE, uid=uid)
+
+
+def test_one_that_cannot_go_says_what_it_waits_for(
+    api: ClusterApi, pair: NodePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = load_manifest("service.yaml")
+    older["metadata"]["finalizers"] = ["example.com/slow"]
+    api.create(SERVICE, older, pods.BENCH_NAMESPACE)
+    monkeypatch.setattr(services, "READY_S", 2.0)
+    server = started(api, generations(pair)[0])
+    with pytest.raises(pods.PodFailed, match=r"older one was being deleted, and waited for example.com/slow"):
+        open_service(api, server)
+    api.patch(SERVICE, "bigtcp-bench", {"metadata": {"finalizers": None}}, pods.BENCH_NAMESPACE)
+    assert sorted(open_service(api, server)) == ["ipv4", "ipv6"]
 
 
 def test_kubectl_shows_where_a_service_leads(

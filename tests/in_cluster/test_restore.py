@@ -350,9 +350,10 @@ class TestMachines:
         assert "node2" not in said
         assert "NOT" not in command(cluster)
 
-    def test_what_a_restart_put_in_force_besides_is_said(self) -> None:
+    @pytest.mark.parametrize("scope", ["nodes", "cluster"])
+    def test_what_a_restart_put_in_force_besides_is_said(self, scope: str) -> None:
         cluster = Cluster()
-        open_and_switch(cluster, "on")
+        open_and_switch(cluster, "on", scope=scope)
         patch_config(cluster, {"data": {"enable-host-legacy-routing": "true"}})
         report = restore.restore(cluster.client(), "test", holder=RUN)
         (note,) = [note for note in report.notes if "node1 put in force" in note]

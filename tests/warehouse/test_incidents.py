@@ -98,6 +98,31 @@ def test_the_first_acknowledgement_stays(warehouse: Warehouse) -> None:
         incidents.acknowledge(warehouse, incident.id, by="bob")
 
 
+def test_a_note_is_what_every_database_can_hold(warehouse: Warehouse) -> None:
+    incident = opened(warehouse)
+    incidents.acknowledge(warehouse, incident.id, by="an\x00n", note="a\x00b \ud800")
+    incidents.acknowledge(warehouse, incident.id, by="bob", note="\x00", at=NIGHT)
+    known = incidents.get(warehouse, incident.id)
+    assert known.acknowledged_by == "an\ufffdn"
+    assert known.acknowledged_note == f"a\ufffdb \ufffd; bob on {NIGHT.date()}: \ufffd"
+    incidents.close(warehouse, incident.id, by="b\x00", note="c\x00")
+    closed = incidents.get(warehouse, incident.id)
+    assert (closed.closed_by, closed.closed_note) == ("b\ufffd", "c\ufffd")
+
+
+def test_notes_do_not_grow_without_end(warehouse: Warehouse) -> None:
+    incident = opened(warehouse)
+    with pytest.raises(InvalidInput, match="note: has 1,001 characters; allowed are at most 1,000"):
+        incidents.acknowledge(warehouse, incident.id, by="ann", note="x" * 1001)
+    with pytest.raises(InvalidInput, match="note: has 1,001 characters"):
+        incidents.close(warehouse, incident.id, by="ann", note="x" * 1001)
+    for _ in range(9):
+        incidents.acknowledge(warehouse, incident.id, by="ann", note="x" * 1000)
+    with pytest.raises(InvalidInput, match=r"the notes of incident \d+ would have 10,\d+ characters"):
+        incidents.acknowledge(warehouse, incident.id, by="bob", note="x" * 1000)
+    assert len(incidents.get(warehouse, incident.id).acknowledged_note or "") < 10_000
+
+
 def _report(url: str, number: int, barrier: Any, results: Any) -> None:
     def open_or_join(known: list[Incident]) -> list[Any]:
         return [record(known[0].uid if known else f"by-{number}", f"scenario-{number}")]

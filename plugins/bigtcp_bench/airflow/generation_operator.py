@@ -125,10 +125,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 ],
             )
             # In vain right after an outage of the API server: pods that are made then may not reach each other.
-            unsettled_s = api.unsettled_s()
-            if unsettled_s:
-                say(f"{generation}: the Kubernetes API was away; waiting {unsettled_s:.0f} s before another try")
-                api.sleep(unsettled_s)
+            api.settle(lambda text: say(f"{generation}: {text}"))
             raise
 
     def _refuse(self, store: Warehouse, generation: Generation) -> None:

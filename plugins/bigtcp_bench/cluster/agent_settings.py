@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bigtcp_bench.cluster.api import CONFIGMAP, NODE, ClusterApi, CommandFailed, Forbidden, JsonObject
-from bigtcp_bench.cluster.cilium import AGENT_CONTAINER, CONFIGMAP_NAME, MERGED_DIR, Cilium
+from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ClusterApi, CommandFailed, Forbidden, JsonObject
+from bigtcp_bench.cluster.cilium import (
+    AGENT_CONTAINER,
+    AGENT_LABELS,
+    CONFIGMAP_NAME,
+    MERGED_DIR,
+    Cilium,
+)
 from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS, Difference
-from bigtcp_bench.in_cluster.protocol import selects
+from bigtcp_bench.errors import BenchError
+from bigtcp_bench.in_cluster import treatment
+from bigtcp_bench.in_cluster.protocol import is_agent, is_ready, selects
+from bigtcp_bench.in_cluster.treatment import settings_of
 
 Settings = dict[str, str]
 
@@ -181,6 +191,34 @@ def pending(
     """
     now, then = told(api, cilium, pod), of_next_start(api, cilium, daemonset, node)
     return None if now is None or then is None else differences(now, then)
+
+
+def pending_elsewhere(
+    api: ClusterApi, cilium: Cilium, daemonset: JsonObject, but: Collection[str]
+) -> dict[str, list[Difference]]:
+    """Return node → what the next start of its agent would change, BIG TCP too, where that is known.
+
+    Of all nodes ``but`` those two that are measured, for a run that restarts every agent (scope ``cluster``).
+    """
+    found = {}
+    for pod in api.select(POD, cilium.namespace, labels=AGENT_LABELS):
+        node = str((pod.get("spec") or {}).get("nodeName"))
+        if node in but or not is_agent(pod, cilium.daemonset) or not is_ready(pod):
+            continue
+        with contextlib.suppress(BenchError):
+            now = told(api, cilium, pod["metadata"]["name"])
+            then = of_next_start(api, cilium, daemonset, node)
+            if now is not None and then is not None:
+                both = [{**one, **settings_of(treatment.told(one))} for one in (now, then)]
+                found[node] = differences(*both, but=())
+    return {node: changes for node, changes in found.items() if changes}
+
+
+def elsewhere_text(found: Mapping[str, Sequence[Difference]]) -> str:
+    """Return what is pending on nodes that are not measured, as a finding."""
+    (node, first), *others = found.items()
+    more = f", nor has it on {len(others)} other nodes" if others else ""
+    return f"on node {node} {pending_text(first)}{more}"
 
 
 def differences_text(found: Sequence[Difference]) -> str:

@@ -35,6 +35,8 @@ TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
 #: A server that has just come back refuses everybody (401, 403) until its caches of accounts and roles are filled:
 #: that took some seconds when it was seen. For so long after an outage a refusal is only passing.
 COMING_BACK_S = 30.0
+#: A connection that was never let in cannot know of an outage before it: for so long its refusals are passing.
+FRESH_S = 10.0
 #: So long after an outage pods that were just made may not reach each other (up to a minute, when it was seen).
 SETTLED_S = 90.0
 #: Asks for a list without spec and status, in the words of the API server.
@@ -149,6 +151,9 @@ class ClusterApi:
         self.sleep = sleep
         self._server_ahead_s = 0.0
         self._outage_at = float("-inf")
+        #: Whether a request was let in yet, and when the first one was refused before that.
+        self._let_in = False
+        self._first_refusal_at: float | None = None
 
     @classmethod
     def from_kubeconfig(
@@ -185,6 +190,13 @@ class ClusterApi:
     def unsettled_s(self) -> float:
         """Return for how long after the last outage that this connection saw pods may not reach each other yet."""
         return max(0.0, self._outage_at + SETTLED_S - self.monotonic())
+
+    def settle(self, progress: Callable[[str], object]) -> None:
+        """Wait until pods that are made now reach each other, where the API was away a moment ago."""
+        unsettled_s = self.unsettled_s()
+        if unsettled_s:
+            progress(f"the Kubernetes API was away; waiting {unsettled_s:.0f} s until fresh pods reach each other")
+            self.sleep(unsettled_s)
 
     def poll(self, timeout_s: float, interval_s: float) -> Iterator[float]:
         """Yield the seconds passed, every ``interval_s``, until ``timeout_s`` is over (at least once)."""
@@ -405,9 +417,11 @@ class ClusterApi:
                 if error.status == 0:
                     _refuse_bad_certificate(str(error.reason), self.host)
                     raise _Away(_shorten(str(error.reason))) from error
+                self._let_in = self._let_in or error.status not in (401, 403)
                 raise _problem(error.status, method, path, error.body) from error
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 raise _Away(_shorten(str(error))) from error
+            self._let_in = True
             self._learn_time(response.urllib3_response.headers.get("Date"))
             text = response.data.decode("utf-8", "replace")
             if answer == "text":
@@ -421,7 +435,15 @@ class ClusterApi:
         return self._retried(attempt, f"{method} {path}")
 
     def _may_be_coming_back(self, status: int) -> bool:
-        return status in (401, 403) and self.monotonic() < self._outage_at + COMING_BACK_S
+        if status not in (401, 403):
+            return False
+        now = self.monotonic()
+        if self._let_in:
+            return now < self._outage_at + COMING_BACK_S
+        if self._first_refusal_at is None:
+            self._first_refusal_at = now
+        fresh_s = min(FRESH_S, self._away_s)
+        return now < max(self._outage_at + COMING_BACK_S, self._first_refusal_at + fresh_s)
 
     def _retried(self, attempt: Callable[[], Any], what: str) -> Any:
         def is_passing(failure: BaseException) -> bool:
@@ -490,14 +512,14 @@ _REMEDIES = (
     # As RBAC words it; admission says no with the same status.
     ('" cannot ', "the rights that are needed are in include/manifests/rbac.yaml"),
     (
-        r"failed quota: .*must specify limits\.cpu",
-        "that ResourceQuota wants a CPU limit, which benchmark pods must not have: take limits.cpu out of it, or "
-        "give it a scope that leaves them out",
+        "failed quota: .*must specify ",
+        "that ResourceQuota wants what benchmark pods do not say (a CPU limit they must not have): take that out "
+        "of it, or give it a scope that leaves them out",
     ),
     (
-        "(exceeded|failed) quota: ",
-        "a ResourceQuota of the namespace has no room for the benchmark's pods, one server and one client at a "
-        "time: raise it, or remove it there",
+        "exceeded quota: ",
+        "a ResourceQuota of the namespace has no room for a server and a client pod at a time, or for their "
+        "Service: raise it, or remove it there",
     ),
     (
         'violates PodSecurity "',

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bigtcp_bench.cluster import guardian_objects, pods, probe, saved_state
+from bigtcp_bench.cluster import agent_settings, guardian_objects, pods, probe, saved_state
 from bigtcp_bench.cluster.agents import Agent, read_agent
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
@@ -23,9 +23,11 @@ from bigtcp_bench.cluster.cilium import (
     Limits,
     Merged,
     Progress,
+    agent_pod,
     await_rollout,
     config_values,
     find_cilium,
+    is_ready,
     judge_limits,
     judge_status,
     read_merged,
@@ -118,10 +120,11 @@ def switch(
     silence = guardian_objects.silence(api)
     if silence:
         progress(silence)
+    cilium = find_cilium(api)
+    _refuse_pending(api, cilium, pair)
     gone = pods.delete_pods(api, before=fence.check)
     if gone:
         progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")
-    cilium = find_cilium(api)
     if agent_ready_s is not None:
         cilium = replace(cilium, agent_ready_s=agent_ready_s)
     families = families_of(plan)
@@ -170,6 +173,19 @@ def switch(
         more = f" (and {len(problems) - 1} more findings)" if len(problems) > 1 else ""
         raise SwitchFailed(f"BIG TCP could not be proven to be {arm}: {problems[0]}{more}", report.to_dict())
     return report
+
+
+def _refuse_pending(api: ClusterApi, cilium: Cilium, pair: NodePair) -> None:
+    """Raise SwitchFailed where a restart would put in force what somebody has written since the run began."""
+    daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
+    for name in pair.names:
+        agent = agent_pod(api, cilium, name)
+        if agent is None or not is_ready(agent):
+            continue
+        pending = agent_settings.pending(api, cilium, daemonset, name, agent["metadata"]["name"])
+        if pending:
+            text = agent_settings.pending_text(pending)
+            raise SwitchFailed(f"node {name}: {text}; {agent_settings.PENDING_ADVICE}")
 
 
 def verify(

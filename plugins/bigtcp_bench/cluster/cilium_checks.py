@@ -6,7 +6,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bigtcp_bench.cluster import saved_state
-from bigtcp_bench.cluster.agent_settings import NODE_PREFIX, PENDING_ADVICE, merging_of, pending_text
+from bigtcp_bench.cluster.agent_settings import (
+    NODE_PREFIX,
+    PENDING_ADVICE,
+    elsewhere_text,
+    merging_of,
+    pending_text,
+)
 from bigtcp_bench.cluster.api import JsonObject
 from bigtcp_bench.cluster.bigtcp_switch import families_of
 from bigtcp_bench.cluster.checks import Check
@@ -291,6 +297,11 @@ def pending_checks(node: str, pending: Sequence[Difference] | None) -> Iterator[
         yield Check("pending settings", node, "warn", found, advice)
     elif pending:
         yield Check("pending settings", node, "fail", pending_text(pending), PENDING_ADVICE)
+
+
+def elsewhere_check(pending: Mapping[str, Sequence[Difference]]) -> Check:
+    """Tell what the next start of agents on nodes that are not measured would change; scope cluster starts all."""
+    return Check("pending settings", "", "fail", elsewhere_text(pending), PENDING_ADVICE)
 
 
 def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObject) -> Iterator[Check]:

@@ -50,6 +50,7 @@ from bigtcp_bench.cluster.reach import unreachable_ways
 from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME
 from bigtcp_bench.planning.plan import Plan, Way, takes
+from bigtcp_bench.progress import say
 
 #: A run goes on without these: the guardian has a line of its own, and so has the cluster's uid; events only say
 #: more about a pod that fails.
@@ -92,6 +93,8 @@ class Seen:
     #: Whether an earlier run has left something that is put back before anything is changed.
     abandoned: bool = False
     rights: list[Check] = field(default_factory=list)
+    #: Node → what its agent's next start would change, of the others that a run of scope cluster restarts.
+    pending_elsewhere: Mapping[str, list[Difference]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def preflight(
         )
         # Without its agent a node starts no pod of the cluster's own network.
         if agents_answer:
+            api.settle(say)
             run_key = holder or f"check/{uuid.uuid4().hex[:12]}"
             unreachable = unreachable_ways(api, plan, pair, run_key)
     except (PodFailed, Forbidden, PreconditionFailed) as error:
@@ -176,6 +180,9 @@ def look(api: ClusterApi, plan: Plan, pair: NodePair, hold: list[Check], abandon
         hold=hold,
         abandoned=abandoned,
         rights=[_rights(api, plan, cilium, pair), _guardian(api, plan), _policy(api)],
+        pending_elsewhere=(
+            agent_settings.pending_elsewhere(api, cilium, daemonset, pair.names) if plan.scope == "cluster" else {}
+        ),
     )
 
 
@@ -231,6 +238,8 @@ def judge(
         if probed is not None:
             checks.append(cilium_checks.tunnel_check(node.name, cilium, agent.status, probed))
             checks += node_checks.device_checks(node, agent.status, agent.merged, probed, plan, seen.abandoned)
+    if seen.pending_elsewhere and not seen.abandoned:
+        checks.append(cilium_checks.elsewhere_check(seen.pending_elsewhere))
     checks.append(node_checks.alike_check(pair, probes, statuses))
     if unreachable is not None:
         checks += node_checks.reach_checks(pair, plan, unreachable)

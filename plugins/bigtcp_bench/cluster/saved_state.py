@@ -103,6 +103,11 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
             merged={str(family): value for family, value in merged.items()},
             limits=seen.limits(seen.limited_devices(read_status(api, cilium, name), node.internal_ips)),
         )
+    if plan.scope == "cluster":
+        elsewhere = agent_settings.pending_elsewhere(api, cilium, daemonset, pair.names)
+        if elsewhere:
+            text = agent_settings.elsewhere_text(elsewhere)
+            raise PreconditionFailed(f"{text}; {agent_settings.PENDING_ADVICE}")
     return SavedState(
         package_version=__version__,
         holder=fence.holder,

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bigtcp_bench.cluster import pods
-from bigtcp_bench.cluster.api import ENDPOINTSLICE, SERVICE, Before, ClusterApi, Conflict, JsonObject
+from bigtcp_bench.cluster.api import ENDPOINTSLICE, POD, SERVICE, Before, ClusterApi, Conflict, JsonObject
 from bigtcp_bench.resources import load_manifest
 
 #: Of include/manifests/service.yaml. One name, so that the rights to it can be limited to it.
 SERVICE_NAME = "bigtcp-bench"
 #: From the Service to its endpoints, which the cluster's controllers write; and for an older one to be gone.
 READY_S = 60.0
+#: So long another pod's is left to it, in case that is being measured: longer than a check takes.
+OTHERS_S = 20.0
+_NAME = f"Service {pods.BENCH_NAMESPACE}/{SERVICE_NAME}"
 _OF_SERVICE = "kubernetes.io/service-name"
 #: By these labels the pod is told from every other one.
 _SELECTED_BY = (pods.RUN_LABEL, "bigtcp-bench/generation")
@@ -38,18 +41,18 @@ def build_service(server: Mapping[str, Any]) -> JsonObject:
 def open_service(api: ClusterApi, server: Mapping[str, Any], *, before: Before | None = None) -> dict[str, str]:
     """Return the addresses, by family, of a Service that leads to the running ``server`` pod.
 
-    One that leads there already is taken as it is. Raises PodFailed if it has no endpoint within READY_S.
+    One that leads there already is taken as it is. Raises PodFailed if it has no endpoint within READY_S, and if
+    one of its name is somebody else's.
     """
     own = pods.pod_addresses(server)
     missing = "it was not there"
-    for _ in api.poll(READY_S, pods.POLL_S):
+    for passed_s in api.poll(READY_S, pods.POLL_S):
         found = api.find(SERVICE, SERVICE_NAME, pods.BENCH_NAMESPACE)
         try:
             if found is None:
                 found = api.create(SERVICE, build_service(server), pods.BENCH_NAMESPACE, before=before)
-            elif not _is_of(found, server):
-                # Of a pod that has gone: the cluster would delete it soon.
-                _delete(api, found, before)
+            elif not _is_of(found, server) or found["metadata"].get("deletionTimestamp"):
+                missing = _make_way(api, found, before, wait=passed_s < OTHERS_S)
                 continue
         except Conflict:
             continue
@@ -58,8 +61,7 @@ def open_service(api: ClusterApi, server: Mapping[str, Any], *, before: Before |
         if addresses and not lacking:
             return addresses
         missing = f"no ready endpoint was {' or '.join(lacking)}" if addresses else "it had no address"
-    name = f"Service {pods.BENCH_NAMESPACE}/{SERVICE_NAME}"
-    raise pods.PodFailed(f"{name} did not lead to its pod within {READY_S:g} s: {missing}")
+    raise pods.PodFailed(f"{_NAME} did not lead to its pod within {READY_S:g} s: {missing}")
 
 
 def close_service(api: ClusterApi, server: Mapping[str, Any]) -> None:
@@ -68,6 +70,35 @@ def close_service(api: ClusterApi, server: Mapping[str, Any]) -> None:
     if found is not None and _is_of(found, server):
         with contextlib.suppress(Conflict):
             _delete(api, found, None)
+
+
+def _make_way(api: ClusterApi, found: JsonObject, before: Before | None, *, wait: bool) -> str:
+    """Delete a Service of the benchmark that leads elsewhere; return why it is still there, should it stay.
+
+    That of a pod which runs, as of a check elsewhere, is left to it where ``wait``. Raises PodFailed for one
+    that is somebody else's.
+    """
+    meta = found["metadata"]
+    label, _, app = pods.APP_LABELS.partition("=")
+    if (meta.get("labels") or {}).get(label) != app:
+        raise pods.PodFailed(
+            f"{_NAME} is somebody else's: it lacks the label {pods.APP_LABELS}; give it another name, or leave "
+            "the scenarios @service out"
+        )
+    if meta.get("deletionTimestamp"):
+        waits_for = ", ".join(meta.get("finalizers") or []) or "nothing that it names"
+        return f"an older one was being deleted, and waited for {waits_for}"
+    if not (wait and _owner_runs(api, found)):
+        _delete(api, found, before)
+    return "an older one led to another pod"
+
+
+def _owner_runs(api: ClusterApi, service: Mapping[str, Any]) -> bool:
+    for owner in service["metadata"].get("ownerReferences") or []:
+        pod = api.find(POD, owner["name"], pods.BENCH_NAMESPACE) if owner["kind"] == "Pod" else None
+        if pod is not None and pod["metadata"]["uid"] == owner["uid"]:
+            return bool((pod.get("status") or {}).get("phase") == "Running")
+    return False
 
 
 def _delete(api: ClusterApi, service: Mapping[str, Any], before: Before | None) -> None:

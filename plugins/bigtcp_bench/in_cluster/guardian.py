@@ -209,7 +209,7 @@ def _message(answer: str) -> str:
 class Guardian:
     """One round of the guardian."""
 
-    def __init__(self, hands: holding.Hands, means: restore.Means) -> None:
+    def __init__(self, hands: holding.Hands, means: holding.Means) -> None:
         self.hands = hands
         self.means = means
 
@@ -324,13 +324,13 @@ def _stop(number: int, _frame: object) -> NoReturn:
 def main(arguments: list[str]) -> int:
     """Do one round by the orders in the file that is named; return the exit status.
 
-    ``orders`` are ``away_s`` and ``marker`` of ``Api``, and ``means``: the fields of ``restore.Means``.
+    ``orders`` are ``away_s`` and ``marker`` of ``Api``, and ``means``: the fields of ``hold.Means``.
     """
     signal.signal(signal.SIGTERM, _stop)
     with open(arguments[0], encoding="utf-8") as file:
         orders = json.load(file)
     try:
-        means = restore.Means(**orders["means"])
+        means = holding.Means(**orders["means"])
         return Guardian(Api(orders["away_s"], orders["marker"]), means).run()
     except Refused as error:
         say(str(error))

@@ -1,10 +1,11 @@
-"""The hands that a restore works with, and the Lease as it holds it.
+"""What a restore works with: its hands, what it is told, and the Lease as it holds it.
 
 Standard library only, no syntax newer than Python 3.9: the guardian mounts this file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -77,6 +78,21 @@ class Hands(Protocol):
 
     def devices(self, node: str, pod: str) -> dict[str, dict[str, Any]]:
         """Return device → limit → bytes from the log of the probe ``pod`` that has ended on ``node``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Means:
+    """What a restore needs that only the package outside of the cluster knows.
+
+    ``traffic_pods`` and ``all_pods`` are label selectors of the benchmark's pods; ``probe_pod`` is the pod that
+    looks at a node, complete but for the node.
+    """
+
+    traffic_pods: str
+    all_pods: str
+    probe_pod: Json
+    agent_ready_s: float
+    pod_start_s: float
 
 
 def poll(hands: Hands, timeout_s: float, interval_s: float = POLL_S) -> Iterator[float]:

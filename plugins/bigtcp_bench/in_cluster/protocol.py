@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -527,13 +528,20 @@ def waiting_reason(pod: Mapping[str, Any]) -> str:
     return f"is {status.get('phase', 'Pending')}"
 
 
+#: The line of a log that says why a program has ended (Cilium's loggers, and Go).
+_FATAL = re.compile(r"\blevel\W{1,3}(fatal|panic)\b|^panic: |^fatal error: ")
+
+
 def _exit(ended: Mapping[str, Any]) -> str:
     return f"{ended.get('reason', 'Error')} {ended.get('exitCode', '')}".rstrip()
 
 
 def _words(text: str, said: str | None) -> str:
-    said = " ".join((said or "").split())
-    return f"{text} ({said[-200:]})" if said else text
+    lines = (said or "").splitlines()
+    # A log that ends in what was stopped, or in a stack, tells why before that.
+    why = [line for line in lines if _FATAL.search(line)]
+    told = " ".join(" ".join(why[-1:] or lines).split())
+    return f"{text} ({told[-200:]})" if told else text
 
 
 def crashes(pod: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ done. Standard library only, no syntax newer than Python 3.9: the guardian mount
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from bigtcp_bench.in_cluster.hold import (
     PODS,
     Hands,
     Hold,
+    Means,
     Refused,
     delete_pods,
     forget_state,
@@ -84,21 +86,6 @@ class Report:
             self.say(text)
 
 
-@dataclasses.dataclass(frozen=True)
-class Means:
-    """What a restore needs that only the package outside of the cluster knows.
-
-    ``traffic_pods`` and ``all_pods`` are label selectors of the benchmark's pods; ``probe_pod`` is the pod that
-    looks at a node, complete but for the node.
-    """
-
-    traffic_pods: str
-    all_pods: str
-    probe_pod: Json
-    agent_ready_s: float
-    pod_start_s: float
-
-
 def put_back(
     hands: Hands,
     hold: Hold,
@@ -136,6 +123,8 @@ class Restoration:
         #: Whether a request of the run may be still on its way, even after the time that it was waited for.
         self.in_flight = False
         self._restarted: set[str] = set()
+        #: Node → what its agent was told before all were restarted.
+        self._told_before: dict[str, dict[str, str]] = {}
         self._cilium = f"/namespaces/{state.cilium_namespace}"
         self._config_map = f"/api/v1{self._cilium}/configmaps/{CONFIGMAP_NAME}"
         self._agents = f"/api/v1{self._cilium}/pods"
@@ -322,6 +311,8 @@ class Restoration:
             if found is None:
                 raise Refused(f"there is no DaemonSet {self.state.cilium_namespace}/{name}", 404)
             if restarted_by(found) is not None:
+                for node in self.state.nodes:
+                    self._remember(node, self._agent(node))
                 self._await_next_second()
                 self.hands.change("PATCH", self._daemonset, template_annotation(found, None), self.hold.check)
                 self.report.did(f"restarted all agents of DaemonSet {name}")
@@ -381,6 +372,7 @@ class Restoration:
         if agent is not None and self._is_stale(agent, saved, wanted, replaced, rebooted):
             self._restart(name, agent)
         agent = self._await_agent(name)
+        self._note_changed(name, agent)
         told = None
         if self.hands.sees_all:
             told = self._told(agent)
@@ -444,8 +436,7 @@ class Restoration:
                 "restarted again: mend what keeps it from that, then run bigtcp-bench restore"
             )
         meta = agent["metadata"]
-        asks = self.hands.sees_all and is_ready(agent)
-        before = self.hands.told(self.state.cilium_namespace, agent) if asks else {}
+        self._remember(node, agent)
         self._await_next_second()
         mark = f"restart the Cilium agent on node {node} since {micro_time(self.hands.now())}"
         counts[node] = counts.get(node, 0) + 1
@@ -463,13 +454,23 @@ class Restoration:
         self._restarted.add(node)
         ready = self._await_agent(node, other_than=meta["uid"])
         self.report.did(f"restarted the Cilium agent on node {node}")
-        if asks:
-            changed = changed_keys(before, self.hands.told(self.state.cilium_namespace, ready))
-            if changed:
-                self.report.note(
-                    f"the restart of the agent on node {node} put in force what had waited for one: {changed}"
-                )
+        self._note_changed(node, ready)
         return ready
+
+    def _remember(self, node: str, agent: Json | None) -> None:
+        """Keep what an agent that is to be restarted was told; one that does not say is left out."""
+        if self.hands.sees_all and agent is not None and is_ready(agent):
+            with contextlib.suppress(Refused, NotRestored):
+                self._told_before[node] = self.hands.told(self.state.cilium_namespace, agent)
+
+    def _note_changed(self, node: str, ready: Json) -> None:
+        """Say what the restart of an agent has put in force besides."""
+        before = self._told_before.pop(node, {})
+        changed = changed_keys(before, self.hands.told(self.state.cilium_namespace, ready)) if before else ""
+        if changed:
+            self.report.note(
+                f"the restart of the agent on node {node} put in force what had waited for one: {changed}"
+            )
 
     def _restart_counts(self) -> dict[str, int]:
         """Return node → how often restores of this window have restarted its agent."""

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from bigtcp_bench.analysis.incidents import Member as Member
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.warehouse.records import IncidentRecord, IncidentState, row_of
+from bigtcp_bench.warehouse.records import IncidentRecord, IncidentState, row_of, storable
 from bigtcp_bench.warehouse.schema import comparison, judgement, run
 from bigtcp_bench.warehouse.schema import incident as table
 from bigtcp_bench.warehouse.schema import incident_member as member_table
@@ -20,6 +20,8 @@ from bigtcp_bench.warehouse.upsert import insert_into, upsert
 
 #: More judged runs than a night has on the average; with more, a series is given up later.
 _RUNS_A_NIGHT = 4
+#: Of one note, and of all that people add to one acknowledgement: it is told as a whole.
+NOTE_CHARS, NOTES_CHARS = 1_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,9 @@ def acknowledge(
     """Silence an open incident until it ends or gets worse than its series are now.
 
     Returns False when somebody has done so before: that name stays, and ``note`` is added to the one of then.
-    Raises InvalidInput if the incident is unknown or closed.
+    Raises InvalidInput if the incident is unknown or closed, or the note is too long.
     """
+    by, note = storable(by), _note(note)
 
     def work(connection: sa.Connection) -> bool:
         known = _open_one(connection, incident_id, "acknowledged")
@@ -94,6 +97,11 @@ def acknowledge(
             if note:
                 on = (at or datetime.now(UTC)).date().isoformat()
                 notes = "; ".join(filter(None, (known.acknowledged_note, f"{by} on {on}: {note}")))
+                if len(notes) > NOTES_CHARS:
+                    raise InvalidInput(
+                        f"the notes of incident {incident_id} would have {len(notes):,} characters: must be at "
+                        f"most {NOTES_CHARS:,}; whoever undoes the acknowledgement begins anew"
+                    )
                 changed = sa.update(table).where(table.c.id == incident_id).values(acknowledged_note=notes)
                 connection.execute(changed)
             return False
@@ -131,13 +139,13 @@ def close(warehouse: Warehouse, incident_id: int, *, by: str, note: str, on: dat
     """End an open incident by hand, on the night ``on`` (default: today, in UTC).
 
     What its series are from then on opens no other incident until it recovers or gets worse. Raises InvalidInput
-    if the incident is unknown or closed.
+    if the incident is unknown or closed, or the note is too long.
     """
     values = {
         "state": "closed",
         "closed_on": (on or datetime.now(UTC).date()).isoformat(),
-        "closed_by": by,
-        "closed_note": note,
+        "closed_by": storable(by),
+        "closed_note": _note(note),
     }
 
     def work(connection: sa.Connection) -> None:
@@ -145,6 +153,13 @@ def close(warehouse: Warehouse, incident_id: int, *, by: str, note: str, on: dat
         connection.execute(sa.update(table).where(table.c.id == incident_id).values(values))
 
     warehouse.write(work)
+
+
+def _note(text: str) -> str:
+    """Return a note as it is stored. Raises InvalidInput for one that is too long."""
+    if len(text) > NOTE_CHARS:
+        raise InvalidInput(f"note: has {len(text):,} characters; allowed are at most {NOTE_CHARS:,}")
+    return storable(text)
 
 
 def unmeasured(warehouse: Warehouse, run_id: int, nights: int) -> set[tuple[str, str]]:

@@ -50,9 +50,14 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def storable(text: str) -> str:
+    """Return ``text`` without what no database holds: zero bytes, half a surrogate pair."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
 def _clean(value: Any) -> Any:
-    # Both are legal in a pod's output or in JSON, and no database holds both: zero bytes, half a surrogate pair.
-    return _UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
+    # Legal in a pod's output or in JSON.
+    return storable(value) if isinstance(value, str) else value
 
 
 def _json(value: Any) -> Any:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 
-NOTE_CHARS = 1000
-
 #: Days around an incident that the links to the trend show.
 _DAYS_BEFORE = 45
 
@@ -75,7 +73,7 @@ def incident(request: Request, access: AccessDep, number: NumberPath) -> Respons
         meaning=CAUSE_MEANINGS.get(found.attribution or ""),
         advice=CAUSE_ADVICE.get(found.attribution or "", NO_CAUSE_ADVICE),
         may_edit=access.may_edit(found.cluster),
-        note_chars=NOTE_CHARS,
+        note_chars=stored.NOTE_CHARS,
         since=_day_before(found.changed_on),
         until=found.closed_on,
         origin=_origin(warehouse, access, {found.cluster}),
@@ -87,7 +85,7 @@ def acknowledge(
     request: Request,
     access: AccessDep,
     number: NumberPath,
-    note: Annotated[str, Form(max_length=NOTE_CHARS)] = "",
+    note: Annotated[str, Form(max_length=stored.NOTE_CHARS)] = "",
 ) -> Response:
     """Say that an incident is known, with the user's name and a note, or add a note to what others have said."""
     _check_may_edit(access, number)

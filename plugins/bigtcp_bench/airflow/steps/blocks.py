@@ -91,13 +91,17 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
         captured: list[Captured] = []
 
         def capture() -> None:
-            captured[:] = _packet_sizes(step, block, measured) if captured_ways(measured) else []
+            if captured_ways(measured):
+                # Neither captures nor the control are tried again later.
+                step.api.settle(say)
+                captured[:] = _packet_sizes(step, block, measured)
 
         # No figure of a capture depends on what else the nodes do; those of the control and of the rest do.
         report = _put_in_force(step, fence, block, purpose, capture)
         _store_packet_sizes(step, block, captured)
         pods.delete_pods(step.api, before=fence.check)
         if step.plan.control and purpose == "plan":
+            step.api.settle(say)
             _measure_control(step, block)
         documents = load.read_at_rest(
             step.api, step.plan, step.pair, usual if report.restarted else {}, progress=say
