@@ -153,6 +153,27 @@ CASES = {
         {"arm": "on", "scenario": None},
         ["packets of 180,000 B left the sender", "with 1,470 B"],
     ),
+    "one of two nodes, each of which has its turn": (
+        {
+            "measured": [
+                measured("on", scenario="ipv4-stream-1@same-node", generation=turn, receiver_b=size)
+                for turn, size in enumerate([170_000.0, 60_000.0] * 3)
+            ]
+        },
+        "segmented-on-the-way",
+        {"arm": "on", "scenario": "ipv4-stream-1@same-node"},
+        ["reached the receiver with 60,000 B"],
+    ),
+    "a captured stream through a Service, segmented in one block": (
+        {
+            "captured": [
+                CapturedStream(2, "on", "ipv4 (service)", 180_000.0, size) for size in (180_000.0, 1_470.0)
+            ]
+        },
+        "segmented-on-the-way",
+        {"arm": "on", "scenario": None},
+        ["ipv4 (service): packets of 180,000 B left the sender", "with 1,470 B"],
+    ),
     "a captured stream, large in arm off": (
         {"captured": [CapturedStream(1, "off", "ipv6", 180_000.0, 180_000.0)]},
         "setting-not-effective",

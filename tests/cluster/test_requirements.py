@@ -317,6 +317,20 @@ def test_a_right_that_is_missing_is_named(scope: str, resource: str, sentence: s
     assert "kubectl apply -f include/manifests/rbac.yaml" in line.advice
 
 
+@pytest.mark.parametrize("scenarios", ["ipv4-stream-1", "ipv4-stream-1@same-node"])
+def test_one_node_alone_is_refused_before_anything_is_changed(scenarios: str) -> None:
+    cluster = Cluster()
+    run(cluster.store.delete(NODES, "node2"))
+    before = cluster.state()
+    with pytest.raises(
+        PreconditionFailed,
+        match=r"^two usable nodes are needed, but of the nodes in this cluster \(node1\) 1 can run "
+        r"benchmark pods; label two nodes with bigtcp-bench=true or name client_node and server_node in the plan$",
+    ):
+        choose_pair(cluster.client(), validate_plan({"scenarios": scenarios}))
+    assert cluster.state() == before
+
+
 def test_an_account_from_before_services_is_told_so_only_where_a_plan_needs_them() -> None:
     cluster = Cluster()
     cluster.forbidden = {"services", "endpointslices"}

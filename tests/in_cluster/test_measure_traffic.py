@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -483,19 +484,25 @@ def few_ports(pair: Pair) -> Iterator[None]:
 
 @pytest.mark.usefixtures("few_ports")
 def test_connections_end_before_ports_do_and_say_so(pair: Pair) -> None:
-    wanted = short_orders("ipv4-crr", "ipv6-crr", repetitions=2, duration_s=5)
+    wanted = short_orders("ipv4-crr", "ipv6-crr", repetitions=2, duration_s=2)
     with serving(pair):
         code, out, err = measure(pair, wanted)
     assert (code, err) == (0, "")
     log = parse_log(out)
     assert [problems(one, wanted) for one in log.repetitions] == [[]] * 4
-    said = "ipv6-crr: ends after 99 connections, its share of the 399 that this pod may make so that neither"
+    said = "ipv6-crr: ends after 99 connections, its share of the 399 that this pod may make, 600 a second at most"
     assert out.count(said) == 2
     seen = [unpacked(one.stored)["client"] for one in (log.repetitions[0], log.repetitions[-1])]
     texts = (seen[0]["before"]["sockstat"], seen[1]["after"]["sockstat"])
     before, after = (int(re.findall(r"^TCP: .* tw (\d+)", text, re.MULTILINE)[0]) for text in texts)
     # The client's few connections of another kind wait there, too.
     assert 0 < after - before <= 399 + 10, "closed connections wait at the client, where they hold its ports"
+    # Each takes the time that it was ordered to, however soon it ends.
+    began_s = [one.started_s for one in log.repetitions]
+    assert all(later - sooner >= 2 for sooner, later in itertools.pairwise(began_s))
+    assert all(one.elapsed_s < 2 for one in log.repetitions)
+    assert log.done is not None
+    assert log.done.elapsed_s >= 4 * 2
 
 
 def test_a_stream_that_dies_beside_the_requests_costs_that_repetition(pair: Pair) -> None:

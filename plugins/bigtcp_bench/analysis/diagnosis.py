@@ -263,25 +263,42 @@ def _of_pods(evidence: Evidence) -> Iterator[Cause]:
 
 
 def _of_packets(evidence: Evidence) -> Iterator[Cause]:
-    for scenario, arm, sender, _ in _packet_sizes(evidence):
+    for scenario, way, arm, sender, _ in _packet_sizes(evidence):
         if sender is not None and not proves(sender, arm):
             yield _contradiction(
-                f"packets left the sender with {sender:,.0f} B on average in arm {arm}",
+                f"{way}packets left the sender with {sender:,.0f} B on average in arm {arm}",
                 {"bytes_per_packet_sender": round(sender)},
                 scenario=scenario,
                 arm=arm,
             )
 
 
-def _packet_sizes(evidence: Evidence) -> Iterator[tuple[str | None, Arm, float | None, float | None]]:
-    """Yield scenario, arm and the median of mean packet sizes at both ends; no scenario where it was captured."""
-    captured: dict[tuple[str, Arm], list[CapturedStream]] = {}
-    for stream in evidence.captured:
-        captured.setdefault((stream.way, stream.arm), []).append(stream)
+def _packet_sizes(evidence: Evidence) -> Iterator[tuple[str | None, str, Arm, float | None, float | None]]:
+    """Yield scenario, arm and mean packet sizes at both ends; of captured streams the way instead of the scenario.
+
+    They are medians, but where each node has its turn: there the one that proves its arm least is to be named.
+    """
     for (scenario, arm), rows in _streams(evidence):
-        yield scenario, arm, _median(row.sender_b for row in rows), _median(row.receiver_b for row in rows)
-    for (_, arm), streams in captured.items():
-        yield None, arm, _median(one.sender_b for one in streams), _median(one.receiver_b for one in streams)
+        if SCENARIOS[scenario].path == "same-node":
+            sizes = _least_proven([(row.sender_b, row.receiver_b) for row in rows], arm)
+        else:
+            sizes = _median(row.sender_b for row in rows), _median(row.receiver_b for row in rows)
+        yield scenario, "", arm, *sizes
+    captured: dict[tuple[str, Arm], list[tuple[float | None, float | None]]] = {}
+    for stream in evidence.captured:
+        captured.setdefault((stream.way, stream.arm), []).append((stream.sender_b, stream.receiver_b))
+    for (way, arm), streams in captured.items():
+        yield None, f"{way}: ", arm, *_least_proven(streams, arm)
+
+
+def _least_proven(
+    sizes: Sequence[tuple[float | None, float | None]], arm: Arm
+) -> tuple[float | None, float | None]:
+    """Return the sizes at both ends that speak most against ``arm``; (None, None) where none are known of both."""
+    known = [(sender, receiver) for sender, receiver in sizes if sender is not None and receiver is not None]
+    if not known:
+        return None, None
+    return min(known, key=min) if arm == "on" else max(known, key=max)
 
 
 def _contradiction(sentence: str, figures: Mapping[str, Figure], **scope: str | None) -> Cause:
@@ -291,15 +308,15 @@ def _contradiction(sentence: str, figures: Mapping[str, Figure], **scope: str | 
 def segmented_on_the_way(evidence: Evidence) -> Cause | None:
     """Find streams, captured ones too, whose packets were large at the sender and small at the receiver."""
     found = []
-    for scenario, arm, sender, receiver in _packet_sizes(evidence):
+    for scenario, way, arm, sender, receiver in _packet_sizes(evidence):
         if arm != "on" or sender is None or receiver is None:
             continue
         if sender > CLASSIC_MAX_PACKET_BYTES >= receiver:
             found.append(
                 Cause(
                     "segmented-on-the-way",
-                    f"packets of {sender:,.0f} B left the sender and reached the receiver with {receiver:,.0f} B: "
-                    "a device between them takes no big ones",
+                    f"{way}packets of {sender:,.0f} B left the sender and reached the receiver with "
+                    f"{receiver:,.0f} B: a device between them takes no big ones",
                     {"bytes_per_packet_sender": round(sender), "bytes_per_packet_receiver": round(receiver)},
                     strength=1 - receiver / CLASSIC_MAX_PACKET_BYTES,
                     scenario=scenario,

@@ -77,6 +77,8 @@ class Kind:
     request_bytes: int | None = None
     #: Whether the server must start iperf3 for it.
     needs_iperf3: bool = False
+    #: Whether what is left of a repetition's time is waited for when it ends early.
+    keeps_time: bool = False
     #: Whether its packets are as large as they may be, which proves that BIG TCP acts.
     fills_packets: bool = False
     #: Whether it can fill packets beyond the classic limit. All other is measured to see that it pays nothing.

@@ -74,6 +74,8 @@ def measure(orders: Json) -> int:
             failed += fields["error"] is not None
             print_frame("repetition", {**context, **_identity(scenario, repetition), **fields}, document)
             say(f"{label}: {_headline(scenario, fields, document)}")
+            if KINDS[scenario["traffic"]].keeps_time:
+                time.sleep(max(0.0, orders["omit_s"] + orders["duration_s"] - fields["elapsed_s"]))
     except Stopped:
         say(f"client ends: stopped by SIGTERM after {finished} of {len(wanted)} repetitions, printed above")
         raise

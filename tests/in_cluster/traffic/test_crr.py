@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 
-from bigtcp_bench.in_cluster import measure
+from bigtcp_bench.in_cluster import exchange, measure
 from bigtcp_bench.in_cluster.output import Failed
 from bigtcp_bench.in_cluster.traffic import KINDS, crr
 
@@ -45,6 +46,32 @@ def test_no_connection_is_made_where_the_shares_tell_nothing(monkeypatch: pytest
         Failed, match=r"this pod may make 399, and 8 repetitions share them, of which each needs 50"
     ):
         crr.KIND.run("127.0.0.1", orders, scenario)
+
+
+@pytest.mark.parametrize(("duration_s", "connections"), [(1, 600), (3, 1_800), (300, crr.MAX_CONNECTIONS)])
+def test_pods_that_follow_each_other_leave_room_in_connection_tracking(
+    duration_s: int, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With connections that cost nothing, so that only their number ends a repetition."""
+    kernel(monkeypatch, ip_local_port_range="1024 65535")
+    made: list[str] = []
+
+    class Connection(io.BytesIO):
+        def sendall(self, data: bytes) -> None:
+            made.append(str(len(data)))
+
+    def answered(connection: Any, view: memoryview) -> memoryview:
+        return view
+
+    monkeypatch.setattr(exchange, "connect", lambda address, orders: Connection())
+    monkeypatch.setattr(exchange, "receive_exactly", answered)
+    scenario = {"name": "ipv4-crr", "family": "ipv4", "traffic": "crr", "streams": 1, "request_bytes": 1_000}
+    orders = {"scenarios": [scenario], "repetitions": 1, "token": "", "omit_s": 0, "duration_s": duration_s}
+    document = crr.KIND.run("127.0.0.1", orders, scenario)
+    assert document["crr"] == {"allowed": connections, "used_up": True}
+    assert len(made) == connections
+    assert connections / duration_s * 120 < 0.6 * 131_072
+    assert list(crr.KIND.problems(document, orders, scenario)) == []
 
 
 def _document(transactions: int, seconds: float, allowed: int = 1_000) -> dict[str, Any]:
