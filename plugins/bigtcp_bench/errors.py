@@ -63,6 +63,11 @@ def validation_sentence(error: ValidationError, where: str) -> str:
     return f"{where}: {field} = {shown}: {message}{more}"
 
 
+def clean(text: str) -> str:
+    """Return ``text`` on one line without control characters: it may come from a pod's log, or from a stranger."""
+    return "".join(char for char in " ".join(text.split()) if char.isprintable())
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what ``error`` says, or its class where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

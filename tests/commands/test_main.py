@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.judging.night import Nightly
@@ -196,6 +197,33 @@ def test_incidents_are_listed_and_acknowledged_once(command):
     assert "was acknowledged before, by kim" in command(*ack, "--by", "lee")[1]
     (row,) = json.loads(command("incident", "list", "--json")[1])
     assert re.fullmatch(r"the driver; lee on \d{4}-\d\d-\d\d: the driver", row["note"])
+
+
+def test_what_a_stranger_has_stored_does_nothing_to_a_terminal(command):
+    number = str(json.loads(command("incident", "list", "--json")[1])[0]["id"])
+    command("incident", "unack", number)
+    hostile = "kim\x1b]0;x\x07\x9b31m\u202e é"
+    for _ in range(2):
+        _, out, _ = command("incident", "ack", number, "--note", "x", "--by", hostile)
+        assert "kim]0;x31m é" in out
+        assert out.removesuffix("\n").isprintable()
+    _, out, _ = command("incident", "ack", number, "--note", "y", "--json")
+    assert out.isascii()
+    assert json.loads(out)["acknowledged_by"] == hostile
+    command("incident", "unack", number)
+    _, _, err = command("trend", hostile)
+    assert err.removesuffix("\n").isprintable()
+
+
+def test_half_a_character_in_a_stored_document_is_no_end_of_the_output(command, stored):
+    before = stored.run(1)["reasons"]
+    with stored.engine.begin() as connection:
+        change = sa.text("UPDATE bigtcp_run SET reasons = :one WHERE id = 1")
+        connection.execute(change, {"one": r'["half \ud800", "\u0000"]'})
+    _, out, _ = command("show", "1", "--json")
+    stored.update_run(1, reasons=before)
+    assert out.isascii()
+    assert "half \\ud800" in out
 
 
 def test_an_acknowledgement_is_undone(command):

@@ -47,7 +47,7 @@ class JudgedNight:
     def to_json_line(self) -> str:
         """Return the night as one line of JSON Lines: series, date, state, change_pct, since; event, if any."""
         names = ("series", "date", "state", "change_pct", "since", *(["event"] if self.event else []))
-        return json.dumps({name: getattr(self, name) for name in names}, ensure_ascii=False, allow_nan=False)
+        return json.dumps({name: getattr(self, name) for name in names}, allow_nan=False)
 
 
 @dataclass(frozen=True)

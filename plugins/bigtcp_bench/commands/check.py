@@ -9,7 +9,7 @@ import traceback
 from typing import Any
 
 from bigtcp_bench.commands.common import add_cluster, add_command, add_plan, api_of, plan_of
-from bigtcp_bench.errors import BenchError
+from bigtcp_bench.errors import BenchError, clean
 
 #: Exit statuses: all checks passed; something to know before a run; a run would refuse, or there is no answer.
 PASSED, WARNED, FAILED = 0, 1, 2
@@ -46,7 +46,7 @@ def _check(options: argparse.Namespace) -> int:
             problem = f"the check itself failed: {traceback.format_exception_only(error)[-1].strip()}"
         if options.json:
             print(json.dumps({"status": "fail", "problem": problem, "checks": []}))
-        print(f"bigtcp-bench: {problem}", file=sys.stderr)
+        print(f"bigtcp-bench: {clean(problem)}", file=sys.stderr)
         return FAILED
 
 

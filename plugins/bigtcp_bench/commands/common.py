@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.demo.local_airflow import DEFAULT_FOLDER
-from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.errors import InvalidInput, clean
 from bigtcp_bench.settings import WAREHOUSE
 
 if TYPE_CHECKING:
@@ -124,7 +124,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def tell(options: argparse.Namespace, sentence: str, **found: Any) -> None:
     """Print ``sentence`` for people, or ``found`` as one object, as the option of ``add_json`` says."""
-    print(json.dumps(found, ensure_ascii=False, allow_nan=False) if options.json else sentence)
+    print(
+        json.dumps(found, allow_nan=False)
+        if options.json
+        else "\n".join(clean(line) for line in sentence.split("\n"))
+    )
 
 
 def warehouse_of(options: argparse.Namespace) -> Warehouse:

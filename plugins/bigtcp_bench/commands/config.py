@@ -42,7 +42,7 @@ def _config(options: argparse.Namespace) -> int:
         *settings_in_force.plan(options.plan, plan_fields(options)),
     ]
     if options.json:
-        print(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False))
+        print(json.dumps([asdict(one) for one in found], indent=1))
     else:
         width = max(len(one.name) for one in found)
         for section, rows in itertools.groupby(found, key=lambda one: one.section):

@@ -15,7 +15,7 @@ from bigtcp_bench.commands import check, config, generated, history, install_dag
 from bigtcp_bench.commands.common import Handler, add_cluster, add_command, add_folder, api_of, warehouse_of
 from bigtcp_bench.demo.lab import the_lab, the_lab_is_installed
 from bigtcp_bench.demo.local_airflow import DEFAULT_PORT, LocalAirflow
-from bigtcp_bench.errors import BenchError
+from bigtcp_bench.errors import BenchError, clean
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.store import Warehouse
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BenchError as error:
-        print(f"bigtcp-bench: {error}", file=sys.stderr)
+        print(f"bigtcp-bench: {clean(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is still buffered must not fail at exit.

@@ -91,7 +91,7 @@ def _send_run(options: argparse.Namespace) -> int:
     elif options.print:
         mention = own.mention if isinstance(own, ClusterSettings) else ""
         for one in payloads:
-            print(json.dumps(asdict(rendered(message_of(one), mention)), indent=1, ensure_ascii=False))
+            print(json.dumps(asdict(rendered(message_of(one), mention)), indent=1))
     if options.print or not payloads or settings is None:
         return 0
     outbox.keep(warehouse, view.cluster, drafts)

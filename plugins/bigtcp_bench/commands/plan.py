@@ -29,7 +29,7 @@ def _plan(options: argparse.Namespace) -> int:
     plan, api = plan_of(options), api_of(options)
     found = outline(api, plan, choose_pair(api, plan), HOLDER)
     if options.json:
-        print(json.dumps(outline_object(found, manifests=not options.no_manifests), indent=1, ensure_ascii=False))
+        print(json.dumps(outline_object(found, manifests=not options.no_manifests), indent=1))
     else:
         print_outline(found, manifests=not options.no_manifests)
     return 0

@@ -82,7 +82,7 @@ def _show(options: argparse.Namespace) -> int:
     number = options.run if options.run is not None else newest_run(warehouse)
     view = RunView.from_warehouse(warehouse, number)
     if options.json:
-        print(json.dumps(run_object(view), indent=1, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(run_object(view), indent=1, allow_nan=False))
     else:
         print_summary(view)
     return 0

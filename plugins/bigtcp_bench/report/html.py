@@ -24,7 +24,7 @@ import jinja2
 from markupsafe import Markup
 
 from bigtcp_bench import __version__
-from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.errors import InvalidInput, clean
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import summary, units
 from bigtcp_bench.report.charts import vega
@@ -109,7 +109,7 @@ def _templates() -> jinja2.Environment:
         "value": units.value_text,
         "duration": units.duration,
         "metric": METRICS.__getitem__,
-        "clean": summary.clean,
+        "clean": clean,
         "change": units.change_text,
         "number": _number,
         "verdict": verdict_word,

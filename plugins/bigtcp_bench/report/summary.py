@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bigtcp_bench.errors import clean
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import reasons, units
@@ -154,11 +155,6 @@ def nodes_line(nodes: Iterable[NodeView]) -> str:
         if known:
             parts.append(f"{label} {' and '.join(known)}")
     return ", ".join(parts)
-
-
-def clean(text: str) -> str:
-    """Return ``text`` on one line without control characters: it may come from a pod's log."""
-    return "".join(char for char in " ".join(text.split()) if char.isprintable())
 
 
 def _plain(renderable: RenderableType, width: int) -> str:

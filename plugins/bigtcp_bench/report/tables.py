@@ -13,6 +13,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from bigtcp_bench.errors import clean
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.summary import PLAIN_WIDTH
@@ -305,4 +306,4 @@ def _words(name: str, value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     # What came from outside may hold line ends and control characters; a row stays one row.
-    return "".join(char for char in " ".join(str(value).split()) if char.isprintable())
+    return clean(str(value))

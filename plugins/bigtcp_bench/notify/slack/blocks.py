@@ -18,7 +18,7 @@ from slack_sdk.models.blocks import (
     SectionBlock,
 )
 
-from bigtcp_bench.report.summary import clean
+from bigtcp_bench.errors import clean
 
 if TYPE_CHECKING:
     from bigtcp_bench.notify.message import Line, Message
