@@ -25,7 +25,7 @@ from typing import Any
 
 from bigtcp_bench.airflow.dag_ids import DAG_ID
 from bigtcp_bench.demo.local_airflow import LocalAirflow
-from bigtcp_bench.planning.plan import Plan, load_plan
+from bigtcp_bench.planning.plan import RERUN_PREFIX, SLOT_ARMS, Plan, blocks, load_plan, task_ids
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab import administrator, daemon
 
@@ -37,7 +37,6 @@ class Task:
     """One task instance that had a process: seconds since the run's begin."""
 
     name: str
-    state: str
     began_s: float
     ended_s: float
 
@@ -46,14 +45,15 @@ class Task:
         """Return how long it took."""
         return self.ended_s - self.began_s
 
-    @property
-    def kind(self) -> str:
+    def kind(self, plan: Plan) -> str:
         """Return what it did."""
-        if self.state == "skipped":
-            return "skipped slots"
-        if "able_big_tcp" in self.name:
-            return "switches, beyond the restarts"
-        return "generations, beyond the traffic" if "iperf3" in self.name else "other tasks"
+        if "iperf3" in self.name:
+            return "generations, beyond the traffic"
+        if "able_big_tcp" not in self.name:
+            return "other tasks"
+        used = {task_ids(SLOT_ARMS, block.slot)[0] for block in blocks(plan)}
+        is_switch = self.name in used or self.name.startswith(RERUN_PREFIX)
+        return "switches, beyond the restarts" if is_switch else "unused slots"
 
 
 def main() -> int:
@@ -125,7 +125,7 @@ def _print(found: tuple[dict[str, Any], list[dict[str, Any]]], warehouse: Wareho
     # What was skipped by another task has no process, and so no host.
     tasks = sorted(
         (
-            Task(_name(one), one["state"], since(one["start_date"]), since(one["end_date"]))
+            Task(_name(one), since(one["start_date"]), since(one["end_date"]))
             for one in instances
             if one["start_date"] and one["end_date"] and one["pid"]
         ),
@@ -145,7 +145,7 @@ def _print(found: tuple[dict[str, Any], list[dict[str, Any]]], warehouse: Wareho
 def _print_sums(tasks: list[Task], gaps_s: float, wall_s: float, warehouse: Warehouse, plan: Plan) -> None:
     seconds: dict[str, list[float]] = {}
     for task in tasks:
-        seconds.setdefault(task.kind, []).append(task.seconds)
+        seconds.setdefault(task.kind(plan), []).append(task.seconds)
     restarts_s = sum(
         proof["restart_s"]
         for report in warehouse.blocks_frame(1)["switch_report"]
