@@ -12,7 +12,7 @@ import numpy as np
 
 from bigtcp_bench.judging.night import Nightly
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.warehouse.store import Warehouse
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bigtcp_bench.analysis.history import ArmsDetector, Detector, Judgement
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from simulations.document import replace_section, table
 
 #: Nights of one series (80 of them judged), and the night of the change where there is one.

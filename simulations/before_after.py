@@ -10,7 +10,7 @@ import argparse
 import numpy as np
 
 from bigtcp_bench.analysis.change import MAX_RUNS, MIN_RUNS, usual_difference
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from simulations.document import replace_section, table
 
 SD = 0.03

@@ -18,7 +18,7 @@ import pytest
 from bigtcp_bench.commands import settings_in_force
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.judging.night import Nightly
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.postgres import binaries, create_database, running_server
 from tests.support.nights import add_night

@@ -6,7 +6,7 @@ import pytest
 from simulations.before_after import WORLDS, coverage
 
 from bigtcp_bench.analysis.change import MAX_RUNS, MIN_RUNS, compare_runs
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 
 THRESHOLDS = Thresholds.model_validate({})
 SCENARIO = "ipv4-stream-1"

@@ -12,7 +12,7 @@ from bigtcp_bench.analysis.detector import Detector, Judgement
 from bigtcp_bench.analysis.history import ArmsDetector
 from bigtcp_bench.analysis.levels import robust_level
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 
 
 def nights(count: int, seed: int = 1, sd: float = 0.02, level: float = 10.0) -> list[float]:

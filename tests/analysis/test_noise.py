@@ -15,7 +15,8 @@ from bigtcp_bench.analysis.noise import (
     suggest,
     switch_sds,
 )
-from bigtcp_bench.planning.plan import Thresholds, blocks
+from bigtcp_bench.planning.plan import blocks
+from bigtcp_bench.planning.thresholds import Thresholds
 from tests.analysis.runs import make_frame, make_plan
 
 KEY = ("ipv4-stream-1", "throughput_bps")

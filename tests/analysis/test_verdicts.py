@@ -19,7 +19,8 @@ from bigtcp_bench.analysis.verdicts import (
     pressure_problems,
     setting_problems,
 )
-from bigtcp_bench.planning.plan import SCENARIOS, Thresholds, Way, captured_ways
+from bigtcp_bench.planning.plan import SCENARIOS, Way, captured_ways
+from bigtcp_bench.planning.thresholds import Thresholds
 from tests.analysis.runs import make_captures, make_frame, make_plan
 
 PLAN = make_plan(scenarios=["ipv4-stream-1", "ipv6-rr"])

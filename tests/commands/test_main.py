@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.judging.night import Nightly
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.warehouse.queries import query_names
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.nights import add_night

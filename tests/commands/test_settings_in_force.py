@@ -20,7 +20,8 @@ from bigtcp_bench.airflow.connections import cluster_name
 from bigtcp_bench.commands import settings_in_force
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
-from bigtcp_bench.planning.plan import LoadGate, Thresholds, load_plan, validate_plan
+from bigtcp_bench.planning.plan import LoadGate, load_plan, validate_plan
+from bigtcp_bench.planning.thresholds import Thresholds
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")

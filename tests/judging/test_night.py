@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from bigtcp_bench.judging.night import Night, Nightly, Rerun, rerun_pairs
-from bigtcp_bench.planning.plan import Plan, Thresholds, blocks, rerun_plan, validate_plan
+from bigtcp_bench.planning.plan import Plan, blocks, rerun_plan, validate_plan
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report.history import HistoryView
 from bigtcp_bench.report.outcomes import headlines
 from bigtcp_bench.report.view import RunView

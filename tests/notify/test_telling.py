@@ -17,7 +17,8 @@ from bigtcp_bench.generated.story import Fate, stories
 from bigtcp_bench.judging.night import Nightly
 from bigtcp_bench.notify.slack.settings import SlackSettings, slack_settings
 from bigtcp_bench.notify.telling import tell
-from bigtcp_bench.planning.plan import Thresholds, blocks, validate_plan
+from bigtcp_bench.planning.plan import blocks, validate_plan
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report.view import RestoreView, RunView
 from bigtcp_bench.warehouse import incidents, outbox
 from bigtcp_bench.warehouse.store import Warehouse

@@ -132,7 +132,7 @@ def test_how_a_series_got_worse(metric, change, attribution, gain, words):
 
 def test_a_list_of_runs_says_the_same_as_each_run(warehouse):
     from bigtcp_bench.judging.night import Nightly
-    from bigtcp_bench.planning.plan import Thresholds
+    from bigtcp_bench.planning.thresholds import Thresholds
 
     numbers = []
     for night in range(30):

@@ -4,7 +4,7 @@ import pytest
 
 from bigtcp_bench.judging.night import Nightly, Rerun
 from bigtcp_bench.notify.run_messages import run_message
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report.history import HistoryView, IncidentView, SeriesView
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView

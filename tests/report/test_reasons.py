@@ -10,7 +10,7 @@ from bigtcp_bench.analysis.verdicts import (
     loss_problems,
     pressure_problems,
 )
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report.reasons import headline_reason, not_judged, reason_lines
 from tests.analysis.runs import make_frame, make_plan
 from tests.analysis.test_verdicts import OFF

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
+from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.warehouse import incidents, schema
 from bigtcp_bench.warehouse.store import Warehouse
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from scipy import special
 
 from bigtcp_bench.planning.metrics import HEADLINE
-from bigtcp_bench.planning.plan import SCENARIOS, Thresholds
+from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.thresholds import Thresholds
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,8 @@ from scipy import special
 from bigtcp_bench.analysis.scales import ModelScale
 from bigtcp_bench.in_cluster.kind import Metric
 from bigtcp_bench.planning.metrics import metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks, turn_of
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, turn_of
+from bigtcp_bench.planning.thresholds import Thresholds
 
 Verdict = Literal["faster", "slower", "equivalent", "inconclusive", "invalid", "evidence"]
 

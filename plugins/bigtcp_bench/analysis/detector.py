@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from bigtcp_bench.analysis.levels import MEDIAN_FACTOR, change_point, changed_at, moves, robust_level, two_modes
 from bigtcp_bench.in_cluster.kind import Better, Scale
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 
 State = Literal["learning", "steady", "suspect", "regression", "recovered"]
 Attribution = Literal["big-tcp", "platform", "infrastructure", "off-improved"]

@@ -13,7 +13,8 @@ from statistics import fmean, median
 
 from bigtcp_bench.analysis.verdicts import NodePressure
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, LIMITS, proves
-from bigtcp_bench.planning.plan import SCENARIOS, Arm, Family, Thresholds
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, Family
+from bigtcp_bench.planning.thresholds import Thresholds
 
 Figure = int | float | str
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from bigtcp_bench.analysis.detector import Attribution, Detector, Event, Judgement, is_number
 from bigtcp_bench.analysis.levels import robust_level
 from bigtcp_bench.in_cluster.kind import Better, Scale
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 
 #: Nights kept by ArmsDetector to tell which arm moved, and by EpochLog to tell what changed when.
 _RECENT_NIGHTS = 80

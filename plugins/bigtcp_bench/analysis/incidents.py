@@ -13,7 +13,7 @@ from typing import Literal
 
 from bigtcp_bench.analysis.detector import Attribution, Judgement
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 
 #: Open are the first two. A regression is over when its series are as usual again (``recovered``), when what they
 #: are is the usual level by now (``new-normal``), when they are measured no longer (``unmeasured``), or when

@@ -19,7 +19,7 @@ from bigtcp_bench.analysis.detector import Attribution, Detector, Event, Judgeme
 from bigtcp_bench.analysis.history import ArmsDetector, EpochLog
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.in_cluster.kind import Better
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 
 _MISSING = frozenset(("", "nan", "na", "n/a", "null", "none"))
 

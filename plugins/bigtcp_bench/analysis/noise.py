@@ -19,7 +19,8 @@ from scipy import special
 
 from bigtcp_bench.analysis.compare import SWITCH_PRIOR_DF, contrast_of, effective_df, layout_of
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, Plan, Thresholds, blocks, turn_of
+from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, turn_of
+from bigtcp_bench.planning.thresholds import Thresholds
 
 Level = Literal["repetition", "generation", "switch"]
 LEVELS: tuple[Level, Level, Level] = ("repetition", "generation", "switch")

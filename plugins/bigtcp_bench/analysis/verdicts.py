@@ -20,16 +20,8 @@ from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_me
 from bigtcp_bench.analysis.levels import robust_level
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, LIMITS, proves
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import (
-    SCENARIOS,
-    Arm,
-    Plan,
-    Thresholds,
-    Way,
-    blocks,
-    captured_places,
-    unproven_ways,
-)
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, Plan, Way, blocks, captured_places, unproven_ways
+from bigtcp_bench.planning.thresholds import Thresholds
 
 End = Literal["sender", "receiver"]
 ENDS: tuple[End, End] = ("sender", "receiver")

@@ -26,8 +26,9 @@ from bigtcp_bench.analysis import incidents as decisions
 from bigtcp_bench.analysis.compare import generation_medians
 from bigtcp_bench.analysis.history import ArmsDetector, Judgement
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import Plan, Thresholds, blocks
+from bigtcp_bench.planning.plan import Plan, blocks
 from bigtcp_bench.planning.terms import changed_terms, terms_of
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.warehouse import incidents, judgements
 from bigtcp_bench.warehouse.controls import control_values
 from bigtcp_bench.warehouse.judgements import CARRIED, Judged, Series

@@ -15,7 +15,7 @@ from bigtcp_bench.notify import digest, incident_messages, past
 from bigtcp_bench.notify.incident_messages import IncidentNews, Series
 from bigtcp_bench.notify.message import Message, payload
 from bigtcp_bench.notify.run_messages import failed_checks, run_message
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report import links
 from bigtcp_bench.warehouse import incidents, outbox
 from bigtcp_bench.warehouse.outbox import Draft

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, thresholds_of
+from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.planning.terms import same_terms
+from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.report import units
 from bigtcp_bench.report.words import day_text, gain_text, series_text
 from bigtcp_bench.warehouse.verdicts import ENVIRONMENT

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.in_cluster.treatment import ALL_LIMITS, FAMILIES
-from bigtcp_bench.planning.plan import thresholds_of
+from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.report import units
 
 if TYPE_CHECKING:

@@ -73,7 +73,7 @@ class HistoryView:
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, run: Mapping[str, Any]) -> HistoryView:
         """Return what ``warehouse`` knows about the night of ``run``, a row of ``bigtcp_run``."""
-        from bigtcp_bench.planning.plan import thresholds_of
+        from bigtcp_bench.planning.thresholds import thresholds_of
         from bigtcp_bench.warehouse import incidents
 
         thresholds = thresholds_of(run["plan"])

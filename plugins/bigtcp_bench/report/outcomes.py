@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from bigtcp_bench.cluster.fingerprint import Fingerprint
-from bigtcp_bench.planning.plan import Thresholds
+from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report.change import ChangeView, asks
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import SeriesView

@@ -14,7 +14,8 @@ from urllib.parse import quote
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.in_cluster.treatment import ARMS, proves
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, Arm, Expectation, Plan, thresholds_of, unproven_ways
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, Expectation, Plan, unproven_ways
+from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request, Response
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, thresholds_of
+from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
