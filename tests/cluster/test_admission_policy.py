@@ -234,9 +234,9 @@ def test_the_policy_is_asked_of_every_way_in() -> None:
     assert POLICY["spec"]["failurePolicy"] == "Fail"
 
 
-def service(**changes: Any) -> dict[str, Any]:
+def service(meta: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     made = build_service({"metadata": {**CLIENT["metadata"], "name": "bigtcp-server-x", "uid": "u"}})
-    return {**made, "spec": {**made["spec"], **changes}}
+    return {**made, "metadata": {**made["metadata"], **(meta or {})}, "spec": {**made["spec"], **changes}}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +244,10 @@ def service(**changes: Any) -> dict[str, Any]:
     [
         ({}, None),
         ({"externalIPs": []}, None),
+        ({"meta": {"annotations": {"example.com/seen": "1"}}}, None),
+        ({"meta": {"name": "another"}}, "the only Service in this namespace is bigtcp-bench"),
+        ({"meta": {"annotations": {"service.cilium.io/global": "true"}}}, "by annotations"),
+        ({"meta": {"annotations": {"io.cilium/global-service": "true"}}}, "by annotations"),
         ({"type": "NodePort"}, "of type ClusterIP"),
         ({"type": "LoadBalancer"}, "of type ClusterIP"),
         ({"type": "ExternalName", "externalName": "db.example"}, "of type ClusterIP"),
