@@ -40,7 +40,7 @@ def fault(installation: Installation):
 
 
 def test_a_run_from_end_to_end(installation: Installation):
-    """The whole: every kind of traffic, captures, counters, proof, verdict, and the cluster as it was before."""
+    """The whole: every path, captures, counters, proof, verdict, and the cluster as it was before."""
     before = installation.cluster_state()
     # A night of the Cilium before: what the run is held against when its note says that something has changed.
     add_night(
@@ -61,7 +61,7 @@ def test_a_run_from_end_to_end(installation: Installation):
 
     results = installation.warehouse.results_frame(run.number)
     assert set(results["arm"]) == {"off", "on"}
-    assert results.groupby("block")["generation"].nunique().to_dict() == {1: 1, 2: 2, 3: 1}
+    assert results.groupby("block")["generation"].nunique().to_dict() == {1: 2, 2: 4, 3: 2}
     streams = results[results["scenario"].str.contains("stream")]
     for end in ("sender", "receiver"):
         sizes = streams[streams["metric"] == f"bytes_per_packet_{end}"]
@@ -108,15 +108,20 @@ def test_a_run_from_end_to_end(installation: Installation):
 
 
 def assert_packets_were_captured(installation: Installation, number: int, documents: list[RawDocument]) -> None:
-    """In every block, over both families, at both ends: nothing large with BIG TCP off, most of it with it on."""
+    """In every block, between the nodes and on each in turn: large with BIG TCP on only, and then mostly so."""
     sizes = installation.warehouse.packet_sizes_frame(number)
     data = sizes[sizes["end"].map({"sender": "sent", "receiver": "received"}) == sizes["direction"]]
-    large = data[data["upper_bytes"] > CLASSIC_MAX_PACKET_BYTES].groupby(["block", "family", "end"])["bytes"].sum()
-    whole = data.groupby(["block", "arm", "family", "end"])["bytes"].sum()
-    assert len(whole) == 3 * 2 * 2
-    for (block, arm, family, end), total in whole.items():
-        share = large.get((block, family, end), 0) / total
-        assert share == 0 if arm == "off" else share > 0.5, (block, family, end)
+    place = ["block", "path", "node", "end"]
+    large = data[data["upper_bytes"] > CLASSIC_MAX_PACKET_BYTES].groupby(place)["bytes"].sum()
+    whole = data.groupby([*place, "arm"])["bytes"].sum()
+    alone = {(1, "node1"), (2, "node1"), (2, "node2"), (3, "node2")}
+    captured = {(block, "pod", "node1") for block in (1, 2, 3)}
+    captured |= {(block, "same-node", node) for block, node in alone}
+    assert {(block, path, node) for block, path, node, *_ in whole.index} == captured
+    assert len(whole) == 2 * len(captured)
+    for (*where, arm), total in whole.items():
+        share = large.get(tuple(where), 0) / total
+        assert share == 0 if arm == "off" else share > 0.5, where
     assert set(sizes["direction"]) == {"sent", "received"}
     # While nothing else is measured: after the switch, before the block's first repetition.
     contents = [(one, unpacked(one.document)) for one in documents]
@@ -131,7 +136,7 @@ def assert_packets_were_captured(installation: Installation, number: int, docume
             for one, document in contents
             if one.block == block and one.kind == "repetition"
         ]
-        assert len(begun) == 2
+        assert len(begun) == sum(one[0] == block for one in captured)
         assert max(begun) + CAPTURE_S < min(measured)
 
 
