@@ -36,6 +36,7 @@ from tests.support.cluster_state import NAMESPACE, cluster_state
 from bigtcp_bench.cluster import restore
 from bigtcp_bench.cluster.api import LEASE, ClusterApi, Kind
 from bigtcp_bench.cluster.guardian_objects import CRONJOB
+from bigtcp_bench.cluster.pods import delete_pods
 from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME, LEASE_NAME
@@ -436,6 +437,8 @@ def clean_up(place: Place) -> None:
             path = f"{DAG}/dagRuns/{urllib.parse.quote(run['dag_run_id'], safe='')}"
             place.rest.call("PATCH", path, {"state": "failed"})
             await_end(place, path)
+    with contextlib.suppress(BenchError):
+        delete_pods(place.api)
 
 
 def write_cell(fault: str, step: str, told: list[str]) -> None:
