@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -160,23 +159,25 @@ def test_the_form_overrides_the_plan():
     assert (plan.scenarios, plan.is_aa, plan.repetitions, plan.duration_s) == (("ipv6-rr",), True, 4, 3)
 
 
-def parsed(**environment):
+@pytest.fixture
+def parsed(monkeypatch):
     """Return what Airflow sees of the DAGs in an environment of their own: the parsed ones, and the errors."""
-    code = (
-        "import json; from airflow.dag_processing.dagbag import DagBag\n"
-        f"bag = DagBag(dag_folder={str(dags_dir())!r})\n"
-        "dags = {name: [getattr(dag.timetable, 'expression', dag.schedule), sorted(dag.params),"
-        " dag.max_active_runs] for name, dag in bag.dags.items()}\n"
-        "print('PARSED', json.dumps([dags, list(bag.import_errors.values())]))"
-    )
-    environment = {**os.environ, **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
-    return json.loads(done.stdout.partition("PARSED ")[2])
+    from airflow.dag_processing.dagbag import DagBag
+
+    def parse(**environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        bag = DagBag(dag_folder=str(dags_dir()))
+        dags = {
+            name: [getattr(dag.timetable, "expression", dag.schedule), sorted(dag.params), dag.max_active_runs]
+            for name, dag in bag.dags.items()
+        }
+        return dags, list(bag.import_errors.values())
+
+    return parse
 
 
-def test_schedules_and_clusters_are_configurable():
+def test_schedules_and_clusters_are_configurable(parsed):
     dags, errors = parsed(
         BIGTCP_BENCH_SCHEDULE="30 4 * * 1",
         BIGTCP_BENCH_WATCH_SCHEDULE="none",
@@ -191,7 +192,7 @@ def test_schedules_and_clusters_are_configurable():
         assert dags[f"bigtcp_upgrade_watch{suffix}"][0] is None
 
 
-def test_a_wrong_setting_is_one_sentence():
+def test_a_wrong_setting_is_one_sentence(parsed):
     dags, errors = parsed(
         BIGTCP_BENCH_SCHEDULE="none",
         BIGTCP_BENCH_WATCH_SCHEDULE="at night",
@@ -202,53 +203,55 @@ def test_a_wrong_setting_is_one_sentence():
     assert any("BIGTCP_BENCH_WATCH_SCHEDULE = 'at night': must be a cron expression" in error for error in errors)
 
 
+def printed(code):
+    """Return what ``code`` prints in a process of its own, which has imported nothing yet."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 def test_parsing_imports_nothing_heavy():
-    code = (
-        "import runpy, sys\n"
+    said = printed(
+        "import json, runpy, sys\n"
+        "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator\n"
+        "from airflow.sdk import dag\n"
+        "def heavy():\n"
+        "    names = {'pandas', 'numpy', 'scipy', 'slack_sdk', 'alembic', 'rich.console', 'fastapi'}\n"
+        "    return sorted(names & set(sys.modules))\n"
+        "before = heavy()\n"
         f"runpy.run_path({str(dags_dir() / 'bigtcp_benchmark.py')!r})\n"
-        "print(sorted({'pandas', 'numpy', 'scipy', 'slack_sdk', 'alembic', 'rich.console', 'fastapi'}"
-        " & set(sys.modules)))"
+        "print('HEAVY', json.dumps([before, heavy(), 'bigtcp_bench.settings' in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    empty = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code.replace(str(dags_dir() / "bigtcp_benchmark.py"), "/dev/null").replace(
-                "import runpy, sys",
-                "import runpy, sys\n"
-                "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator\n"
-                "from airflow.sdk import dag",
-            ),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == empty.stdout, "the DAG file imports more than Airflow and the provider do by themselves"
+    airflows, with_ours, parsed = json.loads(said.partition("HEAVY ")[2])
+    assert parsed
+    assert with_ours == airflows, "the DAG file imports more than Airflow and the provider do by themselves"
 
 
-@pytest.mark.parametrize("name", ["bigtcp_benchmark", "bigtcp_restore", "bigtcp_upgrade_watch"])
-def test_what_is_heavy_of_airflow_is_imported_before_the_fork(name):
+def test_what_is_heavy_of_airflow_is_imported_before_the_fork():
     """Airflow's DAG processor imports what a DAG file names of Airflow once; the rest at every parse."""
-    code = (
-        "import importlib, sys\n"
+    files = sorted(str(path) for path in dags_dir().glob("*.py"))
+    assert len(files) == 3
+    # A process that has imported what the processor has, and, as there, one more for each file.
+    said = printed(
+        "import importlib, json, os, sys\n"
         "import airflow.dag_processing.manager\n"
         "from airflow.dag_processing.dagbag import DagBag\n"
         "from airflow.utils.file import iter_airflow_imports\n"
-        f"file = {str(dags_dir() / f'{name}.py')!r}\n"
-        "for module in iter_airflow_imports(file): importlib.import_module(module)\n"
-        "before = set(sys.modules)\n"
-        "assert DagBag(dag_folder=file).dags\n"
-        "print('NEW', *sorted(set(sys.modules) - before))"
+        f"for file in {files!r}:\n"
+        "    if child := os.fork():\n"
+        "        assert os.waitpid(child, 0)[1] == 0\n"
+        "        continue\n"
+        "    for module in iter_airflow_imports(file): importlib.import_module(module)\n"
+        "    before = set(sys.modules)\n"
+        "    assert DagBag(dag_folder=file).dags\n"
+        "    print('NEW', json.dumps([file, sorted(set(sys.modules) - before)]), flush=True)\n"
+        "    sys.exit()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    new = done.stdout.partition("NEW ")[2].split()
-    others = [
-        module for module in new if not module.startswith(("bigtcp_bench", "unusual_prefix", "airflow.sdk."))
-    ]
-    assert len(others) <= 5, f"these are imported at every parse: {others}"
-    assert "bigtcp_bench.settings" in new
+    found = dict(json.loads(line[4:]) for line in said.splitlines() if line.startswith("NEW "))
+    assert sorted(found) == files
+    for file, new in found.items():
+        ours = ("bigtcp_bench", "unusual_prefix", "airflow.sdk.")
+        others = [module for module in new if not module.startswith(ours)]
+        assert len(others) <= 5, f"these are imported at every parse of {file}: {others}"
+        assert "bigtcp_bench.settings" in new
 
 
 def test_every_task_has_the_link_to_the_page_of_its_run(dag):

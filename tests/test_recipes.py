@@ -112,7 +112,7 @@ def python(copy: Path, folder: Path, code: str, *arguments: str) -> subprocess.C
 def copy(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("copy")
     for folder in ("plugins", "tests", "include", "dags", "docs"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, root / folder)
     shutil.copy(ROOT / "pyproject.toml", root)
     for _, recipe in RECIPES:
         apply(recipe, root)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,16 @@ def dags_dir() -> Path:
 
 def load_manifests(name: str) -> list[dict[str, Any]]:
     """Return the Kubernetes objects of ``include/manifests/<name>`` as dictionaries, in file order."""
+    return copy.deepcopy(_documents(include_dir() / "manifests" / name))
+
+
+@functools.cache
+def _documents(file: Path) -> list[dict[str, Any]]:
     import yaml
 
     # Much faster where PyYAML was built with libyaml, as its wheels are.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = (include_dir() / "manifests" / name).read_text(encoding="utf-8")
-    return [document for document in yaml.load_all(text, loader) if document]
+    return [document for document in yaml.load_all(file.read_text(encoding="utf-8"), loader) if document]
 
 
 def load_manifest(name: str) -> dict[str, Any]:

@@ -6,9 +6,9 @@ Time is simulated too: sleeping takes none, so every timeout can be tested.
 from __future__ import annotations
 
 import base64
-import copy
 import functools
 import json
+import pickle
 import zlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -79,14 +79,14 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 @functools.cache
-def _seeded() -> Store:
+def _seeded() -> bytes:
     store = Store()
     run(seed(store))
     # What an administrator has applied.
     run(store.create(NAMESPACES, {"metadata": {"name": "bigtcp-bench"}}))
     run(store.create(SERVICEACCOUNTS, {"metadata": {"name": GUARDIAN_NAME}}, "bigtcp-bench"))
     run(store.create(NETWORKPOLICIES, {"metadata": {"name": "bigtcp-bench"}}, "bigtcp-bench"))
-    return store
+    return pickle.dumps(store)
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Cluster:
     """The cluster itself; any number of clients talk to it."""
 
     def __init__(self, **configured: str) -> None:
-        self.store = copy.deepcopy(_seeded())
+        self.store: Store = pickle.loads(_seeded())
         self.time = 1_800_000_000.0
         self.nodes = {"node1": Node(), "node2": Node()}
         #: What goes wrong: ``never-ready``, ``setting-ignored``, ``crashes`` (an agent),
@@ -187,12 +187,16 @@ class Cluster:
 
     def agents(self, node: str) -> list[dict[str, Any]]:
         """Return the pods of Cilium's DaemonSet on ``node``."""
-        pods = run(self.store.list(PODS, "kube-system", None, f"spec.nodeName={node}"))
-        return [pod for pod in pods if is_agent(pod, "cilium")]
+        return [copied(pod) for pod in self._agents(node)]
+
+    def _agents(self, node: str) -> list[dict[str, Any]]:
+        pods = self.store.look(PODS)
+        return [pod for pod in pods if pod["spec"].get("nodeName") == node and is_agent(pod, "cilium")]
 
     def reconcile(self) -> None:
         daemonset = self.daemonset()
-        for pod in run(self.store.list(PODS)):
+        # Looked at without a copy: this comes after every change of any client.
+        for pod in self.store.look(PODS):
             meta = pod["metadata"]
             if meta.get("deletionTimestamp"):
                 run(self.store.delete(PODS, meta["name"], meta["namespace"], grace_period_seconds=0))
@@ -200,11 +204,11 @@ class Cluster:
                 self._run_bench_pod(pod)
             elif meta.get("annotations", {}).get("template") != self._template(daemonset):
                 run(self.store.delete(PODS, meta["name"], meta["namespace"], grace_period_seconds=0))
-        if run(self.store.list(SERVICES)):
+        if self.store.look(SERVICES):
             run(services.reconcile(self.store))
             run(garbage.reconcile(self.store))
         for name in self.nodes:
-            if not self.agents(name):
+            if not self._agents(name):
                 self._start_agent(name, daemonset)
         count = len(self.nodes)
         numbers = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable", "numberReady")
@@ -289,12 +293,12 @@ class Cluster:
         if pod.get("status", {}).get("phase") in ("Succeeded", "Running") or node_of(pod) in self.full:
             return
         ends = _orders(pod)["do"] in ("probe", "reach")
-        pod["status"] = {
+        status = {
             "phase": "Succeeded" if ends else "Running",
             "conditions": [{"type": "Ready", "status": str(not ends)}],
             "podIPs": [{"ip": "10.244.0.9"}, {"ip": "fd44::9"}],
         }
-        run(self.store.update(PODS, pod, "status"))
+        run(self.store.update(PODS, {**pod, "status": status}, "status"))
 
     def pod_log(self, pod: str) -> str:
         found = run(self.store.get(PODS, pod, "bigtcp-bench"))

@@ -201,6 +201,13 @@ def test_nothing_is_looked_at_while_another_run_measures() -> None:
     requirements.refuse_held(visitor, "mine/run")
 
 
+def test_nodes_that_are_not_there_are_named() -> None:
+    plan = validate_plan({"scenarios": "ipv4-rr", "client_node": "node9", "server_node": "node1"})
+    words = "client_node 'node9' does not exist in this cluster; its nodes are node1, node2"
+    with pytest.raises(PreconditionFailed, match=words):
+        choose_pair(Cluster().client(), plan)
+
+
 def test_without_pods_nothing_is_created() -> None:
     cluster = Cluster()
     api = cluster.client()

@@ -18,6 +18,8 @@ from bigtcp_lab.api.server import listen
 from .api_cluster import ApiCluster, pod
 from .helpers import eventually, running_command
 
+pytestmark = pytest.mark.lab
+
 Core = kubernetes.client.CoreV1Api
 
 

@@ -12,6 +12,8 @@ import pytest
 from .api_cluster import RECORDED, ApiCluster, pod, recorded
 from .helpers import eventually
 
+pytestmark = pytest.mark.lab
+
 ERRORS = sorted(path.stem for path in (RECORDED / "errors").glob("*.json"))
 
 

@@ -11,6 +11,8 @@ from .api_cluster import ApiCluster, pod
 from .helpers import eventually
 from .kubectl import SPDY_ONLY, SPDY_REFUSED, Kubectl
 
+pytestmark = pytest.mark.lab
+
 
 def apply(kubectl: Kubectl, obj: dict[str, Any], *options: str) -> str:
     return kubectl("apply", "-f", "-", *options, stdin=json.dumps(obj)).strip()

@@ -12,6 +12,8 @@ import pytest
 
 from .api_cluster import RECORDED, ApiCluster
 
+pytestmark = pytest.mark.lab
+
 ROOT = Path(__file__).parent.parent.parent
 
 

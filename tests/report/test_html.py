@@ -185,6 +185,7 @@ def test_captured_packets_take_the_place_of_mean_sizes(view, detail):
     assert "ipv4, receiver on: mean 180,000 B" in captured.draw().to_dict()["description"]
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (400, "light")])
 def test_a_browser_shows_the_file(browser, view, detail, tmp_path, width, scheme):
     path = tmp_path / "run.html"

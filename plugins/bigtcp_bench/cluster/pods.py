@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import json
@@ -115,7 +114,7 @@ def build_pod(
 
     ``orders`` is the agent's JSON argument, ``deadline_s`` the seconds after which the cluster ends the pod.
     """
-    pod = copy.deepcopy(_template(role))
+    pod = load_manifest(f"{role}-pod.yaml")
     meta, spec = pod["metadata"], pod["spec"]
     container = spec["containers"][0]
     container["image"] = image
@@ -141,11 +140,6 @@ def build_pod(
     if secrets:
         spec["imagePullSecrets"] = secrets
     return pod
-
-
-@functools.cache
-def _template(role: Role) -> JsonObject:
-    return load_manifest(f"{role}-pod.yaml")
 
 
 def ensure_namespace(api: ClusterApi) -> None:
@@ -179,6 +173,7 @@ def _ensure(api: ClusterApi, kind: Kind, manifest: str) -> None:
         ) from error
 
 
+@functools.cache
 def _key(file: Path) -> str:
     """Return a file's key in the ConfigMap, where keys have no slashes."""
     return ".".join(file.relative_to(_ROOT).parts)
