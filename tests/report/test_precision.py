@@ -25,6 +25,11 @@ def test_what_is_not_known_comes_with_what_it_would_take():
     )
 
 
+def test_what_is_far_from_known_is_told_in_figures_that_can_be_read():
+    line = unknown_line([interval("ipv6-rr", "transactions_per_s", 0.6)], PLAN)
+    assert "(4,788 more pairs of pods, 31 h 55 min of traffic)" in line
+
+
 @pytest.mark.parametrize(
     ("half", "fields", "plan"),
     [

@@ -29,7 +29,7 @@ def unknown_line(comparisons: Iterable[Comparison], plan: Mapping[str, Any]) -> 
     for one in too_wide(comparisons, known):
         half, more = half_width(one) or 0.0, more_generations(one, known.precision) or 0
         traffic = units.duration(more * known.repetitions * repetition_s)
-        told.append(f"{one.scenario} ±{100 * half:.1f} % ({more} more pairs of pods, {traffic} of traffic)")
+        told.append(f"{one.scenario} ±{100 * half:.1f} % ({more:,} more pairs of pods, {traffic} of traffic)")
     return f"not known to ±{100 * known.precision:g} %: {'; '.join(told)}" if told else ""
 
 
