@@ -147,7 +147,7 @@ def test_what_no_test_can_run_is_marked(name):
 
 
 def test_every_setting_is_in_the_list():
-    """Its own table, docs/configuration.md, is held against the list in test_configuration.py."""
+    """The list is held against docs/generated/settings.md in tests/commands/test_settings_in_force.py."""
     sources = [*(ROOT / "plugins").rglob("*.py"), *(ROOT / "dags").glob("*.py"), ROOT / "docker-compose.yaml"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     listed = {variable.name for variable in VARIABLES}

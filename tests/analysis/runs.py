@@ -20,6 +20,7 @@ from bigtcp_bench.planning.plan import (
     validate_plan,
 )
 
+#: Any other metric has 0.1, whatever its unit.
 USUAL = {
     "throughput_bps": 14e9,
     "transactions_per_s": 9_000.0,
@@ -76,7 +77,7 @@ def make_frame(
                             value = PACKET_BYTES[block.arm] * (1 + random.normal(0, 0.001))
                         else:
                             change = (effect or {}).get(metric.name, 0.0) if block.arm == "on" else 0.0
-                            value = USUAL[metric.name] * usual * (1 + change) * float(np.exp(luck))
+                            value = USUAL.get(metric.name, 0.1) * usual * (1 + change) * float(np.exp(luck))
                             value *= float(np.exp(random.normal(0, noise)))
                         rows.append(
                             (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import date
-from pathlib import Path
 
 import pytest
 
@@ -14,23 +12,17 @@ from bigtcp_bench.generated.history import write_history
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse.queries import trend
 from bigtcp_bench.warehouse.store import Warehouse
-from tests.generated.summary import summary_of
-
-NIGHTS = 60
-LAST = date(2026, 11, 23)
+from tests.generated.summary import KEPT, LAST, NIGHTS, history_in, summary_of
 
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    warehouse = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('history')}/warehouse.db")
-    warehouse.migrate()
-    write_history(warehouse, NIGHTS, last_night=LAST, scenarios=("ipv4-stream-1", "ipv6-stream-1"))
-    return warehouse
+    return history_in(tmp_path_factory.mktemp("history"))
 
 
 def test_the_same_arguments_write_the_same_figures(history):
     """What is kept was written before the writing was made faster; a change of story or verdicts shows here."""
-    kept = json.loads(Path(__file__).with_name("sixty_nights.json").read_text(encoding="utf-8"))
+    kept = json.loads(KEPT.read_text(encoding="utf-8"))
     written = summary_of(history)
     assert list(written) == list(kept)
     for night, expected in kept.items():
@@ -38,7 +30,7 @@ def test_the_same_arguments_write_the_same_figures(history):
             found = written[night][name]
             assert found == (
                 pytest.approx(value, rel=1e-6) if name in ("measured", "compared", "judged") else value
-            ), night
+            ), f"{night}; if that is meant: python -m tests.generated.summary"
 
 
 def test_every_run_says_that_it_was_generated(history):

@@ -180,7 +180,7 @@ def test_a_linear_drift_cancels_in_palindromes(palindrome):
     ("fields", "words"),
     [
         ({"scenarios": ["ipv4-stream-2"]}, ["scenarios", "ipv4-stream-2", "ipv6-rr"]),
-        ({"scenarios": ["ipv4-rr@pod"]}, ["'ipv4-rr@pod'", "small-rr, each also with @same-node or @service"]),
+        ({"scenarios": ["ipv4-rr@pod"]}, ["'ipv4-rr@pod'", ", each also with @same-node or @service"]),
         ({"scenarios": []}, ["scenarios"]),
         ({"scenarios": ["ipv4-rr", "ipv4-rr"]}, ["only once"]),
         ({"order": "off"}, ["order", "'off'", "off,on,off", "off,off"]),
