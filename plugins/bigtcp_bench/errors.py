@@ -60,6 +60,9 @@ def validation_sentence(error: ValidationError, where: str) -> str:
     if len(shown) > 80:
         shown = shown[:77] + "..."
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if not first["loc"] and first["type"] == "value_error":
+        # Of several fields, which it names itself.
+        return f"{where}: {message}{more}"
     return f"{where}: {field} = {shown}: {message}{more}"
 
 
