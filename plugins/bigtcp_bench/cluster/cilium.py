@@ -33,8 +33,6 @@ from bigtcp_bench.in_cluster.protocol import (
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, FAMILIES, KEYS, LIMITS
 from bigtcp_bench.planning.plan import Arm, Family
 
-#: The configuration key of each family, in ``cilium-config`` and in a CiliumNodeConfig.
-#: The attributes of a device that the agent sets for each family.
 #: How a DaemonSet numbers its pod templates (an annotation), and how a pod tells which it was made from (a label).
 TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
 POD_TEMPLATE_GENERATION = "pod-template-generation"
