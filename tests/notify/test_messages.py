@@ -110,6 +110,8 @@ def test_a_run_without_verdict_says_why(status):
     message = run_message(run_view(status=status, reasons=("node2 was rebooted", "second reason")))
     assert text_of(message) == f"lab: {status.upper()} · node2 was rebooted (and 1 more)"
     assert any("second reason" in text for text in texts_of(message))
+    # Of a run that broke there is nothing to be read in tables.
+    assert any("```" in text for text in texts_of(message)) == (status == "invalid")
     assert status in texts_of(message)[0]
 
 
@@ -142,12 +144,20 @@ def test_the_first_two_likely_causes_are_told():
 
 def test_a_failed_restore_is_loudest():
     view = run_view(restore=RestoreView("not_verified", "eth0 of node2 differs"))
-    message = run_message(view)
+    message = run_message(replace(view, dag_id="bigtcp_benchmark_stage-2"), (), "https://airflow.example")
     first, second, *_ = texts_of(message)
     assert "RESTORE NOT VERIFIED" in first
     assert second.startswith(
         "<!channel> *lab: RESTORE NOT VERIFIED · eth0 of node2 differs · first run the DAG bigtcp_restore"
     )
+    *_, small = texts_of(message)
+    # Each cluster has a DAG of its own for it.
+    assert small.startswith("<https://airflow.example/dags/bigtcp_restore_stage-2|The DAG that puts it back>")
+    # Said once and whole, and no figure stands before what is to be done.
+    told = "\n".join(texts_of(message))
+    assert told.count("eth0 of node2 differs") == told.count("bigtcp-bench restore ") == 1
+    assert "ˋ" not in told
+    assert "throughput" not in told
     # What is said without blocks, in a notification, mentions too.
     assert text_of(message).startswith("<!channel> lab: RESTORE NOT VERIFIED")
     assert "<!channel>" not in str(shown(run_message(run_view())))

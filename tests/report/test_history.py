@@ -36,11 +36,11 @@ def test_while_learning_there_is_one_line():
 
 def test_a_regression_says_size_since_when_what_is_to_blame_and_what_changed():
     history = HistoryView((FALLEN, USUAL), (INCIDENT,), learning_nights=14)
-    assert history.state_line() == "1 regression, 1 steady"
+    assert history.state_line() == "2 series: 1 in regression, 1 steady"
     assert history.lines() == [
         "ipv4-stream-1: regression since 2026-03-23: throughput −12.3 %; attributed to BIG TCP; "
         "about then changed Cilium 1.18.3 → 1.18.4",
-        "incident 3: regression since 2026-03-23, 1 series, BIG TCP",
+        "incident 3: regression since 2026-03-23, 1 series, attributed to BIG TCP",
     ]
 
 
@@ -69,7 +69,7 @@ def test_summary_and_slack_tell_it():
     view = run_view(history=HistoryView((FALLEN, USUAL), (INCIDENT,), learning_nights=14))
     slack = str(run_message(view))
     for text in (" ".join(run_summary(view).split()), slack):
-        assert "1 regression, 1 steady" in text
+        assert "2 series: 1 in regression, 1 steady" in text
         assert "regression since 2026-03-23: throughput −12.3 %" in text
 
 
@@ -87,7 +87,7 @@ def test_from_the_warehouse(warehouse):
     (incident,) = incidents.open_incidents(warehouse)
     incidents.acknowledge(warehouse, incident.id, by="kim")
     view = RunView.from_warehouse(warehouse, run)
-    assert view.history.state_line() == "1 suspect, 2 steady"
+    assert view.history.state_line() == "3 series: 1 suspect, 2 steady"
     rerun, known = view.history.lines()
     assert "measured twice more" in rerun
     assert known == "incident 1: suspect since 2026-03-21, 1 series; acknowledged by kim"

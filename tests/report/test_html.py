@@ -20,6 +20,7 @@ from bigtcp_bench.generated.history import write_history
 from bigtcp_bench.report.charts import vega
 from bigtcp_bench.report.charts.of_run import run_charts
 from bigtcp_bench.report.detail import RunDetail
+from bigtcp_bench.report.history import HistoryView, IncidentView
 from bigtcp_bench.report.html import report_file, run_body
 from bigtcp_bench.report.view import RestoreView, RunView
 from bigtcp_bench.warehouse.store import Warehouse
@@ -88,7 +89,8 @@ def test_the_body_has_every_section(view, detail):
 def test_generated_figures_say_so_first(view, detail):
     text = body(view, detail)
     assert text.index("Generated, not measured.") < text.index("<h2")
-    assert "GENERATED, NOT MEASURED" in text
+    # Once is enough.
+    assert text.lower().count("not measured.") == 1
     assert "Generated, not measured" not in body(run_view(generated=False), detail)
 
 
@@ -97,8 +99,33 @@ def test_an_emulated_cluster_says_so(detail):
 
 
 def test_a_restore_that_was_not_verified_is_loud(detail):
-    text = body(run_view(restore=RestoreView("not_verified", "the agent is away")), detail)
-    assert re.search(r'class="headline loud"><strong>lab: RESTORE NOT VERIFIED · the agent is away', text)
+    view = run_view(restore=RestoreView("not_verified", "the agent is away"))
+    text = str(run_body(view, detail, names_only, restore_url="/dags/bigtcp_restore"))
+    head = text[: text.index("<nav")]
+    assert '<span class="status-word restore not verified">RESTORE NOT VERIFIED</span> · <strong' in head
+    assert "the agent is away" in head
+    assert '<a data-airflow href="/dags/bigtcp_restore">' in head
+    assert "<code>bigtcp-bench restore</code>" in head
+    assert "`" not in text
+    # What happened and what to do are said once.
+    assert text.count("the agent is away") == text.count("bigtcp-bench restore<") == 1
+
+
+def test_what_to_do_next_stands_below_the_headline(detail):
+    failed = body(run_view(status="failed", reasons=("test_iperf3: a node is gone",)), detail)
+    assert "<strong>Do next:</strong> Look in Airflow at the task that failed first" in failed
+    # One reason is the headline.
+    assert failed.count("a node is gone") == 1
+    assert "Do next" not in body(run_view(), detail)
+
+
+def test_other_pages_are_linked_where_their_addresses_are_known(warehouse, view, detail):
+    incident = IncidentView(3, "regression", "2026-03-23", "big-tcp", frozenset())
+    told = replace(view, history=HistoryView(incidents=(incident,)))
+    text = str(run_body(told, detail, names_only, page_url=lambda path: f"/pages/{path}"))
+    assert '<a href="/pages/incidents/3">incident 3</a>: regression since 2026-03-23' in text
+    assert f'<a href="/pages/run/{view.compared.before}">' in text
+    assert "incident 3: regression" in body(told, detail)
 
 
 def test_reasons_stand_before_the_figures(detail):
@@ -108,7 +135,7 @@ def test_reasons_stand_before_the_figures(detail):
 
 
 def test_likely_causes_stand_before_the_figures_and_have_their_own(detail):
-    text = body(run_view(status="invalid", reasons=("too slow",), causes=CAUSES), detail)
+    text = body(run_view(status="invalid", reasons=("too slow", "too odd"), causes=CAUSES), detail)
     assert text.index('id="reasons"') < text.index('id="causes"') < text.index('id="comparison"')
     assert "dropped 3,000 packets" in text
     assert "packets 3000" in text

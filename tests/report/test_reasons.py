@@ -57,8 +57,11 @@ def test_what_is_not_the_same_stays_apart():
         *pressure_problems([NodePressure(1, "node1", 0.2), NodePressure(2, "node1", 0.0, 0.9)], thresholds),
         *environment_problems({(1, "begin"): {"kernel": "6.1", "cilium": "1"}, (2, "end"): {"kernel": "6.2"}}),
     ]
-    assert reason_lines(reasons) == reasons
-    assert headline_reason(reasons) == f"{reasons[0]} (and 2 more)"
+    # With a space, as everywhere else.
+    told = [reason.replace("%", " %") for reason in reasons]
+    assert "20.0 % of the CPU time" in told[0]
+    assert reason_lines(reasons) == told
+    assert headline_reason(reasons) == f"{told[0]} (and 2 more)"
     assert headline_reason(()) == "no reason was stored"
 
 

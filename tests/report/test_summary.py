@@ -37,7 +37,7 @@ def test_the_summary_tells_every_fact_of_a_run():
         "node1 (client) → node2 (server), kernel 6.18.5, NIC driver veth",
         "1.18.3",
         "verified: configuration and device limits equal those before the run",
-        "started 2026-11-23 01:02:03 UTC, took 3 min 48 s, of it 2 min 24 s measuring",
+        "started 2026-11-23 01:02:03 UTC, took 3 min 48 s, 2 min 24 s of it traffic",
         "run 7 in postgresql+psycopg://bench:***@db.example/bigtcp",
         "https://airflow.example/dags/bigtcp_benchmark/runs/manual__2026",
         "95 % confidence interval",
@@ -92,8 +92,8 @@ def test_likely_causes_stand_after_the_reasons_with_what_points_to_them():
     text = " ".join(run_summary(run_view(status="invalid", reasons=("a", "b"), causes=CAUSES)).split())
     assert "reasons - a - b likely causes - cilium-drops: Cilium on node node2 dropped 3,000 packets" in text
     assert '"Policy denied"; explains retransmits too' in text
-    assert "- receiver-cpu: ipv4-stream-1, arm on: the sender waited for the receiver's window in 90%" in text
-    assert "- steal: the hypervisor took 6.0%" in text
+    assert "- receiver-cpu: ipv4-stream-1, arm on: the sender waited for the receiver's window in 90 %" in text
+    assert "- steal: the hypervisor took 6.0 %" in text
     assert "likely causes" not in run_summary(run_view())
 
 

@@ -70,7 +70,15 @@ def test_changes_carry_sign_and_interval():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.25, "0.250 s"), (59.9, "59.9 s"), (228, "3 min 48 s"), (3900, "1 h 5 min"), (None, "–")],
+    [
+        (0.25, "0.250 s"),
+        (59.9, "59.9 s"),
+        (228, "3 min 48 s"),
+        (3900, "1 h 5 min"),
+        (1080, "18 min"),
+        (7200, "2 h"),
+        (None, "–"),
+    ],
 )
 def test_durations(seconds, text):
     assert units.duration(seconds) == text

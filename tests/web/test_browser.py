@@ -279,6 +279,33 @@ def test_a_tooltip_tells_the_figures_of_a_night(user):
     expect(tooltip).to_contain_text("Gbit/s")
 
 
+def test_a_click_on_a_point_opens_its_run(user):
+    page = direct(user(), "trend?scenario=ipv6-stream-1")
+    for chart in (0, 1):
+        point = page.locator("figure").nth(chart).locator("path[aria-roledescription=point]").last
+        point.click(force=True)
+        expect(page.locator("h1")).to_have_text(f"Run {NIGHTS} of {CLUSTER}")
+        page.go_back()
+        draw_all(page)
+
+
+def test_on_a_narrow_page_nothing_is_cut_without_a_hint(user):
+    page = user(width=400)
+    for path in (f"run/{NIGHTS}", "overview", "trend?scenario=ipv6-stream-1"):
+        direct(page, path)
+        beyond = page.evaluate(
+            "() => [...document.querySelectorAll('figure text')].filter((one) => one.textContent"
+            " && (one.getBoundingClientRect().right > 400 || one.getBoundingClientRect().left < 0))"
+            ".map((one) => one.textContent)"
+        )
+        assert beyond == [], path
+    # What a run says is read without scrolling to the side.
+    page.goto(f"{links.URL_PREFIX}/runs")
+    assert page.locator(".scroll").evaluate("(one) => one.scrollWidth <= one.clientWidth")
+    for word in ("regression", "helps"):
+        expect(page.locator("td.news", has_text=word).first).to_be_in_viewport()
+
+
 def test_the_run_is_a_tab_of_the_run_in_airflow_and_leads_back(user):
     page = user(height=1400)
     page.goto(links.run_url("", DAG_ID, RUN_ID))

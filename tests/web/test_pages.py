@@ -490,10 +490,14 @@ def test_the_metrics_of_the_trend_follow_the_scenario(reader):
 
 def test_a_run_that_goes_on_says_how_far_it_is_and_its_page_is_loaded_again(reader, warehouse):
     run = NIGHTS + 3
-    assert "before the first of 3 blocks" in text_of(reader.get(f"run/{run}"))
+    begun = text_of(reader.get(f"run/{run}"))
+    assert (
+        "before the first of 3 blocks: checks, and the state to be put back; the end is expected between" in begun
+    )
+    assert "No raw document is stored yet." in begun
     warehouse.store_block(run, {"block": 2, "arm": "on", "started_at": "2026-03-01T02:20:00Z"})
     page = reader.get(f"run/{run}")
-    assert "RUNNING · block 2 of 3 (BIG TCP on) is measured; the end is expected between" in text_of(page)
+    assert "RUNNING · block 2 of 3 (BIG TCP on) is being measured; the end is expected between" in text_of(page)
     assert '<meta http-equiv="refresh" content="30">' in page.text
     assert "block 2 of 3 (BIG TCP on)" in text_of(reader.get("runs"))
     assert "refresh" not in reader.get(f"run/{NIGHTS}").text
@@ -505,3 +509,13 @@ def test_the_runs_that_are_ticked_are_of_one_cluster(reader):
     assert len(ticked) == 2
     of = dict(re.findall(r'run/(\d+)">\d+</a></th>\s*<td>[^<]*</td>\s*<td>([\w-]+)', page))
     assert len({of[number] for _, number in ticked}) == 1
+    # Between a run that failed, or one that still goes on, and another there is nothing to compare.
+    told = dict(re.findall(r'run/(\d+)">\d+</a></th>.*?<span class="status-word (\w+)">', page, re.DOTALL))
+    assert {told[number] for _, number in ticked} == {"valid"}
+
+
+def test_a_run_leads_to_the_last_run_that_it_can_be_compared_with(reader):
+    # The night before it failed.
+    page = text_of(reader.get("run/400"))
+    assert "Compare with run 398" in page
+    assert reader.get("compare?a=398&b=400").text.count("From A to B") >= 1

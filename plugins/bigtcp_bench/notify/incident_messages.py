@@ -186,7 +186,7 @@ def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> Mess
     advice = CAUSE_ADVICE.get(news.incident.attribution or "", NO_CAUSE_ADVICE)
     lists = (
         Listing((advice,), "Do next"),
-        Listing(tuple(_evidence(news)), "Evidence"),
+        Listing(tuple(_evidence(news)), "Evidence: against the usual level; then on against off tonight"),
         likely_causes(news.view),
     )
     return Message(

@@ -37,7 +37,7 @@ def drafts_of_run(
 
     ``wanted`` is what is told of its cluster; ``airflow_url`` is the address of Airflow's pages, for links.
     """
-    found = [*_of_outcome(warehouse, view, wanted)]
+    found = [*_of_outcome(warehouse, view, wanted, airflow_url)]
     # A night that was not judged says nothing about incidents.
     if view.history.series:
         found += _of_incidents(warehouse, view, wanted, airflow_url)
@@ -46,7 +46,7 @@ def drafts_of_run(
     return found
 
 
-def _of_outcome(warehouse: Warehouse, view: RunView, wanted: Wanted) -> Iterator[Draft]:
+def _of_outcome(warehouse: Warehouse, view: RunView, wanted: Wanted, airflow_url: str | None) -> Iterator[Draft]:
     number = view.number
     kind: outbox.Kind
     if number is None:
@@ -62,7 +62,7 @@ def _of_outcome(warehouse: Warehouse, view: RunView, wanted: Wanted) -> Iterator
         kind, key = "run", f"Cilium changed after run {view.compared.before}"
     else:
         return
-    message = run_message(view, failed_checks(warehouse.run(number)))
+    message = run_message(view, failed_checks(warehouse.run(number)), airflow_url)
     # Which chart that is, if any, is found out when it is drawn: no message may depend on its picture.
     if view.status == "invalid":
         message = replace(message, chart={"run": number})

@@ -66,4 +66,5 @@ def _member(member: Member, view: RunView, night: str, confirmed: bool) -> Membe
         # This night did not see it.
         return replace(member, last_seen=member.first_seen, confirmed=member.confirmed and confirmed)
     change = member.change if tonight.change is None else tonight.change
-    return replace(member, change=change, last_seen=night, confirmed=member.confirmed and confirmed)
+    known = member.confirmed and confirmed and tonight.state == "regression"
+    return replace(member, change=change, last_seen=night, confirmed=known)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.notify.message import Line, Link, Listing, Message
-from bigtcp_bench.report import summary
-from bigtcp_bench.report.words import RUN_ADVICE
+from bigtcp_bench.report import links, summary
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.compare import Comparison
@@ -25,11 +24,11 @@ _MOST_CAUSES = 2
 _NO_FACTS = {"page", "data"}
 
 
-def run_message(view: RunView, failed_checks: Sequence[str] = ()) -> Message:
+def run_message(view: RunView, failed_checks: Sequence[str] = (), airflow_url: str | None = None) -> Message:
     """Return the message of a run that ended, however it did.
 
-    ``failed_checks`` are those for which the run was refused before it changed anything. It is urgent only where
-    the restore was not verified.
+    ``failed_checks`` are those for which the run was refused before it changed anything, ``airflow_url`` is the
+    address of Airflow's pages. It is urgent only where the restore was not verified, and then without figures.
     """
     lost = view.restore_failed
     headline = summary.headline(view)
@@ -40,15 +39,19 @@ def run_message(view: RunView, failed_checks: Sequence[str] = ()) -> Message:
         if changed not in headline:
             lines.append(Line(f"Cilium was changed before it: {changed}"))
         tables.append(summary.change_text(view.compared, summary.MIN_WIDTH))
-    if comparisons := _worth_showing(view):
+    judged = view.status in ("valid", "invalid") and not lost
+    if judged and (comparisons := _worth_showing(view)):
         tables.append(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
-    if proofs := [proof for proof in view.proofs if proof.required]:
+    if judged and (proofs := [proof for proof in view.proofs if proof.required]):
         tables.append(summary.proof_text(view, proofs, summary.MIN_WIDTH))
-    lists = [likely_causes(view), Listing((*summary.surprise_lines(view), *summary.history_lines(view)))]
+    lists = [
+        likely_causes(view),
+        Listing((*summary.surprise_lines(view), *summary.history_lines(view)), "Besides"),
+    ]
     if failed_checks:
         lists.insert(0, Listing(tuple(failed_checks), "Failed checks; nothing was changed"))
     else:
-        lists[:0] = [_next(view), Listing(tuple(_further_reasons(view, headline)))]
+        lists[:0] = [_next(view), Listing(tuple(summary.further_reasons(view)))]
     worse = view.status == "valid" and bool(view.headline.needs)
     title = f"BIG TCP on {view.cluster}: {'valid, and needs a look' if worse else view.status}"
     return Message(
@@ -57,26 +60,24 @@ def run_message(view: RunView, failed_checks: Sequence[str] = ()) -> Message:
         lines=tuple(lines),
         lists=tuple(listing for listing in lists if listing.lines),
         tables=tuple(tables),
-        facts=conditions(view),
-        links=run_link(view),
+        # Its first line says it already.
+        facts=conditions(view, ("restore",) if lost else ()),
+        links=(*_restore_link(view, airflow_url), *run_link(view)),
         urgent=lost,
     )
 
 
+def _restore_link(view: RunView, airflow_url: str | None) -> tuple[Link, ...]:
+    """Return the link to the DAG that puts the cluster back, where nobody knows that it is."""
+    if not view.restore_failed or not airflow_url:
+        return ()
+    return (Link(links.restore_url(airflow_url, view.dag_id), "The DAG that puts it back"),)
+
+
 def _next(view: RunView) -> Listing:
     """Return what to do about a run; where the restore was not verified, its headline says it."""
-    if view.restore_failed:
-        return Listing(())
-    after_change = "worse" if view.compared is not None and view.headline.needs else ""
-    advice = RUN_ADVICE.get(view.status) or RUN_ADVICE.get(after_change)
+    advice = summary.advice(view)
     return Listing((advice,) if advice else (), "Do next")
-
-
-def _further_reasons(view: RunView, headline: str) -> list[str]:
-    """Return the reasons that ``headline`` does not give."""
-    firsts = [(line, line.partition(" (likewise ")[0]) for line in summary.reason_lines(view)]
-    # A task's name stands before what it said.
-    return [line for line, first in firsts if (first.partition(": ")[2] or first) not in headline]
 
 
 def likely_causes(view: RunView) -> Listing:

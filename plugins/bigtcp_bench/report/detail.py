@@ -189,9 +189,14 @@ def _conditions(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("Kubernetes", environment.get("kubernetes_version")),
         ("benchmark image", plan.get("image")),
         ("iperf3", row["iperf3_version"]),
-        ("other tools", ", ".join(str(text) for name, text in tools.items() if name != "iperf3")),
+        ("other tools", _tools_text({name: text for name, text in tools.items() if name != "iperf3"})),
         ("bigtcp-bench", row["package_version"]),
     ]
+
+
+def _tools_text(tools: Mapping[str, str | None]) -> str:
+    """Return what the tools that are there say of their versions, each with its name."""
+    return "; ".join(text if name in text else f"{name} {text}" for name, text in tools.items() if text)
 
 
 def _node_text(node: Mapping[str, Any]) -> str:

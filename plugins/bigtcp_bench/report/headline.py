@@ -83,7 +83,7 @@ class Headline:
 
 
 #: What to do first when nobody knows whether the cluster is as it was before.
-RESTORE_ADVICE = "first run the DAG bigtcp_restore or `bigtcp-bench restore`"
+RESTORE_ADVICE = "first run the DAG bigtcp_restore, or the command bigtcp-bench restore"
 
 
 def headline(outcome: Outcome) -> Headline:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: States in the order in which they are counted; the first three are worth a line of their own.
 STATES = ("regression", "suspect", "recovered", "steady", "learning")
 _TOLD = STATES[:3]
+#: What a number of them is called, where that is not the state's own word.
+_COUNTED = {"regression": "in regression"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ class IncidentView:
     series: frozenset[tuple[str, str]]
     acknowledged_by: str | None = None
     acknowledged_note: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Return what it is, and who knows of it."""
+        cause = f", attributed to {CAUSES[self.attribution]}" if self.attribution in CAUSES else ""
+        text = f"{self.state} since {self.changed_on}, {len(self.series)} series{cause}"
+        if self.acknowledged_by is None:
+            return text
+        note = f": {self.acknowledged_note}" if self.acknowledged_note else ""
+        return f"{text}; acknowledged by {self.acknowledged_by}{note}"
 
 
 @dataclass(frozen=True)
@@ -122,10 +134,18 @@ class HistoryView:
             return ""
         if set(counts) == {"learning"}:
             return f"learning ({min(one.nights for one in self.series)} of {self.learning_nights} nights)"
-        return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        words = {state: _COUNTED.get(state, state) for state in STATES if counts[state]}
+        if len(words) == 1:
+            return f"{len(self.series)} series, all {next(iter(words.values()))}"
+        told = ", ".join(f"{counts[state]} {word}" for state, word in words.items())
+        return f"{len(self.series)} series: {told}"
 
     def lines(self) -> list[str]:
         """Return one line for everything that is not as usual and that nobody has acknowledged or closed."""
+        return [*self.series_lines(), *(f"incident {one.number}: {one.text}" for one in self.incidents)]
+
+    def series_lines(self) -> list[str]:
+        """Return those of these lines that are about series, not about incidents."""
         found = []
         for scenario in dict.fromkeys(one.scenario for one in self.series):
             of = [one for one in self.series if one.scenario == scenario]
@@ -138,7 +158,7 @@ class HistoryView:
             if modes:
                 found.append(f"{scenario}: two modes: {', '.join(modes)}; each night is judged by the nearer one")
             found += _rerun_line(of[0])
-        return found + [_incident_line(one) for one in self.incidents]
+        return found
 
 
 def _series(row: Mapping[Any, Any]) -> SeriesView:
@@ -205,13 +225,3 @@ def _rerun_line(one: SeriesView) -> list[str]:
         return [told] if one.far_off else []
     was = "was far off" if one.far_off else "was not known well enough"
     return [f"{one.scenario}: {was}, but its re-run does not count: {one.rerun[0]}"]
-
-
-def _incident_line(one: IncidentView) -> str:
-    count = len(one.series)
-    cause = f", {CAUSES[one.attribution]}" if one.attribution in CAUSES else ""
-    text = f"incident {one.number}: {one.state} since {one.changed_on}, {count} series{cause}"
-    if one.acknowledged_by is None:
-        return text
-    note = f": {one.acknowledged_note}" if one.acknowledged_note else ""
-    return f"{text}; acknowledged by {one.acknowledged_by}{note}"

@@ -29,6 +29,7 @@ from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import summary, units
 from bigtcp_bench.report.charts import vega
 from bigtcp_bench.report.charts.of_run import RunChart, run_charts
+from bigtcp_bench.report.headline import RESTORE_ADVICE
 from bigtcp_bench.report.words import verdict_word
 
 if TYPE_CHECKING:
@@ -46,10 +47,12 @@ def run_body(
     detail: RunDetail,
     chart: Callable[[RunChart], Markup] | None = None,
     restore_url: str | None = None,
+    page_url: Callable[[str], str] | None = None,
 ) -> Markup:
     """Return everything that is known of a run, below the heading of the page.
 
-    ``restore_url`` is the address of the DAG that puts the cluster back, where it is known.
+    ``restore_url`` is the address of the DAG that puts the cluster back, and ``page_url`` returns that of another
+    page by its path (``run/97``), where they are known.
     """
     place = chart or (lambda one: vega.figure(one.draw()))
     by_section: dict[str, list[Markup]] = {}
@@ -62,6 +65,7 @@ def run_body(
             detail=detail,
             charts=by_section,
             restore_url=restore_url,
+            page_url=page_url,
             comparisons=[(name, list(rows)) for name, rows in itertools.groupby(view.judged, _scenario)],
             proofs=[
                 (name, {one.arm: one for one in rows}) for name, rows in itertools.groupby(view.proofs, _scenario)
@@ -119,6 +123,7 @@ def _templates() -> jinja2.Environment:
         "interval": units.change_with_interval,
         "summary": summary,
         "MISSING": units.MISSING,
+        "RESTORE_ADVICE": RESTORE_ADVICE,
     }
     return environment
 

@@ -78,10 +78,9 @@ class IncidentStory:
         sign = -1 if METRICS[lead.metric].better == "lower" else 1
         before, now = (1 + sign * (part or 0.0) for part in (gain.before, gain.now))
         return (
-            f"{change_text(lead.change)} against the usual level and a gain from {gain_text(gain.before)} to "
-            f"{gain_text(gain.now)} are the same: on against off was {before:.2f} and is {now:.2f}, and the one "
-            f"now divided by the one before is {change_text(now / before - 1)}. That is of the newest night, the "
-            "change of all nights since."
+            f"A gain from {gain_text(gain.before)} to {gain_text(gain.now)} is on against off from {before:.2f} "
+            f"to {now:.2f}, which is {change_text(now / before - 1)}. That is the newest night; "
+            f"{change_text(lead.change)} is all nights since."
         )
 
     def text(self, seen_from: date | None = None) -> str:

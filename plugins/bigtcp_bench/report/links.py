@@ -24,6 +24,12 @@ def run_url(airflow_url: str, dag_id: str, run_id: str) -> str:
     return f"{airflow_run_url(airflow_url, dag_id, run_id)}/plugin/{RUN_ROUTE}"
 
 
+def restore_url(airflow_url: str, dag_id: str) -> str:
+    """Return the address of the DAG that puts back what runs of the DAG ``dag_id`` have changed."""
+    own = dag_id.replace("bigtcp_benchmark", "bigtcp_restore", 1)
+    return f"{airflow_url.rstrip('/')}/dags/{quote(own, safe='')}"
+
+
 def incident_url(airflow_url: str, number: int) -> str:
     """Return the address of an incident's page, within Airflow's frame."""
     return page_url(airflow_url, f"incidents/{number}")

@@ -60,7 +60,7 @@ def not_judged(comparisons: Iterable[Comparison], besides: Iterable[str] = ()) -
         for reason in one.reasons if one.verdict == "invalid" else ():
             own = f"{one.metric} of {one.scenario} "
             if reason.startswith(own):
-                cause = reason.removeprefix(own).removeprefix("was ")
+                cause = signs(reason.removeprefix(own).removeprefix("was "))
                 by_cause.setdefault(cause, {}).setdefault(one.scenario, []).append(one.metric)
             elif reason not in whole:
                 plain.append(reason)

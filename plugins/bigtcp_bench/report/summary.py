@@ -20,7 +20,7 @@ from bigtcp_bench.report.change import ChangeView
 from bigtcp_bench.report.expectation import unexpected
 from bigtcp_bench.report.headline import RESTORE_ADVICE
 from bigtcp_bench.report.view import NodeView, Proof, RunView
-from bigtcp_bench.report.words import EXPECTATION_WORDS, TWO_CHANGES, TWO_GAINS, verdict_word
+from bigtcp_bench.report.words import EXPECTATION_WORDS, RUN_ADVICE, TWO_CHANGES, TWO_GAINS, verdict_word
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.change import Moved
@@ -117,6 +117,11 @@ def history_lines(view: RunView) -> list[str]:
     return [clean(line) for line in (*view.noise, *view.history.lines())]
 
 
+def series_lines(view: RunView) -> list[str]:
+    """Return those of ``history_lines`` that are not about incidents."""
+    return [clean(line) for line in (*view.noise, *view.history.series_lines())]
+
+
 def history_legend(view: RunView) -> str:
     """Return why the changes of ``history_lines`` are not the gains of the headline, where both are told."""
     gained = any(gain.before is not None and gain.now is not None for gain in view.gains.values())
@@ -126,6 +131,22 @@ def history_legend(view: RunView) -> str:
 def reason_lines(view: RunView) -> list[str]:
     """Return why the run is invalid or failed, each cause once."""
     return [clean(line) for line in reasons.reason_lines(view.reasons)]
+
+
+def further_reasons(view: RunView) -> list[str]:
+    """Return the reasons that the run's headline does not give."""
+    told = clean(view.headline.text)
+    firsts = [(line, line.partition(" (likewise ")[0]) for line in reason_lines(view)]
+    # A task's name stands before what it said.
+    return [line for line, first in firsts if (first.partition(": ")[2] or first) not in told]
+
+
+def advice(view: RunView) -> str:
+    """Return what to do next about a run; empty where nothing is to be done, or where its headline says it."""
+    if view.restore_failed:
+        return ""
+    after_change = "worse" if view.compared is not None and view.headline.needs else ""
+    return RUN_ADVICE.get(view.status) or RUN_ADVICE.get(after_change, "")
 
 
 def cause_lines(view: RunView, most: int | None = None) -> list[str]:
@@ -382,9 +403,8 @@ def _time_line(view: RunView) -> str:
         return ""
     start = f"started {view.started:%Y-%m-%d %H:%M:%S %Z}".rstrip()
     wall = f", took {units.duration(view.wall_time_s)}" if view.wall_time_s is not None else ""
-    measuring = (
-        f", of it {units.duration(view.measuring_time_s)} measuring" if view.measuring_time_s is not None else ""
-    )
+    share = "of traffic so far" if view.status == "running" else "of it traffic"
+    measuring = f", {units.duration(view.measuring_time_s)} {share}" if view.measuring_time_s else ""
     return f"{start}{wall}{measuring}"
 
 

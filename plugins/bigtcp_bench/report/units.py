@@ -11,6 +11,7 @@ from datetime import timedelta
 MISSING = "–"
 
 _NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")
+_PER_CENT = re.compile(r"(?<=\d)%")
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -68,7 +69,7 @@ def change_with_interval(change: float | None, low: float | None, high: float | 
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration with its two largest units: ``3 min 48 s``, ``1 h 5 min``."""
+    """Return a duration with its two largest units that are not zero: ``3 min 48 s``, ``1 h 5 min``, ``2 h``."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return MISSING
     if seconds < 60:
@@ -76,7 +77,8 @@ def duration(seconds: float | None) -> str:
     total = timedelta(seconds=round(seconds))
     hours, rest = divmod(int(total.total_seconds()), 3600)
     minutes, left = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s"
+    parts = ((hours, "h"), (minutes, "min")) if hours else ((minutes, "min"), (left, "s"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -99,8 +101,11 @@ def minus(text: str) -> str:
 
 
 def signs(sentence: str) -> str:
-    """Return ``sentence`` with that sign before its negative numbers; names and dates keep their hyphens."""
-    return _NEGATIVE.sub("\N{MINUS SIGN}", sentence)
+    """Return ``sentence`` with that sign before its negative numbers, and a space before ``%``.
+
+    Names and dates keep their hyphens.
+    """
+    return _PER_CENT.sub(" %", _NEGATIVE.sub("\N{MINUS SIGN}", sentence))
 
 
 def axis(unit: str, largest: float) -> tuple[float, str]:

@@ -20,6 +20,7 @@ from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
 from bigtcp_bench.report.history import HistoryView
 from bigtcp_bench.report.precision import unknown_line
+from bigtcp_bench.report.units import signs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -328,21 +329,25 @@ def _progress(row: Mapping[str, Any], blocks: pd.DataFrame) -> str:
     except InvalidInput:
         return ""
     planned = planned_blocks(plan)
+    expected = estimate(plan, restarts=2 * len(planned))
+    took = [expected.quick_s, expected.slow_s]
     if blocks.empty:
-        return f"before the first of {len(planned)} blocks: checks, and the state to be put back"
+        before = f"before the first of {len(planned)} blocks: checks, and the state to be put back"
+        return f"{before}; {_end(row, took)}"
     last = blocks.iloc[-1]
     number = int(last["block"])
     word = "re-run, block" if last["purpose"] == "rerun" else "block"
     of = number - len(planned) if last["purpose"] == "rerun" else f"{number} of {len(planned)}"
-    ended = "measured, the next one follows" if last["finished_at"] == last["finished_at"] else "is measured"
-    expected = estimate(plan, restarts=2 * len(planned))
-    took = [expected.quick_s, expected.slow_s]
+    ended = "measured, the next one follows" if last["finished_at"] == last["finished_at"] else "is being measured"
     if last["purpose"] == "rerun":
         again = estimate_again(plan)
         took = [took[0] + again.quick_s, took[1] + again.slow_s]
-    ends = [row["started_at"] + timedelta(seconds=one) for one in took]
-    end = " and ".join(f"{one:%H:%M}" for one in ends)
-    return f"{word} {of} (BIG TCP {last['arm']}) {ended}; the end is expected between {end} UTC"
+    return f"{word} {of} (BIG TCP {last['arm']}) {ended}; {_end(row, took)}"
+
+
+def _end(row: Mapping[str, Any], took: Iterable[float]) -> str:
+    ends = " and ".join(f"{row['started_at'] + timedelta(seconds=one):%H:%M}" for one in took)
+    return f"the end is expected between {ends} UTC"
 
 
 def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -356,7 +361,7 @@ def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:
     except InvalidInput:
         # Stored by another version of this package, or without any.
         return ()
-    return tuple(noise_line(one) for one in headlines(advice(noises, plan)))
+    return tuple(signs(noise_line(one)) for one in headlines(advice(noises, plan)))
 
 
 def _control(warehouse: Warehouse, number: int, plan: Mapping[str, Any]) -> ControlView | None:

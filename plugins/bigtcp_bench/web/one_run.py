@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from bigtcp_bench.errors import InvalidInput
+from bigtcp_bench.report import links
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
@@ -38,9 +39,13 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
         view_of(warehouse, access, row),
         RunDetail.from_warehouse(warehouse, number),
         chart=lambda one: remote_chart(site.url(f"chart/run/{number}/{one.name}.json"), one.title),
-        restore_url=site.airflow_dag("bigtcp_restore"),
+        restore_url=links.restore_url(site.airflow, row["dag_id"]),
+        page_url=site.url,
     )
     before, after = pages.neighbours(warehouse, access.readable, number)
+    compared = pages.runs(
+        warehouse, access.readable, cluster=row["cluster"], compared=True, before=number, limit=1
+    )
     return page(
         request,
         "run.html",
@@ -50,6 +55,7 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
         body=body,
         before=before,
         after=after,
+        compared=compared[0]["id"] if compared else None,
         attempts=warehouse.attempts(number),
         documents=pages.document_keys(warehouse, number),
         prometheus=pages.has_prometheus(warehouse, number),

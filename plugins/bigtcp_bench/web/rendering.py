@@ -150,6 +150,8 @@ def ago(value: datetime, now: datetime) -> str:
     """Return how long ago, or in how long, a moment is: ``3 h ago``, ``in 5 h``; days from two days on."""
     seconds = (now - value).total_seconds()
     size = abs(seconds)
+    if size < 30:
+        return "just now"
     for limit, divisor, unit in ((3600, 60, "min"), (2 * 86400, 3600, "h"), (float("inf"), 86400, "days")):
         if size < limit:
             text = f"{size / divisor:.0f} {unit}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report.charts import all as charts
 from bigtcp_bench.report.charts import over_time
 from bigtcp_bench.report.charts.series import MAX_POINTS, series_of
-from bigtcp_bench.report.charts.style import ARM_COLOURS
+from bigtcp_bench.report.charts.style import ARM_COLOURS, config_of
 from tests.report.views import comparison, run_view
 
 FIRST = datetime(2025, 1, 6, 2, tzinfo=UTC)
@@ -325,3 +327,35 @@ def test_a_click_on_a_night_opens_its_run():
         }
         assert any("href" in layer["encoding"] for layer in drawn["layer"])
         assert "href" not in str(chart(frame).to_dict())
+
+
+@pytest.mark.parametrize("ends", [(71.0, 173.0), (100.0, 7000.0), (95.0, 180.0), (3300.0, 3350.0), (0.2, 9000.0)])
+def test_every_tick_of_the_logarithmic_axis_has_its_number(ends):
+    rows = tuple(
+        comparison("ipv6-rr", f"latency_{name}_us", *values)
+        for name, values in (("p50", (ends[0], ends[0])), ("p99", (ends[1], ends[1])))
+    )
+    chart = charts.latency_chart(run_view(comparisons=rows))
+    ticks = encodings(chart.to_dict(), "x")[0]["axis"]["values"]
+    assert len(ticks) >= 2
+    assert all(ends[0] / 1.08 <= tick <= ends[1] * 1.08 for tick in ticks)
+    drawn = vl_convert.vegalite_to_svg(chart.to_dict() | {"width": 500})
+    shown = re.findall(r">([\d,.]+)</text>", drawn)
+    assert len(shown) == len(ticks)
+    # What was not measured is not in the legend.
+    assert ("p50" in drawn, "p99<" in drawn, "p99.9" in drawn) == (True, True, False)
+
+
+@pytest.mark.parametrize("name", ["comparison", "packets", "cpu"])
+@pytest.mark.parametrize("width_px", [230, 500])
+def test_ticks_across_a_chart_are_evenly_apart_and_all_have_their_number(name, width_px):
+    chart = CHARTS[name]().to_dict() | {"width": width_px}
+    drawn = vl_convert.vegalite_to_svg(chart, config=config_of("light"))
+    labels = re.search(r"role-axis-label.*?</g>", drawn[drawn.index("X-axis") :], re.DOTALL)
+    shown = [
+        float(one.replace(",", "").replace("\N{MINUS SIGN}", "-"))
+        for one in re.findall(r">([+\N{MINUS SIGN}\d,.]+)</text>", labels[0])
+    ]
+    steps = {round(after - before, 6) for before, after in itertools.pairwise(shown)}
+    assert len(steps) == 1, shown
+    assert len(re.findall("<text", labels[0])) == len(shown)

@@ -24,9 +24,10 @@ from bigtcp_bench.planning.plan import PATHS, SCENARIOS, Family, Way
 from bigtcp_bench.readings.cpu import CPU_PARTS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.charts.parts import (
+    ACROSS,
     HEIGHT,
     NUMBERS,
-    SIGNED,
+    SIGNED_ACROSS,
     arm_colour,
     arm_shape,
     chart_of,
@@ -34,8 +35,10 @@ from bigtcp_bench.report.charts.parts import (
     finished,
     from_zero,
     list_height,
+    log_axis,
     log_scale,
     missing_columns,
+    room_for_words,
     scenario_axis,
     tooltip,
     zero_line,
@@ -69,6 +72,7 @@ _PERCENTILES = {
     "latency_p99_us": "p99",
     "latency_p999_us": "p99.9",
 }
+_PERCENTILE_SHAPES = dict(zip(_PERCENTILES.values(), ("circle", "square", "triangle-up", "diamond"), strict=True))
 #: Height of what is written above the line of the largest classic packet.
 _LIMIT_LABEL_PX = 14
 
@@ -104,7 +108,7 @@ def comparison_chart(view: RunView) -> alt.LayerChart:
         zero_line("x"),
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=named), x2="high:Q", y=y, color=colour),
         base.mark_point(size=90).encode(
-            x=alt.X("value:Q", title=named, axis=SIGNED),
+            x=alt.X("value:Q", title=named, axis=SIGNED_ACROSS),
             y=y,
             color=colour,
             shape=alt.Shape("verdict:N", title=None, scale=shapes),
@@ -131,7 +135,7 @@ def repetitions_chart(results: pd.DataFrame, scenario: str, metric: str) -> alt.
     value. Within a block repetitions stand in the order in which they were measured.
     """
     known = METRICS[metric]
-    title = f"Repetitions by block: {known.label} of {scenario}"
+    title = f"{scenario}: {known.short_label}"
     if missing := missing_columns(results, _RESULT_COLUMNS):
         return empty(title, missing)
     found = results[(results["scenario"] == scenario) & (results["metric"] == metric)]
@@ -178,7 +182,7 @@ def repetitions_chart(results: pd.DataFrame, scenario: str, metric: str) -> alt.
     return finished(
         layers,
         title=title,
-        subtitle=["Each dot is one repetition, in the order of measuring; the line is the block's median"],
+        subtitle=["Each dot: a repetition, as measured; line: the block's median"],
         description=f"Dots: {len(rows)} repetitions of {known.label} of {scenario}. Medians by block: {told}.",
         height=HEIGHT,
     )
@@ -201,7 +205,7 @@ def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
         "value:Q",
         title="mean bytes per packet (B)",
         scale=from_zero(max(CLASSIC_MAX_PACKET_BYTES, *sizes)),
-        axis=alt.Axis(format=",d"),
+        axis=alt.Axis(format=",d", **ACROSS),
     )
     above = limit.mark_text(align="left", dx=4, dy=-4, baseline="bottom")
     layers = [
@@ -256,7 +260,7 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
         return empty(title, "No packets were captured.")
     rows, means = _shares_of_sizes(data)
     y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
-    shares = from_zero(100, room=0.4)
+    shares = room_for_words(100, 120)
     axis = alt.Axis(values=list(range(0, 101, 20)))
     x = alt.X("value:Q", title="share of the bytes (%)", stack="zero", scale=shares, axis=axis)
     places = sorted({row["place"] for row in rows})
@@ -269,8 +273,7 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
             x=x,
             y=y,
             yOffset=offset,
-            # All of them in one line would be cut off.
-            color=alt.Color("size:N", title=None, sort=listed, scale=colours, legend=alt.Legend(columns=4)),
+            color=alt.Color("size:N", title=None, sort=listed, scale=colours, legend=_legend_of(4)),
             order=alt.Order("place:Q"),
             tooltip=tooltip(scenario="where", arm="BIG TCP", size="packets of", packets="packets", text="bytes"),
         ),
@@ -343,9 +346,8 @@ def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:
         "value:Q",
         title="CPU seconds per gigabyte (s/GB)",
         stack="zero",
-        # With room for the words behind the longest bar.
-        scale=from_zero(max(row["value"] for row in totals), room=0.45),
-        axis=NUMBERS,
+        scale=room_for_words(max(row["value"] for row in totals), 100),
+        axis=alt.Axis(format=",~f", **ACROSS),
     )
     colours = alt.Scale(domain=kinds, range=list(KIND_COLOURS[: len(kinds)]))
     layers = [
@@ -355,7 +357,7 @@ def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:
             x=x,
             y=y,
             yOffset=offset,
-            color=alt.Color("kind:N", title=None, sort=kinds, scale=colours),
+            color=alt.Color("kind:N", title=None, sort=kinds, scale=colours, legend=_legend_of(len(kinds))),
             order=alt.Order("place:Q"),
             tooltip=tooltip(scenario="scenario", arm="BIG TCP", kind="kind", text="mean"),
         ),
@@ -403,8 +405,11 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     base = chart_of(rows)
     y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
     scale = log_scale([value / divisor for _, _, _, value in found])
-    x = alt.X("value:Q", title=f"latency ({unit})", scale=scale, axis=NUMBERS)
-    shapes = alt.Scale(domain=list(_PERCENTILES.values()), range=["circle", "square", "triangle-up", "diamond"])
+    axis = log_axis([value / divisor for _, _, _, value in found])
+    x = alt.X("value:Q", title=f"latency ({unit})", scale=scale, axis=axis)
+    measured = {row["percentile"] for row in rows}
+    known = {name: shape for name, shape in _PERCENTILE_SHAPES.items() if name in measured}
+    shapes = alt.Scale(domain=list(known), range=list(known.values()))
     layers = [
         base.mark_line(strokeWidth=2, opacity=0.6).encode(
             x=x, y=y, yOffset=offset, color=arm_colour(), detail=["scenario:N", "arm:N"]
@@ -414,7 +419,8 @@ def latency_chart(view: RunView) -> alt.LayerChart:
             y=y,
             yOffset=offset,
             color=arm_colour(),
-            shape=alt.Shape("percentile:N", title=None, scale=shapes),
+            # Beside the arms there is no room for four of them on a narrow page.
+            shape=alt.Shape("percentile:N", title=None, scale=shapes, legend=alt.Legend(orient="bottom")),
             tooltip=tooltip(scenario="scenario", arm="BIG TCP", percentile="percentile", text="latency"),
         ),
     ]
@@ -427,6 +433,11 @@ def latency_chart(view: RunView) -> alt.LayerChart:
         + ".",
         height=list_height(rows),
     )
+
+
+def _legend_of(columns: int) -> alt.Legend:
+    """Return a legend of so many columns, or of two where the chart is narrow: what has no room is cut off."""
+    return alt.Legend(columns=alt.ExprRef(expr=f"width < 340 ? 2 : {columns}"))
 
 
 def png(chart: alt.LayerChart, theme: Theme = "light", width_px: int = 1200, scale: float = 2.0) -> bytes:

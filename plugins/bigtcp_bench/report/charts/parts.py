@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,11 @@ _ROW_HEIGHT = 38
 _APART: dict[str, Any] = {"labelOverlap": "greedy", "labelSeparation": 6, "labelFlush": False}
 NUMBERS = alt.Axis(format=",~f", **_APART)
 #: Of changes: each with its sign, but for zero, which has none.
-SIGNED = alt.Axis(labelExpr="datum.value == 0 ? '0' : format(datum.value, '+,~f')", **_APART)
+_SIGN = "datum.value == 0 ? '0' : format(datum.value, '+,~f')"
+SIGNED = alt.Axis(labelExpr=_SIGN, **_APART)
+#: Of a horizontal axis: so few ticks that each has room for its number. Twice as many are drawn at the most.
+ACROSS: dict[str, Any] = {"tickCount": alt.ExprRef(expr="ceil(width / 110)"), **_APART}
+SIGNED_ACROSS = alt.Axis(labelExpr=_SIGN, **ACROSS)
 #: Of charts that stand above each other: their left edges agree, so that the same night is in the same place.
 ALIGNED_PX = 52
 
@@ -86,9 +91,35 @@ def from_zero(largest: float, room: float = 0.05) -> alt.Scale:
     return alt.Scale(domain=[0, largest * (1 + room)], nice=False)
 
 
+def room_for_words(largest: float, words_px: int) -> alt.Scale:
+    """Return a scale from 0 to ``largest`` with ``words_px`` pixels behind it, however narrow the chart is."""
+    end = alt.ExprRef(expr=f"{largest} * width / max(width - {words_px}, 1)")
+    return alt.Scale(domainMin=0, domainMax=end, nice=False, zero=True)
+
+
 def log_scale(values: Sequence[float]) -> alt.Scale:
     """Return a logarithmic scale that holds ``values``, above zero, with some room at both ends."""
     return alt.Scale(type="log", domain=[min(values) / 1.08, max(values) * 1.08], nice=False)
+
+
+#: Where ticks of a logarithmic axis may stand within a power of ten, from few to many.
+_LOG_STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
+_FEWEST_TICKS = 3
+
+
+def log_axis(values: Sequence[float]) -> alt.Axis:
+    """Return the axis of ``log_scale(values)``: at round numbers, or at both ends where there are too few."""
+    low, high = min(values) / 1.08, max(values) * 1.08
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for steps in _LOG_STEPS:
+        ticks = [tick for power in powers for step in steps if low <= (tick := step * 10.0**power) <= high]
+        if len(ticks) >= _FEWEST_TICKS:
+            break
+    if len(ticks) < _FEWEST_TICKS:
+        ticks = sorted({min(values), max(values)})
+    # Vega's own format leaves out the numbers of most ticks of such an axis.
+    return alt.Axis(values=ticks, labelExpr="format(datum.value, ',.3~r')", **_APART)
 
 
 def aligned(axis: alt.Axis) -> alt.Axis:
@@ -143,6 +174,7 @@ def finished(
     ``description`` is what a screen reader says.
     """
     lines = [line for line in subtitle if line]
+    lines[:1] = [line[:1].upper() + line[1:] for line in lines[:1]]
     chart = alt.LayerChart(layer=list(layers))
     return chart.properties(
         title=alt.TitleParams(title, offset=_TITLE_OFFSET, subtitle=lines or alt.Undefined),

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 #: The style of figures and tooltips, in the page's own colours.
 STYLE = """
 figure.chart { margin: 1rem 0; }
-figure.chart > figcaption { font-weight: 600; margin-bottom: .4rem; }
-figure.chart > figcaption small { display: block; font-weight: 400; opacity: .8; }
+figure.chart > figcaption { font-weight: 600; margin-bottom: .8rem; }
+figure.chart > figcaption small { display: block; font-weight: 400; }
 figure.chart > div { width: 100%; min-height: 4rem; }
+figure.chart .vega-bindings { display: none; }
 figure.chart svg { max-width: 100%; height: auto; display: block; overflow: visible; }
 #vg-tooltip-element { position: fixed; z-index: 1000; visibility: hidden; padding: .4rem .6rem; max-width: 22rem;
   font: 12px/1.4 system-ui, sans-serif; background: Canvas; color: CanvasText; border: 1px solid GrayText;
@@ -82,7 +83,7 @@ def figure(chart: alt.LayerChart | alt.Chart) -> Markup:
     """Return a chart as an HTML element: its title as a caption, a place to draw in, and its specification."""
     spec = chart.to_dict()
     title = spec.pop("title", {})
-    text, subtitle = (" ".join(_lines(title.get(name))) for name in ("text", "subtitle"))
+    text, subtitle = ("; ".join(_lines(title.get(name))) for name in ("text", "subtitle"))
     # < is the only character by which a data block could end early.
     data = Markup(json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c"))
     small = Markup("<small>{}</small>").format(subtitle) if subtitle else Markup("")
