@@ -103,7 +103,13 @@ def log_scale(values: Sequence[float]) -> alt.Scale:
 
 
 #: Where ticks of a logarithmic axis may stand within a power of ten, from few to many.
-_LOG_STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
+_LOG_STEPS: tuple[tuple[float, ...], ...] = (
+    (1,),
+    (1, 3),
+    (1, 2, 5),
+    (1, 1.5, 2, 3, 5, 7),
+    (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
+)
 _FEWEST_TICKS = 3
 
 
