@@ -175,7 +175,7 @@ def test_causes_are_stored_once_and_shown(warehouse):
     view = RunView.from_warehouse(warehouse, number)
     shown = view.causes
     assert shown == tuple(causes)
-    assert "- throttled: a CPU limit held the server pod back in 10%" in " ".join(run_summary(view).split())
+    assert "- throttled: a CPU limit held the server pod back in 10 %" in " ".join(run_summary(view).split())
 
 
 def test_fewer_causes_than_before_leave_none_of_those(warehouse):
