@@ -204,7 +204,10 @@ def test_a_lab_that_a_test_has_started_ends_with_the_test_run_however_that_ends(
         str(file),
     ]
     command += [f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'temp'}", "-c", "/dev/null"]
-    environment = {name: value for name, value in os.environ.items() if name != daemon.OWNER}
+    # With -v of whoever runs the tests, what this one waits for would not begin a line.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in (daemon.OWNER, "PYTEST_ADDOPTS")
+    }
     heeded = functools.partial(signal.signal, end if end != signal.SIGKILL else signal.SIGHUP, signal.SIG_DFL)
     with subprocess.Popen(
         # Whoever runs the tests in the background may have it ignored.
