@@ -79,6 +79,8 @@ class LocalAirflow:
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
             # With SQLite a busy machine answers a worker only after many seconds; the default gives up after 5.
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+            # Else every task warns that the cluster's name, which is no secret, is too short to be masked.
+            "AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET": "3",
             "AIRFLOW__API__PORT": str(self.port),
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__BASE_URL": self.url,
