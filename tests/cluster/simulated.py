@@ -6,9 +6,9 @@ Time is simulated too: sleeping takes none, so every timeout can be tested.
 from __future__ import annotations
 
 import base64
+import copy
 import functools
 import json
-import pickle
 import zlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -79,14 +79,22 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 @functools.cache
-def _seeded() -> bytes:
+def _seeded() -> Store:
     store = Store()
     run(seed(store))
     # What an administrator has applied.
     run(store.create(NAMESPACES, {"metadata": {"name": "bigtcp-bench"}}))
     run(store.create(SERVICEACCOUNTS, {"metadata": {"name": GUARDIAN_NAME}}, "bigtcp-bench"))
     run(store.create(NETWORKPOLICIES, {"metadata": {"name": "bigtcp-bench"}}, "bigtcp-bench"))
-    return pickle.dumps(store)
+    return store
+
+
+def _forked(store: Store) -> Store:
+    """Return a store with the same objects: both put new ones in the place of old ones, and change none."""
+    fork = Store()
+    fork.version = store.version
+    fork._objects = {key: dict(found) for key, found in store._objects.items()}
+    return fork
 
 
 @dataclass
@@ -117,7 +125,7 @@ class Cluster:
     """The cluster itself; any number of clients talk to it."""
 
     def __init__(self, **configured: str) -> None:
-        self.store: Store = pickle.loads(_seeded())
+        self.store = _forked(_seeded())
         self.time = 1_800_000_000.0
         self.nodes = {"node1": Node(), "node2": Node()}
         #: What goes wrong: ``never-ready``, ``setting-ignored``, ``crashes`` (an agent),
@@ -164,6 +172,17 @@ class Cluster:
                 "template": self.daemonset()["spec"]["template"],
             }
         )
+
+    def fork(self) -> Cluster:
+        """Return another cluster that is as this one is now, and goes its own way from here."""
+        other = copy.copy(self)
+        other.store = _forked(self.store)
+        other.nodes, other.extra_devices, other.extra_status = copy.deepcopy(
+            (self.nodes, self.extra_devices, self.extra_status)
+        )
+        other.faults, other.full, other.forbidden = set(self.faults), set(self.full), set(self.forbidden)
+        other.unreachable, other.unserved = dict(self.unreachable), dict(self.unserved)
+        return other
 
     def lose_state(self) -> None:
         """Do as somebody who takes the finalizer off the saved state and deletes it."""
@@ -439,3 +458,20 @@ class Client(ClusterApi):
         if list(argv) == ["cilium-dbg", "status", "-o", "json"]:
             return json.dumps(self.cluster.agent_status(name))
         raise CommandFailed(f"{argv} is not simulated")
+
+
+def dies_everywhere(api: Client, moment: str, task: Callable[[], Any]) -> list[Cluster]:
+    """Return what ``task``, by ``api``, leaves of its cluster when it dies at its n-th change, for every n.
+
+    ``moment`` is "before" or "after" the change. The last cluster is the one that it leaves when it lives. Whoever
+    is dead makes no request any more, so that it leaves what a living one has done until then.
+    """
+    left: list[Cluster] = []
+
+    def keep(when: str, _change: int) -> None:
+        if when == moment:
+            left.append(api.cluster.fork())
+
+    api.interrupt = keep
+    task()
+    return [*left, api.cluster]

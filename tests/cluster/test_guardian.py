@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import json
 import re
@@ -32,7 +31,7 @@ from bigtcp_bench.in_cluster.hold import Means
 from bigtcp_bench.resources import load_manifest, load_manifests
 from bigtcp_lab.api.discovery import CONFIGMAPS, CRONJOBS, DAEMONSETS, PODS, SERVICEACCOUNTS
 
-from .simulated import BIG, SMALL, Client, Cluster, Killed, run
+from .simulated import BIG, SMALL, Client, Cluster, Killed, dies_everywhere, run
 from .test_restore import RUN, open_and_switch, plan, put_node_config_of_our_name
 
 
@@ -169,31 +168,21 @@ def test_killed_after_every_request_its_next_round_finishes(scope: str) -> None:
     before = abandoned.state()
     abandon(abandoned, "on", scope=scope)
     restarts = started(abandoned)
-    number = 0
-    while True:
-        number += 1
-        cluster = copy.deepcopy(abandoned)
-        account = Account(cluster, guardian_objects.AWAY_S)
+    account = Account(abandoned, guardian_objects.AWAY_S)
+    *left, finished = dies_everywhere(account.client, "after", lambda: wake(abandoned, account))
+    assert len(left) > 9, "the guardian made hardly any changes"
+    for number, cluster in enumerate(left, start=1):
+        cluster.time += guardian_objects.EVERY_MIN * 60
+        assert wake(cluster) == 0
+        assert_put_back_once(cluster, before, restarts, f"killed after change {number}")
+    assert_put_back_once(finished, before, restarts, "nobody was killed")
 
-        def kill(when: str, change: int, number: int = number) -> None:
-            if (when, change) == ("after", number):
-                raise Killed
 
-        account.client.interrupt = kill
-        finished = False
-        try:
-            assert wake(cluster, account) == 0
-            finished = True
-        except Killed:
-            cluster.time += guardian_objects.EVERY_MIN * 60
-            assert wake(cluster) == 0
-        assert cluster.state() == before, f"killed after change {number}"
-        assert cluster.lease()["holderIdentity"] == ""
-        # What an earlier round has restarted already is not restarted again.
-        assert [now - then for now, then in zip(started(cluster), restarts, strict=True)] == [1, 1]
-        if finished:
-            assert number > 10, "the guardian made hardly any changes"
-            return
+def assert_put_back_once(cluster: Cluster, before: dict[str, Any], restarts: list[int], why: str) -> None:
+    assert cluster.state() == before, why
+    assert cluster.lease()["holderIdentity"] == ""
+    # What an earlier round has restarted already is not restarted again.
+    assert [now - then for now, then in zip(started(cluster), restarts, strict=True)] == [1, 1], why
 
 
 def test_a_restore_by_hand_goes_on_where_the_guardian_was_killed() -> None:
@@ -233,7 +222,7 @@ def test_one_that_is_overtaken_stops(saved: bool) -> None:
     number = 0
     while True:
         number += 1
-        cluster = copy.deepcopy(abandoned)
+        cluster = abandoned.fork()
         account = Account(cluster, guardian_objects.AWAY_S)
         seen: list[dict[str, Any]] = []
         account.client.interrupt = partial(take_over, cluster, number, seen)
@@ -265,14 +254,15 @@ def test_a_first_write_that_was_on_its_way_when_it_began_changes_nothing(
         if dies and (when, change) == ("after", number):
             raise Killed
 
+    opened = Cluster()
+    if prior:
+        put_node_config_of_our_name(opened, "false")
+    before = opened.state()
+    fence = open_and_switch(opened, scope=scope)
     number = 0
     while True:
         number += 1
-        cluster = Cluster()
-        if prior:
-            put_node_config_of_our_name(cluster, "false")
-        before = cluster.state()
-        fence = open_and_switch(cluster, scope=scope)
+        cluster = opened.fork()
         stale = cluster.client()
         seen: list[int] = []
         stale.interrupt = partial(restore_meanwhile, cluster, number, seen)

@@ -28,7 +28,7 @@ from bigtcp_bench.planning.plan import Plan, blocks, validate_plan
 from bigtcp_bench.readings.orders import new_token
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, NODES
 
-from .simulated import ALL_LIMITS, BIG, SMALL, Cluster, Killed, run
+from .simulated import ALL_LIMITS, BIG, SMALL, Cluster, Killed, dies_everywhere, run
 
 BIG_TCP_OFF = {"enable-ipv4-big-tcp": "false", "enable-ipv6-big-tcp": "false"}
 RUN = "bigtcp_benchmark/manual__2026-11-23"
@@ -104,38 +104,25 @@ def test_a_state_in_force_and_proven_restarts_nothing_unless_told_to() -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_at_every_request_it_comes_back(scope: str, moment: str) -> None:
     """The n-th changing request of a run is its last, for every n; a restore by somebody else puts all back."""
-    number = 0
-    while True:
-        number += 1
-        cluster = Cluster()
-        before = cluster.state()
-        api = cluster.client()
+    api = Cluster().client()
+    before = api.cluster.state()
+    the_plan = plan(scope=scope, scenarios=["ipv4-stream-1@service"])
+    pair = choose_pair(api, the_plan)
 
-        def kill(when: str, change: int, number: int = number) -> None:
-            if (when, change) == (moment, number):
-                raise Killed
+    def task() -> None:
+        window = open_window(api, RUN, the_plan, pair)
+        for arm in ("on", "off"):
+            switch(api, window.fence, arm, pair, the_plan)  # type: ignore[arg-type]
+            open_and_close_a_service(api, the_plan, pair)
 
-        api.interrupt = kill
-        finished = False
-        try:
-            the_plan = plan(scope=scope, scenarios=["ipv4-stream-1@service"])
-            pair = choose_pair(api, the_plan)
-            window = open_window(api, RUN, the_plan, pair)
-            for arm in ("on", "off"):
-                switch(api, window.fence, arm, pair, the_plan)  # type: ignore[arg-type]
-                open_and_close_a_service(api, the_plan, pair)
-            finished = True
-        except Killed:
-            pass
-        api.interrupt = lambda moment, number: None
+    left = dies_everywhere(api, moment, task)
+    assert len(left) > 20, "the run made hardly any changes"
+    for number, cluster in enumerate(left, start=1):
         restore.restore(cluster.client(), "test", holder=RUN)
         after = cluster.state()
         # Probe pods end by themselves; whoever was killed could not delete them.
         after["pods"] = [name for name in after["pods"] if "probe" not in name]
         assert after == before, f"killed {moment} change {number}"
-        if finished:
-            assert number > 20, "the run made hardly any changes"
-            return
 
 
 def open_and_close_a_service(api: ClusterApi, the_plan: Plan, pair: NodePair) -> None:
@@ -150,35 +137,27 @@ def open_and_close_a_service(api: ClusterApi, the_plan: Plan, pair: NodePair) ->
 
 
 def test_a_restore_killed_at_every_request_is_finished_by_the_next() -> None:
-    number = 0
-    while True:
-        number += 1
-        cluster = Cluster()
-        before = cluster.state()
-        open_and_switch(cluster, "on")
-        api = cluster.client()
+    first = Cluster()
+    before = first.state()
+    open_and_switch(first, "on")
+    api = first.client()
+    *left, finished = dies_everywhere(api, "after", lambda: restore.restore(api, "first", holder=RUN))
+    assert len(left) > 12
+    for number, cluster in enumerate(left, start=1):
+        # The dead restore holds the lease; nobody waits longer than that lasts.
+        started = cluster.time
+        report = restore.restore(cluster.client(), "second", holder=RUN)
+        assert report.changed, "it does not say that there was nothing to put back"
+        assert cluster.time - started < protocol.RESTORE_LEASE_S + 30
+        assert_put_back(cluster, before, f"killed after change {number}")
+    assert_put_back(finished, before, "nobody was killed")
 
-        def kill(when: str, change: int, number: int = number) -> None:
-            if (when, change) == ("after", number):
-                raise Killed
 
-        api.interrupt = kill
-        finished = False
-        try:
-            restore.restore(api, "first", holder=RUN)
-            finished = True
-        except Killed:
-            # The dead restore holds the lease; nobody waits longer than that lasts.
-            started = cluster.time
-            report = restore.restore(cluster.client(), "second", holder=RUN)
-            assert report.changed, "it does not say that there was nothing to put back"
-            assert cluster.time - started < protocol.RESTORE_LEASE_S + 30
-        after = cluster.state()
-        after["pods"] = [name for name in after["pods"] if "probe" not in name]
-        assert after == before, f"killed after change {number}"
-        assert cluster.lease()["holderIdentity"] == ""
-        if finished:
-            return
+def assert_put_back(cluster: Cluster, before: dict[str, Any], why: str) -> None:
+    after = cluster.state()
+    after["pods"] = [name for name in after["pods"] if "probe" not in name]
+    assert after == before, why
+    assert cluster.lease()["holderIdentity"] == ""
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -193,15 +172,16 @@ def test_a_stale_task_that_wakes_up_after_the_restore_changes_nothing(scope: str
         if dies and (when, change) == ("after", number):
             raise Killed
 
+    opened = Cluster()
+    if prior:
+        put_node_config_of_our_name(opened, "false")
+    before = opened.state()
+    fence = open_and_switch(opened, *[] if prior else ["off"], scope=scope)
+    started = [node.agents_started for node in opened.nodes.values()]
     number = 0
     while True:
         number += 1
-        cluster = Cluster()
-        if prior:
-            put_node_config_of_our_name(cluster, "false")
-        before = cluster.state()
-        fence = open_and_switch(cluster, *[] if prior else ["off"], scope=scope)
-        started = [node.agents_started for node in cluster.nodes.values()]
+        cluster = opened.fork()
         stale = cluster.client()
         seen: list[int] = []
 
@@ -610,12 +590,13 @@ def test_a_restore_that_was_overtaken_deletes_no_pod_of_the_next_run() -> None:
             open_and_switch(cluster, "on", holder="next/run")
             seen.append(pods.create_pod(cluster.client(), pods.build_pod("server", image="x", node="node1")))
 
+    switched = Cluster()
+    open_and_switch(switched, "on")
+    pods.create_pod(switched.client(), pods.build_pod("client", image="x", node="node1"))
     number = 0
     while True:
         number += 1
-        cluster = Cluster()
-        open_and_switch(cluster, "on")
-        pods.create_pod(cluster.client(), pods.build_pod("client", image="x", node="node1"))
+        cluster = switched.fork()
         api = cluster.client()
         seen: list[Any] = []
         api.interrupt = partial(take_over, cluster, number, seen)

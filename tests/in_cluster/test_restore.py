@@ -41,7 +41,7 @@ from bigtcp_lab.api.discovery import (
     PODS,
     stored_resources,
 )
-from tests.cluster.simulated import BIG, SMALL, Cluster, Killed, Node, run
+from tests.cluster.simulated import BIG, SMALL, Cluster, Node, dies_everywhere, run
 from tests.cluster.test_guardian import started, wake
 from tests.cluster.test_restore import RUN, open_and_switch, plan
 
@@ -159,35 +159,20 @@ def test_whoever_is_killed_at_any_request_another_one_finishes(
     abandoned = Cluster()
     before = abandoned.state()
     open_and_switch(abandoned, "off", "on", scope=scope)
-    number = 0
-    while True:
-        number += 1
-        cluster = copy.deepcopy(abandoned)
-        victim = cluster.client()
-
-        def kill(when: str, change: int, number: int = number) -> None:
-            if (when, change) == (moment, number):
-                raise Killed
-
-        victim.interrupt = kill
-        finished = False
-        with monkeypatch.context() as patched:
-            patched.setattr(cluster, "client", lambda victim=victim: victim)
-            try:
-                said = killed(cluster)
-                finished = True
-            except Killed:
-                pass
-        if finished:
-            assert "NOT VERIFIED" not in said
-        else:
-            said = RESTORERS[number % len(RESTORERS)](cluster)
-            assert "NOT" not in said, f"killed {moment} change {number}: {said}"
+    victim = abandoned.client()
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Cluster, "client", lambda _cluster: victim)
+        *left, finished = dies_everywhere(victim, moment, lambda: said.append(killed(abandoned)))
+    assert "NOT VERIFIED" not in said[0]
+    assert len(left) > 12
+    for number, cluster in enumerate(left, start=1):
+        text = RESTORERS[number % len(RESTORERS)](cluster)
+        assert "NOT" not in text, f"killed {moment} change {number}: {text}"
         assert cluster.state() == before, f"killed {moment} change {number}"
-        assert cluster.lease()["holderIdentity"] == "", f"killed {moment} change {number}: {said}"
-        if finished:
-            assert number > 12
-            return
+        assert cluster.lease()["holderIdentity"] == "", f"killed {moment} change {number}: {text}"
+    assert finished.state() == before
+    assert finished.lease()["holderIdentity"] == ""
 
 
 class TestWithoutASavedState:
@@ -195,58 +180,34 @@ class TestWithoutASavedState:
 
     @pytest.mark.parametrize("scope", ["nodes", "cluster"])
     def test_killed_after_any_change_and_tried_again_all_is_as_it_was(self, scope: str) -> None:
-        number = 0
-        while True:
-            number += 1
-            cluster = Cluster()
-            before = cluster.state()
-            open_and_switch(cluster, "off", "on", scope=scope)
-            cluster.time += LEASE_S + 1
-            cluster.lose_state()
-            victim = cluster.client()
-
-            def kill(moment: str, change: int, number: int = number) -> None:
-                if (moment, change) == ("after", number):
-                    raise Killed
-
-            victim.interrupt = kill
-            finished = False
-            try:
-                restore.restore(victim, "first")
-                finished = True
-            except Killed:
-                cluster.time += RESTORE_LEASE_S + 1
-                report = restore.restore(cluster.client(), "second")
-                assert report.changed, f"killed after change {number}, it says that nothing was to be put back"
+        before, left, finished = self.killed_restores(scope)
+        assert len(left) > 7
+        for number, cluster in enumerate(left, start=1):
+            cluster.time += RESTORE_LEASE_S + 1
+            report = restore.restore(cluster.client(), "second")
+            assert report.changed, f"killed after change {number}, it says that nothing was to be put back"
             assert cluster.state() == before, f"killed after change {number}"
-            if finished:
-                assert number > 8
-                return
+        assert finished.state() == before
 
     @pytest.mark.parametrize("scope", ["nodes", "cluster"])
     def test_the_guardian_finishes_what_a_killed_restore_has_begun(self, scope: str) -> None:
         """But for the very first steps, before what is there was noted."""
-        number = 2
-        while True:
-            number += 1
-            cluster = Cluster()
-            before = cluster.state()
-            open_and_switch(cluster, "off", "on", scope=scope)
-            cluster.time += LEASE_S + 1
-            cluster.lose_state()
-            victim = cluster.client()
-
-            def kill(moment: str, change: int, number: int = number) -> None:
-                if (moment, change) == ("after", number):
-                    raise Killed
-
-            victim.interrupt = kill
-            try:
-                restore.restore(victim, "first")
-                return
-            except Killed:
-                assert guardian(cluster) == "restored"
+        before, left, _ = self.killed_restores(scope)
+        for number, cluster in enumerate(left[2:], start=3):
+            assert guardian(cluster) == "restored"
             assert cluster.state() == before, f"killed after change {number}"
+
+    @staticmethod
+    def killed_restores(scope: str) -> tuple[dict[str, Any], list[Cluster], Cluster]:
+        """Return the state before a run, what killed restores of it leave, and what one that lives leaves."""
+        cluster = Cluster()
+        before = cluster.state()
+        open_and_switch(cluster, "off", "on", scope=scope)
+        cluster.time += LEASE_S + 1
+        cluster.lose_state()
+        victim = cluster.client()
+        *left, finished = dies_everywhere(victim, "after", lambda: restore.restore(victim, "first"))
+        return before, left, finished
 
     def test_a_node_that_could_not_be_asked_is_asked_again(self) -> None:
         cluster = Cluster()
@@ -539,31 +500,19 @@ class TestNamespaceDeleted:
         assert self.left(cluster) == [], "now the namespace can go"
 
     def test_a_restore_that_is_killed_at_any_request_leaves_it_waiting(self) -> None:
-        number = 0
-        while True:
-            number += 1
-            cluster = Cluster()
-            before = cluster.state()
-            open_and_switch(cluster, "off", "on")
-            self.delete(cluster)
-            victim = cluster.client()
-
-            def kill(moment: str, change: int, number: int = number) -> None:
-                if (moment, change) == ("after", number):
-                    raise Killed
-
-            victim.interrupt = kill
-            finished = False
-            try:
-                restore.restore(victim, "first", holder=RUN)
-                finished = True
-            except Killed:
-                restore.restore(cluster.client(), "second", holder=RUN)
+        deleted = Cluster()
+        before = deleted.state()
+        open_and_switch(deleted, "off", "on")
+        self.delete(deleted)
+        victim = deleted.client()
+        *left, finished = dies_everywhere(victim, "after", lambda: restore.restore(victim, "first", holder=RUN))
+        assert len(left) > 9
+        for number, cluster in enumerate(left, start=1):
+            restore.restore(cluster.client(), "second", holder=RUN)
             assert cluster.state() == before, f"killed after change {number}"
             assert self.left(cluster) == []
-            if finished:
-                assert number > 10
-                return
+        assert finished.state() == before
+        assert self.left(finished) == []
 
     def test_the_run_changes_nothing_any_more(self) -> None:
         cluster = Cluster()
