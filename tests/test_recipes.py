@@ -148,7 +148,7 @@ def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
     # A check
     assert re.search(r"(pass|warn) +CPUs +", seen["checks"])
     # A chart
-    assert "Retransmissions" in seen["page"]
+    assert "Retransmits" in seen["page"]
     assert re.fullmatch(r"Dots: retransmitted segments per gigabyte in \d+ repetitions\.", seen["chart"])
 
 

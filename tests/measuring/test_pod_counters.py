@@ -19,7 +19,7 @@ def test_a_recorded_stream_is_told_by_the_counters_of_both_ends() -> None:
     assert counters["receiver", "device/eth0/rx_bytes"] == pytest.approx(
         counters["sender", "device/eth0/tx_bytes"], rel=1e-6
     )
-    # Segments, of which a large packet that is sent again has many: iperf3 counted 270 retransmissions.
+    # Segments, of which a large packet that is sent again has many: iperf3 counted 270 retransmits.
     assert counters["sender", "snmp/TcpRetransSegs"] == 1888
     packets = counters["sender", "snmp/IpOutRequests"]
     assert counters["sender", "netstat/IpExtOutOctets"] / packets > 65_536

@@ -126,7 +126,7 @@ def test_fields_that_newer_iperf3_adds_or_omits_are_tolerated() -> None:
     newer = repetition(document)
     assert problems(newer, orders()) == []
     assert [sentence.split(": ", 1)[1] for sentence in absences(newer)] == [
-        "no retransmitted segments per gigabyte: iperf3 did not count retransmissions"
+        "no retransmitted segments per gigabyte: iperf3 did not count retransmits"
     ]
 
 

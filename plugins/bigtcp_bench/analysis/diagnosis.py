@@ -1,7 +1,7 @@
 """Name the likely causes of an invalid, slower or failed run from what was seen of it, with the figures.
 
 Each cause is looked for by one function. What is a mere consequence of another cause that was found is not named
-beside it: retransmissions are explained by Cilium's own drops, a receiver that cannot keep up by the CPU limit of
+beside it: retransmits are explained by Cilium's own drops, a receiver that cannot keep up by the CPU limit of
 its pod. Nothing is named that no figure points to; an empty answer means that none of the known causes shows.
 """
 

@@ -148,7 +148,7 @@ def retransmits_per_gb(document: Json) -> float:
     """Return the retransmits of the measured seconds, per gigabyte sent in them. Raises Unreadable."""
     sent = value_at(document.get("iperf3"), "end.sum_sent", "iperf3's result")
     if isinstance(sent, dict) and sent.get("retransmits") is None:
-        raise Unreadable("iperf3 did not count retransmissions")
+        raise Unreadable("iperf3 did not count retransmits")
     sent_bytes = result_at(document, "sum_sent.bytes")
     if not sent_bytes:
         raise Unreadable("nothing was sent")
