@@ -90,10 +90,9 @@ def _seeded() -> Store:
 
 
 def _forked(store: Store) -> Store:
-    """Return a store with the same objects: both put new ones in the place of old ones, and change none."""
+    """Return a store with the same objects, and without their history."""
     fork = Store()
-    fork.version = store.version
-    fork._objects = {key: dict(found) for key, found in store._objects.items()}
+    fork.version, fork._objects = store.version, copied(store._objects)
     return fork
 
 
