@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +19,15 @@ from bigtcp_bench.cluster.api import SETTLED_S
 from bigtcp_bench.cluster.load import RESTLESS
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.in_cluster.protocol import LEASE_S
-from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of
-from bigtcp_bench.planning.plan import load_plan
+from bigtcp_bench.measuring.generation import (
+    PREPARED_S,
+    Generation,
+    client_pod,
+    generations_of,
+    orders_of,
+    prepare,
+)
+from bigtcp_bench.planning.plan import blocks, load_plan
 from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab.api.discovery import PODS
@@ -38,6 +47,7 @@ GENERATION = Generation(
     scenarios=tuple(load_plan("quick").scenarios),
 )
 
+FIRST_TRY: Any = {"ti": SimpleNamespace(try_number=1)}
 DONE = {"block": 1, "generation": 1, "repetitions": 4, "failed": 0, "elapsed_s": 30.0}
 
 
@@ -195,7 +205,7 @@ def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
         if moment == wanted:
             cluster.time += LEASE_S + 1
 
-    delete, start = pods.delete_pods, pods.wait_ready
+    delete, start = pods.delete_pods, pods.wait_addressed
 
     def deleted(api: object, **options: object) -> list[str]:
         if "run_key" not in options:
@@ -210,7 +220,7 @@ def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
         raise AssertionError("the client pod was started")
 
     monkeypatch.setattr(pods, "delete_pods", deleted)
-    monkeypatch.setattr(pods, "wait_ready", ready)
+    monkeypatch.setattr(pods, "wait_addressed", ready)
     monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: cluster.client())
     monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
     monkeypatch.setattr(KubernetesPodOperator, "execute", never)
@@ -218,9 +228,151 @@ def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
     operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation, kubernetes_conn_id="k8s")
     monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
     with pytest.raises(AirflowFailException, match="has not renewed its hold on the cluster"):
-        operator.execute({})
+        operator.execute(FIRST_TRY)
     assert created == (["deleted"] if moment == "before the server" else ["deleted", "server"])
     assert run(cluster.store.list(PODS, "bigtcp-bench", f"{pods.ROLE_LABEL}=server")) == []
+
+
+def test_a_server_that_ends_while_its_client_starts_is_why_the_generation_fails(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    plan = load_plan("quick").model_dump(mode="json")
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+
+    def created(operator: IperfGenerationOperator, pod: Any, _context: object) -> object:
+        client = pods.create_pod(operator._stored.api, operator.pod_template_dict)  # type: ignore[union-attr,arg-type]
+        (server,) = run(cluster.store.list(PODS, "bigtcp-bench", f"{pods.ROLE_LABEL}=server"))
+        server["status"] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
+        run(cluster.store.update(PODS, server, "status"))
+        return SimpleNamespace(metadata=SimpleNamespace(**client["metadata"]))
+
+    monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: cluster.client())
+    monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(KubernetesPodOperator, "get_or_create_pod", created)
+    monkeypatch.setattr(KubernetesPodOperator, "execute", lambda one, context: one.execute_sync(context))
+    generation = GENERATION.model_copy(update={"run": number, "run_key": RUN}).model_dump(mode="json")
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation=generation, kubernetes_conn_id="k8s")
+    monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
+    monkeypatch.setattr(operator, "build_pod_request_obj", lambda _context: None)
+    with pytest.raises(pods.PodFailed, match="failed: Evicted: The node was low on memory"):
+        operator.execute(FIRST_TRY)
+    assert operator.pod is not None, "who kills the task then deletes the pod"
+    assert run(cluster.store.list(PODS, "bigtcp-bench")) == []
+    (failure,) = warehouse.failures_frame(number).to_dict("records")
+    assert "Evicted" in failure["reason"]
+
+
+@pytest.mark.parametrize("told_after", [3, None])
+def test_the_end_of_a_log_is_no_pause_while_the_cluster_does_not_know_of_the_containers_end(
+    told_after: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, slept = [], []
+    running = SimpleNamespace(name="base", state=SimpleNamespace(running=object()))
+    ended = SimpleNamespace(name="base", state=SimpleNamespace(running=None))
+
+    def read(_name: str, _namespace: str) -> object:
+        asked.append(1)
+        status = ended if told_after is not None and len(asked) >= told_after else running
+        return SimpleNamespace(status=SimpleNamespace(container_statuses=[status], init_container_statuses=None))
+
+    def pause(seconds: float) -> None:
+        slept.append(seconds)
+
+    passed = iter(range(1000))
+    clock = SimpleNamespace(sleep=pause, monotonic=lambda: next(passed) * generation_operator.END_POLL_S)
+    monkeypatch.setattr(generation_operator, "time", clock)
+    follower = generation_operator._LogFollower(SimpleNamespace(read_namespaced_pod=read))  # type: ignore[arg-type]
+    pod: Any = SimpleNamespace(metadata=SimpleNamespace(name="client", namespace="bigtcp-bench"))
+    assert follower.container_is_running(pod, "base") is (told_after is None)
+    assert sum(slept) < 1 if told_after else 1 < sum(slept) <= generation_operator.END_KNOWN_S
+
+
+@pytest.mark.parametrize(
+    ("try_number", "age_s", "phase", "taken"),
+    [
+        (1, 5, "Running", True),
+        (1, 5, "Pending", True),
+        # A first try may have measured with it, and was killed.
+        (2, 5, "Running", False),
+        (1, PREPARED_S, "Running", False),
+        (1, 5, "Failed", False),
+    ],
+)
+def test_a_server_that_was_prepared_is_taken_by_its_own_generation_once(
+    try_number: int, age_s: int, phase: str, taken: bool, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "on")
+    plan = load_plan("quick")
+    stored = plan.model_dump(mode="json")
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": stored})
+    generation = GENERATION.model_copy(update={"run": number, "run_key": RUN})
+    for one in (generation, generation.model_copy(update={"generation": 2})):
+        prepare(cluster.client(), fence, one, plan)
+    (made, _) = there = run(cluster.store.list(PODS, "bigtcp-bench"))
+    for pod in there:
+        kept = cluster.store._find(PODS, pod["metadata"]["name"], "bigtcp-bench")
+        kept["metadata"]["creationTimestamp"] = f"{datetime.fromtimestamp(int(cluster.time) - age_s, UTC):%FT%TZ}"
+        kept["status"]["phase"] = phase
+    seen: list[str] = []
+
+    def asked(operator: IperfGenerationOperator, _context: object) -> None:
+        (server,) = run(cluster.store.list(PODS, "bigtcp-bench"))
+        assert pods.orders_in(server)["token"] == pods.orders_in(operator.pod_template_dict or {})["token"]
+        seen.append(server["metadata"]["name"])
+        raise ApiException(500, "enough")
+
+    monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: cluster.client())
+    monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(KubernetesPodOperator, "execute", asked)
+    operator = IperfGenerationOperator(
+        task_id="test_iperf3", generation=generation.model_dump(mode="json"), kubernetes_conn_id="k8s"
+    )
+    monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
+    with pytest.raises(ApiException, match="enough"):
+        operator.execute({"ti": SimpleNamespace(try_number=try_number)})  # type: ignore[typeddict-item]
+    assert (seen == [made["metadata"]["name"]]) is taken
+    assert run(cluster.store.list(PODS, "bigtcp-bench")) == []
+
+
+@pytest.mark.parametrize("ends", ["measured", "failed", "lost"])
+def test_what_is_measured_prepares_the_server_of_the_next_generation(
+    ends: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    plan = load_plan("quick")
+    stored = plan.model_dump(mode="json")
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": stored})
+    nodes, scenarios = ("node1", "node2"), tuple(plan.scenarios)
+    first, *_, last = generations_of(blocks(plan)[1], run=number, run_key=RUN, nodes=nodes, scenarios=scenarios)
+    assert first.next is not None
+    assert first.next.next is None
+    assert last.next is None
+
+    def measured(*_: object) -> None:
+        if ends == "failed":
+            raise ApiException(500, "enough")
+        if ends == "lost":
+            cluster.time += LEASE_S + 1
+
+    monkeypatch.setattr(connections, "cluster_api", lambda _conn_id: cluster.client())
+    monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
+    monkeypatch.setattr(KubernetesPodOperator, "execute", measured)
+    monkeypatch.setattr(generation_operator._Stored, "summary", lambda _: {"measured": 4, "failed": 0})
+    there = []
+    for one in (first, last):
+        operator = IperfGenerationOperator(
+            task_id="test_iperf3", generation=one.model_dump(mode="json"), kubernetes_conn_id="k8s"
+        )
+        monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
+        with contextlib.suppress(ApiException, AirflowFailException):
+            operator.execute(FIRST_TRY)
+        there.append([pod["metadata"]["labels"] for pod in run(cluster.store.list(PODS, "bigtcp-bench"))])
+    assert there[1] == []
+    assert [one["bigtcp-bench/generation"] for one in there[0]] == (["2-2"] if ends == "measured" else [])
 
 
 @pytest.mark.parametrize("away", [True, False])
@@ -247,7 +399,7 @@ def test_a_generation_that_failed_after_an_outage_waits_before_its_next_try(
     monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
     began = cluster.time
     with pytest.raises(ApiException, match="did not reach"):
-        operator.execute({})
+        operator.execute(FIRST_TRY)
     assert (cluster.time - began > SETTLED_S - 10) is away
     assert any("the Kubernetes API was away" in text for text in said) is away
 
@@ -276,7 +428,7 @@ def test_the_client_has_the_token_of_its_server_and_airflow_masks_it(
     monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
     for _ in range(2):
         with pytest.raises(ApiException):
-            operator.execute({})
+            operator.execute(FIRST_TRY)
     tokens = [one["token"] for one in told]
     assert tokens[0] == tokens[1] != tokens[2] == tokens[3], "one for each pair of pods"
     assert masked == [tokens[0], tokens[2]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -15,7 +16,8 @@ from bigtcp_bench.airflow.steps import blocks, telling
 from bigtcp_bench.airflow.steps.perform import perform
 from bigtcp_bench.airflow.steps.step import DagRunStep
 from bigtcp_bench.cluster import bigtcp_switch, environment, load, nodes, pods, restore
-from bigtcp_bench.cluster.api import SETTLED_S
+from bigtcp_bench.cluster.api import POD, SETTLED_S, ClusterApi
+from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.pods import PodFailed
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
@@ -30,6 +32,7 @@ from bigtcp_bench.warehouse import migrate
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab.api.discovery import NAMESPACES, NODES
 from tests.cluster.simulated import Client, Cluster, run
+from tests.cluster.test_restore import RUN, open_and_switch
 from tests.judging.test_run import STREAM, measured
 from tests.support.nights import add_night
 
@@ -42,7 +45,7 @@ def step(warehouse: Warehouse) -> DagRunStep:
     params = {"plan": "nightly"}
     made = DagRunStep("bigtcp_benchmark", "night 0", "enable_big_tcp", "manual", params, dict)
     plan = validate_plan({"scenarios": "ipv4-rr"})
-    made.__dict__.update(warehouse=warehouse, number=add_night(warehouse, 0), plan=plan, api=None, pair=None)
+    made.__dict__.update(warehouse=warehouse, number=add_night(warehouse, 0), plan=plan, api=None, pair=Pair())
     return made
 
 
@@ -70,7 +73,8 @@ def test_a_control_that_fails_is_said_and_missing(step, said, monkeypatch):
 
 
 def capture(step: DagRunStep, plan: Plan) -> None:
-    blocks._store_packet_sizes(step, BLOCK, blocks._packet_sizes(step, BLOCK, plan))
+    sizes = packet_sizes.PacketSizes(step.api, plan, step.pair, run_key="x", block=BLOCK)
+    blocks._store_packet_sizes(step, BLOCK, blocks._packet_sizes(BLOCK, sizes))
 
 
 def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, said, monkeypatch):
@@ -82,7 +86,7 @@ def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, sa
         Captured.model_validate({**context, **raw, "family": "ipv4", "stored": packed(raw)}),
         Captured.model_validate({**context, "family": "ipv6", "error": "no route"}),
     ]
-    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: captured)
+    monkeypatch.setattr(packet_sizes.PacketSizes, "measure", lambda _: captured)
     for _ in range(2):
         capture(step, step.plan)
     assert said[:2] == [
@@ -99,10 +103,10 @@ def test_packet_sizes_of_a_block_are_stored_and_what_was_missed_is_said(step, sa
 
 
 def test_a_capture_that_fails_is_said_and_missing(step, said, monkeypatch):
-    def fail(*_: object, **__: object) -> list[Captured]:
+    def fail(_: object) -> list[Captured]:
         raise PodFailed("pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s")
 
-    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", fail)
+    monkeypatch.setattr(packet_sizes.PacketSizes, "measure", fail)
     capture(step, step.plan.model_copy(update={"scenarios": ("ipv4-stream-1",)}))
     assert said == [
         "block 2 has no packet sizes: pod bigtcp-bench/bigtcp-capture-server-x did not become ready within 60 s"
@@ -118,7 +122,7 @@ def test_a_capture_that_is_the_only_proof_is_tried_once_more(step, said, monkeyp
     found = {"sender": size, "receiver": size}
     sound = Captured.model_validate({**context, **found, "family": "ipv6", "error": None, "stored": packed(found)})
     answers = [[failed], [sound], [sound]]
-    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr(packet_sizes.PacketSizes, "measure", lambda _: answers.pop(0))
     capture(step, plan)
     assert said == ["block 2: the packets of ipv6 were not captured: no route"]
     assert len(answers) == 1
@@ -151,12 +155,87 @@ def test_packet_sizes_of_an_arm_that_is_not_proven_are_not_stored(step, said, mo
     monkeypatch.setattr(DagRunStep, "fence", lambda self: Held())
     monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
     monkeypatch.setattr(load, "await_quiet", lambda *_, **__: {})
-    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: [before])
+    monkeypatch.setattr(packet_sizes.PacketSizes, "measure", lambda _: [before])
     monkeypatch.setattr(bigtcp_switch, "switch", switch)
     with pytest.raises(SwitchFailed):
         blocks._switched(step, BLOCK, "plan")
     assert step.warehouse.packet_sizes_frame(step.number).empty
     assert step.warehouse.raw_documents(step.number, block=2) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "fails", "order"),
+    [
+        ("off", "nothing", ["restart node2", "server", "restart node1"]),
+        ("off", "the first pod", ["restart node2", "refused", "restart node1", "server"]),
+        # Its pods were deleted with the first capture.
+        ("on", "the proof", ["server", "server", "restart node1"]),
+    ],
+)
+def test_the_pod_that_receives_a_capture_starts_while_the_senders_agent_does(
+    step, said, monkeypatch, before, fails, order
+):
+    cluster = Cluster()
+    plan = step.plan
+    fence = open_and_switch(cluster, before, scenarios=plan.scenarios)
+    api = cluster.client()
+    step.__dict__.update(api=api, pair=choose_pair(api, plan))
+    done: list[str] = []
+    create, restart = pods.create_pod, bigtcp_switch.restart_agent
+
+    def created(api: ClusterApi, pod: dict[str, Any], **options: Any) -> dict[str, Any]:
+        if "capture-server" not in pod["metadata"]["generateName"]:
+            return create(api, pod, **options)
+        if fails == "the first pod" and "refused" not in done:
+            done.append("refused")
+            raise PodFailed("no more pods")
+        done.append("server")
+        return create(api, pod, **options)
+
+    def restarted(api: ClusterApi, cilium: Any, node: str, **options: Any) -> dict[str, Any]:
+        done.append(f"restart {node}")
+        return restart(api, cilium, node, **options)
+
+    def captured(sizes: packet_sizes.PacketSizes, _place: object) -> list[Captured]:
+        if fails == "the proof" and len(done) == 1:
+            cluster.nodes["node1"].limits["gso_ipv4_max_size"] = 65_536
+        ((server, _),) = sizes._servers.values()
+        assert api.find(POD, server, pods.BENCH_NAMESPACE) is not None
+        return [sound]
+
+    size = {"device": "eth0", "sent": [], "received": [], "seen": 9, "dropped": 0}
+    context = {"run_key": "x", "block": 2, "arm": "on", "family": "ipv4", "error": None}
+    sound = Captured.model_validate({**context, "sender": size, "receiver": size, "stored": packed({})})
+    monkeypatch.setattr(pods, "create_pod", created)
+    monkeypatch.setattr(bigtcp_switch, "restart_agent", restarted)
+    monkeypatch.setattr(packet_sizes.PacketSizes, "_captured_at", captured)
+    sizes = packet_sizes.PacketSizes(api, plan, step.pair, run_key=RUN, block=BLOCK, before=fence.check)
+    report, found = blocks._put_in_force(step, fence, BLOCK, "plan", sizes)
+    assert (report.arm, report.restarted, found, done) == ("on", True, [sound], order)
+    assert api.select(POD, pods.BENCH_NAMESPACE) == []
+
+
+def test_a_switch_prepares_the_server_of_its_first_generation_when_all_else_is_done(step, said, monkeypatch):
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "off", scenarios=step.plan.scenarios)
+    api = cluster.client()
+    step.__dict__.update(api=api, pair=choose_pair(api, step.plan))
+    seen = []
+    at_rest = load.read_at_rest
+
+    def read_at_rest(api: ClusterApi, *where: Any, **options: Any) -> dict[str, dict[str, Any]]:
+        seen.append(api.select(POD, pods.BENCH_NAMESPACE))
+        return at_rest(api, *where, **options)
+
+    monkeypatch.setattr(DagRunStep, "fence", lambda _: fence)
+    monkeypatch.setattr(packet_sizes.PacketSizes, "measure", lambda sizes: sizes.end() or [])
+    monkeypatch.setattr(blocks, "_measure_control", lambda *_: None)
+    monkeypatch.setattr(load, "read_at_rest", read_at_rest)
+    first, *_ = blocks._switched(step, BLOCK, "plan")
+    (server,) = api.select(POD, pods.BENCH_NAMESPACE)
+    assert seen == [[]], "no pod of ours while the nodes are at rest"
+    assert (pods.node_of(server), server["metadata"]["labels"]["bigtcp-bench/generation"]) == ("node2", "2-1")
+    assert first["generation"] == 1
 
 
 def test_busy_nodes_end_a_block_before_anything_is_switched(step, monkeypatch):
@@ -203,7 +282,7 @@ def test_what_is_measured_once_waits_until_pods_reach_each_other_after_an_outage
     monkeypatch.setattr(pods, "delete_pods", lambda *_, **__: [])
     monkeypatch.setattr(load, "await_quiet", lambda *_, **__: {})
     monkeypatch.setattr(bigtcp_switch, "switch", switch)
-    monkeypatch.setattr(packet_sizes, "measure_packet_sizes", lambda *_, **__: [])
+    monkeypatch.setattr(packet_sizes.PacketSizes, "measure", lambda _: [])
     monkeypatch.setattr(blocks, once, measured)
     with pytest.raises(TimeoutError, match=f"after {SETTLED_S:.0f} s"):
         blocks._switched(step, BLOCK, "plan")
@@ -213,6 +292,7 @@ def test_what_is_measured_once_waits_until_pods_reach_each_other_after_an_outage
 class Pair:
     """Two nodes, as far as their names and addresses are asked for."""
 
+    names = ("node1", "node2")
     nodes = (
         SimpleNamespace(name="node1", internal_ips=("10.0.0.1", "fd00::1")),
         SimpleNamespace(name="node2", internal_ips=()),

@@ -308,7 +308,7 @@ class Cluster:
         return merged
 
     def _run_bench_pod(self, pod: dict[str, Any]) -> None:
-        if pod.get("status", {}).get("phase") in ("Succeeded", "Running") or node_of(pod) in self.full:
+        if pod.get("status", {}).get("phase") in ("Succeeded", "Failed", "Running") or node_of(pod) in self.full:
             return
         ends = _orders(pod)["do"] in ("probe", "reach")
         status = {

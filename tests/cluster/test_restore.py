@@ -23,7 +23,8 @@ from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, Sw
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.in_cluster.treatment import KEYS
-from bigtcp_bench.measuring.generation import generations_of, server_pod
+from bigtcp_bench.measuring.generation import Generation, generations_of, prepare, server_pod
+from bigtcp_bench.measuring.packet_sizes import PacketSizes
 from bigtcp_bench.planning.plan import Plan, blocks, validate_plan
 from bigtcp_bench.readings.orders import new_token
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, NODES
@@ -112,8 +113,11 @@ def test_killed_at_every_request_it_comes_back(scope: str, moment: str) -> None:
     def task() -> None:
         window = open_window(api, RUN, the_plan, pair)
         for arm in ("on", "off"):
-            switch(api, window.fence, arm, pair, the_plan)  # type: ignore[arg-type]
+            sizes = PacketSizes(api, the_plan, pair, run_key=RUN, block=blocks(the_plan)[0])
+            switch(api, window.fence, arm, pair, the_plan, in_force=sizes.begin)  # type: ignore[arg-type]
+            sizes.end()
             open_and_close_a_service(api, the_plan, pair)
+            prepare(api, window.fence, first_generation(the_plan, pair), the_plan)
 
     left = dies_everywhere(api, moment, task)
     assert len(left) > 20, "the run made hardly any changes"
@@ -125,11 +129,14 @@ def test_killed_at_every_request_it_comes_back(scope: str, moment: str) -> None:
         assert after == before, f"killed {moment} change {number}"
 
 
+def first_generation(the_plan: Plan, pair: NodePair) -> Generation:
+    where = {"run": 1, "run_key": RUN, "nodes": pair.names, "scenarios": the_plan.scenarios}
+    return generations_of(blocks(the_plan)[0], **where)[0]
+
+
 def open_and_close_a_service(api: ClusterApi, the_plan: Plan, pair: NodePair) -> None:
     """Do what a generation does that goes through a Service, but for its client."""
-    where = {"run": 1, "run_key": RUN, "nodes": pair.names, "scenarios": the_plan.scenarios}
-    generation = generations_of(blocks(the_plan)[0], **where)[0]
-    created = pods.create_pod(api, server_pod(generation, the_plan, new_token()))
+    created = pods.create_pod(api, server_pod(first_generation(the_plan, pair), the_plan, new_token()))
     server = pods.wait_ready(api, created["metadata"]["name"])
     assert set(open_service(api, server)) == {"ipv4", "ipv6"}
     close_service(api, server)
@@ -433,7 +440,7 @@ def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings_in_a_new_
     cluster = Cluster()
     before = cluster.state()
     cluster.faults.add("crashes-when-on")
-    with pytest.raises(SwitchFailed, match=r"node node1 does not start: .* CrashLoopBackOff"):
+    with pytest.raises(SwitchFailed, match=r"node node[12] does not start: .* CrashLoopBackOff"):
         open_and_switch(cluster, "on", scope=scope)
     assert restore.restore(cluster.client(), "test", holder=RUN).outcome == "restored"
     assert cluster.state() == before

@@ -36,13 +36,18 @@ def test_the_control_is_measured_between_the_nodes_and_leaves_no_pod(
 ) -> None:
     pair = choose_pair(api, PLAN)
     seen = []
-    wait_ended = pods.wait_ended
+    wait_ready, wait_ended = pods.wait_ready, pods.wait_ended
+
+    def both(api: ClusterApi, name: str, timeout_s: float) -> object:
+        assert len(api.select(POD, pods.BENCH_NAMESPACE, labels=pods.selector(pods.TRAFFIC_ROLES))) == 2
+        return wait_ready(api, name, timeout_s)
 
     def look(api: ClusterApi, name: str, timeout_s: float) -> object:
         ended = wait_ended(api, name, timeout_s)
         seen.extend(api.select(POD, pods.BENCH_NAMESPACE, labels=f"{pods.ROLE_LABEL} in (server,client)"))
         return ended
 
+    monkeypatch.setattr(pods, "wait_ready", both)
     monkeypatch.setattr(pods, "wait_ended", look)
     found = measure_control(api, PLAN, pair, **WHERE)
     values = {one.metric: one.value for one in found}

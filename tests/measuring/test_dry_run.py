@@ -152,7 +152,7 @@ def test_a_node_configuration_that_was_there_before_the_earlier_run_is_put_back_
     found = assert_done_as_told(cluster, plan)
     written = [act.verb for act in found.acts if act.what.endswith(protocol.NODE_CONFIG_NAME)]
     assert written[0] == "change"
-    assert found.blocks[0].restarts == ("node1", "node2"), "BIG TCP is on again when the first block begins"
+    assert found.blocks[0].restarts == ("node2", "node1"), "BIG TCP is on again when the first block begins"
 
 
 def test_leftovers_without_a_saved_state_are_told_too() -> None:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.utils.pod_manager import PodManager
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.log import mask_secret
 
 from bigtcp_bench.airflow import dag_ids
 from bigtcp_bench.errors import BenchError, FenceLost, MeasurementFailed, PreconditionFailed, first_line
-from bigtcp_bench.measuring.generation import Generation, client_pod, orders_of, server_pod
+from bigtcp_bench.measuring.generation import (
+    Generation,
+    client_pod,
+    create_server,
+    orders_of,
+    prepare,
+    prepared_server,
+    servers,
+)
 from bigtcp_bench.planning.plan import RERUN_PREFIX
 from bigtcp_bench.progress import say
 from bigtcp_bench.resources import load_manifest
@@ -31,12 +42,16 @@ if TYPE_CHECKING:
     from bigtcp_bench.warehouse.store import Warehouse
 
 
+#: So long after the end of a container its pod's status says so, and how often that is looked at.
+END_KNOWN_S, END_POLL_S = 2.0, 0.1
+
+
 class IperfGenerationOperator(KubernetesPodOperator):
     """Runs the client pod of one generation against a fresh server pod, and stores what it measured.
 
     The pod is ``include/manifests/client-pod.yaml``. Where the provider's defaults are left:
 
-    - ``startup_check_interval_seconds=0.3`` (5): a generation lasts seconds to minutes, so waiting shows; for that
+    - ``startup_check_interval_seconds=0.1`` (5): a generation lasts seconds to minutes, so waiting shows; for that
       the pod's end is awaited here, too, of which the provider asks every two seconds;
     - ``termination_message_policy="FallbackToLogsOnError"`` ("File"): a dying agent says why as its last line;
     - ``log_events_on_failure=True``, ``log_pod_spec_on_failure=False``: what happened to the pod, not what it is;
@@ -54,7 +69,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
             "kubernetes_conn_id": None,
             "namespace": "bigtcp-bench",
             "pod_template_dict": load_manifest("client-pod.yaml"),
-            "startup_check_interval_seconds": 0.3,
+            "startup_check_interval_seconds": 0.1,
             "startup_timeout_seconds": 300,
             "base_container_status_polling_interval": 0.3,
             "termination_message_policy": "FallbackToLogsOnError",
@@ -68,6 +83,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         self.generation = generation
         self.log_formatter = self._readable
         self._stored: _Stored | None = None
+        self._server = ""
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Measure the generation and return how many repetitions it has, and how many of them failed.
@@ -89,8 +105,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 fence.check()
                 server = self._running_server(api, generation) if self._client_runs(context) else None
                 if server is None:
-                    pods.delete_pods(api, before=fence.check)
-                    server = self._new_server(api, fence, generation, plan)
+                    server = self._fresh_server(api, fence, generation, plan, first=_is_first_try(context))
                 token = pods.orders_in(server)["token"]
                 # The provider logs a pod that cannot be created as a whole.
                 mask_secret(token)
@@ -103,11 +118,14 @@ class IperfGenerationOperator(KubernetesPodOperator):
                 try:
                     # The server may have taken minutes to start, and another run may be measuring by now.
                     fence.check()
+                    self._server = server["metadata"]["name"]
                     super().execute(context)
                     measured = True
                 finally:
                     # Another try must find none of these pods; whoever comes next waits for them itself.
                     self._remove(api, generation, server, wait=not measured)
+                if generation.next is not None:
+                    prepare(api, fence, generation.next, plan)
             return self._stored.summary()
         except FenceLost as error:
             # Another run, or a restore, has the cluster now: trying again cannot help.
@@ -142,12 +160,23 @@ class IperfGenerationOperator(KubernetesPodOperator):
         except PreconditionFailed as error:
             raise AirflowFailException(str(error)) from error
 
+    def get_or_create_pod(self, pod_request_obj: V1Pod, context: Context) -> V1Pod:
+        """Return the client pod, once its server is Ready, for which both have started side by side."""
+        from bigtcp_bench.cluster import pods
+
+        # Whoever ends the task meanwhile deletes the pod of this name.
+        self.pod = super().get_or_create_pod(pod_request_obj, context)
+        if self._stored is not None:
+            pods.wait_ready(self._stored.api, self._server)
+        return self.pod
+
     def cleanup(
         self, pod: V1Pod, remote_pod: V1Pod, xcom_result: dict | None = None, context: Context | None = None
     ) -> None:
         """Store what the pod measured, however it ended, before the provider deletes it."""
         try:
-            self._keep(remote_pod or pod)
+            # Without one the server never was Ready, or there is no pod: nothing was measured.
+            self._keep(remote_pod)
         finally:
             super().cleanup(pod, remote_pod, xcom_result, context)
 
@@ -202,13 +231,13 @@ class IperfGenerationOperator(KubernetesPodOperator):
 
     @staticmethod
     def _running_server(api: ClusterApi, generation: Generation) -> dict[str, Any] | None:
-        from bigtcp_bench.cluster import pods
-        from bigtcp_bench.cluster.api import POD
+        found = servers(api, generation)
+        return next((pod for pod in found if (pod.get("status") or {}).get("phase") == "Running"), None)
 
-        selector = ",".join(f"{name}={value}" for name, value in generation.labels.items())
-        found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{selector},{pods.ROLE_LABEL}=server")
-        running = [pod for pod in found if (pod.get("status") or {}).get("phase") == "Running"]
-        return running[0] if running else None
+    @functools.cached_property
+    def pod_manager(self) -> PodManager:
+        """Return what follows the client's log."""
+        return _LogFollower(kube_client=self.client, callbacks=self.callbacks)
 
     @staticmethod
     def _service(
@@ -232,12 +261,36 @@ class IperfGenerationOperator(KubernetesPodOperator):
             pods.delete_pods(api, run_key=generation.run_key, wait=wait)
 
     @staticmethod
-    def _new_server(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> dict[str, Any]:
+    def _fresh_server(
+        api: ClusterApi, fence: Fence, generation: Generation, plan: Plan, *, first: bool
+    ) -> dict[str, Any]:
+        """Return a server with its addresses, and no pod beside it; a ``first`` try takes the prepared one."""
         from bigtcp_bench.cluster import pods
-        from bigtcp_bench.readings.orders import new_token
 
-        created = pods.create_pod(api, server_pod(generation, plan, new_token()), before=fence.check)
-        return pods.wait_ready(api, created["metadata"]["name"])
+        prepared = prepared_server(api, generation) if first else None
+        pods.delete_pods(api, before=fence.check, keep=prepared["metadata"]["name"] if prepared else "")
+        server = prepared or create_server(api, fence, generation, plan)
+        # The client tries until its server listens; a Service leads only to one that is Ready.
+        wait = pods.wait_ready if generation.has_service else pods.wait_addressed
+        return wait(api, server["metadata"]["name"])
+
+
+def _is_first_try(context: Context) -> bool:
+    """Return whether nobody has measured this generation before, with the server that was prepared for it."""
+    return bool(context["ti"].try_number == 1)
+
+
+class _LogFollower(PodManager):
+    """The provider's, but for its pause of a second where a log has ended and the container runs all the same."""
+
+    def container_is_running(self, pod: V1Pod, container_name: str) -> bool:
+        """Return whether a container runs: a log ends with it, of which the cluster tells a moment later."""
+        deadline = time.monotonic() + END_KNOWN_S
+        while super().container_is_running(pod, container_name):
+            if time.monotonic() >= deadline:
+                return True
+            time.sleep(END_POLL_S)
+        return False
 
 
 @dataclass

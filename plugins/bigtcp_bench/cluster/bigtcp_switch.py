@@ -103,6 +103,7 @@ def switch(
     *,
     force_restart: bool = False,
     agent_ready_s: float | None = None,
+    in_force: Callable[[str], object] = lambda node: None,
     meanwhile: Callable[[], object] = lambda: None,
     progress: Progress = lambda text: None,
 ) -> SwitchReport:
@@ -111,9 +112,10 @@ def switch(
     Agents are restarted one node at a time, and not at all where the arm is in force and proven already
     (``force_restart`` restarts them nevertheless: in an A/A run a restart is part of what is measured). Benchmark
     pods are deleted first, since they would keep the limits they were created with. An agent may take as long as
-    Cilium itself allows it, or ``agent_ready_s``. ``meanwhile`` is called while the nodes are looked at, and once
-    more if an agent is restarted after that. Raises SwitchFailed, naming node, device, value and what was
-    wanted; FenceLost if the cluster is not this run's (any more).
+    Cilium itself allows it, or ``agent_ready_s``. ``in_force`` is called with the receiver once its agent has the
+    arm, before the sender's is restarted. ``meanwhile`` is called while the nodes are looked at, and once more if
+    an agent is restarted after that. Raises SwitchFailed, naming node, device, value and what was wanted;
+    FenceLost if the cluster is not this run's (any more).
     """
     started = api.monotonic()
     state = saved_state.open_state(api, fence)
@@ -127,52 +129,77 @@ def switch(
         progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")
     if agent_ready_s is not None:
         cilium = replace(cilium, agent_ready_s=agent_ready_s)
-    families = families_of(plan)
     report = SwitchReport(arm, state.scope)
-    rolled = False
-    try:
-        if state.scope == "cluster":
-            rolled = _apply_to_cluster(api, fence, cilium, arm, state, report, force_restart, progress)
-            cilium = replace(cilium, template=find_cilium(api).template)
-        else:
-            _apply_to_nodes(api, fence, cilium, arm, pair, report, progress)
-    except FenceLost:
-        _withdraw(api, cilium, fence.window, state)
-        raise
-
-    wanted: Merged = switched(arm)
-    if force_restart and not rolled:
-        stale = list(pair.names)
-    else:
-        stale = [name for name in pair.names if _merged_now(api, cilium, name) != wanted]
+    cilium, rolled = _written(api, fence, cilium, arm, pair, state, report, force_restart, progress)
+    stale = list(pair.names)
+    if rolled or not force_restart:
+        stale = [name for name in pair.names if _merged_now(api, cilium, name) != switched(arm)]
         if not stale and not rolled:
-            problems = verify(api, cilium, arm, pair, plan, families, report, meanwhile)
+            problems = verify(api, cilium, arm, pair, plan, report, meanwhile)
             if not problems:
                 return report
             stale = [name for name in pair.names if any(f"node {name}:" in text for text in problems)]
             progress(f"{problems[0]}; restarting the agent there")
             pods.delete_pods(api, before=fence.check)
-    seconds: dict[str, float] = {}
-    for name in stale:
-        begun = api.monotonic()
-        progress(f"restarting the Cilium agent on {name}")
-        with fence.mutating(f"restart the Cilium agent on node {name}"):
-            restart_agent(api, cilium, name, before=fence.check)
-        seconds[name] = api.monotonic() - begun
-        progress(f"the Cilium agent on {name} is ready after {seconds[name]:.1f} s")
+    seconds = _restarted(api, fence, cilium, pair, stale, in_force, progress)
     report.seconds = api.monotonic() - started
-    problems = verify(api, cilium, arm, pair, plan, families, report, meanwhile)
-    for name in seconds:
-        report.nodes[name].restarted, report.nodes[name].restart_s = True, seconds[name]
-    if rolled:
-        for proof in report.nodes.values():
-            proof.restarted = True
+    problems = verify(api, cilium, arm, pair, plan, report, meanwhile)
+    for name, proof in report.nodes.items():
+        proof.restarted, proof.restart_s = rolled or name in seconds, seconds.get(name, 0.0)
     # What is found after the window was closed says nothing about the arm.
     fence.check()
     if problems:
         more = f" (and {len(problems) - 1} more findings)" if len(problems) > 1 else ""
         raise SwitchFailed(f"BIG TCP could not be proven to be {arm}: {problems[0]}{more}", report.to_dict())
     return report
+
+
+def _written(
+    api: ClusterApi,
+    fence: Fence,
+    cilium: Cilium,
+    arm: Arm,
+    pair: NodePair,
+    state: SavedState,
+    report: SwitchReport,
+    force_restart: bool,
+    progress: Progress,
+) -> tuple[Cilium, bool]:
+    """Write ``arm`` where new agents find it; return Cilium as it then is, and whether all were restarted."""
+    try:
+        if state.scope == "cluster":
+            rolled = _apply_to_cluster(api, fence, cilium, arm, state, report, force_restart, progress)
+            return replace(cilium, template=find_cilium(api).template), rolled
+        _apply_to_nodes(api, fence, cilium, arm, pair, report, progress)
+    except FenceLost:
+        _withdraw(api, cilium, fence.window, state)
+        raise
+    return cilium, False
+
+
+def _restarted(
+    api: ClusterApi,
+    fence: Fence,
+    cilium: Cilium,
+    pair: NodePair,
+    stale: Collection[str],
+    in_force: Callable[[str], object],
+    progress: Progress,
+) -> dict[str, float]:
+    """Restart the agents of the ``stale`` nodes; return how many seconds each took until it was ready."""
+    sender, receiver = pair.names
+    seconds: dict[str, float] = {}
+    for name in (receiver, sender):
+        if name in stale:
+            begun = api.monotonic()
+            progress(f"restarting the Cilium agent on {name}")
+            with fence.mutating(f"restart the Cilium agent on node {name}"):
+                restart_agent(api, cilium, name, before=fence.check)
+            seconds[name] = api.monotonic() - begun
+            progress(f"the Cilium agent on {name} is ready after {seconds[name]:.1f} s")
+        if name == receiver and sender in stale:
+            in_force(receiver)
+    return seconds
 
 
 def _refuse_pending(api: ClusterApi, cilium: Cilium, pair: NodePair) -> None:
@@ -194,11 +221,11 @@ def verify(
     arm: Arm,
     pair: NodePair,
     plan: Plan,
-    families: Collection[Family],
     report: SwitchReport,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> list[str]:
     """Read everything back into ``report`` and return what contradicts ``arm``, one sentence each."""
+    families = families_of(plan)
     problems: list[str] = []
     told: dict[str, tuple[Agent, AgentStatus]] = {}
     with probe.probing(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets) as collect:

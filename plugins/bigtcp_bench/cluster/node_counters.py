@@ -55,24 +55,24 @@ def read_nodes(
     """Return for each node one document with its probe and the counters of its Cilium agent.
 
     With ``sample_s`` also an earlier reading, from that many seconds before, which tells the node's load. With
-    ``agents`` also what the agent is and was told: read while the probes start, or after a sample, for it is load.
+    ``agents`` also what the agent is and was told. Agents are asked while the probes start, or after a sample, for
+    it is load.
     """
     cilium = find_cilium(api)
-    documents = {}
     with probe.probing(api, pair.names, image, pull_secrets=pull_secrets, sample_s=sample_s) as collect:
-        told = {} if sample_s or not agents else _told(api, cilium, pair)
+        told = {} if sample_s else _told(api, cilium, pair, agents)
         seen_nodes = collect()
-    if agents and not told:
-        told = _told(api, cilium, pair)
-    for name, seen in seen_nodes.items():
+    told = told or _told(api, cilium, pair, agents)
+    return {name: {**seen.document, **told[name]} for name, seen in seen_nodes.items()}
+
+
+def _told(api: ClusterApi, cilium: Cilium, pair: NodePair, agents: bool) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name in pair.names:
         pod = ready_or_any_agent(api, cilium, name)
         counted = None if pod is None else bpf_metrics(api, cilium, pod["metadata"]["name"])
-        documents[name] = {**seen.document, **told.get(name, {}), CILIUM_METRICS: counted}
-    return documents
-
-
-def _told(api: ClusterApi, cilium: Cilium, pair: NodePair) -> dict[str, dict[str, Any]]:
-    return {name: {AGENT: agent_document(api, cilium, name)} for name in pair.names}
+        found[name] = {CILIUM_METRICS: counted, **({AGENT: agent_document(api, cilium, name)} if agents else {})}
+    return found
 
 
 def bpf_metrics(api: ClusterApi, cilium: Cilium, pod: str) -> list[dict[str, Any]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,12 +217,20 @@ def create_pod(api: ClusterApi, pod: Mapping[str, Any], *, before: Before | None
 
 def wait_ready(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> JsonObject:
     """Return a pod once it is Ready. Raises PodFailed if it ends before, or not within ``timeout_s``."""
-    return _wait(api, name, timeout_s, until_ended=False)
+    return _wait(api, name, timeout_s, "become ready", is_ready)
+
+
+def wait_addressed(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> JsonObject:
+    """Return a pod once it has its addresses: its partner, which tries until it listens, can start meanwhile.
+
+    It may still not become Ready. Raises PodFailed if it ends before, or not within ``timeout_s``.
+    """
+    return _wait(api, name, timeout_s, "get an address", lambda pod: bool(pod_addresses(pod)))
 
 
 def wait_ended(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> JsonObject:
     """Return a pod once it has succeeded. Raises PodFailed if it fails, or not within ``timeout_s``."""
-    return _wait(api, name, timeout_s, until_ended=True)
+    return _wait(api, name, timeout_s, "end")
 
 
 def wait_over(api: ClusterApi, name: str, timeout_s: float = 5.0) -> None:
@@ -233,7 +241,10 @@ def wait_over(api: ClusterApi, name: str, timeout_s: float = 5.0) -> None:
             return
 
 
-def _wait(api: ClusterApi, name: str, timeout_s: float, *, until_ended: bool) -> JsonObject:
+def _wait(
+    api: ClusterApi, name: str, timeout_s: float, wanted: str, reached: Callable[[JsonObject], bool] | None = None
+) -> JsonObject:
+    """Return a pod that ``reached`` says yes to, or without it one that has succeeded."""
     pod: JsonObject = {}
     for _ in api.poll(timeout_s, POLL_S):
         found = api.find(POD, name, BENCH_NAMESPACE)
@@ -241,11 +252,10 @@ def _wait(api: ClusterApi, name: str, timeout_s: float, *, until_ended: bool) ->
             raise PodFailed(f"pod {BENCH_NAMESPACE}/{name} was deleted while it was waited for")
         pod = found
         phase = (pod.get("status") or {}).get("phase", "Pending")
-        if phase == "Failed" or (phase == "Succeeded" and not until_ended):
+        if phase == "Failed" or (phase == "Succeeded" and reached is not None):
             raise PodFailed(f"pod {BENCH_NAMESPACE}/{name} {_end(pod)}")
-        if phase == "Succeeded" or (not until_ended and is_ready(pod)):
+        if phase == "Succeeded" or (reached is not None and reached(pod)):
             return pod
-    wanted = "end" if until_ended else "become ready"
     raise PodFailed(
         f"pod {BENCH_NAMESPACE}/{name} on node {node_of(pod)} did not {wanted} within {timeout_s:g} s: "
         f"it {waiting_reason(pod)}"
@@ -302,12 +312,13 @@ def delete_pods(
     timeout_s: float = 60.0,
     before: Before | None = None,
     wait: bool = True,
+    keep: str = "",
 ) -> list[str]:
     """Delete the benchmark pods of ``roles`` (of one run, or all) and wait until they are gone.
 
     Returns their names. ``before`` is the fence of whoever deletes the pods of all runs. Raises PodFailed if one
     is still there after ``timeout_s``, as on a node that is away. Who creates pods next waits for them anyway:
-    without ``wait`` they go meanwhile.
+    without ``wait`` they go meanwhile. The pod named ``keep`` stays.
     """
     labels = selector(roles)
     if run_key is not None:
@@ -315,7 +326,8 @@ def delete_pods(
     names: dict[str, None] = {}
     left: list[JsonObject] = []
     for _ in api.poll(timeout_s, POLL_S):
-        left = api.select(POD, BENCH_NAMESPACE, labels=labels)
+        found = api.select(POD, BENCH_NAMESPACE, labels=labels)
+        left = [pod for pod in found if pod["metadata"]["name"] != keep]
         if not left:
             return list(names)
         for pod in left:

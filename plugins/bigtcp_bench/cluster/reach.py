@@ -58,7 +58,9 @@ def unreachable_ways(api: ClusterApi, plan: Plan, pair: NodePair, run_key: str) 
 def _tried(api: ClusterApi, plan: Plan, place: Place, run_key: str) -> tuple[dict[Way, str], dict[Way, str]]:
     """Return the ways of ``place`` that have no address, and those on which it was not reached, with reasons."""
     created = pods.create_pod(api, server_pod(plan, place, run_key, new_token()))
-    server = pods.wait_ready(api, created["metadata"]["name"])
+    # A Service leads only to a pod that is Ready; a client tries until it listens.
+    wait = pods.wait_ready if place.has_service else pods.wait_addressed
+    server = wait(api, created["metadata"]["name"])
     own = pods.pod_addresses(server)
     lacking = {
         way: f"the pod on {place.receiver} has no {way.family} address"
@@ -80,6 +82,7 @@ def _tried(api: ClusterApi, plan: Plan, place: Place, run_key: str) -> tuple[dic
     if not wanted:
         return lacking, {}
     client = pods.create_pod(api, client_pod(plan, place, run_key, wanted, service))["metadata"]["name"]
+    pods.wait_ready(api, created["metadata"]["name"])
     pods.wait_ended(api, client)
     reach = parse_log(api.logs(pods.BENCH_NAMESPACE, client, pods.CONTAINER)).reach
     if reach is None:

@@ -33,8 +33,9 @@ def measure_control(
     """
     server, client, orders = control_pods(plan, pair, run_key, block, arm, new_token())
     try:
-        pods.wait_ready(api, pods.create_pod(api, server)["metadata"]["name"], _START_S)
-        name = pods.create_pod(api, client)["metadata"]["name"]
+        # Both start at once: the server's address is its node's, and the client tries until it listens.
+        serving, name = (pods.create_pod(api, pod)["metadata"]["name"] for pod in (server, client))
+        pods.wait_ready(api, serving, _START_S)
         pods.wait_ended(api, name, orders.time_limit_s + _START_S)
         log = api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER)
     finally:

@@ -364,7 +364,9 @@ def _blocks(
         settings = bigtcp_switch.settings(block.arm)
         writes = any(written.get(key) != value for key, value in settings.items())
         rolls = plan.scope == "cluster" and (writes or plan.is_aa)
-        stale = () if rolls else tuple(name for name in pair.names if plan.is_aa or merged[name] != wanted)
+        stale = (
+            () if rolls else tuple(name for name in reversed(pair.names) if plan.is_aa or merged[name] != wanted)
+        )
         yield BlockOutline(block, task_ids(SLOT_ARMS, block.slot), writes, rolls, stale)
         merged, written = dict.fromkeys(merged, wanted), {**written, **settings}
 

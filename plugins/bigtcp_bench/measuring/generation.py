@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from bigtcp_bench.errors import BenchError
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.planning.plan import Arm
 
 if TYPE_CHECKING:
+    from bigtcp_bench.cluster.api import ClusterApi
+    from bigtcp_bench.cluster.lease import Fence
     from bigtcp_bench.planning.plan import Block, Plan
     from bigtcp_bench.readings.orders import MeasureOrders
 
 GENERATION_LABEL = "bigtcp-bench/generation"
+#: A server that was prepared longer ago is not taken: its end would come too early.
+PREPARED_S = 60
 
 
 class Generation(BaseModel):
@@ -37,6 +44,8 @@ class Generation(BaseModel):
     scenarios: tuple[str, ...] = ()
     #: What tells the plan and the nodes with which the run has begun (``judging.attempts.choice_of``).
     choice: str = ""
+    #: That of the same block which is measured next; it knows of no other.
+    next: Generation | None = None
 
     @property
     def label(self) -> str:
@@ -70,7 +79,7 @@ def generations_of(
     scenarios: Sequence[str],
     choice: str = "",
 ) -> list[Generation]:
-    """Return the generations of ``block`` that measure ``scenarios``, in order.
+    """Return the generations of ``block`` that measure ``scenarios``, in order, each with the next.
 
     ``nodes`` are the names of the sender and the receiver; both pods of a generation on one node are on each of
     them in turn.
@@ -96,7 +105,8 @@ def generations_of(
                 choice=choice,
             )
         )
-    return found
+    following = [*found[1:], None]
+    return [one.model_copy(update={"next": after}) for one, after in zip(found, following, strict=True)]
 
 
 def orders_of(
@@ -139,7 +149,7 @@ def server_pod(generation: Generation, plan: Plan, token: str) -> dict[str, Any]
     # No address is known yet; the time limit does not depend on them, only on their number.
     addresses = {"ipv4": "127.0.0.1", "ipv6": "::1"}
     orders = orders_of(generation, plan, addresses, token, addresses if generation.has_service else None)
-    lifetime_s = orders.time_limit_s + int(pods.POD_START_S)
+    lifetime_s = orders.time_limit_s + int(pods.POD_START_S) + PREPARED_S
     return pods.build_pod(
         "server",
         image=plan.image,
@@ -149,6 +159,42 @@ def server_pod(generation: Generation, plan: Plan, token: str) -> dict[str, Any]
         labels=generation.labels,
         pull_secrets=plan.image_pull_secrets,
     )
+
+
+def create_server(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> dict[str, Any]:
+    """Create the pod that receives, and return it as stored. Raises FenceLost, and what the API says."""
+    from bigtcp_bench.cluster import pods
+    from bigtcp_bench.readings.orders import new_token
+
+    return pods.create_pod(api, server_pod(generation, plan, new_token()), before=fence.check)
+
+
+def prepare(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> None:
+    """Create the pod that receives before the generation's own task: it starts while Airflow starts that.
+
+    Where that fails the task makes it. Nothing of the run may be measured any more by then.
+    """
+    with contextlib.suppress(BenchError):
+        create_server(api, fence, generation, plan)
+
+
+def prepared_server(api: ClusterApi, generation: Generation) -> dict[str, Any] | None:
+    """Return the server that was prepared for a generation, if it is not older than PREPARED_S."""
+    for pod in servers(api, generation):
+        age_s = api.now() - protocol.epoch(pod["metadata"].get("creationTimestamp"))
+        if age_s < PREPARED_S and (pod.get("status") or {}).get("phase", "Pending") in ("Pending", "Running"):
+            return pod
+    return None
+
+
+def servers(api: ClusterApi, generation: Generation) -> list[dict[str, Any]]:
+    """Return the server pods of a generation that are not being deleted."""
+    from bigtcp_bench.cluster import pods
+    from bigtcp_bench.cluster.api import POD
+
+    selector = ",".join(f"{name}={value}" for name, value in generation.labels.items())
+    found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{selector},{pods.ROLE_LABEL}=server")
+    return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
 
 
 def client_pod(generation: Generation, plan: Plan, orders: MeasureOrders) -> dict[str, Any]:

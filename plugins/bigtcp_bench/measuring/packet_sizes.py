@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bigtcp_bench.cluster import pods
-from bigtcp_bench.cluster.api import ClusterApi, JsonObject
+from bigtcp_bench.cluster.api import Before, ClusterApi, JsonObject
+from bigtcp_bench.cluster.cilium import AGENT_READY_MAX_S
 from bigtcp_bench.cluster.nodes import NodePair, Place
 from bigtcp_bench.cluster.services import close_service, open_service
 from bigtcp_bench.errors import MeasurementFailed
+from bigtcp_bench.measuring.generation import GENERATION_LABEL
 from bigtcp_bench.planning.plan import CAPTURE_S, Block, Plan, captured_places, captured_ways
 from bigtcp_bench.readings.agent_log import Captured, parse_log
 from bigtcp_bench.readings.orders import CaptureOrders, ServeOrders, new_token
@@ -44,38 +46,87 @@ def measure_packet_sizes(
 
     Raises MeasurementFailed or PodFailed, in one sentence, if nothing was captured at all.
     """
-    captured: list[Captured] = []
-    try:
-        for place in places(plan, pair, block):
-            captured += _captured_at(api, plan, place, run_key, block)
-    finally:
-        pods.delete_pods(api, run_key=run_key, wait=False)
-    if all(one.error is not None for one in captured):
-        raise MeasurementFailed("; ".join(str(one.error) for one in captured) or "the client printed no capture")
-    return captured
+    return PacketSizes(api, plan, pair, run_key=run_key, block=block).measure()
 
 
-def _captured_at(api: ClusterApi, plan: Plan, place: Place, run_key: str, block: Block) -> list[Captured]:
-    token = new_token()
-    created = pods.create_pod(api, server_pod(plan, place, run_key, block, token))
-    server = pods.wait_ready(api, created["metadata"]["name"], _START_S)
-    found = pods.pod_addresses(server)
-    wanted = {family: found[family] for family in place.families if family in found}
-    if not wanted:
-        raise MeasurementFailed(f"the pod that receives has no {' or '.join(place.families)} address")
-    service = open_service(api, server) if place.has_service else {}
-    client, orders = client_pod(plan, place, run_key, block, wanted, token, service)
-    name = pods.create_pod(api, client)["metadata"]["name"]
-    pods.wait_ended(api, name, orders.time_limit_s + _START_S)
-    captures = parse_log(api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER), orders).captures
-    if service:
-        close_service(api, server)
-    return [one.model_copy(update={"node": place.sender}) for one in captures]
+class PacketSizes:
+    """The captures of one block. Pods that receive may start before the arm is in force on all nodes."""
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        plan: Plan,
+        pair: NodePair,
+        *,
+        run_key: str,
+        block: Block,
+        before: Before | None = None,
+    ) -> None:
+        """Keep what is to be captured; ``before`` is that of ClusterApi.create."""
+        self._api, self._plan, self._run_key, self._block, self._before = api, plan, run_key, block, before
+        self.ways = captured_ways(plan)
+        self.scenarios = plan.scenarios
+        self._places = places(plan, pair, block)
+        #: Place → the pod that receives there and its token, once it was created.
+        self._servers: dict[Place, tuple[str, str]] = {}
+
+    def begin(self, node: str | None = None) -> None:
+        """Create the pods that receive on ``node``, on which the arm must be in force; on all without it."""
+        for number, place in enumerate(self._places):
+            if place not in self._servers and node in (None, place.receiver):
+                token = new_token()
+                pod = server_pod(self._plan, place, self._run_key, self._block, token)
+                # A Service leads to one of them.
+                pod["metadata"]["labels"][GENERATION_LABEL] = f"capture-{number}"
+                created = pods.create_pod(self._api, pod, before=self._before)
+                self._servers[place] = created["metadata"]["name"], token
+
+    def measure(self) -> list[Captured]:
+        """Do what is left to do, and return as ``measure_packet_sizes`` does. May be called again."""
+        captured: list[Captured] = []
+        try:
+            self.begin()
+            for place in self._places:
+                captured += self._captured_at(place)
+        finally:
+            self.end()
+        if all(one.error is not None for one in captured):
+            raise MeasurementFailed(
+                "; ".join(str(one.error) for one in captured) or "the client printed no capture"
+            )
+        return captured
+
+    def end(self) -> None:
+        """Delete all pods of the run, and do not wait for that."""
+        self._servers.clear()
+        pods.delete_pods(self._api, run_key=self._run_key, wait=False)
+
+    def _captured_at(self, place: Place) -> list[Captured]:
+        api = self._api
+        receiver, token = self._servers[place]
+        # A Service leads only to a pod that is Ready; a client tries until it listens.
+        wait = pods.wait_ready if place.has_service else pods.wait_addressed
+        server = wait(api, receiver, _START_S)
+        found = pods.pod_addresses(server)
+        wanted = {family: found[family] for family in place.families if family in found}
+        if not wanted:
+            raise MeasurementFailed(f"the pod that receives has no {' or '.join(place.families)} address")
+        service = open_service(api, server) if place.has_service else {}
+        client, orders = client_pod(self._plan, place, self._run_key, self._block, wanted, token, service)
+        name = pods.create_pod(api, client, before=self._before)["metadata"]["name"]
+        pods.wait_ready(api, receiver, _START_S)
+        pods.wait_ended(api, name, orders.time_limit_s + _START_S)
+        captures = parse_log(api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER), orders).captures
+        if service:
+            close_service(api, server)
+        return [one.model_copy(update={"node": place.sender}) for one in captures]
 
 
 def server_pod(plan: Plan, place: Place, run_key: str, block: Block, token: str) -> JsonObject:
     """Return the pod that receives, to be created; it answers only to whom has ``token``."""
-    lifetime_s = _orders(place, run_key, block, _ANY_ADDRESSES, token, _ANY_ADDRESSES).time_limit_s + int(_START_S)
+    limit_s = _orders(place, run_key, block, _ANY_ADDRESSES, token, _ANY_ADDRESSES).time_limit_s
+    # Meanwhile another agent may restart, and up to two other places come first.
+    lifetime_s = int(AGENT_READY_MAX_S + _START_S) + 3 * limit_s
     orders = ServeOrders(token=token, lifetime_s=lifetime_s)
     return _pod("server", plan, place.receiver, orders, lifetime_s, run_key)
 

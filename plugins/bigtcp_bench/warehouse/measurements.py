@@ -31,6 +31,8 @@ from bigtcp_bench.warehouse.upsert import upsert
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bigtcp_bench.planning.plan import Arm
+
 _RESULT_COLUMNS = ("block", "arm", "generation", "scenario", "repetition", "metric", "value", "unit")
 
 
@@ -142,6 +144,14 @@ class Measurements(Connected):
     def blocks_frame(self, run_id: int) -> pd.DataFrame:
         """Return block, arm, purpose, started_at, finished_at and switch_report of every block of a run."""
         return self._frame_of_run(schema.block, run_id)
+
+    def open_blocks(self, run_id: int) -> dict[int, Arm]:
+        """Return the number and the arm of every block of a run whose end was not noted."""
+        columns = schema.block.c
+        statement = sa.select(columns.block, columns.arm).where(
+            columns.run_id == run_id, columns.finished_at.is_(None)
+        )
+        return {row.block: row.arm for row in self.read(lambda connection: connection.execute(statement).all())}
 
     def failures_frame(self, run_id: int) -> pd.DataFrame:
         """Return block, generation, scenario, repetition, arm and reason of every failed repetition of a run."""

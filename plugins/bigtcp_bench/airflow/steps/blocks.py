@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,12 @@ from bigtcp_bench.cluster import bigtcp_switch, load, node_counters, pods
 from bigtcp_bench.errors import BenchError, SwitchFailed, first_line
 from bigtcp_bench.judging.attempts import has_ended, refuse_ended
 from bigtcp_bench.measuring import control, packet_sizes
-from bigtcp_bench.measuring.generation import generations_of
+from bigtcp_bench.measuring.generation import generations_of, prepare
 from bigtcp_bench.monitoring.collect import collect
 from bigtcp_bench.planning.plan import (
     Block,
-    Plan,
     Way,
     blocks,
-    captured_ways,
     rerun_plan,
     unproven_ways,
     unused_tasks,
@@ -88,16 +87,11 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
         usual = usual | load.await_quiet(step.api, step.plan, step.pair, seen, progress=say)
         measured = rerun_plan(step.plan, scenarios) if purpose == "rerun" else step.plan
 
-        captured: list[Captured] = []
-
-        def capture() -> None:
-            if captured_ways(measured):
-                # Neither captures nor the control are tried again later.
-                step.api.settle(say)
-                captured[:] = _packet_sizes(step, block, measured)
-
+        sizes = packet_sizes.PacketSizes(
+            step.api, measured, step.pair, run_key=step.run_key, block=block, before=fence.check
+        )
         # No figure of a capture depends on what else the nodes do; those of the control and of the rest do.
-        report = _put_in_force(step, fence, block, purpose, capture)
+        report, captured = _put_in_force(step, fence, block, purpose, sizes)
         _store_packet_sizes(step, block, captured)
         pods.delete_pods(step.api, before=fence.check)
         if step.plan.control and purpose == "plan":
@@ -107,42 +101,59 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
             step.api, step.plan, step.pair, usual if report.restarted else {}, progress=say
         )
         _store_nodes(step, block.number, "begin", documents)
-    step.warehouse.store_block(
-        step.number,
-        {
-            "block": block.number,
-            "arm": block.arm,
-            "purpose": purpose,
-            "started_at": datetime.now(UTC),
-            "finished_at": None,
-            "switch_report": report.to_dict(),
-        },
-    )
-    generations = generations_of(
-        block,
-        run=step.number,
-        run_key=step.run_key,
-        nodes=step.pair.names,
-        scenarios=measured.scenarios,
-        choice=step.choice,
-    )
+        step.warehouse.store_block(
+            step.number,
+            {
+                "block": block.number,
+                "arm": block.arm,
+                "purpose": purpose,
+                "started_at": datetime.now(UTC),
+                "finished_at": None,
+                "switch_report": report.to_dict(),
+            },
+        )
+        generations = generations_of(
+            block,
+            run=step.number,
+            run_key=step.run_key,
+            nodes=step.pair.names,
+            scenarios=measured.scenarios,
+            choice=step.choice,
+        )
+        prepare(step.api, fence, generations[0], step.plan)
     return [one.model_dump(mode="json") for one in generations]
 
 
 def _put_in_force(
-    step: DagRunStep, fence: Fence, block: Block, purpose: str, meanwhile: Callable[[], None]
-) -> SwitchReport:
-    """Switch to the arm of ``block``; what was found of one that is not proven is kept for the diagnosis."""
+    step: DagRunStep, fence: Fence, block: Block, purpose: str, sizes: packet_sizes.PacketSizes
+) -> tuple[SwitchReport, list[Captured]]:
+    """Switch to the arm of ``block`` and capture packets; what was found of an arm not proven is kept.
+
+    The diagnosis reads it.
+    """
+    captured: list[Captured] = []
+
+    def begin(node: str) -> None:
+        # Why it cannot be created is told when it is missed.
+        with contextlib.suppress(BenchError):
+            sizes.begin(node)
+
+    def capture() -> None:
+        # Neither captures nor the control are tried again later.
+        step.api.settle(say)
+        captured[:] = _packet_sizes(block, sizes)
+
     say(f"block {block.number}: switching BIG TCP {block.arm}")
     try:
-        return bigtcp_switch.switch(
+        report = bigtcp_switch.switch(
             step.api,
             fence,
             block.arm,
             step.pair,
             step.plan,
             force_restart=step.plan.is_aa,
-            meanwhile=meanwhile,
+            in_force=begin,
+            meanwhile=capture if sizes.ways else lambda: None,
             progress=say,
         )
     except SwitchFailed as error:
@@ -150,6 +161,7 @@ def _put_in_force(
             row = {"block": block.number, "arm": block.arm, "switch_report": error.report}
             step.warehouse.store_block(step.number, row)
         raise
+    return report, captured
 
 
 def _measure_control(step: DagRunStep, block: Block) -> None:
@@ -168,18 +180,16 @@ def _measure_control(step: DagRunStep, block: Block) -> None:
         say(f"block {block.number}: the control has {value:,.0f} transactions/s between the nodes themselves")
 
 
-def _packet_sizes(step: DagRunStep, block: Block, plan: Plan) -> list[Captured]:
+def _packet_sizes(block: Block, sizes: packet_sizes.PacketSizes) -> list[Captured]:
     """Return what was captured in ``block``; a capture that fails is said and missing, and the block goes on.
 
     Where nothing else proves what BIG TCP does, it is tried once more.
     """
-    needed = set(unproven_ways(plan.scenarios))
+    needed = set(unproven_ways(sizes.scenarios))
     found: dict[tuple[Way, str], Captured] = {}
     for _ in range(2 if needed else 1):
         try:
-            captured = packet_sizes.measure_packet_sizes(
-                step.api, plan, step.pair, run_key=step.run_key, block=block
-            )
+            captured = sizes.measure()
         except BenchError as error:
             say(f"block {block.number} has no packet sizes: {first_line(error)}")
             continue
@@ -233,9 +243,8 @@ def _end_block_before(step: DagRunStep, number: int, sample_s: float = 0) -> dic
     Returns their documents, which tell the load over ``sample_s`` seconds if that is not 0; None without a block.
     """
     before = number - 1
-    found = step.warehouse.blocks_frame(step.number)
-    open_blocks = found[(found["block"] == before) & found["finished_at"].isna()]
-    if open_blocks.empty:
+    arm = step.warehouse.open_blocks(step.number).get(before)
+    if arm is None:
         return None
     documents = node_counters.read_nodes(
         step.api,
@@ -246,7 +255,6 @@ def _end_block_before(step: DagRunStep, number: int, sample_s: float = 0) -> dic
         agents=True,
     )
     _store_nodes(step, before, "end", documents)
-    arm = open_blocks["arm"].iloc[0]
     step.warehouse.store_block(step.number, {"block": before, "arm": arm, "finished_at": datetime.now(UTC)})
     return documents
 
