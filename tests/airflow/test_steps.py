@@ -360,7 +360,7 @@ class Excluding(Cluster):
             run(self.store.update(NODES, found))
 
 
-def test_what_a_dead_run_has_left_is_put_back_before_nodes_are_chosen(tmp_path, said, monkeypatch):
+def test_what_a_dead_run_has_left_is_put_back_before_nodes_are_chosen(tmp_path, said, monkeypatch, new_warehouse):
     cluster = Excluding()
     before = cluster.state()
     api = cluster.client()
@@ -368,8 +368,7 @@ def test_what_a_dead_run_has_left_is_put_back_before_nodes_are_chosen(tmp_path, 
     pair = nodes.choose_pair(api, plan)
     dead = open_window(api, "bigtcp_benchmark/night 0", plan, pair)
     bigtcp_switch.switch(api, dead.fence, "on", pair, plan)
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
+    warehouse = new_warehouse(tmp_path / "warehouse.db")
     monkeypatch.setattr(connections, "cluster_name", lambda conn_id: "lab")
     params = {**{name: param.value for name, param in dag_params().items()}, "scenarios": ["ipv4-rr"]}
 

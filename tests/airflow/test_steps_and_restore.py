@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,10 +27,11 @@ DAG_ID, RUN_ID = RUN.split("/")
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+def warehouse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_warehouse: Callable[[Path], Warehouse]
+) -> Warehouse:
     """Return the warehouse of the connection, with the run in it."""
-    made = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    made.migrate()
+    made = new_warehouse(tmp_path / "warehouse.db")
     number = add_night(made, 0, dag_id=DAG_ID, run_id=RUN_ID)
     made.update_run(number, status="running")
     monkeypatch.setattr(connections, "warehouse", lambda: made)

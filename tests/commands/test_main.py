@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,10 +28,9 @@ PERIOD = ["--since", "2026-03-01", "--until", "2026-12-31"]
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def stored(tmp_path_factory: pytest.TempPathFactory, new_warehouse: Callable[[Path], Warehouse]) -> Warehouse:
     """A warehouse with an A/A run, and with nights of which the last one opened an incident."""
-    warehouse = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('cli')}/warehouse.db")
-    warehouse.migrate()
+    warehouse = new_warehouse(tmp_path_factory.mktemp("cli") / "warehouse.db")
     calibration = add_night(warehouse, -1, is_aa=True, plan={"order": ["off", "off"]})
     noise = {"scenario": "ipv4-stream-1", "metric": "throughput_bps", "n": 10}
     warehouse.store_noise(

@@ -34,10 +34,9 @@ def states(night: Night) -> dict[str, str]:
     return {item.scenario: item.judgement.state for item in night.judgements}
 
 
-def test_many_nights_in_their_order_are_judged_as_one_by_one(warehouse, tmp_path):
+def test_many_nights_in_their_order_are_judged_as_one_by_one(warehouse, tmp_path, new_warehouse):
     """With what the night before has in memory, and with what it has left in the warehouse."""
-    alone = Warehouse(f"sqlite:///{tmp_path}/alone.db")
-    alone.migrate()
+    alone = new_warehouse(tmp_path / "alone.db")
     after = None
     for number in range(30):
         fields = {"on": FALL} if number >= 24 else {}
@@ -103,9 +102,8 @@ def test_from_learning_to_a_regression_that_is_acknowledged_and_recovers(warehou
     assert incidents.get(warehouse, confirmed.id).state == "recovered"
 
 
-def test_what_is_carried_over_equals_judging_the_whole_history_again(warehouse, tmp_path):
-    fresh = Warehouse(f"sqlite:///{tmp_path}/fresh.db")
-    fresh.migrate()
+def test_what_is_carried_over_equals_judging_the_whole_history_again(warehouse, tmp_path, new_warehouse):
+    fresh = new_warehouse(tmp_path / "fresh.db")
     falls = dict.fromkeys(range(23, 27), FALL)
     for number in range(30):
         nights = judge(warehouse, number, on=falls.get(number))
@@ -379,9 +377,8 @@ def test_runs_by_hand_confirm_nothing_and_are_nobody_s_history(warehouse):
 
 
 @pytest.mark.parametrize("chained", [False, True])
-def test_several_runs_of_one_night_count_once_and_the_newest_does(warehouse, tmp_path, chained):
-    once = Warehouse(f"sqlite:///{tmp_path}/once.db")
-    once.migrate()
+def test_several_runs_of_one_night_count_once_and_the_newest_does(warehouse, tmp_path, chained, new_warehouse):
+    once = new_warehouse(tmp_path / "once.db")
     after, more = None, range(16, 26)
     for number in range(27):
         hours = (0, 1, 2) if number in more else (2,)
@@ -401,11 +398,10 @@ def test_several_runs_of_one_night_count_once_and_the_newest_does(warehouse, tmp
     assert Nightly(warehouse, run, other_limits).judge().judgements == alone.judgements
 
 
-def test_a_night_that_was_cleared_is_judged_by_what_it_measured_then(warehouse, tmp_path):
+def test_a_night_that_was_cleared_is_judged_by_what_it_measured_then(warehouse, tmp_path, new_warehouse):
     """Three nights are worse; measured anew they are not, and no night after them knows what they were."""
     learned(warehouse, 20)
-    once = Warehouse(f"sqlite:///{tmp_path}/once.db")
-    once.migrate()
+    once = new_warehouse(tmp_path / "once.db")
     learned(once, 20)
     for number in range(20, 23):
         judge(warehouse, number, on=FALL)

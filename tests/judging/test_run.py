@@ -22,13 +22,6 @@ MAIN = {STREAM: "throughput_bps", RR: "transactions_per_s"}
 NOISE, SEEDS = 0.03, {"plan": 4, "rerun": 5}
 
 
-@pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    found = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    found.migrate()
-    return found
-
-
 def measured(warehouse: Warehouse, noise: float = NOISE, **fields: object) -> tuple[JudgedRun, Plan]:
     """Return a run with all blocks of its plan, judged as the task ``compare`` does, with BIG TCP at +20 %."""
     plan = validate_plan(

@@ -15,24 +15,14 @@ from bigtcp_bench.report.charts.of_run import run_charts
 from bigtcp_bench.report.detail import RunDetail
 from bigtcp_bench.report.summary import headline, run_summary
 from bigtcp_bench.report.view import RunView
-from bigtcp_bench.warehouse.store import Warehouse
 from tests.any_run import HISTORIES, SEARCH, filled
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory):
-    path = tmp_path_factory.mktemp("any") / "warehouse.db"
-    made = Warehouse(f"sqlite:///{path}")
-    made.migrate()
-    made.engine.dispose()
-    return path
 
 
 @SEARCH
 @given(history=HISTORIES)
-def test_whatever_is_stored_of_a_run_can_be_told(migrated, tmp_path_factory, history):
+def test_whatever_is_stored_of_a_run_can_be_told(migrated_file, tmp_path_factory, history):
     folder = tmp_path_factory.mktemp("one")
-    with filled(migrated, folder, history) as (warehouse, numbers):
+    with filled(migrated_file, folder, history) as (warehouse, numbers):
         number = numbers[-1]
         view, detail = RunView.from_warehouse(warehouse, number), RunDetail.from_warehouse(warehouse, number)
         assert headline(view) in " ".join(run_summary(view, 2_000).split("\n"))
@@ -50,7 +40,7 @@ def test_whatever_is_stored_of_a_run_can_be_told(migrated, tmp_path_factory, his
 
 
 @pytest.mark.parametrize("medians", [(0.0, 0.0), (0.0, None), (None, None), (-1.0, 0.0), (0.0, 180.0)])
-def test_latencies_of_nothing_have_no_place_on_a_logarithmic_axis(migrated, tmp_path, medians):
+def test_latencies_of_nothing_have_no_place_on_a_logarithmic_axis(migrated_file, tmp_path, medians):
     off, on = medians
     row = {"metric": "latency_p50_us", "scenario": "ipv6-rr", "off_median": off, "on_median": on}
     attempt = {
@@ -61,6 +51,6 @@ def test_latencies_of_nothing_have_no_place_on_a_logarithmic_axis(migrated, tmp_
         "rows": {"store_comparisons": [row | {"verdict": "inconclusive"}]},
         "written_over": {},
     }
-    with filled(migrated, tmp_path, [attempt]) as (warehouse, numbers):
+    with filled(migrated_file, tmp_path, [attempt]) as (warehouse, numbers):
         drawn = latency_chart(RunView.from_warehouse(warehouse, numbers[-1])).to_dict()
     assert ("This run measured no latency." in drawn["description"]) == (on != 180)

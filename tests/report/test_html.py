@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from html.parser import HTMLParser
@@ -30,10 +30,9 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def warehouse(tmp_path_factory: pytest.TempPathFactory, new_warehouse: Callable[[Path], Warehouse]) -> Warehouse:
     """Two generated nights, the second of which is valid, and a run that has only begun."""
-    found = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('report')}/warehouse.db")
-    found.migrate()
+    found = new_warehouse(tmp_path_factory.mktemp("report") / "warehouse.db")
     write_history(found, 2, last_night=date(2026, 11, 23))
     found.start_run({"cluster": "lab", "dag_id": "bigtcp_benchmark", "run_id": "begun"})
     return found

@@ -10,7 +10,6 @@ from bigtcp_bench.planning.metrics import METRICS, metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report.summary import effect_text, headline, print_summary, run_summary
 from bigtcp_bench.report.view import ControlView, Proof, RestoreView, RunView
-from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import CAUSES, comparison, run_view
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -97,9 +96,8 @@ def test_likely_causes_stand_after_the_reasons_with_what_points_to_them():
     assert "likely causes" not in run_summary(run_view())
 
 
-def test_that_no_cause_was_found_is_no_cause(tmp_path):
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/warehouse.db")
-    warehouse.migrate()
+def test_that_no_cause_was_found_is_no_cause(tmp_path, new_warehouse):
+    warehouse = new_warehouse(tmp_path / "warehouse.db")
     number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
     none = {"cause": NONE_FOUND, "sentence": "none shows", "figures": {}, "strength": 0.0, "explains": []}
     warehouse.store_diagnosis(number, [none | {"position": 1}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,13 @@ def test_nothing_that_speaks_of_results_sees_an_earlier_attempt(warehouse: Wareh
     assert warehouse.comparisons_frame(earlier)["verdict"].tolist() == ["slower"]
 
 
-def test_attempts_travel_and_the_newest_stays_the_newest(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_attempts_travel_and_the_newest_stays_the_newest(
+    warehouse: Warehouse, tmp_path: Path, new_warehouse: Callable[[Path], Warehouse]
+) -> None:
     numbers = [attempt(warehouse, day, float(day)) for day in range(2)]
     counts = export_runs(warehouse, tmp_path / "runs.zip", raw=True)
     assert counts["run"] == 2
-    other = Warehouse(f"sqlite:///{tmp_path}/other.db")
-    other.migrate()
+    other = new_warehouse(tmp_path / "other.db")
     # It has a third attempt already: what comes in is earlier, whenever it comes.
     third = other.start_run(RUN | {"attempt": 3})
     for _ in range(2):

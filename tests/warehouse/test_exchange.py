@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def contents(warehouse: Warehouse) -> dict[str, list[Any]]:
     return tables
 
 
-def test_there_and_back(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_there_and_back(warehouse: Warehouse, tmp_path: Path, new_warehouse: Callable[[Path], Warehouse]) -> None:
     fill(warehouse)
     archive = tmp_path / "out" / "runs.zip"
     counts = export_runs(warehouse, archive, raw=True)
@@ -103,8 +104,7 @@ def test_there_and_back(warehouse: Warehouse, tmp_path: Path) -> None:
     }
     assert [path.name for path in archive.parent.iterdir()] == ["runs.zip"]
 
-    other = Warehouse(f"sqlite:///{tmp_path}/other.db")
-    other.migrate()
+    other = new_warehouse(tmp_path / "other.db")
     other.start_run({"cluster": "another", "dag_id": "d", "run_id": "r"})
     before = contents(other)
     for _ in range(2):
@@ -160,10 +160,13 @@ def _changed(source: Path, target: Path, name: str, change: dict[str, Any] | str
     ],
 )
 def test_a_damaged_file_gets_a_sentence(
-    tmp_path: Path, name: str, change: dict[str, Any] | str, sentence: str
+    tmp_path: Path,
+    name: str,
+    change: dict[str, Any] | str,
+    sentence: str,
+    new_warehouse: Callable[[Path], Warehouse],
 ) -> None:
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
-    warehouse.migrate()
+    warehouse = new_warehouse(tmp_path / "w.db")
     fill(warehouse)
     export_runs(warehouse, tmp_path / "good.zip", raw=True)
     _changed(tmp_path / "good.zip", tmp_path / "bad.zip", name, change)
@@ -227,10 +230,9 @@ def with_plan(plan: str) -> str:
     ],
 )
 def test_a_file_made_to_do_harm_gets_a_sentence(
-    tmp_path: Path, entries: dict[str, bytes | str], sentence: str
+    tmp_path: Path, entries: dict[str, bytes | str], sentence: str, new_warehouse: Callable[[Path], Warehouse]
 ) -> None:
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
-    warehouse.migrate()
+    warehouse = new_warehouse(tmp_path / "w.db")
     archive = archive_of(tmp_path / "bad.zip", **entries)
     tracemalloc.start()
     try:
@@ -257,9 +259,10 @@ def test_few_rows_are_in_memory_at_a_time(warehouse: Warehouse, tmp_path: Path) 
         import_runs(warehouse, archive_of(tmp_path / "b.zip", run=json.dumps(RUN), diagnosis=lines))
 
 
-def test_damaged_and_strangely_packed_files_get_a_sentence(tmp_path: Path) -> None:
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
-    warehouse.migrate()
+def test_damaged_and_strangely_packed_files_get_a_sentence(
+    tmp_path: Path, new_warehouse: Callable[[Path], Warehouse]
+) -> None:
+    warehouse = new_warehouse(tmp_path / "w.db")
     text = json.dumps(RUN) + "\n"
     good = archive_of(tmp_path / "good.zip", run=text, result=text * 100).read_bytes()
     middle = good.index(b"run.jsonl") + 40
@@ -282,14 +285,15 @@ def test_texts_that_no_database_holds_are_made_harmless(warehouse: Warehouse, tm
     assert (stored["note"], stored["plan"], stored["reasons"]) == (harmless, {harmless: [harmless]}, [harmless])
 
 
-def test_a_file_does_not_say_where_to_write_in_slack(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_a_file_does_not_say_where_to_write_in_slack(
+    warehouse: Warehouse, tmp_path: Path, new_warehouse: Callable[[Path], Warehouse]
+) -> None:
     fill(warehouse)
     export_runs(warehouse, tmp_path / "a.zip")
     place = {"slack_channel": "C_OTHER", "slack_ts": "1.1"}
     _changed(tmp_path / "a.zip", tmp_path / "b.zip", "incident.jsonl", place)
     _changed(tmp_path / "b.zip", tmp_path / "c.zip", "run.jsonl", place)
-    other = Warehouse(f"sqlite:///{tmp_path}/other.db")
-    other.migrate()
+    other = new_warehouse(tmp_path / "other.db")
     import_runs(other, tmp_path / "c.zip")
     (one,) = incidents.open_incidents(other)
     assert (one.slack_channel, one.slack_ts, other.run(2)["slack_channel"]) == (None, None, None)

@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -177,9 +178,10 @@ def test_a_version_is_a_whole_word_or_a_pattern(warehouse: Warehouse) -> None:
         assert len(frame) == 2 * nights
 
 
-def test_usual_is_the_median_of_every_nth_of_many_nights(tmp_path: Path) -> None:
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
-    warehouse.migrate()
+def test_usual_is_the_median_of_every_nth_of_many_nights(
+    tmp_path: Path, new_warehouse: Callable[[Path], Warehouse]
+) -> None:
+    warehouse = new_warehouse(tmp_path / "w.db")
     nights, bad = 1_200, 777
     with warehouse.engine.begin() as connection:
         for number in range(nights):
@@ -280,9 +282,10 @@ def test_every_query_runs_as_its_header_says(warehouse: Warehouse, name: str) ->
 
 
 @pytest.mark.parametrize("name", list(query_names()))
-def test_no_query_reads_a_whole_table(tmp_path: Path, name: str) -> None:
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
-    warehouse.migrate()
+def test_no_query_reads_a_whole_table(
+    tmp_path: Path, name: str, new_warehouse: Callable[[Path], Warehouse]
+) -> None:
+    new_warehouse(tmp_path / "w.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "w.db")) as connection:
         # As SQLite plans it without any statistics, which is how a new warehouse runs.
         values = dict.fromkeys(re.findall(r":([a-z]+)", sql_of(name)), "x") | {"limit": 1, "nights": 1}
@@ -304,9 +307,10 @@ def test_no_query_reads_a_whole_table(tmp_path: Path, name: str) -> None:
         ("worst_nights", {"limit": 0}, "limit = 0: must be 1 or more"),
     ],
 )
-def test_wrong_filters_get_a_sentence(tmp_path: Path, name: str, filters: dict[str, str], sentence: str) -> None:
-    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
-    warehouse.migrate()
+def test_wrong_filters_get_a_sentence(
+    tmp_path: Path, name: str, filters: dict[str, str], sentence: str, new_warehouse: Callable[[Path], Warehouse]
+) -> None:
+    warehouse = new_warehouse(tmp_path / "w.db")
     warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r"})
     with pytest.raises(InvalidInput, match=sentence):
         trend(warehouse, name, **filters)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleA
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from bigtcp_bench.report.links import URL_PREFIX
@@ -39,10 +40,9 @@ class PerDag(SimpleAuthManager):
 
 
 @pytest.fixture(scope="session")
-def filled_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled_file(tmp_path_factory: pytest.TempPathFactory, new_warehouse: Callable[[Path], Warehouse]) -> Path:
     path = tmp_path_factory.mktemp("filled") / "warehouse.db"
-    warehouse = Warehouse(f"sqlite:///{path}")
-    warehouse.migrate()
+    warehouse = new_warehouse(path)
     fill(warehouse)
     # The file is complete only when its last connection is closed.
     warehouse.engine.dispose()
@@ -57,6 +57,19 @@ def warehouse(filled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     opened.engine.dispose()
 
 
+@functools.cache
+def _pages(*, known: bool) -> FastAPI:
+    """Return the application, which takes long to build; the ``known`` users of one are told by headers."""
+    pages = build_app()
+    if known:
+        pages.dependency_overrides[get_user] = _user_of
+    return pages
+
+
+def _user_of(request: Request) -> SimpleAuthManagerUser:
+    return SimpleAuthManagerUser(username=request.headers["x-user"], role=request.headers.get("x-role"))
+
+
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     """Return a function that logs a user in; without one, nobody is."""
@@ -68,13 +81,12 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
     ) -> TestClient:
         manager = PerDag({name: dags} if name is not None and dags is not None else {})
         monkeypatch.setattr(airflow_app._AuthManagerState, "instance", manager)
-        pages = build_app()
-        if name is not None:
-            pages.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(username=name, role=role)
         airflow = FastAPI(root_path=prefix)
-        airflow.mount(URL_PREFIX, pages)
+        airflow.mount(URL_PREFIX, _pages(known=name is not None))
+        headers = {header: value for header, value in (("x-user", name), ("x-role", role)) if name and value}
         return TestClient(
             airflow,
+            headers=headers,
             base_url=f"http://airflow.example{prefix}{URL_PREFIX}/",
             raise_server_exceptions=False,
             follow_redirects=False,

@@ -5,20 +5,9 @@ from __future__ import annotations
 import html
 import re
 
-import pytest
 from hypothesis import given
 
-from bigtcp_bench.warehouse.store import Warehouse
 from tests.any_run import HISTORIES, SEARCH, filled
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory):
-    path = tmp_path_factory.mktemp("any") / "warehouse.db"
-    made = Warehouse(f"sqlite:///{path}")
-    made.migrate()
-    made.engine.dispose()
-    return path
 
 
 def addresses_of(numbers):
@@ -38,12 +27,12 @@ def addresses_of(numbers):
 @SEARCH
 @given(history=HISTORIES)
 def test_every_page_of_whatever_is_stored_is_shown_or_refused_in_words(
-    client, migrated, monkeypatch, tmp_path_factory, history
+    client, migrated_file, monkeypatch, tmp_path_factory, history
 ):
     folder = tmp_path_factory.mktemp("one")
     monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_WAREHOUSE", f"sqlite:///{folder / 'warehouse.db'}")
     reader = client("vera")
-    with filled(migrated, folder, history) as (_, numbers):
+    with filled(migrated_file, folder, history) as (_, numbers):
         wanted = addresses_of(numbers)
         while wanted:
             path = wanted.pop(0)

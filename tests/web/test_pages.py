@@ -13,7 +13,6 @@ import zlib
 import pytest
 
 from bigtcp_bench.warehouse import outbox, pages, schema
-from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.web import overview
 from bigtcp_bench.web.rendering import POLICY, static_version
 from tests.web.history import CLUSTER, DAG_ID, HOSTILE, LAB, LAB_DAG_ID, NIGHTS
@@ -462,9 +461,8 @@ def test_addresses_follow_airflow_below_a_path(client, warehouse):
         assert address.startswith(("/airflow/bigtcp-bench/", "/airflow/dags/")), address
 
 
-def test_a_new_address_of_the_warehouse_is_another_warehouse(reader, tmp_path, monkeypatch):
-    other = Warehouse(f"sqlite:///{tmp_path}/other.db")
-    other.migrate()
+def test_a_new_address_of_the_warehouse_is_another_warehouse(reader, tmp_path, monkeypatch, new_warehouse):
+    other = new_warehouse(tmp_path / "other.db")
     other.start_run({"cluster": "third", "dag_id": DAG_ID, "run_id": "r"})
     monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_WAREHOUSE", f"sqlite:///{tmp_path}/other.db")
     assert "third" in reader.get("overview").text

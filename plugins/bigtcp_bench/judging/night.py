@@ -364,7 +364,7 @@ class Nightly:
     def _read_tonight(self, row: Mapping[str, Any]) -> dict[Series, _Value]:
         """Return what ``_read`` has of this run, whose columns are ``row``, without looking at any other."""
         frame = self._warehouse.comparisons_frame(self._run)
-        environment = {name: None if row[name] is None else str(row[name]) for name in ENVIRONMENT}
+        environment = _environment(row)
         control = control_values(self._warehouse, [self._run]).get(self._run)
         plan = row["plan"] or {}
         columns = (frame[name].tolist() for name in ("scenario", "metric", "off_median", "on_median", "verdict"))
@@ -384,27 +384,23 @@ class Nightly:
     def _read(self, nights: int) -> dict[int, dict[Series, _Value]]:
         """Return this run and the valid ones before it, oldest first: run → series → value."""
         metrics = [metric.name for metric in METRICS.values() if metric.judged]
-        frame = self._warehouse.series_frame(
-            self._cluster, metrics=metrics, nights=nights, until_run=self._run, only_nights=True
-        )
-        controls = control_values(self._warehouse, sorted({int(run) for run in frame["run_id"]}))
+        read = self._warehouse.nights_until(self._cluster, self._run, metrics=metrics, nights=nights)
+        controls = control_values(self._warehouse, [row["run_id"] for row, _ in read])
         found: dict[int, dict[Series, _Value]] = {}
-        for number, rows in frame.groupby("run_id", sort=False):
-            run = int(str(number))
-            night = rows["started_at"].iloc[0].date().isoformat()
-            environment, plan = _environment(rows), rows["plan"].iloc[0] or {}
-            terms = {scenario: terms_of(plan, scenario) for scenario in rows["scenario"].unique()}
-            columns = (rows[name] for name in ("scenario", "metric", "off_median", "on_median", "verdict"))
+        for row, figures in read:
+            run, plan = row["run_id"], row["plan"] or {}
+            night, environment = row["started_at"].date().isoformat(), _environment(row)
+            terms = {scenario: terms_of(plan, scenario) for scenario in {one["scenario"] for one in figures}}
             found[run] = {
-                (scenario, metric): _Value(
+                (one["scenario"], one["metric"]): _Value(
                     run,
                     night,
-                    *_arms(off, on, verdict),
+                    *_arms(one["off_median"], one["on_median"], one["verdict"]),
                     environment,
                     controls.get(run),
-                    terms[scenario],
+                    terms[one["scenario"]],
                 )
-                for scenario, metric, off, on, verdict in zip(*columns, strict=True)
+                for one in figures
             }
         return found
 
@@ -441,16 +437,13 @@ def _decidable(incident: incidents.Incident) -> decisions.Incident:
     )
 
 
-def _environment(rows: pd.DataFrame) -> dict[str, str | None]:
-    import pandas as pd
-
-    first = rows.iloc[0]
-    return {name: None if pd.isna(first[name]) else str(first[name]) for name in ENVIRONMENT}
+def _environment(run: Mapping[Any, Any]) -> dict[str, str | None]:
+    return {name: None if run[name] is None else str(run[name]) for name in ENVIRONMENT}
 
 
-def _arms(off: float, on: float, verdict: str) -> tuple[float | None, float | None]:
+def _arms(off: float | None, on: float | None, verdict: str) -> tuple[float | None, float | None]:
     return (None, None) if verdict == "invalid" else (_known(off), _known(on))
 
 
-def _known(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _known(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -21,6 +21,9 @@ from bigtcp_bench.warehouse.upsert import upsert
 if TYPE_CHECKING:
     import pandas as pd
 
+#: What a comparison has of the history of its series.
+_SERIES = ("metric", "scenario", "off_median", "on_median", "change", "ci_low", "ci_high", "verdict")
+
 #: What a figure depends on beside BIG TCP: a change in one of these begins a new epoch of a series.
 ENVIRONMENT = (
     "client_node",
@@ -110,54 +113,89 @@ class Verdicts(Connected):
         scenarios: Sequence[str] | None = None,
         nights: int = 400,
         until_run: int | None = None,
-        only_nights: bool = False,
     ) -> pd.DataFrame:
-        """Return the history that a night is judged from: one row per run × metric × scenario, oldest first.
+        """Return the history of a cluster: one row per run × metric × scenario, oldest first.
 
         Columns: run_id, started_at, is_night, metric, scenario, off_median, on_median, change, ci_low, ci_high,
         verdict, plan (as it is stored) and ENVIRONMENT. Only valid runs that compared both arms, the newest
         ``nights`` of them; with ``until_run`` that run, whatever its status, and those of the same plan that
-        started before it. ``only_nights`` leaves runs by hand out.
+        started before it.
         """
         from bigtcp_bench.warehouse.frames import frame_of
 
-        run, comparison = schema.run.c, schema.comparison.c
-        counted = (run.status == "valid") & ~run.is_aa & ~run.superseded
-        if only_nights:
-            counted &= run.is_night
-        chosen = (
-            sa.select(
-                run.id.label("run_id"),
-                run.started_at,
-                run.is_night,
-                *(run[name] for name in ENVIRONMENT),
-                run.plan,
-            )
-            .where(run.cluster == cluster)
-            .order_by(run.started_at.desc(), run.id.desc())
-            .limit(nights)
-        )
-        if until_run is None:
-            chosen = chosen.where(counted)
-        else:
-            this = sa.select(run.started_at, run.plan_name).where(run.id == until_run).subquery()
-            end = sa.select(this.c.started_at).scalar_subquery()
-            plan = sa.select(this.c.plan_name).scalar_subquery()
-            before = (run.started_at < end) & counted & run.plan_name.is_not_distinct_from(plan)
-            chosen = chosen.where(run.started_at <= end, before | (run.id == until_run))
-        names = ("metric", "scenario", "off_median", "on_median", "change", "ci_low", "ci_high", "verdict")
-        rows = sa.select(comparison.run_id, *(comparison[name] for name in names))
-        if metrics is not None:
-            rows = rows.where(comparison.metric.in_(list(metrics)))
-        if scenarios is not None:
-            rows = rows.where(comparison.scenario.in_(list(scenarios)))
+        chosen, rows = _series(cluster, metrics, scenarios, nights, until_run)
 
         def work(connection: sa.Connection) -> pd.DataFrame:
             runs = frame_of(connection, chosen)
             ids = [int(run_id) for run_id in runs["run_id"]]
-            found = frame_of(connection, rows.where(comparison.run_id.in_(ids)))
+            found = frame_of(connection, rows.where(schema.comparison.c.run_id.in_(ids)))
             merged = runs.merge(found, on="run_id")
             ordered = merged.sort_values(["started_at", "run_id", "metric", "scenario"], ignore_index=True)
-            return ordered[["run_id", "started_at", "is_night", *names, "plan", *ENVIRONMENT]]
+            return ordered[["run_id", "started_at", "is_night", *_SERIES, "plan", *ENVIRONMENT]]
 
         return self.read(work)
+
+    def nights_until(
+        self, cluster: str, run_id: int, *, metrics: Sequence[str], nights: int
+    ) -> list[tuple[sa.RowMapping, list[sa.RowMapping]]]:
+        """Return what a night is judged from: ``series_frame`` of runs that are nights, each run with its rows.
+
+        No frame: for the few nights that most runs are judged from, making one takes longer than all the rest.
+        """
+        chosen, rows = _series(cluster, metrics, None, nights, run_id, only_nights=True)
+
+        def work(connection: sa.Connection) -> list[tuple[sa.RowMapping, list[sa.RowMapping]]]:
+            runs = connection.execute(chosen).mappings().all()[::-1]
+            of_run: dict[int, list[sa.RowMapping]] = {}
+            known = rows.where(schema.comparison.c.run_id.in_([run["run_id"] for run in runs]))
+            for row in connection.execute(known).mappings():
+                of_run.setdefault(row["run_id"], []).append(row)
+            return [
+                (run, sorted(of_run[run["run_id"]], key=lambda row: (row["metric"], row["scenario"])))
+                for run in runs
+                if run["run_id"] in of_run
+            ]
+
+        return self.read(work)
+
+
+def _series(
+    cluster: str,
+    metrics: Sequence[str] | None,
+    scenarios: Sequence[str] | None,
+    nights: int,
+    until_run: int | None,
+    *,
+    only_nights: bool = False,
+) -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """Return what selects the runs of ``Verdicts.series_frame``, newest first, and the rows of whatever runs."""
+    run, comparison = schema.run.c, schema.comparison.c
+    counted = (run.status == "valid") & ~run.is_aa & ~run.superseded
+    if only_nights:
+        counted &= run.is_night
+    chosen = (
+        sa.select(
+            run.id.label("run_id"),
+            run.started_at,
+            run.is_night,
+            *(run[name] for name in ENVIRONMENT),
+            run.plan,
+        )
+        .where(run.cluster == cluster)
+        .order_by(run.started_at.desc(), run.id.desc())
+        .limit(nights)
+    )
+    if until_run is None:
+        chosen = chosen.where(counted)
+    else:
+        this = sa.select(run.started_at, run.plan_name).where(run.id == until_run).subquery()
+        end = sa.select(this.c.started_at).scalar_subquery()
+        plan = sa.select(this.c.plan_name).scalar_subquery()
+        before = (run.started_at < end) & counted & run.plan_name.is_not_distinct_from(plan)
+        chosen = chosen.where(run.started_at <= end, before | (run.id == until_run))
+    rows = sa.select(comparison.run_id, *(comparison[name] for name in _SERIES))
+    if metrics is not None:
+        rows = rows.where(comparison.metric.in_(list(metrics)))
+    if scenarios is not None:
+        rows = rows.where(comparison.scenario.in_(list(scenarios)))
+    return chosen, rows
