@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shlex
 import subprocess
@@ -12,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.cli import cli_parser
+from airflow.configuration import conf
+from airflow.sdk import Connection
 
 from bigtcp_bench.commands import main
 from tests.support.compose import (
@@ -26,28 +27,6 @@ from tests.support.compose import (
 )
 
 DOCKERFILE = (ROOT / "image" / "Dockerfile").read_text(encoding="utf-8")
-
-#: Answers, in a fresh process with an Airflow home of its own, what this Airflow makes of the file.
-ASK_AIRFLOW = """
-import json, sys
-asked = json.load(sys.stdin)
-from airflow.cli import cli_parser
-from airflow.configuration import conf
-from airflow.sdk import Connection
-parser = cli_parser.get_parser()
-for command in asked["commands"]:
-    parser.parse_args(command)
-options = conf.configuration_description
-unknown = [[s, o] for s, o in asked["options"] if o not in options.get(s, {}).get("options", {})]
-connections = {}
-for name, text in asked["connections"].items():
-    found = Connection.from_json(text, "x") if text.startswith("{") else Connection.from_uri(text, "x")
-    connections[name] = {
-        "type": found.conn_type, "host": found.host, "login": found.login, "password": found.password,
-        "schema": found.schema, "port": found.port, "extra": found.extra_dejson,
-    }
-json.dump({"unknown": unknown, "connections": connections}, sys.stdout)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +52,7 @@ def scripted_commands(airflow_services) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def airflow_says(airflow_services, scripted_commands, tmp_path_factory) -> dict[str, Any]:
+def airflow_says(airflow_services, scripted_commands) -> dict[str, Any]:
     commands = [command[1:] for command in scripted_commands if command[0] == "airflow"]
     for service in airflow_services.values():
         if isinstance(service["command"], str):
@@ -81,29 +60,35 @@ def airflow_says(airflow_services, scripted_commands, tmp_path_factory) -> dict[
         check = service.get("healthcheck", {}).get("test", [])
         if check[1:2] == ["airflow"]:
             commands.append(check[2:])
+    assert len(commands) == 6
+    parser = cli_parser.get_parser()
+    for command in commands:
+        parser.parse_args(command)
     variables = airflow_services["airflow-scheduler"]["environment"]
-    asked = {
-        "commands": commands,
-        "options": [name.lower().split("__")[1:] for name in variables if name.startswith("AIRFLOW__")],
+    options = [name.lower().split("__")[1:] for name in variables if name.startswith("AIRFLOW__")]
+    known = conf.configuration_description
+    return {
+        "unknown": [[part, name] for part, name in options if name not in known.get(part, {}).get("options", {})],
         "connections": {
-            name.removeprefix("AIRFLOW_CONN_").lower(): text
+            name.removeprefix("AIRFLOW_CONN_").lower(): read(text)
             for name, text in variables.items()
             if name.startswith("AIRFLOW_CONN_") and text
         },
     }
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK_AIRFLOW],
-        input=json.dumps(asked),
-        env={**environment, "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow"))},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(commands) == 6
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+def read(text: str) -> dict[str, Any]:
+    """Return what Airflow makes of a connection."""
+    found = Connection.from_json(text, "x") if text.startswith("{") else Connection.from_uri(text, "x")
+    return {
+        "type": found.conn_type,
+        "host": found.host,
+        "login": found.login,
+        "password": found.password,
+        "schema": found.schema,
+        "port": found.port,
+        "extra": found.extra_dejson,
+    }
 
 
 def schema_check(path: Path) -> subprocess.CompletedProcess[str]:

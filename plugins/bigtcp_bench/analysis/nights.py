@@ -64,13 +64,16 @@ def compare_nights(before: pd.DataFrame, after: pd.DataFrame, level: float = 0.9
 
 def _arms(frame: pd.DataFrame) -> dict[tuple[str, str], Numbers]:
     usable = frame[frame["verdict"] != "invalid"]
-    found = {}
-    for key, rows in usable.groupby(["scenario", "metric"], sort=False):
-        values = rows[["off_median", "on_median"]].to_numpy(dtype=float)
-        kept = values[np.isfinite(values).all(axis=1) & (values > 0).all(axis=1)]
-        if len(kept):
-            found[str(key[0]), str(key[1])] = kept
-    return found
+    values = usable[["off_median", "on_median"]].to_numpy(dtype=float)
+    kept = (np.isfinite(values) & (values > 0)).all(axis=1)
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, (scenario, metric) in enumerate(
+        zip(usable["scenario"].tolist(), usable["metric"].tolist(), strict=True)
+    ):
+        of_series = places.setdefault((str(scenario), str(metric)), [])
+        if kept[place]:
+            of_series.append(place)
+    return {series: values[at] for series, at in places.items() if at}
 
 
 def _moved(before: Numbers, after: Numbers, level: float) -> Moved:

@@ -77,16 +77,19 @@ def measure_noise(frame: pd.DataFrame, plan: Plan) -> list[Noise]:
     keys = [(block.number, turn) for block in blocks(plan) for turn in range(block.generations)]
     position_of = {key: position for position, key in enumerate(keys)}
     on_of = {block.number: block.arm == "on" for block in blocks(plan)}
+    series = {(str(name), str(metric)): rows for (name, metric), rows in frame.groupby(["scenario", "metric"])}
     for name in plan.scenarios:
         for metric in metrics_of(SCENARIOS[name].traffic):
-            rows = frame[(frame["scenario"] == name) & (frame["metric"] == metric.name)]
+            rows = series.get((name, metric.name))
+            if rows is None:
+                continue
             values = rows["value"].to_numpy(dtype=float)
             if metric.scale == "log":
-                if not len(values) or values.min() <= 0:
+                if values.min() <= 0:
                     continue
                 scaled = np.log(values)
             else:
-                mean = abs(values.mean()) if len(values) else 0.0
+                mean = abs(values.mean())
                 if mean == 0:
                     continue
                 scaled = values / mean
