@@ -16,13 +16,13 @@ from bigtcp_bench.planning.plan import (
 )
 
 #: Of what comes on top of the traffic, the seconds of one: (quick, slow). Quick is from runs of the lab under
-#: Airflow's scheduler on two cores: a generation of 16 s of traffic took 23 to 28 s there, a switch 18 to 23 s.
-#: Slow is for clusters with real agents and slower API servers: an agent is Ready after 10 to 30 s (two took 23 s
-#: on a small cluster), and a pod of a cached image starts within 10 s.
+#: Airflow's scheduler on two cores (``python -m benchmarks.run_cost``); of two pods the second starts while the
+#: first gets Ready. Slow is for clusters with real agents and slower API servers: an agent is Ready after 10 to
+#: 30 s (two took 23 s on a small cluster), and a pod of a cached image starts within 10 s.
 TASK_S = (3.0, 8.0)
 LOOK_S = (3.0, 8.0)
 RESTART_S = (3.0, 30.0)
-PODS_S = (3.0, 12.0)
+PODS_S = (2.0, 12.0)
 REPETITION_S = (0.3, 1.0)
 
 
@@ -58,7 +58,7 @@ def estimate(plan: Plan, restarts: int) -> Estimate:
     Neither a wait for quiet nodes nor measuring again is in it.
     """
     # Check, snapshot, counters, compare, notify, restore, close; of these the first two and the restore look once.
-    return _estimate(plan, restarts, tasks=7, looks=4)
+    return _estimate(plan, restarts, tasks=7, looks=3)
 
 
 def estimate_again(plan: Plan) -> Estimate:
@@ -75,8 +75,9 @@ def _estimate(plan: Plan, restarts: int, *, tasks: int, looks: int) -> Estimate:
     count = len(blocks(plan))
     # One for each switch and each pair of pods.
     tasks += count + generations
-    # A switch looks twice, and once more before the gate.
-    looks += count * (2 if plan.load_gate.mode == "warn" else 3)
+    # At both ends of a block. Before a first one the gate looks, and where nothing is captured, the proof.
+    ways = captured_ways(plan)
+    looks += 2 * count + (plan.load_gate.mode != "warn") + (0 if ways else count)
     control_s = count * (min(plan.duration_s, CONTROL_MAX_S) + 1) if plan.control else 0
     parts = [
         Part("measured and omitted traffic", plan.measuring_time_s, plan.measuring_time_s),
@@ -89,7 +90,7 @@ def _estimate(plan: Plan, restarts: int, *, tasks: int, looks: int) -> Estimate:
     if plan.control:
         pods = _part("", count, PODS_S)
         parts.insert(1, Part("the control", control_s + pods.quick_s, control_s + pods.slow_s))
-    if ways := captured_ways(plan):
+    if ways:
         sent = [(way.path, captured_places(way, block)) for block in blocks(plan) for way in ways]
         streams_s = sum(len(places) for _, places in sent) * CAPTURE_S
         # One pair between the nodes, whatever goes through a Service; and one on each node.
