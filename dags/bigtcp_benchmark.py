@@ -68,7 +68,7 @@ def bigtcp_benchmark() -> None:
 
     chain(checked, opened, *measured, closing, counted, compared, again, compared_again, told, restored, closed)
     # compare_rerun runs whatever happened; a failure before it must still keep notify from telling half a run.
-    # Airflow hands a failure on by one task a second: notify hears of each at once, and the teardown is next.
+    # For Airflow hands a failure on by one task a second; the teardown waits for each of them all the same.
     [*measured, *later, counted, compared] >> told
 
 
