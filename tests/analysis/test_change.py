@@ -46,6 +46,33 @@ def test_both_arms_and_their_ratio_are_compared():
     assert change.benefit.high - change.benefit.low > change.on.high - change.on.low
 
 
+def test_of_many_figures_hardly_ever_one_is_beyond_chance_when_nothing_changed():
+    random = np.random.default_rng(3)
+    names = [f"{family}-stream-{streams}" for family in ("ipv4", "ipv6") for streams in (1, 8, 32)]
+    names += [f"{name}@{path}" for name in names for path in ("service", "same-node")]
+    wrong = 0
+    for _ in range(60):
+        made = {name: np.exp(random.normal(0, 0.02, (31, 2))) * [10.0, 15.0] for name in names}
+        before, after = (pd.concat([run(*made[name][at], name) for name in names]) for at in (29, 30))
+        past = pd.concat([run(*pair, name) for name in names for pair in made[name][:30]], ignore_index=True)
+        changes = compare_runs(before, after, past, names, THRESHOLDS)
+        assert len(changes) == len(names) == 18
+        wrong += any(getattr(change, arm).beyond_chance for change in changes for arm in ("off", "on", "benefit"))
+    # Of single intervals of 95 % one would miss zero in nearly every run.
+    assert wrong <= 6
+
+
+def test_what_is_far_beyond_chance_is_so_beside_many_others():
+    names = [SCENARIO, "ipv6-stream-1", "ipv6-stream-8", "ipv6-stream-32"]
+    steady = pd.concat([run(10, 15, name) for name in names])
+    fallen = pd.concat([run(10, 13 if name == SCENARIO else 15, name) for name in names])
+    history = pd.concat([quiet(30).assign(scenario=name) for name in names])
+    first, *others = compare_runs(steady, fallen, history, names, THRESHOLDS)
+    assert first.on.beyond_chance
+    assert not first.off.beyond_chance
+    assert not any(one.on.beyond_chance for one in others)
+
+
 def test_too_few_runs_before_give_no_interval():
     (few,) = compare_runs(run(10, 15), run(11, 15), quiet(MIN_RUNS - 1), [SCENARIO], THRESHOLDS)
     assert (few.on.change, few.on.low, few.on.high) == (0.0, None, None)

@@ -272,7 +272,9 @@ def test_control_must_be_as_usual():
     assert control_problems(5.0, [10.0] * 3, thresholds) == []
     assert control_problems(None, [10.0] * 20, thresholds) == []
     (problem,) = control_problems(8.0, [1.0] * 20 + [10.0] * 20, thresholds)
-    assert problem.startswith("the control is -20.0% off its median of the last nights; beyond 15% ")
+    assert problem.startswith(
+        "the control between the nodes themselves is 20.0% below its median of the last nights; beyond 15% "
+    )
 
 
 def test_a_control_that_is_never_the_same_may_be_further_off():

@@ -123,7 +123,7 @@ def test_a_reason_is_told_once_and_what_to_do_next():
 
 
 def test_a_valid_run_that_is_worse_than_before_a_change_has_no_tick():
-    moved = Moved(before=14.0, after=10.0, change=-0.3, low=-0.4, high=-0.2)
+    moved = Moved(before=14.0, after=10.0, change=-0.3, low=-0.4, high=-0.2, beyond_chance=True)
     series = ScenarioChange("ipv4-stream-1", "throughput_bps", moved, moved, moved, 12)
     change = ChangeView(12, "night 11", MONDAY, ("1.18.3 → 1.18.4",), (), (series,), 0.95, 8)
     title, *texts = texts_of(run_message(run_view(change=change)))
@@ -184,12 +184,14 @@ def test_what_is_not_real_is_said():
     assert "(lab, its Cilium is emulated)" in text_of(still(IncidentNews(incident(), run_view(emulated=True))))
     generated = run_view(generated=True)
     assert text_of(run_message(generated)).startswith("GENERATED, NOT MEASURED: lab")
-    assert text_of(EVERY[0](IncidentNews(incident(), generated))).startswith("GENERATED, NOT MEASURED: ipv4")
+    assert text_of(EVERY[0](IncidentNews(incident(), generated))).startswith(
+        "GENERATED, NOT MEASURED: Regression on lab: ipv4"
+    )
     assert "(generated, nothing was measured)" in text_of(still(IncidentNews(incident(), generated)))
 
 
 def test_a_run_after_a_change_of_cilium_says_how_both_arms_moved():
-    moved = Moved(before=10.0, after=14.0, change=0.4, low=0.3, high=0.5)
+    moved = Moved(before=10.0, after=14.0, change=0.4, low=0.3, high=0.5, beyond_chance=True)
     change = ChangeView(
         before=12,
         before_run_id="night 11",
@@ -237,7 +239,9 @@ def test_a_digest():
 
 def test_a_digest_of_nothing():
     message = digest_message("lab", MONDAY, Period({}, (), False), [])
-    assert text_of(message).splitlines() == ["No run in this week.", "*Open regressions*: none."]
+    title, *lines = text_of(message).splitlines()
+    assert title == "BIG TCP on lab: week 47, 16 Nov to 22 Nov 2026"
+    assert lines == ["No run in this week.", "*Open regressions*: none."]
 
 
 # As long and as wrong as it can get
@@ -367,10 +371,38 @@ def test_any_week_is_a_message_that_slack_takes(rows, cluster):
 
 def test_an_alarm_says_what_to_do_next_and_leads_to_where_it_is_acknowledged():
     news = IncidentNews(incident(), run_view(), "https://airflow.example/incidents/3")
-    for message in (incident_messages.regression_message(news), incident_messages.suspicion_message(news)):
+    grown = incident_messages.grown(news, {}, "ann")
+    for message in (incident_messages.regression_message(news), incident_messages.suspicion_message(news), grown):
         text = "\n".join(texts_of(message))
         assert "*Do next*\n• Compare the runs on both sides of its beginning." in text
         assert "<https://airflow.example/incidents/3|Incident 3: what changed, and acknowledge>" in text
+
+
+def test_what_is_over_is_not_to_be_acknowledged():
+    over = IncidentNews(ended(incident()), run_view(), "https://airflow.example/incidents/3")
+    (small_print,) = texts_of(incident_messages.closed_title_message(over))[-1:]
+    assert "<https://airflow.example/incidents/3|Incident 3: what changed>" in small_print
+
+
+def test_what_a_telephone_shows_begins_with_the_news():
+    news = IncidentNews(incident(), run_view())
+    assert shown(incident_messages.regression_message(news)).text.startswith("Regression on lab: ipv4-stream-1")
+    assert shown(incident_messages.suspicion_message(news)).text.startswith("Suspicion on lab: ipv4-stream-1")
+    # This one's first line has all of its title.
+    assert "BIG TCP on" not in shown(run_message(run_view(status="invalid"))).text
+
+
+def test_a_note_that_names_another_cilium_has_a_next_step_of_its_own():
+    moved = Moved(before=14.0, after=10.0, change=-0.3, low=-0.4, high=-0.2, beyond_chance=True)
+    series = ScenarioChange("ipv4-stream-1", "throughput_bps", moved, moved, moved, 12)
+    change = ChangeView(12, "night 11", MONDAY, ("1.18.3 → 1.18.4",), (), (series,), 0.95, 8)
+    for compared, advice in ((None, ""), (change, " The next nights confirm it or not.")):
+        view = run_view(change=compared, note="after the upgrade to Cilium 1.99", cilium_version="1.18.4")
+        text = "\n".join(texts_of(run_message(view)))
+        assert "the note names Cilium 1.99, measured was 1.18.4" in text
+        assert "*Do next*\n• Ask whether that Cilium is rolled out" in text
+        assert f"of the version that was measured.{advice}" in text
+        assert ("The next nights" in text) == bool(advice)
 
 
 def test_no_message_says_where_the_warehouse_is():

@@ -64,6 +64,7 @@ def test_an_incident_from_its_beginning_to_its_end(warehouse, tell):
     (opening,) = tell(night_view(warehouse, 21))
     assert (opening.kind, opening.incident_id) == ("incident", number)
     assert shown(opening).text.splitlines() == [
+        "Regression on lab: ipv4-stream-1 throughput −12.3 %",
         "ipv4-stream-1 throughput −12.3 % against the usual level of 60 nights, arm on relative to arm off",
         "Since the night 2026-03-20, confirmed on 2026-03-22.",
         "Attributed to BIG TCP: arm on got worse against arm off. About then changed: Cilium 1.18.3 → 1.18.4.",
@@ -146,6 +147,18 @@ def test_what_gets_worse_is_told_with_its_date_and_ends_the_acknowledgement(ware
     # And may be acknowledged anew, which is told anew.
     incidents.acknowledge(warehouse, number, by="bob", note="that, too")
     assert "Acknowledged by bob" in text(tell(night_view(warehouse, 24)))
+
+
+def test_only_what_is_better_than_was_told_is_told_as_better(warehouse, tell):
+    series = ("ipv4-stream-1", "throughput_bps")
+    revise(warehouse, "2026-03-22", {series: -0.2})
+    tell(night_view(warehouse, 21, {series: -0.2}))
+    for night, change, said in ((22, -0.07, "Better, but not as usual again"), (23, -0.08, "Still there, day 5")):
+        revise(warehouse, f"2026-03-{night + 1}", {series: change})
+        eased = SeriesView(*series, "regression", change, "2026-03-20", "big-tcp", 60, event="eased")
+        told = text(tell(night_view(warehouse, night, history=HistoryView(series=(eased,)))))
+        assert said in told
+    assert "Better" not in told
 
 
 def test_a_run_tells_an_incident_once_however_often_it_tells(warehouse, tell):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 
@@ -14,6 +14,7 @@ from bigtcp_bench.notify.slack.blocks import rendered
 from bigtcp_bench.notify.slack.settings import ClusterSettings
 from bigtcp_bench.report.history import HistoryView, SeriesView
 from bigtcp_bench.warehouse import incidents
+from tests.report.views import run_view
 from tests.support.incidents import night_view, revise
 
 SERIES = ("ipv4-stream-1", "throughput_bps")
@@ -81,3 +82,55 @@ def test_who_knew_of_it_later_did_not_know_then(warehouse):
         last = past.told_before(then, f"2026-03-{day}", "failure")
         assert last is not None
         assert last["acknowledged"] == then.acknowledged
+
+
+def test_what_a_night_says_of_the_night_before_is_what_that_knew(warehouse):
+    for night, change in ((23, -0.1), (24, -0.2), (25, -0.2), (26, -0.08)):
+        view = night_view(warehouse, night, {SERIES: change})
+        judged = {
+            "scenario": SERIES[0],
+            "metric": SERIES[1],
+            "state": "regression",
+            "change": change,
+            "details": {},
+        }
+        warehouse.store_judgements(view.number, [judged])
+    # As the last of these nights has left it.
+    one = revise(warehouse, "2026-03-27", {SERIES: -0.08})
+    assert "−10.0 % → −20.0 %" in told_again(warehouse, 24, -0.2)
+    assert told_again(warehouse, 25, -0.2).startswith("Still there, day 7")
+    eased = told_again(warehouse, 26, -0.08, event="eased")
+    assert eased.startswith("*Better, but not as usual again*: ipv4-stream-1 throughput −20.0 % → −8.0 %.")
+    incidents.acknowledge(warehouse, one.id, by="kim", note="x", at=datetime(2026, 3, 25, 12, tzinfo=UTC))
+    assert told_again(warehouse, 25, -0.2).startswith(":thumbsup: Acknowledged by kim")
+    assert told_again(warehouse, 26, -0.08) == ""
+
+
+def test_what_a_person_ended_is_told_by_the_night_after(warehouse):
+    one = revise(warehouse, "2026-03-26")
+    for night in (24, 25, 26, 27):
+        view = night_view(warehouse, night)
+        judged = {"scenario": SERIES[0], "metric": SERIES[1], "state": "regression", "change": -0.1, "details": {}}
+        warehouse.store_judgements(view.number, [judged])
+    incidents.close(warehouse, one.id, by="kim", note="test rig", on=date(2026, 3, 26))
+    assert told_again(warehouse, 25).startswith("Still there")
+    assert "Closed on 2026-03-26 by kim: test rig" in told_again(warehouse, 26)
+    assert told_again(warehouse, 27) == ""
+
+
+def test_what_was_found_out_later_to_be_to_blame_is_not_said_of_a_suspicion(warehouse, over):
+    assert over.attribution == "big-tcp"
+    assert "arm on relative to arm off" not in told(warehouse, 19, state="suspect", min_severity="suspect")
+
+
+def told_again(warehouse, number: int, change: float = -0.1, event: str | None = None) -> str:
+    """Return what a stored night told, after the nights that followed it."""
+    run = warehouse.find_run("lab", "bigtcp_benchmark", f"night {number}")
+    series = SeriesView(*SERIES, "regression", change, "2026-03-20", "big-tcp", 60, event=event)
+    started = warehouse.run(run)["started_at"]
+    view = run_view(number=run, started=started, cluster="lab", history=HistoryView(series=(series,)))
+    later = night_view(warehouse, 30)
+    steady = {"scenario": SERIES[0], "metric": SERIES[1], "state": "steady", "details": {}}
+    warehouse.store_judgements(later.number, [steady])
+    drafts = drafts_of_run(warehouse, view, ClusterSettings())
+    return "\n".join(rendered(message_of(draft.payload), "").text for draft in drafts)

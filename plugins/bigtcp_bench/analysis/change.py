@@ -7,6 +7,7 @@ compared, rather than each run with the mean, so that a slow drift of the cluste
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ Numbers = npt.NDArray[np.floating[Any]]
 MIN_RUNS = 8
 #: Runs before the change that are asked, newest first: more would reach into other times.
 MAX_RUNS = 30
+#: What is compared of each scenario: both arms, and their ratio.
+_FIGURES = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Moved:
     """One figure before and after; ``change`` is after/before − 1, ``low`` and ``high`` its interval.
 
     For the benefit, ``before`` and ``after`` are on/off. The interval is None where too few runs are known.
+    ``beyond_chance``: zero is excluded by an interval so wide that those of all figures of the comparison hold at
+    once; of single ones some miss zero by chance.
     """
 
     before: float
@@ -43,6 +48,7 @@ class Moved:
     change: float
     low: float | None = None
     high: float | None = None
+    beyond_chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,20 +75,23 @@ def compare_runs(
     ``before`` and ``after`` have one row per scenario and metric with off_median, on_median and verdict; so has
     ``history``, of earlier runs like ``before``, oldest first, ``before`` among them.
     """
-    changes = []
+    pairs = {}
     for scenario in scenarios:
+        arms = [_arms(frame, scenario, HEADLINE[SCENARIOS[scenario].traffic]) for frame in (before, after)]
+        if all(len(of) == 1 for of in arms):
+            pairs[scenario] = arms[0][0], arms[1][0]
+    changes = []
+    for scenario, (first, last) in pairs.items():
         metric = HEADLINE[SCENARIOS[scenario].traffic]
-        arms = [_arms(frame, scenario, metric) for frame in (before, after)]
-        if any(len(pairs) != 1 for pairs in arms):
-            continue
-        (first, last), past = (pairs[0] for pairs in arms), _arms(history, scenario, metric)[-MAX_RUNS:]
+        past = _arms(history, scenario, metric)[-MAX_RUNS:]
+        moved = functools.partial(_moved, thresholds=thresholds, figures=_FIGURES * len(pairs))
         changes.append(
             ScenarioChange(
                 scenario,
                 metric,
-                off=_moved(first[0], last[0], past[:, 0], thresholds),
-                on=_moved(first[1], last[1], past[:, 1], thresholds),
-                benefit=_moved(first[1] / first[0], last[1] / last[0], past[:, 1] / past[:, 0], thresholds),
+                off=moved(first[0], last[0], past[:, 0]),
+                on=moved(first[1], last[1], past[:, 1]),
+                benefit=moved(first[1] / first[0], last[1] / last[0], past[:, 1] / past[:, 0]),
                 runs=len(past),
             )
         )
@@ -97,19 +106,22 @@ def _arms(frame: pd.DataFrame, scenario: str, metric: str) -> Numbers:
     return usable
 
 
-def _moved(before: float, after: float, past: Numbers, thresholds: Thresholds) -> Moved:
-    low = high = None
+def _moved(before: float, after: float, past: Numbers, thresholds: Thresholds, figures: int) -> Moved:
+    low, high, beyond_chance = None, None, False
     if len(past) >= MIN_RUNS:
         estimate = math.log(after / before)
         half = usual_difference(past, thresholds)
         low, high = math.expm1(estimate - half), math.expm1(estimate + half)
-    return Moved(float(before), float(after), float(after / before - 1), low, high)
+        beyond_chance = abs(estimate) > usual_difference(past, thresholds, figures)
+    change = float(after / before - 1)
+    return Moved(float(before), float(after), change, low, high, beyond_chance)
 
 
-def usual_difference(past: Numbers, thresholds: Thresholds) -> float:
+def usual_difference(past: Numbers, thresholds: Thresholds, figures: int = 1) -> float:
     """Return how far apart two neighbouring runs may be by chance, as a logarithm, at the level of confidence.
 
-    ``past`` are the values of the runs before, oldest first, at least MIN_RUNS of them.
+    With ``figures`` that is the level at which so many hold at once (Bonferroni). ``past`` are the values of the
+    runs before, oldest first, at least MIN_RUNS of them.
     """
     steps = np.diff(np.log(past))
     # As for a single night's spread: however quiet they were. A difference has the variance of two runs.
@@ -117,4 +129,4 @@ def usual_difference(past: Numbers, thresholds: Thresholds) -> float:
     # Neighbouring differences share a run, so they say less than as many independent ones would: von Neumann's
     # mean square successive difference of n values has the variance of a chi-square with this many degrees.
     df = 2 * (len(past) - 1) ** 2 / (3 * len(past) - 4)
-    return float(special.stdtrit(df, 0.5 + thresholds.confidence_level / 2)) * spread
+    return float(special.stdtrit(df, 1 - (1 - thresholds.confidence_level) / (2 * figures))) * spread

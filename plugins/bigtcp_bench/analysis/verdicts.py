@@ -391,9 +391,10 @@ def control_problems(control: float | None, history: Sequence[float], thresholds
     limit = max(thresholds.control_limit, thresholds.suspect_sds * sd)
     if abs(control / usual - 1) <= limit:
         return []
+    change = control / usual - 1
     return [
-        f"the control is {control / usual - 1:+.1%} off its median of the last nights; beyond {limit:.0%} the "
-        "infrastructure itself has changed"
+        f"the control between the nodes themselves is {abs(change):.1%} {'above' if change > 0 else 'below'} its "
+        f"median of the last nights; beyond {limit:.0%} the infrastructure itself has changed"
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -117,15 +117,16 @@ def grown(
     worse_on = news.incident.worse_on
     word = f"Worse since the night {worse_on}" if worse_on else "Grown"
     known = f" What {acknowledged_by} acknowledged was less." if acknowledged_by else ""
-    return _reply(f"{'; '.join(lines)}.{known}", news, label=word, kind="regression")
+    told = _reply(f"{'; '.join(lines)}.{known}", news, label=word, kind="regression")
+    # It is an alarm in the channel, too, where its thread's first message may be far away.
+    return replace(told, lists=(_next(news.incident),), links=_links(news))
 
 
 def eased(news: IncidentNews, before: Mapping[Series, float | None]) -> Message:
     """Return the follow-up of a night on which series came back in part; ``before`` is what was told last."""
     lines = [
         f"{_label(member)} {units.change_text(before.get(member.series))} → {units.change_text(member.change)}"
-        for member in news.members
-        if (judged := news.judged(member)) is not None and judged.event == "eased"
+        for member in better_than(news, before)
     ]
     return _reply(f"{'; '.join(lines)}.", news, label="Better, but not as usual again")
 
@@ -148,7 +149,7 @@ def closed_title_message(news: IncidentNews) -> Message:
     incident = news.incident
     return Message(
         kind=incident.state,
-        title=f"{_ENDED[incident.state]} on {incident.cluster}: {_label(news.lead)}",
+        title=_title(f"{_ENDED[incident.state]} on {incident.cluster}: {_label(news.lead)}", news),
         lines=(Line(_ending(incident, news.members)),),
         facts=conditions(news.view, _OF_THE_RUN),
         links=_links(news),
@@ -163,6 +164,17 @@ def worse_than(news: IncidentNews, before: Mapping[Series, float | None], by: fl
         if member.confirmed and (member.series not in before or _badness(member) > known + by):
             found.append(member)
     return found
+
+
+def better_than(news: IncidentNews, before: Mapping[Series, float | None]) -> list[Member]:
+    """Return the series that came back in part tonight, and are better than ``before``, which was told last."""
+    return [
+        member
+        for member in news.members
+        if (judged := news.judged(member)) is not None
+        and judged.event == "eased"
+        and _badness(member) < badness(member.metric, before.get(member.series))
+    ]
 
 
 def listed(members: Sequence[Member], most: int = 5) -> str:
@@ -183,20 +195,27 @@ _ENDED = {
 
 
 def _with_evidence(title: str, lines: Sequence[str], news: IncidentNews) -> Message:
-    advice = CAUSE_ADVICE.get(news.incident.attribution or "", NO_CAUSE_ADVICE)
     lists = (
-        Listing((advice,), "Do next"),
+        _next(news.incident),
         Listing(tuple(_evidence(news)), "Evidence: against the usual level; then on against off tonight"),
         likely_causes(news.view),
     )
     return Message(
         kind=news.incident.state,
-        title=title,
+        title=_title(title, news),
         lines=tuple(Line(line, loud=line is lines[0]) for line in lines),
         lists=tuple(listing for listing in lists if listing.lines),
         facts=conditions(news.view, _OF_THE_RUN),
         links=_links(news),
     )
+
+
+def _title(news_text: str, news: IncidentNews) -> str:
+    return f"GENERATED, NOT MEASURED: {news_text}" if news.view.generated else news_text
+
+
+def _next(incident: Incident) -> Listing:
+    return Listing((CAUSE_ADVICE.get(incident.attribution or "", NO_CAUSE_ADVICE),), "Do next")
 
 
 def _reply(text: str, news: IncidentNews, *, label: str = "", kind: str = "") -> Message:
@@ -206,18 +225,19 @@ def _reply(text: str, news: IncidentNews, *, label: str = "", kind: str = "") ->
 
 
 def _links(news: IncidentNews) -> tuple[Link, ...]:
-    about = f"Incident {news.incident.id}: what changed, and acknowledge"
+    about = f"Incident {news.incident.id}: what changed"
+    if news.incident.closed_on is None:
+        about += ", and acknowledge"
     return (*run_link(news.view), *([Link(news.url, about)] if news.url else []))
 
 
 def _what(news: IncidentNews) -> str:
-    note = "GENERATED, NOT MEASURED: " if news.view.generated else ""
     judged = news.judged(news.lead)
     usual = f"the usual level of {judged.nights} nights" if judged and judged.nights else "its usual level"
     measure = _MEASURE.get(news.incident.attribution or "", "")
     others = len(news.members) - 1
     more = f" (and {others} more series)" if others else ""
-    return f"{note}{_series_and_change(news.lead)} against {usual}{measure}{more}"
+    return f"{_series_and_change(news.lead)} against {usual}{measure}{more}"
 
 
 def _since(incident: Incident) -> str:

@@ -18,6 +18,7 @@ from bigtcp_bench.notify.run_messages import failed_checks, run_message
 from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report import links
 from bigtcp_bench.warehouse import incidents, outbox
+from bigtcp_bench.warehouse.lists import listed_series
 from bigtcp_bench.warehouse.outbox import Draft
 
 if TYPE_CHECKING:
@@ -91,11 +92,21 @@ def _of_past_incidents(
     warehouse: Warehouse, view: RunView, wanted: Wanted, airflow_url: str | None
 ) -> Iterator[Draft]:
     """Yield what a night that others have followed called for, as it knew its incidents."""
-    night = _night(view)
-    for incident in incidents.of_night(warehouse, view.cluster, night):
+    night, before = _night(view), _night_before(warehouse, view)
+    for incident in incidents.of_night(warehouse, view.cluster, night, before.night if before else None):
         then = past.as_of(incident, view, night)
-        last = past.told_before(then, night, wanted.min_severity)
+        last = past.told_before(then, night, wanted.min_severity, before)
         yield from _of_incident(_news(then, view, airflow_url), last, wanted)
+
+
+def _night_before(warehouse: Warehouse, view: RunView) -> past.NightBefore | None:
+    found = None if view.number is None else incidents.judged_before(warehouse, view.number)
+    if found is None:
+        return None
+    number, end = found
+    series = listed_series(warehouse, [number])[number]
+    changes = {(one.scenario, one.metric): one.change for one in series if one.state == "regression"}
+    return past.NightBefore(end, changes)
 
 
 def _news(incident: Incident, view: RunView, airflow_url: str | None) -> IncidentNews:
@@ -140,7 +151,7 @@ def _of_incident(news: IncidentNews, last: Mapping[str, Any] | None, wanted: Wan
         if incident_messages.worse_than(news, before, GROWN_BY):
             known = last.get("acknowledged_by") if last.get("acknowledged") else None
             yield _draft(news, _run(news), incident_messages.grown(news, before, known), broadcast=True)
-        elif any(one.event == "eased" for one in map(news.judged, news.members) if one):
+        elif incident_messages.better_than(news, before):
             yield _draft(news, _run(news), incident_messages.eased(news, before))
         else:
             yield _draft(news, _run(news), incident_messages.still_there(news), changes=before)

@@ -193,10 +193,7 @@ def _sign(item: ScenarioChange) -> int:
 
 def _far(item: ScenarioChange, moved: Moved) -> float:
     """Return how much better a figure became; negative when worse, 0 where chance may do it."""
-    if moved.low is None or moved.high is None:
-        return 0.0
-    chance = moved.low <= 0 <= moved.high
-    return 0.0 if chance else moved.change * _sign(item)
+    return moved.change * _sign(item) if moved.beyond_chance else 0.0
 
 
 def _moved_text(item: ScenarioChange, arm: str, moved: Moved) -> str:

@@ -16,7 +16,7 @@ from bigtcp_bench.errors import clean
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import reasons, units
-from bigtcp_bench.report.change import ChangeView
+from bigtcp_bench.report.change import ChangeView, note_conflict
 from bigtcp_bench.report.expectation import unexpected
 from bigtcp_bench.report.headline import RESTORE_ADVICE
 from bigtcp_bench.report.view import NodeView, Proof, RunView
@@ -145,8 +145,14 @@ def advice(view: RunView) -> str:
     """Return what to do next about a run; empty where nothing is to be done, or where its headline says it."""
     if view.restore_failed:
         return ""
-    after_change = "worse" if view.compared is not None and view.headline.needs else ""
-    return RUN_ADVICE.get(view.status) or RUN_ADVICE.get(after_change, "")
+    if view.status in RUN_ADVICE:
+        return RUN_ADVICE[view.status]
+    found = []
+    if note_conflict(view.note, view.cilium_version):
+        found.append(RUN_ADVICE["note"])
+    if view.compared is not None and view.compared.answer()[1]:
+        found.append(RUN_ADVICE["worse"])
+    return " ".join(found)
 
 
 def cause_lines(view: RunView, most: int | None = None) -> list[str]:
@@ -339,7 +345,8 @@ def change_legend(change: ChangeView) -> str:
     runs = _range(item.runs for item in change.scenarios if item.off.low is not None)
     return (
         f"change: after against before, one run each, with its {change.level * 100:g} % interval from how much "
-        f"neighbouring runs before the change differ ({runs} runs). {TWO_GAINS}"
+        f"neighbouring runs before the change differ ({runs} runs). Of so many "
+        f"some miss zero by chance; the headline counts what all of them together leave beyond it. {TWO_GAINS}"
     )
 
 

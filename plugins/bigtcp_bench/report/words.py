@@ -66,7 +66,8 @@ CAUSE_ADVICE = {
         "neither pods nor Cilium carry got slower, too."
     ),
 }
-#: What to do about one run: by its status, and where it is worse than the run before a change.
+#: What to do about one run: by its status, where its note names another Cilium, and where it is worse than the run
+#: before a change.
 RUN_ADVICE = {
     "invalid": (
         "Nothing for one night: it is not judged, and the next one measures again. Where it comes again, the "
@@ -75,6 +76,10 @@ RUN_ADVICE = {
     "failed": (
         "Look in Airflow at the task that failed first: its log ends with the reason. A teardown puts back what "
         "the run had changed, and the next night measures again."
+    ),
+    "note": (
+        "Ask whether that Cilium is rolled out, and whether the rollout was taken back: these figures are those "
+        "of the version that was measured."
     ),
     "worse": (
         "The next nights confirm it or not. To know it sooner trigger the DAG once more; the pages compare the "

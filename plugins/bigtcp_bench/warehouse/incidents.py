@@ -214,9 +214,14 @@ def open_incidents(warehouse: Warehouse, cluster: str | None = None) -> list[Inc
     return warehouse.read(lambda connection: _open(connection, cluster))
 
 
-def of_night(warehouse: Warehouse, cluster: str, night: str) -> list[Incident]:
-    """Return the incidents of ``cluster`` that were open on ``night`` (ISO) or ended on it, oldest first."""
-    there = (table.c.closed_on.is_(None) | (table.c.closed_on >= night)) & (table.c.suspected_on <= night)
+def of_night(warehouse: Warehouse, cluster: str, night: str, night_before: str | None = None) -> list[Incident]:
+    """Return the incidents of ``cluster`` that were open on ``night`` (ISO) or ended on it, oldest first.
+
+    Those that somebody has ended since ``night_before`` are among them: nights end the others themselves.
+    """
+    by_hand = (table.c.state == "closed") & (table.c.closed_on >= (night_before or night))
+    open_then = table.c.closed_on.is_(None) | (table.c.closed_on >= night) | by_hand
+    there = open_then & (table.c.suspected_on <= night)
     return warehouse.read(lambda connection: _select(connection, there & (table.c.cluster == cluster)))
 
 
@@ -231,6 +236,20 @@ def judged_later(warehouse: Warehouse, run_id: int) -> bool:
         .limit(1)
     )
     return warehouse.read(lambda connection: connection.execute(later).first() is not None)
+
+
+def judged_before(warehouse: Warehouse, run_id: int) -> tuple[int, datetime] | None:
+    """Return the newest run before ``run_id`` on its cluster that was judged among the nights, and its end."""
+    this = sa.select(run.c.cluster, run.c.started_at).where(run.c.id == run_id).subquery()
+    earlier = (
+        sa.select(run.c.id, run.c.started_at, run.c.finished_at)
+        .join(this, (this.c.cluster == run.c.cluster) & (run.c.started_at < this.c.started_at))
+        .where(~run.c.superseded, sa.exists().where(judgement.c.run_id == run.c.id))
+        .order_by(run.c.started_at.desc())
+        .limit(1)
+    )
+    row = warehouse.read(lambda connection: connection.execute(earlier).first())
+    return None if row is None else (row.id, row.finished_at or row.started_at)
 
 
 def closed_by_hand(warehouse: Warehouse, cluster: str) -> list[Incident]:

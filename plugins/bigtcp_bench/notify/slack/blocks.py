@@ -66,6 +66,10 @@ _SIGNS = {
 }
 
 
+#: Messages about a run: their first line has all that is in their title.
+_OF_RUNS = frozenset({"worse", "restore", "valid", "invalid", "failed", "running"})
+
+
 @dataclass(frozen=True)
 class SlackMessage:
     """Blocks for Slack's window, and the text that notifications and screen readers get instead."""
@@ -94,7 +98,11 @@ def rendered(message: Message, mention: str = "") -> SlackMessage:
     found = [block.to_dict() for block in parts]
     while len(json.dumps(found, ensure_ascii=False)) > MESSAGE_CHARS:
         del found[-2]
-    text = cut("\n".join(_line(line, plain=True) for line in message.lines), TEXT_CHARS)
+    said = [_line(line, plain=True) for line in message.lines]
+    if message.title and message.kind not in _OF_RUNS:
+        # What a telephone shows of a message begins with its news.
+        said.insert(0, escaped(message.title))
+    text = cut("\n".join(said), TEXT_CHARS)
     return SlackMessage(f"{mention} {before} {text}".replace("  ", " ").lstrip(), tuple(found))
 
 
