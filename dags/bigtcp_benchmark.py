@@ -68,7 +68,7 @@ def bigtcp_benchmark() -> None:
 
     chain(checked, opened, *measured, closing, counted, compared, again, compared_again, told, restored, closed)
     # compare_rerun runs whatever happened; a failure before it must still keep notify from telling half a run.
-    # For Airflow hands a failure on by one task a second; the teardown waits for each of them all the same.
+    # Airflow hands a failure on by one task a second, and the teardown waits for each of them all the same.
     [*measured, *later, counted, compared] >> told
 
 

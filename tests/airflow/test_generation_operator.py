@@ -311,7 +311,9 @@ def test_a_server_that_was_prepared_is_taken_by_its_own_generation_once(
     generation = GENERATION.model_copy(update={"run": number, "run_key": RUN})
     for one in (generation, generation.model_copy(update={"generation": 2})):
         prepare(cluster.client(), fence, one, plan)
-    (made, _) = there = run(cluster.store.list(PODS, "bigtcp-bench"))
+    there = run(cluster.store.list(PODS, "bigtcp-bench"))
+    (made,) = (pod for pod in there if pod["metadata"]["labels"].items() >= generation.labels.items())
+    assert len(there) == 2
     for pod in there:
         kept = cluster.store._find(PODS, pod["metadata"]["name"], "bigtcp-bench")
         kept["metadata"]["creationTimestamp"] = f"{datetime.fromtimestamp(int(cluster.time) - age_s, UTC):%FT%TZ}"
