@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 
@@ -39,7 +41,19 @@ def test_whatever_is_stored_of_a_run_can_be_told(migrated_file, tmp_path_factory
         assert "</html>" in report.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("medians", [(0.0, 0.0), (0.0, None), (None, None), (-1.0, 0.0), (0.0, 180.0)])
+@pytest.mark.parametrize(
+    "medians",
+    [
+        (0.0, 0.0),
+        (0.0, None),
+        (None, None),
+        (-1.0, 0.0),
+        (0.0, 180.0),
+        (1e-320, 1e308),
+        (1e-320, 2e11),
+        (1.0, 1.79e308),
+    ],
+)
 def test_latencies_of_nothing_have_no_place_on_a_logarithmic_axis(migrated_file, tmp_path, medians):
     off, on = medians
     row = {"metric": "latency_p50_us", "scenario": "ipv6-rr", "off_median": off, "on_median": on}
@@ -53,4 +67,5 @@ def test_latencies_of_nothing_have_no_place_on_a_logarithmic_axis(migrated_file,
     }
     with filled(migrated_file, tmp_path, [attempt]) as (warehouse, numbers):
         drawn = latency_chart(RunView.from_warehouse(warehouse, numbers[-1])).to_dict()
-    assert ("This run measured no latency." in drawn["description"]) == (on != 180)
+    assert json.dumps(drawn, allow_nan=False)
+    assert ("This run measured no latency." in drawn["description"]) == (not on)

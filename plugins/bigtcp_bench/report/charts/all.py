@@ -386,12 +386,13 @@ def latency_chart(view: RunView) -> alt.LayerChart:
         for comparison in view.comparisons
         if comparison.metric in _PERCENTILES
         for arm, value in zip(ARMS, (comparison.off_median, comparison.on_median), strict=True)
-        # Of nothing there is no logarithm; nor does a request take none.
-        if value is not None and value > 0
+        if value is not None
     ]
+    divisor, unit = units.axis("us", max((value for _, _, _, value in found), default=0.0))
+    # Of nothing there is no logarithm, nor of what is nothing in this unit; nor does a request take none.
+    found = [one for one in found if one[-1] / divisor > 0]
     if not found:
         return empty(title, "This run measured no latency.")
-    divisor, unit = units.axis("us", max(value for _, _, _, value in found))
     rows = [
         {
             "scenario": scenario,

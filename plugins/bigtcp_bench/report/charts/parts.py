@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,7 +100,12 @@ def room_for_words(largest: float, words_px: int) -> alt.Scale:
 
 def log_scale(values: Sequence[float]) -> alt.Scale:
     """Return a logarithmic scale that holds ``values``, above zero, with some room at both ends."""
-    return alt.Scale(type="log", domain=[min(values) / 1.08, max(values) * 1.08], nice=False)
+    return alt.Scale(type="log", domain=list(_log_ends(values)), nice=False)
+
+
+def _log_ends(values: Sequence[float]) -> tuple[float, float]:
+    # The largest number there is has no room above it.
+    return min(values) / 1.08, min(max(values) * 1.08, sys.float_info.max)
 
 
 #: Where ticks of a logarithmic axis may stand within a power of ten, from few to many.
@@ -115,8 +121,8 @@ _FEWEST_TICKS = 3
 
 def log_axis(values: Sequence[float]) -> alt.Axis:
     """Return the axis of ``log_scale(values)``: at round numbers, or at both ends where there are too few."""
-    low, high = min(values) / 1.08, max(values) * 1.08
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    low, high = _log_ends(values)
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in _LOG_STEPS:
         ticks = [tick for power in powers for step in steps if low <= (tick := step * 10.0**power) <= high]
