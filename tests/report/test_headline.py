@@ -156,3 +156,16 @@ def test_a_list_of_runs_says_the_same_as_each_run(warehouse):
         "regression known to kim since 25 Mar: ipv4-stream-1 throughput, gain fell from +51 % to +2" in texts[30]
     )
     assert texts[31] == "FAILED · node2 is not ready"
+
+
+@pytest.mark.parametrize(("stored", "told"), [("2026-03-01", True), ("a b", False), ({"ü": [None]}, False)])
+def test_lists_leave_a_day_out_that_is_none(warehouse, stored, told):
+    number = add_night(warehouse, 0)
+    details = {"nights": 3, "plan_changed": {"on": stored}}
+    row = {"scenario": "ipv4-rr", "metric": "transactions_per_s", "state": "learning", "details": details}
+    warehouse.store_judgements(number, [row])
+    for text in (
+        headlines(warehouse, [number])[number].text,
+        RunView.from_warehouse(warehouse, number).headline.text,
+    ):
+        assert ("since the plan changed on" in text) == told

@@ -29,6 +29,8 @@ from tests.any_run import DOCUMENTS, JSON, changed
         ("run.restore_result", {"state": "verified", "nodes": ["node1"]}, {"state": "verified"}),
         ("block.switch_report", {"nodes": {"a": 1, "b": {"merged": {"x": 1}}}}, {"nodes": {"b": {"merged": {}}}}),
         ("judgement.details", {"nights": 2.5, "rerun": {"pairs": [[1, 2], [1]]}}, {"rerun": {"pairs": [[1, 2]]}}),
+        ("judgement.details", {"plan_changed": {"on": "a b"}, "event": "x"}, {"plan_changed": {}, "event": "x"}),
+        ("judgement.details", {"plan_changed": {"on": "2026-03-01"}}, {"plan_changed": {"on": "2026-03-01"}}),
         ("judgement.details", {"coincides_with": {"a": [1, ""], "c": 1}}, {"coincides_with": {"a": [1, ""]}}),
     ],
 )  # fmt: skip

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.warehouse.schema import comparison, judgement, run
+from bigtcp_bench.warehouse.shapes import day_or_none
 from bigtcp_bench.warehouse.store import Warehouse
 
 _Row = TypeVar("_Row")
@@ -106,7 +107,7 @@ def listed_series(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, l
 
     def row(*values: Any) -> ListedSeries:
         one = ListedSeries(*values)
-        return replace(one, nights=_count(one.nights))
+        return replace(one, nights=_count(one.nights), plan_changed_on=day_or_none(one.plan_changed_on))
 
     return _by_run(warehouse, numbers, statement, row)
 

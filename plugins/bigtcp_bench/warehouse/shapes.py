@@ -1,15 +1,16 @@
 """What is read of the JSON columns: the parts that have the shape their readers rely on, and nothing else.
 
 Other versions of this package have filled these columns, and whoever may write the database can. A part of another
-shape is as if nobody had stored it; names that no shape knows pass as they are. A shape is a type, a set of words
-of which an object must have one, ``[shape]`` for a list of any length, ``(shape, …)`` for one of exactly these
-items, or a mapping of names to shapes, in which ``...`` stands for every other name.
+shape is as if nobody had stored it; names that no shape knows pass as they are. A shape is a type (``date``: its
+text), a set of words of which an object must have one, ``[shape]`` for a list of any length, ``(shape, …)`` for
+one of exactly these items, or a mapping of names to shapes, in which ``...`` stands for every other name.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import date
 from types import UnionType
 from typing import Any, get_args
 
@@ -75,7 +76,7 @@ SHAPES: Mapping[str, Any] = {
         **dict.fromkeys(("event", "mark", "carried"), str),
         "nights": int,
         "coincides_with": {...: (_SCALAR, _SCALAR)},
-        "plan_changed": {"on": str, "terms": {...: (_SCALAR, _SCALAR)}},
+        "plan_changed": {"on": date, "terms": {...: (_SCALAR, _SCALAR)}},
         "rerun": {"pairs": [(float, float)], "reasons": _TEXTS},
     },
 }
@@ -102,7 +103,17 @@ def _fitting(value: Any, shape: Any) -> Any:
         return items if len(items) == len(shape) else _UNFIT
     if isinstance(shape, frozenset):
         return value if isinstance(value, str) and value in shape else _UNFIT
+    if shape is date:
+        return _UNFIT if day_or_none(value) is None else value
     return value if _is_a(value, shape) else _UNFIT
+
+
+def day_or_none(value: Any) -> str | None:
+    """Return a day as it is stored, ``2026-03-01``; None for anything else."""
+    try:
+        return value if isinstance(value, str) and date.fromisoformat(value).isoformat() == value else None
+    except ValueError:
+        return None
 
 
 def _object(value: dict[str, Any], shape: Mapping[Any, Any]) -> Any:
