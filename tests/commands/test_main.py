@@ -21,6 +21,7 @@ from bigtcp_bench.judging.night import Nightly
 from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.warehouse.queries import query_names
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.support.incidents import revise
 from tests.support.nights import add_night
 
 NIGHTS = 23
@@ -186,6 +187,22 @@ def test_noise_sizes_a_plan(command):
     assert (row["scenario"], row["generation_sd"]) == ("ipv4-stream-1", 0.06)
     assert row["detects"] > 0.05
     assert row["generations"] > 2
+
+
+def test_a_cluster_without_a_run_is_said(command):
+    status, out, err = command("incident", "list", "--cluster", "mistyped")
+    assert (status, out) == (1, "")
+    assert "cluster 'mistyped' is not in the warehouse; known are " in err
+
+
+def test_of_an_incident_the_main_metric_is_listed_first(tmp_path, capsys):
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
+    warehouse.migrate()
+    changes = {("ipv4-stream-1", "cpu_s_per_gb_receiver"): 0.3, ("ipv4-stream-1", "throughput_bps"): -0.1}
+    revise(warehouse, "2026-03-22", changes)
+    assert main(["incident", "list", "--json", "--warehouse", warehouse.url]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["series"] == "ipv4-stream-1 throughput, ipv4-stream-1 CPU receiver"
 
 
 def test_incidents_are_listed_and_acknowledged_once(command):

@@ -19,6 +19,21 @@ def test_a_taken_port_is_said_before_anything_is_started(tmp_path: Path, capsys)
     assert not (tmp_path / "up").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path / "file" / "up"
+    assert main(["up", "--port", str(port), "--folder", str(folder)]) == 1
+    assert f"--folder {folder} cannot be used: Not a directory" in capsys.readouterr().err
+
+
+def test_where_no_folder_is_nothing_is_said_to_be_stopped(tmp_path: Path, capsys) -> None:
+    assert main(["down", "--folder", str(tmp_path / "mistyped")]) == 0
+    assert capsys.readouterr().out == f"there is no folder {tmp_path}/mistyped, so nothing runs there\n"
+
+
 def test_the_port_that_is_open_is_the_one_that_airflow_was_started_with(tmp_path: Path) -> None:
     airflow = LocalAirflow(tmp_path, tmp_path / "kubeconfig", tmp_path / "warehouse.db", 8080)
     assert airflow.as_running() is None

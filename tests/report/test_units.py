@@ -4,6 +4,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
@@ -99,3 +100,12 @@ def test_durations(seconds, text):
 )
 def test_axes_have_the_unit_that_suits_them(unit, largest, divisor, text):
     assert units.axis(unit, largest) == (divisor, text)
+
+
+def test_no_line_ends_between_a_number_and_its_sign():
+    assert (
+        units.unbroken("from +41 % to +28.5 %, 5 GB")
+        == "from +41\N{NO-BREAK SPACE}% to +28.5\N{NO-BREAK SPACE}%, 5 GB"
+    )
+    assert units.unbroken(Markup("<b>5 %</b>")) == Markup("<b>5\N{NO-BREAK SPACE}%</b>")
+    assert units.unbroken(None) is None

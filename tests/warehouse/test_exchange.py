@@ -179,8 +179,11 @@ def test_a_damaged_file_gets_a_sentence(
 def test_a_file_that_is_no_archive_gets_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_text("hello")
     warehouse = Warehouse(f"sqlite:///{tmp_path}/w.db")
-    for name in ("a.zip", "missing.zip"):
-        with pytest.raises(InvalidInput, match=f"{name} is not a file that"):
+    for name, sentence in (
+        ("a.zip", "is not a file that"),
+        ("missing.zip", "cannot be read: No such file or dir"),
+    ):
+        with pytest.raises(InvalidInput, match=f"{name} {sentence}"):
             import_runs(warehouse, tmp_path / name)
 
 

@@ -23,6 +23,7 @@ from bigtcp_bench.errors import InvalidInput
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.judge import JudgedNight
+    from bigtcp_bench.warehouse.incidents import Member
     from bigtcp_bench.warehouse.store import Warehouse
 
 
@@ -120,9 +121,16 @@ def _sentence(last: JudgedNight) -> str:
 def _incident_list(options: argparse.Namespace) -> int:
     import pandas as pd
 
+    from bigtcp_bench.report.headline import main_first
     from bigtcp_bench.report.words import series_text
     from bigtcp_bench.warehouse import incidents
 
+    def telling(member: Member) -> tuple[bool, bool, float, str, str]:
+        return (not member.confirmed, *main_first(member.series, member.change))
+
+    warehouse = usable_warehouse(options)
+    if options.cluster is not None:
+        cluster_of(warehouse, options.cluster)
     columns = ["id", "cluster", "state", "changed_on", "attribution", "series", "acknowledged_by", "note"]
     rows = [
         (
@@ -131,11 +139,11 @@ def _incident_list(options: argparse.Namespace) -> int:
             one.state,
             one.changed_on,
             one.attribution,
-            ", ".join(series_text(*member.series) for member in one.members),
+            ", ".join(series_text(*member.series) for member in sorted(one.members, key=telling)),
             one.acknowledged_by,
             one.acknowledged_note,
         )
-        for one in reversed(incidents.open_incidents(usable_warehouse(options), options.cluster))
+        for one in reversed(incidents.open_incidents(warehouse, options.cluster))
     ]
     write(pd.DataFrame(rows, columns=columns), options)
     return 0

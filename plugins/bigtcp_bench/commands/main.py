@@ -15,7 +15,7 @@ from bigtcp_bench.commands import check, config, generated, history, install_dag
 from bigtcp_bench.commands.common import Handler, add_cluster, add_command, add_folder, api_of, warehouse_of
 from bigtcp_bench.demo.lab import the_lab, the_lab_is_installed
 from bigtcp_bench.demo.local_airflow import DEFAULT_PORT, LocalAirflow
-from bigtcp_bench.errors import BenchError, clean
+from bigtcp_bench.errors import BenchError, InvalidInput, clean
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.store import Warehouse
@@ -107,7 +107,10 @@ def _up(options: argparse.Namespace) -> int:
     elif running.port != airflow.port:
         print(f"Airflow runs here already, on port {running.port}; `make down` stops it")
     airflow = running or airflow
-    airflow.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        airflow.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"--folder {airflow.folder} cannot be used: {error.strerror}") from error
     print("starting the lab", flush=True)
     administrator.apply_manifests(daemon.up(airflow.kubeconfig.parent).kubeconfig)
     print("preparing Airflow's database and the warehouse", flush=True)
@@ -140,6 +143,9 @@ def _write_history(warehouse: Warehouse, nights: int) -> None:
 
 def _down(options: argparse.Namespace) -> int:
     _, daemon = the_lab()
+    if not options.folder.is_dir():
+        print(f"there is no folder {options.folder}, so nothing runs there")
+        return 0
     airflow = _background(options)
     airflow.stop()
     print("Airflow is stopped")

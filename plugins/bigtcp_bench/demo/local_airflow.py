@@ -224,7 +224,7 @@ class Session:
         """Return the id of the process if it, or one of its children, is alive."""
         try:
             pid_text, start_time = self.pid_file.read_text(encoding="utf-8").split()
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
         pid = int(pid_text)
         alive = _start_time(pid) == start_time or (_start_time(pid) is None and bool(_session_processes(pid)))

@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 #: What stands where there is no number.
 MISSING = "–"
 
 _NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")
 _PER_CENT = re.compile(r"(?<=\d)%")
+_BEFORE_PER_CENT = re.compile(r"(?<=\d) (?=%)")
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -106,6 +108,11 @@ def signs(sentence: str) -> str:
     Names and dates keep their hyphens.
     """
     return _PER_CENT.sub(" %", _NEGATIVE.sub("\N{MINUS SIGN}", sentence))
+
+
+def unbroken(value: Any) -> Any:
+    """Return a text, or markup, in which no line ends between a number and its ``%``; anything else as it is."""
+    return type(value)(_BEFORE_PER_CENT.sub("\N{NO-BREAK SPACE}", value)) if isinstance(value, str) else value
 
 
 def axis(unit: str, largest: float) -> tuple[float, str]:

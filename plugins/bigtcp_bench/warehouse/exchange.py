@@ -227,6 +227,8 @@ def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         with archive.open("manifest.json") as file:
             manifest = json.loads(file.read(MAX_LINE_BYTES))
         version = manifest["version"] if manifest["format"] == "bigtcp-bench" else None
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
     # RecursionError: JSON that is nested too deep.
     except (*_DAMAGED, KeyError, ValueError, TypeError, RecursionError) as error:
         raise InvalidInput(f"{path} is not a file that `bigtcp-bench export` wrote: {error}") from error
