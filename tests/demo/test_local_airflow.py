@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from bigtcp_bench.commands.main import main
+from bigtcp_bench.demo import local_airflow
 from bigtcp_bench.demo.local_airflow import LocalAirflow, Session
 
 
@@ -42,3 +46,22 @@ def test_the_port_that_is_open_is_the_one_that_airflow_was_started_with(tmp_path
     assert airflow.as_running() is None
     Session(airflow.home / "standalone.pid").remember(os.getpid())
     assert airflow.as_running() == replace(airflow, port=8081)
+
+
+def test_a_database_is_prepared_once_by_each_release_of_airflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow, asked = LocalAirflow(tmp_path, tmp_path / "kubeconfig", tmp_path / "warehouse.db"), []
+
+    def migrate(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        asked.append(command[1:])
+        (airflow.home / "airflow.db").touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", migrate)
+    for times, then in enumerate((lambda: None, (airflow.home / "airflow.db").unlink, lambda: None), start=1):
+        airflow.prepare()
+        airflow.prepare()
+        assert asked == [["db", "migrate"]] * times
+        then()
+        monkeypatch.setattr(local_airflow, "version", lambda _, times=times: f"4.{times}")

@@ -29,9 +29,15 @@ load_gate: {mode: warn, rest_s: 0}
 """
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of all demos: what one has left must not trouble the next."""
+    return tmp_path_factory.mktemp("demo") / "work"
+
+
 @pytest.fixture
-def start(tmp_path: Path):
-    """Start the demo in a folder of its own, with a small plan, and leave nothing of it behind."""
+def start(tmp_path: Path, work: Path):
+    """Start the demo with a small plan, and leave nothing of it running."""
     plans = tmp_path / "plans"
     plans.mkdir()
     (plans / "tiny.yaml").write_text(PLAN)
@@ -40,7 +46,7 @@ def start(tmp_path: Path):
 
     def begin() -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [*command, "--folder", str(tmp_path / "work")],
+            [*command, "--folder", str(work)],
             env={**os.environ, "BIGTCP_BENCH_PLANS": str(plans)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -55,7 +61,7 @@ def start(tmp_path: Path):
     for process in started:
         process.kill()
         process.communicate()
-    daemon.down(tmp_path / "work" / "demo" / "lab")
+    daemon.down(work / "demo" / "lab")
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> None:
@@ -78,7 +84,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-def test_the_demo_survives_being_killed_and_then_runs_to_its_table(start, tmp_path):
+def test_the_demo_survives_being_killed_and_then_runs_to_its_table(start, work):
     killed = start()
     read_until(killed, "fresh pods")
     killed.send_signal(signal.SIGKILL)
@@ -93,13 +99,13 @@ def test_the_demo_survives_being_killed_and_then_runs_to_its_table(start, tmp_pa
     assert verdict[0].startswith("lab: "), output
     for fact in ("ipv4-stream-1", "proof of effect: packets of", "emulated", "restore: verified"):
         assert fact in "\n".join(verdict), f"{fact} is missing in:\n{output}"
-    assert re.fullmatch(rf"every figure: \S+bigtcp-bench show \d+ --folder {tmp_path}/work", verdict[-2])
+    assert re.fullmatch(rf"every figure: \S+bigtcp-bench show \d+ --folder {work}", verdict[-2])
     report = Path(verdict[-1].removeprefix("with charts, for a browser: "))
     assert "BIG TCP benchmark: run" in report.read_text(encoding="utf-8")
-    assert processes_of(tmp_path / "work") == []
+    assert processes_of(work) == []
 
 
-def test_ctrl_c_ends_with_the_teardowns_and_no_process_left(start, tmp_path):
+def test_ctrl_c_ends_with_the_teardowns_and_no_process_left(start, work):
     process = start()
     read_until(process, "fresh pods")
     process.send_signal(signal.SIGINT)
@@ -107,6 +113,6 @@ def test_ctrl_c_ends_with_the_teardowns_and_no_process_left(start, tmp_path):
     assert process.returncode == 130
     assert "restored what" in output
     deadline = time.monotonic() + 60
-    while processes_of(tmp_path / "work") and time.monotonic() < deadline:
+    while processes_of(work) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert processes_of(tmp_path / "work") == []
+    assert processes_of(work) == []

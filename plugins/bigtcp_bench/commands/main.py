@@ -113,8 +113,7 @@ def _up(options: argparse.Namespace) -> int:
         raise InvalidInput(f"--folder {airflow.folder} cannot be used: {error.strerror}") from error
     print("starting the lab", flush=True)
     administrator.apply_manifests(daemon.up(airflow.kubeconfig.parent).kubeconfig)
-    print("preparing Airflow's database and the warehouse", flush=True)
-    airflow.prepare()
+    print("preparing the warehouse", flush=True)
     options.warehouse = None
     warehouse = warehouse_of(options)
     warehouse.migrate()

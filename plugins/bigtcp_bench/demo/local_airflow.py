@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 from bigtcp_bench.errors import BenchError
@@ -26,6 +27,8 @@ DEFAULT_FOLDER = Path(".bigtcp")
 DEFAULT_PORT = 8080
 
 _READY_TIMEOUT_S = 300
+#: The distribution whose release decides what its database looks like.
+_AIRFLOW = "apache-airflow-core"
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,14 @@ class LocalAirflow:
         return path.read_text(encoding="utf-8")
 
     def prepare(self) -> None:
-        """Create or upgrade Airflow's own database. Raises BenchError with the end of the log if that fails."""
+        """Create or upgrade Airflow's own database, unless this Airflow has done so before.
+
+        Raises BenchError with the end of the log if that fails.
+        """
         self.home.mkdir(parents=True, exist_ok=True)
+        prepared = self.home / "prepared"
+        if (self.home / "airflow.db").exists() and prepared.exists() and prepared.read_text() == version(_AIRFLOW):
+            return
         log = self.home / "db-migrate.log"
         with log.open("wb") as out:
             done = subprocess.run(
@@ -120,6 +129,7 @@ class LocalAirflow:
         if done.returncode:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise BenchError(f"airflow db migrate failed with status {done.returncode}; {log} ends with:\n{tail}")
+        prepared.write_text(version(_AIRFLOW), encoding="utf-8")
 
     def check_port(self) -> None:
         """Raise BenchError if another program has the port."""
@@ -138,7 +148,7 @@ class LocalAirflow:
         return self.home / "port"
 
     def start(self) -> None:
-        """Start `airflow standalone` in the background and wait until its API answers."""
+        """Start `airflow standalone`, which prepares its own database, and wait until its API answers."""
         if self.pid() is not None:
             return
         self.check_port()
