@@ -16,7 +16,7 @@ from bigtcp_bench.cluster.api import (
     Kind,
 )
 from bigtcp_bench.cluster.guardian_objects import CRONJOB
-from tests.e2e.runs import Installation
+from tests.e2e.runs import Installation, run_dag
 
 pytestmark = [pytest.mark.lab, pytest.mark.e2e]
 
@@ -39,7 +39,7 @@ def versions(api: ClusterApi) -> dict[tuple[str, str, str], str]:
 
 def test_a_dry_run_changes_nothing_and_skips_everything(installation: Installation, capfd) -> None:
     before, runs = versions(installation.api), len(installation.warehouse.runs_frame())
-    run = installation.dag_run(dry_run=True)
+    run = run_dag("bigtcp_benchmark", {"plan": "short", "dry_run": True})
     assert versions(installation.api) == before
     assert len(installation.warehouse.runs_frame()) == runs
     assert str(run.state) == "success"
