@@ -70,6 +70,7 @@ class Night:
     other: dict[str, Any]
     #: What the first attempt said of noise, before it was cleared.
     noises: list[Noise]
+    noise_lines: tuple[str, ...]
     before: dict[str, Any]
     after: dict[str, Any]
 
@@ -144,6 +145,7 @@ def night(installation: Installation, other: Path, tmp_path_factory: pytest.Temp
             process.kill()
             process.wait()
         noises = known_noise(warehouse, CLUSTER)
+        noise_lines = RunView.from_warehouse(warehouse, first.number).noise
         second = installation.run(at, plan="captured", note="after the upgrade", night=True)
     runs = warehouse.runs_frame()
     (number,) = runs[runs["dag_id"] == OTHER_DAG]["id"]
@@ -154,6 +156,7 @@ def night(installation: Installation, other: Path, tmp_path_factory: pytest.Temp
         second,
         {**warehouse.run(int(number)), "id": int(number)},
         noises,
+        noise_lines,
         before,
         states(),
     )
@@ -195,7 +198,7 @@ def test_two_blocks_of_one_arm_say_how_much_of_a_difference_is_chance(night: Nig
     assert set(levels) >= {"repetition", "generation"}
     assert all(0 <= sd < 1 for sd in levels.values())
     assert {one.scenario for one in advice(night.noises, night.warehouse.plan_of(run.number))} == {AA_SCENARIO}
-    (line,) = RunView.from_warehouse(night.warehouse, run.number).noise
+    (line,) = night.noise_lines
     assert line.startswith(f"noise of {AA_SCENARIO}, throughput_bps: ")
 
 
