@@ -283,7 +283,9 @@ def test_the_end_of_a_log_is_no_pause_while_the_cluster_does_not_know_of_the_con
     passed = iter(range(1000))
     clock = SimpleNamespace(sleep=pause, monotonic=lambda: next(passed) * generation_operator.END_POLL_S)
     monkeypatch.setattr(generation_operator, "time", clock)
-    follower = generation_operator._LogFollower(SimpleNamespace(read_namespaced_pod=read))  # type: ignore[arg-type]
+    operator = IperfGenerationOperator(task_id="test_iperf3", generation={})
+    operator.__dict__["client"] = SimpleNamespace(read_namespaced_pod=read)
+    follower = operator.pod_manager
     pod: Any = SimpleNamespace(metadata=SimpleNamespace(name="client", namespace="bigtcp-bench"))
     assert follower.container_is_running(pod, "base") is (told_after is None)
     assert sum(slept) < 1 if told_after else 1 < sum(slept) <= generation_operator.END_KNOWN_S

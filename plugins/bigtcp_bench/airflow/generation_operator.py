@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.providers.cncf.kubernetes.utils.pod_manager import PodManager
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.log import mask_secret
 
@@ -235,9 +234,11 @@ class IperfGenerationOperator(KubernetesPodOperator):
         return next((pod for pod in found if (pod.get("status") or {}).get("phase") == "Running"), None)
 
     @functools.cached_property
-    def pod_manager(self) -> PodManager:
-        """Return what follows the client's log."""
-        return _LogFollower(kube_client=self.client, callbacks=self.callbacks)
+    def pod_manager(self) -> Any:
+        """Return the provider's, but for its pause of a second where a log has ended before its container."""
+        manager: Any = super().pod_manager
+        manager.container_is_running = functools.partial(_runs_on, manager.container_is_running)
+        return manager
 
     @staticmethod
     def _service(
@@ -280,17 +281,14 @@ def _is_first_try(context: Context) -> bool:
     return bool(context["ti"].try_number == 1)
 
 
-class _LogFollower(PodManager):
-    """The provider's, but for its pause of a second where a log has ended and the container runs all the same."""
-
-    def container_is_running(self, pod: V1Pod, container_name: str) -> bool:
-        """Return whether a container runs: a log ends with it, of which the cluster tells a moment later."""
-        deadline = time.monotonic() + END_KNOWN_S
-        while super().container_is_running(pod, container_name):
-            if time.monotonic() >= deadline:
-                return True
-            time.sleep(END_POLL_S)
-        return False
+def _runs_on(runs: Callable[[V1Pod, str], bool], pod: V1Pod, container_name: str) -> bool:
+    """Return whether a container runs: its log ends with it, and the cluster tells of that a moment later."""
+    deadline = time.monotonic() + END_KNOWN_S
+    while runs(pod, container_name):
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(END_POLL_S)
+    return False
 
 
 @dataclass
