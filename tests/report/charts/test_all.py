@@ -346,6 +346,11 @@ def test_every_tick_of_the_logarithmic_axis_has_its_number(ends):
     assert ("p50" in drawn, "p99<" in drawn, "p99.9" in drawn) == (True, True, False)
 
 
+@pytest.mark.parametrize(("order", "arms"), [(("on", "on"), {"on"}), (("off", "on", "off"), {"off", "on"})])
+def test_latencies_of_a_run_that_has_one_arm_are_drawn_as_of_that_arm(order, arms):
+    assert {row["arm"] for row in rows_of(charts.latency_chart(run_view(order=order)).to_dict())} == arms
+
+
 @pytest.mark.parametrize("name", ["comparison", "packets", "cpu"])
 @pytest.mark.parametrize("width_px", [230, 500])
 def test_ticks_across_a_chart_are_evenly_apart_and_all_have_their_number(name, width_px):

@@ -381,11 +381,13 @@ def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:
 def latency_chart(view: RunView) -> alt.LayerChart:
     """Return p50, p90 and p99 of the latency of every request/response scenario of a run, by arm."""
     title = "Latency of a request and its response"
+    # The two sides of an A/A run are blocks of one arm.
+    arms = view.order[:1] * 2 if view.is_aa else ARMS
     found = [
         (comparison.scenario, _PERCENTILES[comparison.metric], arm, value)
         for comparison in view.comparisons
         if comparison.metric in _PERCENTILES
-        for arm, value in zip(ARMS, (comparison.off_median, comparison.on_median), strict=True)
+        for arm, value in zip(arms, (comparison.off_median, comparison.on_median), strict=True)
         if value is not None
     ]
     divisor, unit = units.axis("us", max((value for _, _, _, value in found), default=0.0))
