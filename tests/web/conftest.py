@@ -16,6 +16,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from airflow.models.dag import DagModel
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bigtcp_bench.report.links import URL_PREFIX
 from bigtcp_bench.warehouse.store import Warehouse
@@ -59,7 +60,7 @@ def warehouse(filled_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @functools.cache
 def _pages(*, known: bool) -> FastAPI:
-    """Return the application, which takes long to build; the ``known`` users of one are told by headers."""
+    """Return the application, which takes long to build; the ``known`` user of one is in each request's scope."""
     pages = build_app()
     if known:
         pages.dependency_overrides[get_user] = _user_of
@@ -67,7 +68,15 @@ def _pages(*, known: bool) -> FastAPI:
 
 
 def _user_of(request: Request) -> SimpleAuthManagerUser:
-    return SimpleAuthManagerUser(username=request.headers["x-user"], role=request.headers.get("x-role"))
+    user: SimpleAuthManagerUser = request.scope["logged in"]
+    return user
+
+
+def _as(user: SimpleAuthManagerUser, pages: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await pages({**scope, "logged in": user}, receive, send)
+
+    return app
 
 
 @pytest.fixture
@@ -82,11 +91,12 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
         manager = PerDag({name: dags} if name is not None and dags is not None else {})
         monkeypatch.setattr(airflow_app._AuthManagerState, "instance", manager)
         airflow = FastAPI(root_path=prefix)
-        airflow.mount(URL_PREFIX, _pages(known=name is not None))
-        headers = {header: value for header, value in (("x-user", name), ("x-role", role)) if name and value}
+        pages: ASGIApp = _pages(known=name is not None)
+        if name is not None:
+            pages = _as(SimpleAuthManagerUser(username=name, role=role), pages)
+        airflow.mount(URL_PREFIX, pages)
         return TestClient(
             airflow,
-            headers=headers,
             base_url=f"http://airflow.example{prefix}{URL_PREFIX}/",
             raise_server_exceptions=False,
             follow_redirects=False,
