@@ -100,7 +100,7 @@ def _of_past_incidents(
 
 
 def _night_before(warehouse: Warehouse, view: RunView) -> past.NightBefore | None:
-    found = None if view.number is None else incidents.judged_before(warehouse, view.number)
+    found = None if view.number is None else incidents.night_before(warehouse, view.number)
     if found is None:
         return None
     number, end = found

@@ -238,7 +238,7 @@ def judged_later(warehouse: Warehouse, run_id: int) -> bool:
     return warehouse.read(lambda connection: connection.execute(later).first() is not None)
 
 
-def judged_before(warehouse: Warehouse, run_id: int) -> tuple[int, datetime] | None:
+def night_before(warehouse: Warehouse, run_id: int) -> tuple[int, datetime] | None:
     """Return the newest run before ``run_id`` on its cluster that was judged among the nights, and its end."""
     this = sa.select(run.c.cluster, run.c.started_at).where(run.c.id == run_id).subquery()
     earlier = (
