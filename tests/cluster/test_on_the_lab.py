@@ -34,7 +34,7 @@ from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.judging.facts import facts_of
 from bigtcp_bench.measuring.dry_run import outline
-from bigtcp_bench.measuring.packet_sizes import measure_packet_sizes, rows
+from bigtcp_bench.measuring.packet_sizes import PacketSizes, rows
 from bigtcp_bench.planning.plan import Plan, blocks, validate_plan
 from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.resources import include_dir, load_manifests
@@ -239,7 +239,7 @@ class TestRights:
             assert account.select(POD, pods.BENCH_NAMESPACE) == []
             assert not switch(account, window.fence, "on", pair, plan).restarted
             block = blocks(plan)[1]
-            (captured,) = measure_packet_sizes(account, plan, pair, run_key="test/rights", block=block)
+            (captured,) = PacketSizes(account, plan, pair, run_key="test/rights", block=block).measure()
             assert captured.error is None
             assert all("deletionTimestamp" in pod["metadata"] for pod in account.select(POD, pods.BENCH_NAMESPACE))
         found = [row for row in rows([captured]) if row["upper_bytes"] == 196_608]

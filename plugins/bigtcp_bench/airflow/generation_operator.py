@@ -271,9 +271,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         prepared = prepared_server(api, generation) if first else None
         pods.delete_pods(api, before=fence.check, keep=prepared["metadata"]["name"] if prepared else "")
         server = prepared or create_server(api, fence, generation, plan)
-        # The client tries until its server listens; a Service leads only to one that is Ready.
-        wait = pods.wait_ready if generation.has_service else pods.wait_addressed
-        return wait(api, server["metadata"]["name"])
+        return pods.wait_addressed(api, server["metadata"]["name"], in_service=generation.has_service)
 
 
 def _is_first_try(context: Context) -> bool:

@@ -220,11 +220,16 @@ def wait_ready(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> Js
     return _wait(api, name, timeout_s, "become ready", is_ready)
 
 
-def wait_addressed(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> JsonObject:
+def wait_addressed(
+    api: ClusterApi, name: str, timeout_s: float = POD_START_S, *, in_service: bool = False
+) -> JsonObject:
     """Return a pod once it has its addresses: its partner, which tries until it listens, can start meanwhile.
 
-    It may still not become Ready. Raises PodFailed if it ends before, or not within ``timeout_s``.
+    It may still not become Ready; but a Service leads only to one that is, so one ``in_service`` is waited for
+    until then. Raises PodFailed if it ends before, or not within ``timeout_s``.
     """
+    if in_service:
+        return wait_ready(api, name, timeout_s)
     return _wait(api, name, timeout_s, "get an address", lambda pod: bool(pod_addresses(pod)))
 
 

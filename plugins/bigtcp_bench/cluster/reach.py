@@ -58,9 +58,7 @@ def unreachable_ways(api: ClusterApi, plan: Plan, pair: NodePair, run_key: str) 
 def _tried(api: ClusterApi, plan: Plan, place: Place, run_key: str) -> tuple[dict[Way, str], dict[Way, str]]:
     """Return the ways of ``place`` that have no address, and those on which it was not reached, with reasons."""
     created = pods.create_pod(api, server_pod(plan, place, run_key, new_token()))
-    # A Service leads only to a pod that is Ready; a client tries until it listens.
-    wait = pods.wait_ready if place.has_service else pods.wait_addressed
-    server = wait(api, created["metadata"]["name"])
+    server = pods.wait_addressed(api, created["metadata"]["name"], in_service=place.has_service)
     own = pods.pod_addresses(server)
     lacking = {
         way: f"the pod on {place.receiver} has no {way.family} address"

@@ -39,16 +39,6 @@ def places(plan: Plan, pair: NodePair, block: Block) -> list[Place]:
     return found
 
 
-def measure_packet_sizes(
-    api: ClusterApi, plan: Plan, pair: NodePair, *, run_key: str, block: Block
-) -> list[Captured]:
-    """Return what was captured on each way that ``plan`` wants captured; its pods may still be ending then.
-
-    Raises MeasurementFailed or PodFailed, in one sentence, if nothing was captured at all.
-    """
-    return PacketSizes(api, plan, pair, run_key=run_key, block=block).measure()
-
-
 class PacketSizes:
     """The captures of one block. Pods that receive may start before the arm is in force on all nodes."""
 
@@ -82,7 +72,10 @@ class PacketSizes:
                 self._servers[place] = created["metadata"]["name"], token
 
     def measure(self) -> list[Captured]:
-        """Do what is left to do, and return as ``measure_packet_sizes`` does. May be called again."""
+        """Return what was captured on each way that the plan wants captured; its pods may still be ending then.
+
+        May be called again. Raises MeasurementFailed or PodFailed, in one sentence, if nothing was captured.
+        """
         captured: list[Captured] = []
         try:
             self.begin()
@@ -104,9 +97,7 @@ class PacketSizes:
     def _captured_at(self, place: Place) -> list[Captured]:
         api = self._api
         receiver, token = self._servers[place]
-        # A Service leads only to a pod that is Ready; a client tries until it listens.
-        wait = pods.wait_ready if place.has_service else pods.wait_addressed
-        server = wait(api, receiver, _START_S)
+        server = pods.wait_addressed(api, receiver, _START_S, in_service=place.has_service)
         found = pods.pod_addresses(server)
         wanted = {family: found[family] for family in place.families if family in found}
         if not wanted:
