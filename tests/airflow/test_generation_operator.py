@@ -51,6 +51,14 @@ FIRST_TRY: Any = {"ti": SimpleNamespace(try_number=1)}
 DONE = {"block": 1, "generation": 1, "repetitions": 4, "failed": 0, "elapsed_s": 30.0}
 
 
+def begun(warehouse: Warehouse) -> tuple[Cluster, int]:
+    """Return a cluster with BIG TCP on, and the number of the run that has switched it."""
+    cluster = Cluster()
+    open_and_switch(cluster, "on")
+    plan = load_plan("quick").model_dump(mode="json")
+    return cluster, warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+
+
 def test_the_client_pod_keeps_everything_of_its_manifest() -> None:
     plan = load_plan("quick", {"image": "registry.example/netshoot:v1", "image_pull_secrets": ["pull-me"]})
     generation = GENERATION.model_copy(update={"arm": "off"})
@@ -194,10 +202,7 @@ def test_without_log_and_followed_lines_nothing_is_stored(warehouse: Warehouse) 
 def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
     moment: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = Cluster()
-    open_and_switch(cluster, "on")
-    plan = load_plan("quick").model_dump(mode="json")
-    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+    cluster, number = begun(warehouse)
     created: list[str] = []
 
     def lose(name: str, wanted: str) -> None:
@@ -212,9 +217,9 @@ def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
             lose("deleted", "before the server")
         return delete(api, **options)  # type: ignore[arg-type]
 
-    def ready(api: object, name: str) -> dict:
+    def ready(api: object, name: str, **options: object) -> dict:
         lose("server", "while the server starts")
-        return start(api, name)  # type: ignore[arg-type]
+        return start(api, name, **options)  # type: ignore[arg-type]
 
     def never(*_: object) -> None:
         raise AssertionError("the client pod was started")
@@ -236,10 +241,7 @@ def test_a_run_whose_hold_is_over_starts_no_pod_that_loads_the_nodes(
 def test_a_server_that_ends_while_its_client_starts_is_why_the_generation_fails(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = Cluster()
-    open_and_switch(cluster, "on")
-    plan = load_plan("quick").model_dump(mode="json")
-    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+    cluster, number = begun(warehouse)
 
     def created(operator: IperfGenerationOperator, pod: Any, _context: object) -> object:
         client = pods.create_pod(operator._stored.api, operator.pod_template_dict)  # type: ignore[union-attr,arg-type]
@@ -383,10 +385,7 @@ def test_what_is_measured_prepares_the_server_of_the_next_generation(
 def test_a_generation_that_failed_after_an_outage_waits_before_its_next_try(
     away: bool, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = Cluster()
-    open_and_switch(cluster, "on")
-    plan = load_plan("quick").model_dump(mode="json")
-    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+    cluster, number = begun(warehouse)
     client, said = cluster.client(), []
 
     def lost(*_: object) -> None:
@@ -411,10 +410,7 @@ def test_a_generation_that_failed_after_an_outage_waits_before_its_next_try(
 def test_the_client_has_the_token_of_its_server_and_airflow_masks_it(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = Cluster()
-    open_and_switch(cluster, "on")
-    plan = load_plan("quick").model_dump(mode="json")
-    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": plan})
+    cluster, number = begun(warehouse)
     masked: list[str] = []
     told: list[dict[str, Any]] = []
 
