@@ -157,8 +157,25 @@ class Hold:
             self.update(lambda body: None)
 
     def release(self) -> None:
-        """Give the Lease back. Raises Lost."""
-        self.update(protocol.give_back)
+        """Give the Lease back. Raises Lost.
+
+        An attempt whose answer was lost may have done it: then the next one finds that nobody has it.
+        """
+        tried = []
+
+        def give_back(body: Json) -> None:
+            tried.append(body)
+            protocol.give_back(body)
+
+        try:
+            self.update(give_back)
+        except (Lost, Refused):
+            if not tried or self._holder():
+                raise
+
+    def _holder(self) -> str:
+        """Return who holds the Lease, if anybody."""
+        return str(((self.hands.get(LEASE) or {}).get("spec") or {}).get("holderIdentity") or "")
 
     def expire(self) -> None:
         """Let the hold end at once but stay on record, so that the next one knows whose work to finish."""
