@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -13,7 +14,8 @@ from bigtcp_lab import administrator, daemon
 from tests.e2e.runs import Installation, impatient_sleep, install
 
 
-@pytest.fixture(scope="session")
+# What install() sets of the environment ends with these tests: others share the process.
+@pytest.fixture(scope="package")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Yield an Airflow whose connections point to a fresh lab."""
     folder = tmp_path_factory.mktemp("e2e")
@@ -22,7 +24,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     # Airflow reads its settings once per process, so this is the home that the tests began with.
     home = Path(os.environ["AIRFLOW_HOME"])
     try:
-        yield install(home.parent, info.kubeconfig)
+        with mock.patch.dict(os.environ):
+            yield install(home.parent, info.kubeconfig)
     finally:
         daemon.down(folder / "lab")
 

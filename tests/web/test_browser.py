@@ -30,6 +30,9 @@ from tests.web.history import CLUSTER, DAG_ID, LAB, NIGHTS, fill
 
 pytestmark = pytest.mark.browser
 
+# A busy machine may take a page's time.
+expect.set_options(timeout=30_000)
+
 SCREENSHOTS = Path(__file__).resolve().parents[2] / ".bigtcp" / "screenshots"
 RUN_ID = "browser__2026-03-01T02:00:00+00:00"
 PAGES = (
