@@ -40,7 +40,7 @@ def test_every_metric_of_every_scenario_is_compared():
         ("ipv4-stream-1", "throughput_bps", 0.5, "faster"),
         ("ipv4-stream-1", "throughput_bps", -0.3, "slower"),
         ("ipv4-stream-1", "cpu_s_per_gb_sender", -0.3, "faster"),
-        ("ipv4-stream-1", "retransmits_per_gb", 0.9, "slower"),
+        ("ipv4-stream-1", "retransmits_per_gb", 9.0, "slower"),
         ("ipv4-rr", "transactions_per_s", 0.3, "faster"),
         ("ipv4-rr", "latency_p99_us", 0.3, "slower"),
         ("ipv4-rr", "latency_p50_us", 0.0, "equivalent"),
@@ -115,7 +115,7 @@ def test_what_is_called_equivalent_is_drawn_within_the_margin(seed, noise, chang
     effect = {"throughput_bps": change, "retransmits_per_gb": change, "softirq_share_sender": change}
     for found in compare_run(make_frame(plan, seed, noise=noise, effect=effect), plan):
         drawn = found.ci_low, found.ci_high
-        if found.verdict == "equivalent":
+        if found.verdict == "equivalent" and not METRICS[found.metric].floor:
             assert -found.margin < found.ci_low <= 0 <= found.ci_high < found.margin, drawn
         elif found.verdict == "inconclusive" and found.ci_low is not None and METRICS[found.metric].scale == "log":
             # On other scales the change relative to arm on, tested too, does not follow from the drawn one.
@@ -187,9 +187,29 @@ def test_zero_is_an_ordinary_value_of_retransmits():
     frame.loc[frame["metric"] == "retransmits_per_gb", "value"] = 0.0
     both_zero = compare_one("retransmits_per_gb", plan, frame)
     assert (both_zero.verdict, both_zero.change) == ("equivalent", 0)
-    frame.loc[(frame["metric"] == "retransmits_per_gb") & (frame["arm"] == "on"), "value"] = 30.0
+    frame.loc[(frame["metric"] == "retransmits_per_gb") & (frame["arm"] == "on"), "value"] = 300.0
     only_on = compare_one("retransmits_per_gb", plan, frame)
-    assert (only_on.verdict, only_on.change) == ("slower", None)
+    assert (only_on.verdict, only_on.change, only_on.below_margin) == ("slower", None, False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "off", "on", "verdict", "below_margin"),
+    [
+        ("retransmits_per_gb", 2.6, 8.5, "equivalent", False),
+        ("retransmits_per_gb", 0.0, 30.0, "equivalent", False),
+        ("retransmits_per_gb", 400.0, 700.0, "slower", False),
+        ("retransmits_per_gb", 20_000.0, 20_400.0, "slower", True),
+        ("softirq_share_sender", 0.02, 0.021, "equivalent", False),
+        ("softirq_share_sender", 0.02, 0.04, "slower", False),
+    ],
+)
+def test_what_is_little_for_the_metric_is_no_change(metric, off, on, verdict, below_margin):
+    plan = make_plan(order="off,on,off,on,off", generations=2)
+    frame = make_frame(plan)
+    value = np.where(frame["arm"] == "on", on, off) * np.random.default_rng(1).normal(1, 0.001, len(frame))
+    frame["value"] = np.where(frame["metric"] == metric, value, frame["value"])
+    found = compare_one(metric, plan, frame)
+    assert (found.verdict, found.below_margin) == (verdict, below_margin), (found.ci_low, found.ci_high)
 
 
 def test_zero_cannot_be_a_ratio():
@@ -243,8 +263,9 @@ def test_a_noisier_switch_widens_the_interval():
 def test_scaling_units_never_changes_a_verdict(seed, factor, change):
     plan = make_plan(scenarios=["ipv4-stream-1"], generations=2, repetitions=1)
     frame = make_frame(plan, seed, noise=0.03, effect={"throughput_bps": change, "retransmits_per_gb": 5 * change})
-    shares = frame["unit"] == "1"
-    scaled = frame.assign(value=frame["value"] * np.where(shares, 1.0, factor))
+    # Where there is a floor, it has the metric's own unit.
+    fixed = frame["metric"].map(lambda name: METRICS[name].floor > 0)
+    scaled = frame.assign(value=frame["value"] * np.where(fixed, 1.0, factor))
     for before, after in zip(compare_run(frame, plan), compare_run(scaled, plan), strict=True):
         assert before.verdict == after.verdict
         assert before.change == pytest.approx(after.change, rel=1e-6, abs=1e-9)

@@ -437,7 +437,10 @@ def _judged(
         changes = [
             change
             for one in differences
-            for change in (scale.change(usual_off, one), scale.change(usual_on, -one))
+            for change in (
+                scale.change(usual_off, one, metric.floor),
+                scale.change(usual_on, -one, metric.floor),
+            )
         ]
         margin = thresholds.margin
         return all(change is not None and 1 / (1 + margin) - 1 < change < margin for change in changes)
@@ -450,6 +453,9 @@ def _judged(
         verdict = "invalid"
     elif not metric.judged:
         verdict = "evidence"
+    elif max(map(scale.back, usual)) < metric.floor and inside(low, high):
+        # Three retransmits per gigabyte more than none are no news, however sure they are.
+        verdict = "equivalent"
     elif low > 0 or high < 0:
         verdict = "faster" if (difference.estimate > 0) == (metric.better == "higher") else "slower"
     elif inside(low, high):

@@ -47,17 +47,19 @@ class ModelScale:
             return math.exp(min(held, _MAX_EXPONENT))
         return held**2 if self.kind == "amount" else math.sin(held) ** 2
 
-    def change(self, usual: float, difference: float) -> float | None:
+    def change(self, usual: float, difference: float, floor: float = 0.0) -> float | None:
         """Return the relative change (0.05: 5 % more) of ``usual`` by ``difference``, both on this scale.
 
-        None where ``usual`` stands for zero: then any change is infinitely large.
+        It is relative to ``floor`` (the metric's own value) where ``usual`` is less. None where that is zero: then
+        any change is infinitely large.
         """
         if self.kind == "log":
             return math.expm1(min(difference, _MAX_EXPONENT))
         if difference == 0:
             return 0.0
         own = self.back(usual)
-        return self.back(usual + difference) / own - 1 if own > 0 else None
+        base = max(own, floor)
+        return self.back(usual + difference) / base - own / base if base > 0 else None
 
     def leaves_range(self, usual: float, difference: float) -> bool:
         """Return whether ``usual`` and ``difference`` together are beyond what there can be."""
