@@ -13,6 +13,7 @@ alternatives would have cost.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -419,6 +420,17 @@ def scale_of(metric: Metric) -> ModelScale:
     return ModelScale("share" if metric.unit == "1" else "amount")
 
 
+def _within(
+    margin: float, scale: ModelScale, usual: tuple[float, float], floor: float, *differences: float
+) -> bool:
+    """Return whether these are changes within the margin, whichever arm they are relative to."""
+    off, on = usual
+    changes = [
+        change for one in differences for change in (scale.change(off, one, floor), scale.change(on, -one, floor))
+    ]
+    return all(change is not None and 1 / (1 + margin) - 1 < change < margin for change in changes)
+
+
 def _judged(
     found: Comparison,
     metric: Metric,
@@ -432,19 +444,7 @@ def _judged(
     low, high = difference.interval(thresholds.confidence_level)
     detectable = difference.smallest_detectable(thresholds.confidence_level, thresholds.power)
 
-    def inside(*differences: float) -> bool:
-        """Return whether these are changes within the margin, whichever arm they are relative to."""
-        changes = [
-            change
-            for one in differences
-            for change in (
-                scale.change(usual_off, one, metric.floor),
-                scale.change(usual_on, -one, metric.floor),
-            )
-        ]
-        margin = thresholds.margin
-        return all(change is not None and 1 / (1 + margin) - 1 < change < margin for change in changes)
-
+    inside = functools.partial(_within, thresholds.margin, scale, usual, metric.floor)
     smallest = scale.change(usual_off, detectable)
     if smallest is not None and (smallest > MAX_UNSURE_CHANGE or scale.leaves_range(usual_off, detectable)):
         smallest = None
