@@ -47,8 +47,10 @@ os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(Path(__file__).resolve().parent.p
 #: What takes longest begins first. The files of one line share a worker, and with it one Airflow and one lab. A
 #: worker is handed its next line when it has two tests left, so short ones stand between.
 FIRST = (
-    ("e2e/test_night.py",),
-    ("e2e/test_run.py", "e2e/test_upgrade_watch.py", "e2e/test_restore_dag.py", "e2e/test_dry_run.py"),
+    (
+        *("e2e/test_night.py", "e2e/test_run.py", "e2e/test_upgrade_watch.py"),
+        *("e2e/test_restore_dag.py", "e2e/test_dry_run.py"),
+    ),
     ("e2e/test_demo.py",),
     ("test_compose_services.py", "e2e/test_up.py"),
     ("airflow/test_dag_ids.py",),

@@ -105,10 +105,13 @@ def register_dags() -> None:
 
 def install(folder: Path, kubeconfig: Path) -> Installation:
     """Return an installation in ``folder`` with its databases ready; this process has its settings from now on."""
+    from airflow.utils.db import initdb
+
     airflow = LocalAirflow(folder, kubeconfig, folder / "warehouse.db")
     os.environ.update(airflow.environment())
     os.environ["BIGTCP_BENCH_PLANS"] = str(PLANS)
-    airflow.prepare()
+    # As `airflow db migrate`, which would import Airflow once more.
+    initdb()
     newest_api_only()
     register_dags()
     warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")

@@ -10,6 +10,7 @@ import pytest
 from bigtcp_bench.airflow.steps import verdict as steps
 from bigtcp_bench.analysis.again import half_width
 from bigtcp_bench.judging.comparisons import stored_comparisons
+from bigtcp_bench.judging.noise import known_noise
 from bigtcp_bench.judging.run import JudgedRun
 from bigtcp_bench.planning.plan import Block, Plan, blocks, rerun_plan, validate_plan
 from bigtcp_bench.report.view import RunView
@@ -115,6 +116,18 @@ def test_a_rerun_that_does_not_count_changes_no_verdict(warehouse):
     failure = {**lost, "arm": "on", "reason": "no pods"}
     warehouse.store_generation(run.number, **lost, results=[], failures=[failure])
     assert run.rerun(due).reasons
+
+
+def test_two_blocks_of_one_arm_say_how_much_of_a_difference_is_chance(warehouse):
+    run, _ = measured(warehouse, order="off,off", repetitions=2)
+    lines = run.calibrate()
+    levels = {noise.level: noise.sd for noise in known_noise(warehouse, "lab") if noise.metric == MAIN[STREAM]}
+    assert set(levels) >= {"repetition", "generation"}
+    # Of each level there is ``NOISE``.
+    assert all(0 <= sd < 3 * NOISE for sd in levels.values())
+    assert levels["repetition"] > NOISE / 3
+    for found in (lines, RunView.from_warehouse(warehouse, run.number).noise):
+        assert [line.partition(": ")[0] for line in found] == [f"noise of {name}, {MAIN[name]}" for name in MAIN]
 
 
 class Step:
