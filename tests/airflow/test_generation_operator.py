@@ -23,6 +23,7 @@ from bigtcp_bench.measuring.generation import (
     PREPARED_S,
     Generation,
     client_pod,
+    end_labels,
     generations_of,
     orders_of,
     prepare,
@@ -344,21 +345,26 @@ def test_a_server_that_was_prepared_is_taken_by_its_own_generation_once(
 
 
 @pytest.mark.parametrize("ends", ["measured", "failed", "lost"])
-def test_what_is_measured_prepares_the_server_of_the_next_generation(
+def test_what_is_measured_prepares_the_next_server_and_after_the_last_the_end_of_the_block(
     ends: str, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Cluster()
     open_and_switch(cluster, "on")
     plan = load_plan("quick")
-    stored = plan.model_dump(mode="json")
-    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", "plan": stored})
     nodes, scenarios = ("node1", "node2"), tuple(plan.scenarios)
+    stored = {"plan": plan.model_dump(mode="json"), "client_node": nodes[0], "server_node": nodes[1]}
+    number = warehouse.start_run({"cluster": "lab", "dag_id": "d", "run_id": "r", **stored})
     first, *_, last = generations_of(blocks(plan)[1], run=number, run_key=RUN, nodes=nodes, scenarios=scenarios)
     assert first.next is not None
     assert first.next.next is None
     assert last.next is None
+    during, there = [], []
+
+    def found() -> list[dict[str, Any]]:
+        return list(run(cluster.store.list(PODS, "bigtcp-bench")))
 
     def measured(*_: object) -> None:
+        during.append([pod["metadata"]["labels"]["bigtcp-bench/role"] for pod in found()])
         if ends == "failed":
             raise ApiException(500, "enough")
         if ends == "lost":
@@ -368,17 +374,24 @@ def test_what_is_measured_prepares_the_server_of_the_next_generation(
     monkeypatch.setattr(connections, "warehouse", lambda: warehouse)
     monkeypatch.setattr(KubernetesPodOperator, "execute", measured)
     monkeypatch.setattr(generation_operator._Stored, "summary", lambda _: {"measured": 4, "failed": 0})
-    there = []
-    for one in (first, last):
+    # One that failed may be tried again after the last.
+    for one in (first, last, first):
         operator = IperfGenerationOperator(
             task_id="test_iperf3", generation=one.model_dump(mode="json"), kubernetes_conn_id="k8s"
         )
         monkeypatch.setattr(operator, "_client_runs", lambda _context: False)
         with contextlib.suppress(ApiException, AirflowFailException):
             operator.execute(FIRST_TRY)
-        there.append([pod["metadata"]["labels"] for pod in run(cluster.store.list(PODS, "bigtcp-bench"))])
-    assert there[1] == []
-    assert [one["bigtcp-bench/generation"] for one in there[0]] == (["2-2"] if ends == "measured" else [])
+        there.append(found())
+    assert during == [["server"]] * (1 if ends == "lost" else 3)
+    if ends != "measured":
+        assert there == [[], [], []]
+        return
+    assert [one["metadata"]["labels"]["bigtcp-bench/generation"] for one in there[0]] == ["2-2"]
+    looks = {pods.node_of(one): one["metadata"]["labels"] for one in there[1]}
+    assert looks.keys() == {"node1", "node2"}
+    assert all(labels.items() >= end_labels(RUN, 2).items() for labels in looks.values())
+    assert [one["metadata"]["labels"]["bigtcp-bench/role"] for one in there[2]] == ["server"]
 
 
 @pytest.mark.parametrize("away", [True, False])

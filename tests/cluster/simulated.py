@@ -9,6 +9,7 @@ import base64
 import copy
 import functools
 import json
+import threading
 import zlib
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -126,6 +127,8 @@ class Cluster:
     def __init__(self, **configured: str) -> None:
         self.store = _forked(_seeded())
         self.time = 1_800_000_000.0
+        #: Tasks ask about both nodes at once; the store answers one request after the other.
+        self.turn = threading.RLock()
         self.nodes = {"node1": Node(), "node2": Node()}
         #: What goes wrong: ``never-ready``, ``setting-ignored``, ``crashes`` (an agent),
         #: ``crashes-when-on`` (one that is told true).
@@ -174,7 +177,12 @@ class Cluster:
 
     def fork(self) -> Cluster:
         """Return another cluster that is as this one is now, and goes its own way from here."""
+        with self.turn:
+            return self._forked()
+
+    def _forked(self) -> Cluster:
         other = copy.copy(self)
+        other.turn = threading.RLock()
         other.store = _forked(self.store)
         other.nodes, other.extra_devices, other.extra_status = copy.deepcopy(
             (self.nodes, self.extra_devices, self.extra_status)
@@ -378,7 +386,8 @@ class Client(ClusterApi):
         self.killed = False
 
     def _pass(self, seconds: float) -> None:
-        self.cluster.time += seconds
+        with self.cluster.turn:
+            self.cluster.time += seconds
 
     def _request(self, method: str, path: str, *, query=(), body=None, headers=None, before=None, answer="json"):  # type: ignore[no-untyped-def,override]
         if self.killed:
@@ -390,15 +399,17 @@ class Client(ClusterApi):
             self.changes += 1
             self._interrupted("before", self.changes)
         number = self.changes
-        self.cluster.time += 0.01
         try:
-            result = run(self._answer(method, path, dict(query), copied(body), headers or {}))
+            with self.cluster.turn:
+                self.cluster.time += 0.01
+                result = run(self._answer(method, path, dict(query), copied(body), headers or {}))
+                if changing:
+                    self.cluster.reconcile()
         except ApiError as error:
             if changing:
                 self._interrupted("after", number)
             raise _problem(error.code, method, path, json.dumps(error.body())) from error
         if changing:
-            self.cluster.reconcile()
             self._interrupted("after", number)
         return result
 
@@ -448,6 +459,10 @@ class Client(ClusterApi):
         )
 
     def exec(self, namespace: str, pod: str, container: str, argv: Any) -> str:
+        with self.cluster.turn:
+            return self._executed(namespace, pod, argv)
+
+    def _executed(self, namespace: str, pod: str, argv: Any) -> str:
         name = run(self.cluster.store.get(PODS, pod, namespace))["spec"]["nodeName"]
         node = self.cluster.nodes[name]
         if argv[0] == "cat":

@@ -150,14 +150,19 @@ def restarted(cluster: Cluster, *nodes: str) -> None:
     cluster.reconcile()
 
 
-@pytest.mark.parametrize("key", ["enable_host_legacy_routing", "enable_ipv4_big_tcp"])
-def test_a_run_that_restarts_every_agent_asks_every_agent(key: str) -> None:
+def with_a_third_node() -> Cluster:
     cluster = Cluster()
     third = run(cluster.store.get(NODES, "node2"))
-    third["metadata"] = {"name": "node3", "labels": {}}
+    third["metadata"] = {"name": "node3", "labels": {"third": ""}}
     run(cluster.store.create(NODES, third))
     cluster.nodes["node3"] = Node()
     cluster.reconcile()
+    return cluster
+
+
+@pytest.mark.parametrize("key", ["enable_host_legacy_routing", "enable_ipv4_big_tcp"])
+def test_a_run_that_restarts_every_agent_asks_every_agent(key: str) -> None:
+    cluster = with_a_third_node()
     change(cluster, **{key: "true"})
     restarted(cluster, "node1", "node2")
     api = cluster.client()
@@ -192,6 +197,26 @@ def test_what_is_changed_during_a_run_is_not_put_in_force_by_its_next_switch() -
     with pytest.raises(SwitchFailed, match=r"node node1: the agent has not been restarted .*legacy-routing"):
         switch(api, fence, "on", pair, plan)
     assert "enable-host-legacy-routing" not in cluster.nodes["node1"].told
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+def test_what_is_changed_for_another_node_stops_a_switch_that_would_restart_its_agent(scope: str) -> None:
+    cluster = with_a_third_node()
+    api = cluster.client()
+    plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", "scope": scope})
+    pair = choose_pair(api, plan)
+    fence = open_window(api, "dag/run", plan, pair).fence
+    switch(api, fence, "on", pair, plan)
+    spec = {"nodeSelector": {"matchLabels": {"third": ""}}, "defaults": {"mtu": "1450"}}
+    run(cluster.store.create(CILIUMNODECONFIGS, {"metadata": {"name": "a"}, "spec": spec}, "kube-system"))
+    if scope == "nodes":
+        switch(api, fence, "off", pair, plan)
+    else:
+        with pytest.raises(SwitchFailed, match=r"^on node node3 the agent has not been restarted .*mtu not set"):
+            switch(api, fence, "off", pair, plan)
+    assert "mtu" not in cluster.nodes["node3"].told
+    config = run(cluster.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
+    assert config["data"]["enable-ipv4-big-tcp"] == ("true" if scope == "cluster" else "false")
 
 
 def test_the_two_keys_of_big_tcp_are_the_runs_own() -> None:

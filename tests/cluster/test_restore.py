@@ -23,7 +23,7 @@ from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, Sw
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.in_cluster.treatment import KEYS
-from bigtcp_bench.measuring.generation import Generation, generations_of, prepare, server_pod
+from bigtcp_bench.measuring.generation import Generation, generations_of, prepare, prepare_end, server_pod
 from bigtcp_bench.measuring.packet_sizes import PacketSizes
 from bigtcp_bench.planning.plan import Plan, blocks, validate_plan
 from bigtcp_bench.readings.orders import new_token
@@ -107,7 +107,7 @@ def test_killed_at_every_request_it_comes_back(scope: str, moment: str) -> None:
     """The n-th changing request of a run is its last, for every n; a restore by somebody else puts all back."""
     api = Cluster().client()
     before = api.cluster.state()
-    the_plan = plan(scope=scope, scenarios=["ipv4-stream-1@service"])
+    the_plan = plan(scope=scope, scenarios=["ipv4-stream-1@service"], load_gate={"mode": "warn"})
     pair = choose_pair(api, the_plan)
 
     def task() -> None:
@@ -117,7 +117,9 @@ def test_killed_at_every_request_it_comes_back(scope: str, moment: str) -> None:
             switch(api, window.fence, arm, pair, the_plan, in_force=sizes.begin)  # type: ignore[arg-type]
             sizes.end()
             open_and_close_a_service(api, the_plan, pair)
-            prepare(api, window.fence, first_generation(the_plan, pair), the_plan)
+            generation = first_generation(the_plan, pair)
+            prepare(api, window.fence, generation, the_plan)
+            prepare_end(api, window.fence, generation, the_plan, pair.names)
 
     left = dies_everywhere(api, moment, task)
     assert len(left) > 20, "the run made hardly any changes"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,3 +66,22 @@ def test_a_database_is_prepared_once_by_each_release_of_airflow(
         assert asked == [["db", "migrate"]] * times
         then()
         monkeypatch.setattr(local_airflow, "version", lambda _, times=times: f"4.{times}")
+
+
+def test_the_scheduler_has_imported_what_its_tasks_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only of other packages: a task takes this one as it is when it starts."""
+    airflow = LocalAirflow(tmp_path, tmp_path / "kubeconfig", tmp_path / "warehouse.db")
+    monkeypatch.setattr(LocalAirflow, "check_port", lambda _: None)
+    monkeypatch.setattr(LocalAirflow, "_await_ready", lambda _: None)
+    monkeypatch.setattr(Session, "remember", lambda *_: None)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(subprocess.CompletedProcess, "pid", os.getpid(), raising=False)
+    airflow.start()
+    monkeypatch.undo()
+    names = "'airflow.providers.cncf.kubernetes.operators.pod' in sys.modules"
+    ours = "[name for name in sys.modules if name.startswith('bigtcp_bench')]"
+    program = f"import sys; sys.argv = ['airflow', 'scheduler']; import airflow; print(({names}, {ours}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=airflow.environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "(True, [])"

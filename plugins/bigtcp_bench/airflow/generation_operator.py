@@ -19,8 +19,10 @@ from bigtcp_bench.measuring.generation import (
     Generation,
     client_pod,
     create_server,
+    discard_end,
     orders_of,
     prepare,
+    prepare_end,
     prepared_server,
     servers,
 )
@@ -102,6 +104,8 @@ class IperfGenerationOperator(KubernetesPodOperator):
         try:
             with fence.renewing():
                 fence.check()
+                # One that is tried again may come after the last.
+                discard_end(api, generation)
                 server = self._running_server(api, generation) if self._client_runs(context) else None
                 if server is None:
                     server = self._fresh_server(api, fence, generation, plan, first=_is_first_try(context))
@@ -125,6 +129,9 @@ class IperfGenerationOperator(KubernetesPodOperator):
                     self._remove(api, generation, server, wait=not measured)
                 if generation.next is not None:
                     prepare(api, fence, generation.next, plan)
+                else:
+                    run = store.run(generation.run)
+                    prepare_end(api, fence, generation, plan, [run["client_node"], run["server_node"]])
             return self._stored.summary()
         except FenceLost as error:
             # Another run, or a restore, has the cluster now: trying again cannot help.

@@ -194,11 +194,12 @@ def pending(
 
 
 def pending_elsewhere(
-    api: ClusterApi, cilium: Cilium, daemonset: JsonObject, but: Collection[str]
+    api: ClusterApi, cilium: Cilium, daemonset: JsonObject, but: Collection[str], *, switched: bool = False
 ) -> dict[str, list[Difference]]:
-    """Return node → what the next start of its agent would change, BIG TCP too, where that is known.
+    """Return node → what the next start of its agent would change, where that is known.
 
-    Of all nodes ``but`` those two that are measured, for a run that restarts every agent (scope ``cluster``).
+    Of all nodes ``but`` those two that are measured, for a run that restarts every agent (scope ``cluster``). BIG
+    TCP counts, too, unless the run has ``switched`` it.
     """
     found = {}
     for pod in api.select(POD, cilium.namespace, labels=AGENT_LABELS):
@@ -210,7 +211,7 @@ def pending_elsewhere(
             then = of_next_start(api, cilium, daemonset, node)
             if now is not None and then is not None:
                 both = [{**one, **settings_of(treatment.told(one))} for one in (now, then)]
-                found[node] = differences(*both, but=())
+                found[node] = differences(*both, but=BIG_TCP_KEYS if switched else ())
     return {node: changes for node, changes in found.items() if changes}
 
 

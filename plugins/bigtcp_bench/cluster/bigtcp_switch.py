@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bigtcp_bench.cluster import agent_settings, guardian_objects, pods, probe, saved_state
+from bigtcp_bench.cluster import agent_settings, at_once, guardian_objects, pods, probe, saved_state
 from bigtcp_bench.cluster.agents import Agent, read_agent
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject, NotFound
 from bigtcp_bench.cluster.cilium import (
@@ -35,11 +35,12 @@ from bigtcp_bench.cluster.cilium import (
     restart_agent,
     rollout,
 )
+from bigtcp_bench.cluster.fingerprint import Difference
 from bigtcp_bench.cluster.lease import Fence
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.saved_state import SavedState
 from bigtcp_bench.errors import FenceLost, SwitchFailed
-from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster import protocol, treatment
 from bigtcp_bench.in_cluster.protocol import selects
 from bigtcp_bench.in_cluster.treatment import KEYS, settings_of, switched
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, Family, Plan
@@ -123,7 +124,7 @@ def switch(
     if silence:
         progress(silence)
     cilium = find_cilium(api)
-    _refuse_pending(api, cilium, pair)
+    _refuse_pending(api, cilium, pair, state.scope)
     gone = pods.delete_pods(api, before=fence.check)
     if gone:
         progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")
@@ -133,7 +134,8 @@ def switch(
     cilium, rolled = _written(api, fence, cilium, arm, pair, state, report, force_restart, progress)
     stale = list(pair.names)
     if rolled or not force_restart:
-        stale = [name for name in pair.names if _merged_now(api, cilium, name) != switched(arm)]
+        merged = at_once.of_each(pair.names, lambda name: _merged_now(api, cilium, name))
+        stale = [name for name in pair.names if merged[name] != switched(arm)]
         if not stale and not rolled:
             problems = verify(api, cilium, arm, pair, plan, report, meanwhile)
             if not problems:
@@ -202,17 +204,25 @@ def _restarted(
     return seconds
 
 
-def _refuse_pending(api: ClusterApi, cilium: Cilium, pair: NodePair) -> None:
+def _refuse_pending(api: ClusterApi, cilium: Cilium, pair: NodePair, scope: str) -> None:
     """Raise SwitchFailed where a restart would put in force what somebody has written since the run began."""
     daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
-    for name in pair.names:
+
+    def pending(name: str) -> list[Difference] | None:
         agent = agent_pod(api, cilium, name)
         if agent is None or not is_ready(agent):
-            continue
-        pending = agent_settings.pending(api, cilium, daemonset, name, agent["metadata"]["name"])
-        if pending:
-            text = agent_settings.pending_text(pending)
+            return None
+        return agent_settings.pending(api, cilium, daemonset, name, agent["metadata"]["name"])
+
+    for name, found in at_once.of_each(pair.names, pending).items():
+        if found:
+            text = agent_settings.pending_text(found)
             raise SwitchFailed(f"node {name}: {text}; {agent_settings.PENDING_ADVICE}")
+    if scope == "cluster":
+        others = agent_settings.pending_elsewhere(api, cilium, daemonset, pair.names, switched=True)
+        if others:
+            text = agent_settings.elsewhere_text(others)
+            raise SwitchFailed(f"{text}; {agent_settings.PENDING_ADVICE}")
 
 
 def verify(
@@ -227,11 +237,14 @@ def verify(
     """Read everything back into ``report`` and return what contradicts ``arm``, one sentence each."""
     families = families_of(plan)
     problems: list[str] = []
-    told: dict[str, tuple[Agent, AgentStatus]] = {}
+
+    def ask(name: str) -> tuple[Agent, AgentStatus]:
+        return read_agent(api, cilium, ready_agent(api, cilium, name))
+
     with probe.probing(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets) as collect:
-        for name in pair.names:
-            told[name] = read_agent(api, cilium, ready_agent(api, cilium, name))
+        asked = at_once.begin(lambda: at_once.of_each(pair.names, ask))
         meanwhile()
+        told = asked.result()
         probes = collect()
     for node in pair.nodes:
         agent, status = told[node.name]
@@ -276,8 +289,9 @@ def _overruled(api: ClusterApi, cilium: Cilium, arm: Arm, node: str, scope: str)
 
 
 def _merged_now(api: ClusterApi, cilium: Cilium, node: str) -> Merged:
-    agent = ready_agent(api, cilium, node)
-    return read_merged(api, cilium, agent["metadata"]["name"])
+    name = ready_agent(api, cilium, node)["metadata"]["name"]
+    told = agent_settings.told(api, cilium, name)
+    return read_merged(api, cilium, name) if told is None else treatment.told(told)
 
 
 # --- Scope nodes -----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from bigtcp_bench.cluster import probe
+from bigtcp_bench.cluster import at_once, probe
 from bigtcp_bench.cluster.agents import agent_document
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed
 from bigtcp_bench.cluster.cilium import AGENT_CONTAINER, Cilium, find_cilium, ready_or_any_agent
@@ -51,15 +51,19 @@ def read_nodes(
     pull_secrets: Sequence[str] = (),
     sample_s: float = 0,
     agents: bool = False,
+    prepared: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return for each node one document with its probe and the counters of its Cilium agent.
+
+    ``prepared`` is that of ``probe.probing``.
 
     With ``sample_s`` also an earlier reading, from that many seconds before, which tells the node's load. With
     ``agents`` also what the agent is and was told. Agents are asked while the probes start, or after a sample, for
     it is load.
     """
     cilium = find_cilium(api)
-    with probe.probing(api, pair.names, image, pull_secrets=pull_secrets, sample_s=sample_s) as collect:
+    options: dict[str, Any] = {"pull_secrets": pull_secrets, "sample_s": sample_s, "prepared": prepared}
+    with probe.probing(api, pair.names, image, **options) as collect:
         told = {} if sample_s else _told(api, cilium, pair, agents)
         seen_nodes = collect()
     told = told or _told(api, cilium, pair, agents)
@@ -67,12 +71,12 @@ def read_nodes(
 
 
 def _told(api: ClusterApi, cilium: Cilium, pair: NodePair, agents: bool) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for name in pair.names:
+    def ask(name: str) -> dict[str, Any]:
         pod = ready_or_any_agent(api, cilium, name)
         counted = None if pod is None else bpf_metrics(api, cilium, pod["metadata"]["name"])
-        found[name] = {CILIUM_METRICS: counted, **({AGENT: agent_document(api, cilium, name)} if agents else {})}
-    return found
+        return {CILIUM_METRICS: counted, **({AGENT: agent_document(api, cilium, name)} if agents else {})}
+
+    return at_once.of_each(pair.names, ask)
 
 
 def bpf_metrics(api: ClusterApi, cilium: Cilium, pod: str) -> list[dict[str, Any]] | None:

@@ -80,7 +80,8 @@ TRAFFIC_ROLES = ("server", "client")
 ALL_ROLES = (*TRAFFIC_ROLES, "probe")
 #: Time for scheduling and pulling an image that the node does not have yet.
 POD_START_S = 180.0
-POLL_S = 0.3
+#: Nothing is measured while pods start or go, so that is looked at often; while they run it is load.
+START_POLL_S, POLL_S = 0.1, 0.3
 
 Role = Literal["server", "client", "probe"]
 
@@ -251,7 +252,7 @@ def _wait(
 ) -> JsonObject:
     """Return a pod that ``reached`` says yes to, or without it one that has succeeded."""
     pod: JsonObject = {}
-    for _ in api.poll(timeout_s, POLL_S):
+    for _ in api.poll(timeout_s, POLL_S if reached is None else START_POLL_S):
         found = api.find(POD, name, BENCH_NAMESPACE)
         if found is None:
             raise PodFailed(f"pod {BENCH_NAMESPACE}/{name} was deleted while it was waited for")
@@ -330,7 +331,7 @@ def delete_pods(
         labels += f",{RUN_LABEL}={run_label(run_key)}"
     names: dict[str, None] = {}
     left: list[JsonObject] = []
-    for _ in api.poll(timeout_s, POLL_S):
+    for _ in api.poll(timeout_s, START_POLL_S):
         found = api.select(POD, BENCH_NAMESPACE, labels=labels)
         left = [pod for pod in found if pod["metadata"]["name"] != keep]
         if not left:

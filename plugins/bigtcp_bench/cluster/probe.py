@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bigtcp_bench.cluster import pods
-from bigtcp_bench.cluster.api import POD, ClusterApi, Conflict
+from bigtcp_bench.cluster.api import POD, Before, ClusterApi, Conflict, JsonObject
 from bigtcp_bench.cluster.cilium import TUNNEL_DEVICES, AgentStatus, Limits
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.readings.agent_log import Device, Probe, parse_log
 from bigtcp_bench.readings.orders import ProbeOrders
 from bigtcp_bench.readings.proc import memory
@@ -18,6 +19,8 @@ from bigtcp_bench.readings.proc import memory
 _STACKED = ("vlan", "macvlan", "ipvlan")
 #: Kinds of devices whose ports carry them. Those of a bridge are pods as well.
 _MASTERS = ("bond", "team")
+#: A look that was begun longer ago is not taken: somebody may have done something since.
+PREPARED_S = 60
 
 
 @dataclass(frozen=True)
@@ -130,24 +133,69 @@ def probing(
     pull_secrets: Sequence[str] = (),
     sample_s: float = 0,
     timeout_s: float = pods.POD_START_S,
+    prepared: Mapping[str, str] | None = None,
 ) -> Iterator[Callable[[], dict[str, NodeProbe]]]:
     """Start a probe on each node and yield the function that waits for them; delete the pods at the end.
 
     Meanwhile the caller can do something else. The nodes are looked at when the pods run, not when they are asked.
+    Probes with the labels ``prepared`` may have been started before, by ``prepare``.
     """
-    pods.ensure_namespace(api)
-    pods.ensure_agent_configmap(api)
-    created: dict[str, str] = {}
-    orders = ProbeOrders(sample_s=sample_s).to_argument()
+    found: dict[str, str] = {}
     try:
-        for node in nodes:
-            pod = pods.build_pod("probe", image=image, node=node, orders=orders, pull_secrets=pull_secrets)
-            created[node] = pods.create_pod(api, pod)["metadata"]["name"]
-        yield lambda: {node: _read(api, node, name, timeout_s) for node, name in created.items()}
+        found = {pods.node_of(pod): pod["metadata"]["name"] for pod in _prepared(api, prepared)}
+        missing = [node for node in nodes if node not in found]
+        if missing:
+            pods.ensure_namespace(api)
+            pods.ensure_agent_configmap(api)
+        for node in missing:
+            pod = _pod(node, image, pull_secrets=pull_secrets, sample_s=sample_s)
+            found[node] = pods.create_pod(api, pod)["metadata"]["name"]
+        yield lambda: {node: _read(api, node, found[node], timeout_s) for node in nodes}
     finally:
-        for name in created.values():
-            with contextlib.suppress(Conflict):
-                api.delete(POD, name, pods.BENCH_NAMESPACE, grace_s=1)
+        _delete(api, found.values())
+
+
+def prepare(
+    api: ClusterApi,
+    nodes: Sequence[str],
+    image: str,
+    labels: Mapping[str, str],
+    *,
+    pull_secrets: Sequence[str] = (),
+    before: Before | None = None,
+) -> None:
+    """Start a probe on each node for whoever is ``probing`` with these labels next."""
+    for node in nodes:
+        pods.create_pod(api, _pod(node, image, pull_secrets=pull_secrets, labels=labels), before=before)
+
+
+def discard(api: ClusterApi, labels: Mapping[str, str]) -> None:
+    """Delete what ``prepare`` has started: something else happens before anybody looks."""
+    _delete(api, [pod["metadata"]["name"] for pod in _labelled(api, labels)])
+
+
+def _pod(node: str, image: str, *, sample_s: float = 0, **options: Any) -> JsonObject:
+    orders = ProbeOrders(sample_s=sample_s).to_argument()
+    return pods.build_pod("probe", image=image, node=node, orders=orders, **options)
+
+
+def _labelled(api: ClusterApi, labels: Mapping[str, str]) -> list[JsonObject]:
+    wanted = ",".join(f"{name}={value}" for name, value in labels.items())
+    found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{pods.selector(['probe'])},{wanted}")
+    return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+
+def _prepared(api: ClusterApi, labels: Mapping[str, str] | None) -> Iterator[JsonObject]:
+    for pod in _labelled(api, labels) if labels else ():
+        age_s = api.now() - protocol.epoch(pod["metadata"].get("creationTimestamp"))
+        if age_s < PREPARED_S and (pod.get("status") or {}).get("phase") != "Failed":
+            yield pod
+
+
+def _delete(api: ClusterApi, names: Iterable[str]) -> None:
+    for name in names:
+        with contextlib.suppress(Conflict):
+            api.delete(POD, name, pods.BENCH_NAMESPACE, grace_s=1)
 
 
 def _read(api: ClusterApi, node: str, pod: str, timeout_s: float) -> NodeProbe:

@@ -27,6 +27,17 @@ DEFAULT_FOLDER = Path(".bigtcp")
 DEFAULT_PORT = 8080
 
 _READY_TIMEOUT_S = 300
+#: Each task is forked from the scheduler, and would else import the provider of Kubernetes for itself, for a
+#: second of CPU time. Of the package nothing is imported here: tasks shall have it as it is when they start.
+_LOCAL_SETTINGS = '''"""What Airflow reads when one of its parts starts."""
+
+import sys
+
+__all__: list[str] = []
+
+if "scheduler" in sys.argv:
+    import airflow.providers.cncf.kubernetes.operators.pod
+'''
 #: The distribution whose release decides what its database looks like.
 _AIRFLOW = "apache-airflow-core"
 
@@ -152,7 +163,8 @@ class LocalAirflow:
         if self.pid() is not None:
             return
         self.check_port()
-        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "config").mkdir(parents=True, exist_ok=True)
+        (self.home / "config" / "airflow_local_settings.py").write_text(_LOCAL_SETTINGS, encoding="utf-8")
         self._port_file.write_text(str(self.port), encoding="utf-8")
         with self._log_file.open("ab") as out:
             process = subprocess.Popen(

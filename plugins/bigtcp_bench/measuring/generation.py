@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from bigtcp_bench.readings.orders import MeasureOrders
 
 GENERATION_LABEL = "bigtcp-bench/generation"
+#: Of the probes that end a block: which one.
+END_LABEL = "bigtcp-bench/end-of-block"
 #: A server that was prepared longer ago is not taken: its end would come too early.
 PREPARED_S = 60
 
@@ -176,6 +178,33 @@ def prepare(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -
     """
     with contextlib.suppress(BenchError):
         create_server(api, fence, generation, plan)
+
+
+def prepare_end(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan, nodes: Sequence[str]) -> None:
+    """Begin to look at both nodes after the last generation of a block, while Airflow starts the next task.
+
+    Not where that samples their load as well: Airflow itself may be on them.
+    """
+    from bigtcp_bench.cluster import probe
+
+    if plan.load_gate.mode == "warn":
+        labels = end_labels(generation.run_key, generation.block)
+        with contextlib.suppress(BenchError):
+            probe.prepare(api, nodes, plan.image, labels, pull_secrets=plan.image_pull_secrets, before=fence.check)
+
+
+def discard_end(api: ClusterApi, generation: Generation) -> None:
+    """Delete the probes of ``prepare_end``: the block has not ended yet."""
+    from bigtcp_bench.cluster import probe
+
+    probe.discard(api, end_labels(generation.run_key, generation.block))
+
+
+def end_labels(run_key: str, block: int) -> dict[str, str]:
+    """Return the labels of the probes that look at both nodes at the end of a block."""
+    from bigtcp_bench.cluster.pods import RUN_LABEL, run_label
+
+    return {RUN_LABEL: run_label(run_key), END_LABEL: str(block)}
 
 
 def prepared_server(api: ClusterApi, generation: Generation) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from bigtcp_bench.cluster import bigtcp_switch, load, node_counters, pods
 from bigtcp_bench.errors import BenchError, SwitchFailed, first_line
 from bigtcp_bench.judging.attempts import has_ended, refuse_ended
 from bigtcp_bench.measuring import control, packet_sizes
-from bigtcp_bench.measuring.generation import generations_of, prepare
+from bigtcp_bench.measuring.generation import end_labels, generations_of, prepare
 from bigtcp_bench.monitoring.collect import collect
 from bigtcp_bench.planning.plan import (
     Block,
@@ -253,6 +253,8 @@ def _end_block_before(step: DagRunStep, number: int, sample_s: float = 0) -> dic
         pull_secrets=step.plan.image_pull_secrets,
         sample_s=sample_s,
         agents=True,
+        # A sample of the load is taken now, not before.
+        prepared=None if sample_s else end_labels(step.run_key, before),
     )
     _store_nodes(step, before, "end", documents)
     step.warehouse.store_block(step.number, {"block": before, "arm": arm, "finished_at": datetime.now(UTC)})
