@@ -72,9 +72,10 @@ def read_nodes(
 
 def _told(api: ClusterApi, cilium: Cilium, pair: NodePair, agents: bool) -> dict[str, dict[str, Any]]:
     def ask(name: str) -> dict[str, Any]:
+        document = at_once.begin(lambda: agent_document(api, cilium, name)) if agents else None
         pod = ready_or_any_agent(api, cilium, name)
         counted = None if pod is None else bpf_metrics(api, cilium, pod["metadata"]["name"])
-        return {CILIUM_METRICS: counted, **({AGENT: agent_document(api, cilium, name)} if agents else {})}
+        return {CILIUM_METRICS: counted, **({AGENT: document.result()} if document else {})}
 
     return at_once.of_each(pair.names, ask)
 
