@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -64,6 +65,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder that is kept, with Airflow's logs")
     parser.add_argument("--fault", action="append", default=[], help="another fault of the lab")
     options = parser.parse_args()
+    # Whoever ends it leaves no Airflow behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="bigtcp-run-cost-") as name:
         folder = (options.keep or Path(name)).resolve()
         faults = [*options.fault, *([] if options.at_once else ["slow-starts"])]
