@@ -26,7 +26,7 @@ from typing import Any
 
 from bigtcp_bench.airflow.dag_ids import DAG_ID
 from bigtcp_bench.demo.local_airflow import LocalAirflow
-from bigtcp_bench.planning.plan import RERUN_PREFIX, SLOT_ARMS, Plan, blocks, load_plan, task_ids
+from bigtcp_bench.planning.plan import RERUN_PREFIX, SLOT_ARMS, Plan, blocks, load_plan, task_ids, turns
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab import administrator, daemon
 
@@ -154,8 +154,8 @@ def _print_sums(tasks: list[Task], gaps_s: float, wall_s: float, warehouse: Ware
         for report in warehouse.blocks_frame(1)["switch_report"]
         for proof in (report or {}).get("nodes", {}).values()
     )
-    measured = len(seconds.get("generations, beyond the traffic", ()))
-    traffic_s = len(plan.scenarios) * plan.repetitions * (plan.duration_s + plan.omit_s) * measured
+    measured = sum(len(names) for block in blocks(plan) for _, _, names in turns(block, plan.scenarios))
+    traffic_s = measured * plan.repetitions * (plan.duration_s + plan.omit_s)
     within_s = {"switches, beyond the restarts": restarts_s, "generations, beyond the traffic": traffic_s}
     status = warehouse.run(1)["status"]
     print(f"\nThe run is {status} after {wall_s:.0f} s, {traffic_s} s of it traffic:\n")
