@@ -18,7 +18,7 @@ from kubernetes import client as k8s
 from kubernetes import config as k8s_config
 
 from bigtcp_bench.analysis.verdicts import pressure_problems
-from bigtcp_bench.cluster import pods, probe, requirements, restore, rights, saved_state
+from bigtcp_bench.cluster import pods, requirements, restore, rights, saved_state
 from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
@@ -43,6 +43,7 @@ from bigtcp_lab import daemon
 from bigtcp_lab.daemon import LabInfo
 from tests.lab.helpers import eventually
 from tests.lab.kubectl import Kubectl
+from tests.support.cluster_state import device_limits as limits
 
 pytestmark = pytest.mark.lab
 
@@ -59,13 +60,6 @@ def api(lab: LabInfo, lab_dir: Path) -> Iterator[ClusterApi]:
         daemon.set_fault(lab_dir, fault, False)
     restore.restore(api, "end of a test", force=True)
     api.close()
-
-
-def limits(api: ClusterApi) -> dict[str, dict[str, int]]:
-    return {
-        name: seen.devices["eth0"].limits
-        for name, seen in probe.probe_nodes(api, ["node1", "node2"], PLAN.image).items()
-    }
 
 
 def settings(api: ClusterApi) -> object:
