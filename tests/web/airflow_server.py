@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigtcp_bench.demo.local_airflow import Session, airflow_command
+from bigtcp_bench.demo.local_airflow import Session
 from bigtcp_bench.resources import dags_dir
 
-_READY_S = 120
+_READY_S = 240
 #: Name → role of Airflow's simple auth manager; a user without a role may do nothing.
 USERS = {"ada": "user", "vera": "viewer", "mallory": ""}
 
-# One process for what would be two commands: importing Airflow takes longer than either of them.
-_PREPARE = """
+# One process for what would be three commands: importing Airflow takes longer than two of them.
+_PREPARE_AND_SERVE = """
+import sys
 from airflow.utils.db import initdb
 initdb()
 from airflow.dag_processing.bundles.manager import DagBundlesManager
@@ -35,6 +36,9 @@ for bundle in manager.get_all_dag_bundles():
     bag = BundleDagBag(bundle.path, bundle_path=bundle.path, bundle_name=bundle.name)
     assert not bag.import_errors, bag.import_errors
     sync_bag_to_db(bag, bundle.name, bundle_version=bundle.get_current_version())
+from airflow.__main__ import main
+sys.argv = ["airflow", "api-server", "--apps", "core"]
+main()
 """
 
 
@@ -93,11 +97,10 @@ class RunningServer:
 
     def __enter__(self) -> AirflowServer:
         self.server.home.mkdir(parents=True)
-        subprocess.run([sys.executable, "-c", _PREPARE], env=self._environment, check=True, capture_output=True)
         log = self._folder / "api-server.log"
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                airflow_command("api-server", "--apps", "core"),
+                [sys.executable, "-c", _PREPARE_AND_SERVE],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
