@@ -86,7 +86,7 @@ def processes_of(folder: Path) -> list[str]:
 
 def test_the_demo_survives_being_killed_and_then_runs_to_its_table(start, work):
     killed = start()
-    read_until(killed, "fresh pods")
+    read_until(killed, "checks passed")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
 
