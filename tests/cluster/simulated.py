@@ -220,15 +220,16 @@ class Cluster:
         return [pod for pod in pods if pod["spec"].get("nodeName") == node and is_agent(pod, "cilium")]
 
     def reconcile(self) -> None:
-        daemonset = self.daemonset()
         # Looked at without a copy: this comes after every change of any client.
+        daemonset = self.store._find(DAEMONSETS, "cilium", "kube-system")
+        template = self._template(daemonset)
         for pod in self.store.look(PODS):
             meta = pod["metadata"]
             if meta.get("deletionTimestamp"):
                 run(self.store.delete(PODS, meta["name"], meta["namespace"], grace_period_seconds=0))
             elif meta.get("labels", {}).get("app.kubernetes.io/name") == "bigtcp-bench":
                 self._run_bench_pod(pod)
-            elif meta.get("annotations", {}).get("template") != self._template(daemonset):
+            elif meta.get("annotations", {}).get("template") != template:
                 run(self.store.delete(PODS, meta["name"], meta["namespace"], grace_period_seconds=0))
         if self.store.look(SERVICES):
             run(services.reconcile(self.store))
@@ -238,11 +239,12 @@ class Cluster:
                 self._start_agent(name, daemonset)
         count = len(self.nodes)
         numbers = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable", "numberReady")
-        daemonset["status"] = {
+        status = {
             **dict.fromkeys(numbers, count),
             "observedGeneration": daemonset["metadata"]["generation"],
         }
-        run(self.store.update(DAEMONSETS, daemonset, "status"))
+        if daemonset.get("status") != status:
+            run(self.store.update(DAEMONSETS, {**daemonset, "status": status}, "status"))
 
     @staticmethod
     def _template(daemonset: dict[str, Any]) -> str:
@@ -307,9 +309,8 @@ class Cluster:
         run(self.store.update(PODS, created, "status"))
 
     def _merge(self, name: str) -> dict[str, str]:
-        data = run(self.store.get(CONFIGMAPS, "cilium-config", "kube-system"))["data"]
-        merged = dict(data)
-        labels = run(self.store.get(NODES, name))["metadata"]["labels"]
+        merged = dict(self.store._find(CONFIGMAPS, "cilium-config", "kube-system")["data"])
+        labels = self.store._find(NODES, name, None)["metadata"]["labels"]
         for item in run(self.store.list(CILIUMNODECONFIGS)):
             if selects(item["spec"].get("nodeSelector"), labels):
                 merged.update(item["spec"]["defaults"])
@@ -327,7 +328,7 @@ class Cluster:
         run(self.store.update(PODS, {**pod, "status": status}, "status"))
 
     def pod_log(self, pod: str) -> str:
-        found = run(self.store.get(PODS, pod, "bigtcp-bench"))
+        found = self.store._find(PODS, pod, "bigtcp-bench")
         if _orders(found)["do"] == "reach":
             told = {"v": 1, "kind": "reach", "unreachable": self.unreachable, "service": self.unserved}
             return f"{MARKER}{json.dumps(told)}\n"
@@ -402,7 +403,7 @@ class Client(ClusterApi):
         try:
             with self.cluster.turn:
                 self.cluster.time += 0.01
-                result = run(self._answer(method, path, dict(query), copied(body), headers or {}))
+                result = run(self._answer(method, path, dict(query), body, headers or {}))
                 if changing:
                     self.cluster.reconcile()
         except ApiError as error:
@@ -463,7 +464,7 @@ class Client(ClusterApi):
             return self._executed(namespace, pod, argv)
 
     def _executed(self, namespace: str, pod: str, argv: Any) -> str:
-        name = run(self.cluster.store.get(PODS, pod, namespace))["spec"]["nodeName"]
+        name = self.cluster.store._find(PODS, pod, namespace)["spec"]["nodeName"]
         node = self.cluster.nodes[name]
         if argv[0] == "cat":
             return node.merged[argv[1].removeprefix(f"{MERGED_DIR}/")]
