@@ -32,9 +32,21 @@ def load_manifests(name: str) -> list[dict[str, Any]]:
 def _documents(file: Path) -> list[dict[str, Any]]:
     import yaml
 
+    return [document for document in yaml.load_all(file.read_text(encoding="utf-8"), _yaml_loader()) if document]
+
+
+def read_yaml(file: Path) -> Any:
+    """Return the document in ``file``. Raises yaml.YAMLError, UnicodeDecodeError or OSError."""
+    import yaml
+
+    return yaml.load(file.read_text(encoding="utf-8"), _yaml_loader())
+
+
+def _yaml_loader() -> Any:
+    import yaml
+
     # Much faster where PyYAML was built with libyaml, as its wheels are.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return [document for document in yaml.load_all(file.read_text(encoding="utf-8"), loader) if document]
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load_manifest(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
 from bigtcp_bench.errors import InvalidInput, validation_sentence
-from bigtcp_bench.resources import include_dir
+from bigtcp_bench.resources import include_dir, read_yaml
 
 PLACEHOLDERS = ("nodes", "node", "window")
 
@@ -47,7 +47,7 @@ def load_queries(path: Path | None = None) -> tuple[Query, ...]:
     """
     path = path or include_dir() / "monitoring" / "queries.yaml"
     try:
-        queries = TypeAdapter(tuple[Query, ...]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+        queries = TypeAdapter(tuple[Query, ...]).validate_python(read_yaml(path))
     except ValidationError as error:
         raise InvalidInput(validation_sentence(error, str(path))) from error
     except (OSError, yaml.YAMLError) as error:

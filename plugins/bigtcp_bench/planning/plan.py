@@ -25,7 +25,7 @@ from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES
 from bigtcp_bench.in_cluster.treatment import Arm as Arm
 from bigtcp_bench.in_cluster.treatment import Family as Family
 from bigtcp_bench.planning.thresholds import Thresholds
-from bigtcp_bench.resources import include_dir
+from bigtcp_bench.resources import include_dir, read_yaml
 from bigtcp_bench.settings import PLANS, pinned_image
 
 #: Between which ends traffic runs: pods on the two nodes; both pods on one node, each of the two in its turn; or
@@ -503,7 +503,7 @@ def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None, con
             f"plan {name_or_path!r} does not exist; allowed are {known}, or the path of a YAML file"
         )
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInput(f"plan {name_or_path!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
