@@ -12,6 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from bigtcp_bench.in_cluster.output import MARKER, VERSION
@@ -39,10 +40,11 @@ def frames_in(line: str) -> Iterator[dict[str, Any] | str]:
     position = line.find(MARKER)
     while position >= 0:
         start = position + len(MARKER)
-        try:
-            frame, end = json.JSONDecoder().raw_decode(line, start)
-        except (ValueError, RecursionError):
-            frame, end = None, start
+        frame, end = None, start
+        # A decoder that fails counts all lines before, each time anew.
+        if line.startswith("{", start):
+            with suppress(ValueError, RecursionError):
+                frame, end = json.JSONDecoder().raw_decode(line, start)
         if isinstance(frame, dict):
             yield frame
         else:
