@@ -11,7 +11,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,18 +20,23 @@ from tests.support.installed import ROOT
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"^\*\*(A [\w ]+)\.\*\*.*?^```diff\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 
-#: What a developer would try out by hand; runs on the copy.
+#: What a developer would try out by hand; runs on the copy, with the address of a webhook and one where none is.
 LOOK = """
-import json, sys
+import gc, json, sys
+gc.disable()
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import bigtcp_bench
+from bigtcp_bench.airflow import connections
 from bigtcp_bench.analysis.verdicts import judge_run
 from bigtcp_bench.cluster import requirements
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.generated.history import write_history
 from bigtcp_bench.airflow.params import dag_params
+from bigtcp_bench.notify.delivery import deliver
+from bigtcp_bench.notify.message import Line, Message, payload
 from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS, validate_plan
 from bigtcp_bench.readings.measurements import measurements
@@ -41,6 +46,7 @@ from bigtcp_bench.report.html import report_file
 from bigtcp_bench.report.charts.of_run import run_charts
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView
+from bigtcp_bench.warehouse import outbox
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.analysis.runs import USUAL, make_frame
 from tests.cluster.simulated import Cluster
@@ -62,7 +68,17 @@ api = Cluster().client()
 small = validate_plan({"scenarios": "ipv4-stream-1"})
 checks = requirements.preflight(api, small, choose_pair(api, small)).checks
 
+def told(cluster, address):
+    given = SimpleNamespace(password=address, extra_dejson={"min_severity": "regression"})
+    connections._connection = lambda conn_id: given if conn_id == "bigtcp_webhook" else None
+    settings = connections.channel_settings()
+    message = Message((Line("it fell"), Line("by half")), "regression", f"Regression on {cluster}")
+    outbox.keep(warehouse, cluster, [outbox.Draft(cluster, "run", payload(message))])
+    done = deliver(warehouse, cluster, settings)
+    return [settings.of(cluster).min_severity, done.sent, done.waiting]
+
 print("LOOKED", json.dumps({
+    "told": [told(cluster, address) for cluster, address in zip(("there", "gone"), sys.argv[1:], strict=True)],
     "package": bigtcp_bench.__file__,
     "kinds": [metric.name for metric in metrics_of("duplex")],
     "form": dag_params()["scenarios"].schema["items"]["enum"],
@@ -96,16 +112,20 @@ def apply(recipe: str, root: Path) -> None:
         file.write_text(text.replace(before, after), encoding="utf-8")
 
 
-def python(copy: Path, folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` in ``folder`` on what is in the ``copy``."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{copy / 'plugins'}{os.pathsep}{copy}"},
-    )
+class Webhook(BaseHTTPRequestHandler):
+    """Takes what is posted to /hook, and nothing else."""
+
+    got: ClassVar[list[dict[str, str]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/hook":
+            self.got.append(json.loads(body))
+        self.send_response(200 if self.path == "/hook" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +149,27 @@ def test_there_is_a_recipe_for_each_and_it_is_short():
         assert len(added) <= most, f"{name} takes {len(added)} lines"
 
 
-def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
-    done = python(copy, tmp_path, LOOK)
+@pytest.fixture(scope="module")
+def seen(copy, tmp_path_factory) -> dict[str, Any]:
+    """Return what is to be seen of the copy, all in one process, which takes long to start."""
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        addresses = [f"http://127.0.0.1:{server.server_port}/{name}" for name in ("hook", "gone")]
+        done = subprocess.run(
+            [sys.executable, "-c", LOOK, *addresses],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path_factory.mktemp("looked"),
+            env={**os.environ, "PYTHONPATH": f"{copy / 'plugins'}{os.pathsep}{copy}"},
+        )
+        server.shutdown()
     assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout.partition("LOOKED ")[2])
+    found: dict[str, Any] = json.loads(done.stdout.partition("LOOKED ")[2])
+    return found
+
+
+def test_what_the_recipes_add_is_in_form_results_and_report(copy, seen):
     assert Path(seen["package"]).is_relative_to(copy)
     # A scenario
     assert {"ipv4-stream-16", "ipv6-stream-16", "ipv4-duplex", "ipv6-duplex"} <= set(seen["form"])
@@ -152,56 +189,9 @@ def test_what_the_recipes_add_is_in_form_results_and_report(copy, tmp_path):
     assert re.fullmatch(r"Dots: retransmitted segments per gigabyte in \d+ repetitions\.", seen["chart"])
 
 
-CHANNEL = """
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-
-from bigtcp_bench.airflow import connections
-from bigtcp_bench.notify.delivery import deliver
-from bigtcp_bench.notify.message import Line, Message, payload
-from bigtcp_bench.warehouse import outbox
-from bigtcp_bench.warehouse.store import Warehouse
-
-warehouse = Warehouse(f"sqlite:///{Path.cwd()}/channel.db")
-warehouse.migrate()
-given = SimpleNamespace(password=sys.argv[1], extra_dejson={"min_severity": "regression"})
-connections._connection = lambda conn_id: given if conn_id == "bigtcp_webhook" else None
-settings = connections.channel_settings()
-assert settings.of("lab").min_severity == "regression"
-message = Message((Line("it fell"), Line("by half")), "regression", "Regression on lab")
-outbox.keep(warehouse, "lab", [outbox.Draft("one", "run", payload(message))])
-done = deliver(warehouse, "lab", settings)
-assert (done.sent, done.waiting) == (int(sys.argv[2]), 1 - int(sys.argv[2])), done
-"""
-
-
-class Webhook(BaseHTTPRequestHandler):
-    """Takes what is posted to /hook, and nothing else."""
-
-    got: ClassVar[list[dict[str, str]]] = []
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/hook":
-            self.got.append(json.loads(body))
-        self.send_response(200 if self.path == "/hook" else 404)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.mark.parametrize(("path", "sent"), [("hook", 1), ("gone", 0)])
-def test_a_channel_of_a_recipe_sends_what_waits(copy, tmp_path, path, sent):
-    Webhook.got.clear()
-    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/{path}"
-        done = python(copy, tmp_path, CHANNEL, address, str(sent))
-        server.shutdown()
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert Webhook.got == [{"text": "Regression on lab\nit fell\nby half"}] * sent
+def test_a_channel_of_a_recipe_sends_what_waits(seen):
+    assert seen["told"] == [["regression", 1, 0], ["regression", 0, 1]]
+    assert Webhook.got == [{"text": "Regression on there\nit fell\nby half"}]
 
 
 def test_the_recipes_keep_the_rules_of_the_code(copy):
