@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +11,7 @@ from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.incidents import Incident
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.support.processes import side_by_side
 
 NIGHT = datetime(2026, 3, 1, 2, tzinfo=UTC)
 
@@ -133,7 +133,7 @@ def _report(url: str, number: int, barrier: Any, results: Any) -> None:
 
 
 def test_runs_at_once_open_one_incident(warehouse: Warehouse) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = side_by_side()
     barrier, results = context.Barrier(4), context.Queue()
     url = warehouse.engine.url.render_as_string(hide_password=False)
     writers = [context.Process(target=_report, args=(url, number, barrier, results)) for number in range(4)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ from bigtcp_bench.warehouse import migrate
 from bigtcp_bench.warehouse.queries import trend
 from bigtcp_bench.warehouse.schema import metadata
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.support.processes import side_by_side
 
 RUN = {"cluster": "lab", "dag_id": "bigtcp_benchmark", "run_id": "manual__1"}
 COMPARISON = {"scenario": "ipv4-rr", "metric": "transactions_per_s", "off_median": 1, "verdict": "invalid"}
@@ -163,7 +163,7 @@ def _migrate(url: str) -> None:
 
 
 def test_two_migrations_at_once_wait_for_each_other(empty_url: str) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = side_by_side()
     processes = [context.Process(target=_migrate, args=(empty_url,)) for _ in range(2)]
     for process in processes:
         process.start()

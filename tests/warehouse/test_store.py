@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from bigtcp_bench.errors import InvalidInput, WarehouseError
 from bigtcp_bench.planning.plan import load_plan
 from bigtcp_bench.warehouse.engine import engine_of
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.support.processes import side_by_side
 
 RUN = {"cluster": "lab", "dag_id": "bigtcp_benchmark", "run_id": "manual__1"}
 
@@ -276,7 +276,7 @@ def _write(url: str, generation: int, barrier: Any) -> None:
 
 
 def test_two_writers_at_once_lose_nothing(warehouse: Warehouse) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = side_by_side()
     barrier = context.Barrier(2)
     url = warehouse.engine.url.render_as_string(hide_password=False)
     writers = [context.Process(target=_write, args=(url, number, barrier)) for number in (1, 2)]
