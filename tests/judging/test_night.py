@@ -376,26 +376,30 @@ def test_runs_by_hand_confirm_nothing_and_are_nobody_s_history(warehouse):
     assert Nightly(warehouse, run, LIMITS).judge().judgements != ()
 
 
-@pytest.mark.parametrize("chained", [False, True])
-def test_several_runs_of_one_night_count_once_and_the_newest_does(warehouse, tmp_path, chained, new_warehouse):
-    once = new_warehouse(tmp_path / "once.db")
-    after, more = None, range(16, 26)
-    for number in range(27):
+def test_several_runs_of_one_night_count_once_and_the_newest_does(warehouse, tmp_path, new_warehouse):
+    """With what the run before has in memory, and without."""
+    once, chained = (new_warehouse(tmp_path / name) for name in ("once.db", "chained.db"))
+    after, more = None, range(16, 24)
+    for number in range(25):
         hours = (0, 1, 2) if number in more else (2,)
         for hour in hours:
             # The first two of a night are far off, and its last one is as usual.
             factors = {} if hour == 2 else dict.fromkeys(SCENARIO_NAMES, 0.7)
             first = FIRST_NIGHT + timedelta(hours=hour)
-            run = add_night(warehouse, number, on=factors, first=first, run_id=f"{number} {hour}")
-            judged = Nightly(warehouse, run, LIMITS, after=after if chained else None)
-            night = judged.judge()
-            after = judged
+            runs = [
+                add_night(one, number, on=factors, first=first, run_id=f"{number} {hour}")
+                for one in (warehouse, chained)
+            ]
+            after = Nightly(chained, runs[1], LIMITS, after=after)
+            nights = [Nightly(warehouse, runs[0], LIMITS).judge(), after.judge()]
         alone = Nightly(once, add_night(once, number, first=first), LIMITS).judge()
-        assert night.judgements == alone.judgements
-        assert "regression" not in {one.state for one in incidents.open_incidents(warehouse)}
+        assert [night.judgements for night in nights] == [alone.judgements] * 2
+        for one in (warehouse, chained):
+            assert "regression" not in {incident.state for incident in incidents.open_incidents(one)}
     # Judged again from its values alone, the history is the same.
     other_limits = LIMITS.model_copy(update={"margin": 0.06})
-    assert Nightly(warehouse, run, other_limits).judge().judgements == alone.judgements
+    for one, run in zip((warehouse, chained), runs, strict=True):
+        assert Nightly(one, run, other_limits).judge().judgements == alone.judgements
 
 
 def test_a_night_that_was_cleared_is_judged_by_what_it_measured_then(warehouse, tmp_path, new_warehouse):
