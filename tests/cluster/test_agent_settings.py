@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtcp_bench.cluster import agent_settings
@@ -105,6 +105,7 @@ def test_nothing_is_pending_on_a_healthy_cluster(recorded: str, generated: dict[
 
 
 # Each example starts a process.
+@settings(max_examples=40)
 @given(Values)
 def test_an_agent_that_was_told_what_it_would_be_told_has_nothing_pending(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, str]

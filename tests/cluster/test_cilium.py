@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtcp_bench.cluster.api import POD, CommandFailed
@@ -85,6 +85,7 @@ def test_enabled_alone_is_no_proof() -> None:
     assert len(judge_status("node7", "off", status, ("ipv6",))) == 3
 
 
+@settings(max_examples=30)
 @given(
     st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.dictionaries(st.text(), x))
 )
