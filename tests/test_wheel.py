@@ -48,7 +48,8 @@ def test_airflow_finds_dags_and_plugin_of_the_wheel(programs, tmp_path):
         r"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST='(.*)'", (ROOT / "docs" / "operations.md").read_text()
     )
     code = """
-import json, sys
+import gc, json, sys
+gc.disable()
 import bigtcp_bench
 from airflow import plugins_manager
 from airflow.dag_processing.bundles.manager import DagBundlesManager

@@ -43,7 +43,8 @@ def test_only_a_starting_api_server_loads_what_pages_need():
     The server itself stays what it was, and a warehouse that cannot be used is no reason not to start.
     """
     code = (
-        "import sys, threading; from bigtcp_bench.web.plugin import BigTcpBenchPlugin as plugin; "
+        "import gc, sys, threading; gc.disable(); "
+        "from bigtcp_bench.web.plugin import BigTcpBenchPlugin as plugin; "
         "names = ('pandas', 'scipy', 'altair', 'bigtcp_bench.web.app'); "
         "early = [name for name in (*names, 'kubernetes') if name in sys.modules]; "
         "(one,) = plugin.fastapi_root_middlewares; server = object(); "
