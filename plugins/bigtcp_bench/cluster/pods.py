@@ -129,9 +129,7 @@ def build_pod(
         container["args"] = [text]
     for volume in spec["volumes"]:
         if volume.get("configMap", {}).get("name") == AGENT_CONFIGMAP:
-            volume["configMap"]["items"] = [
-                {"key": _key(file), "path": file.relative_to(_ROOT).as_posix()} for file in AGENT_FILES
-            ]
+            volume["configMap"]["items"] = [{"key": key, "path": path} for key, path in _places().items()]
     if deadline_s is not None:
         spec["activeDeadlineSeconds"] = deadline_s
     meta["labels"] = {**meta["labels"], **(labels or {})}
@@ -141,6 +139,12 @@ def build_pod(
     if secrets:
         spec["imagePullSecrets"] = secrets
     return pod
+
+
+@functools.cache
+def _places() -> dict[str, str]:
+    """Return where each file of the agent is mounted, by its key in the ConfigMap."""
+    return {_key(file): file.relative_to(_ROOT).as_posix() for file in AGENT_FILES}
 
 
 def ensure_namespace(api: ClusterApi) -> None:
@@ -174,7 +178,6 @@ def _ensure(api: ClusterApi, kind: Kind, manifest: str) -> None:
         ) from error
 
 
-@functools.cache
 def _key(file: Path) -> str:
     """Return a file's key in the ConfigMap, where keys have no slashes."""
     return ".".join(file.relative_to(_ROOT).parts)
