@@ -18,7 +18,7 @@ from bigtcp_bench.warehouse.records import (
     RunStatus,
     row_of,
 )
-from bigtcp_bench.warehouse.upsert import insert_into
+from bigtcp_bench.warehouse.upsert import insert_or_update
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,12 +140,10 @@ def _begin(connection: sa.Connection, record: RunRecord) -> int:
     values = record.model_dump() | {"attempt": again, "superseded": newest is not None and newest.attempt > again}
     # Begun once more, it has nothing left of before but its message in Slack, and its start unless one is given.
     kept = {"id", "slack_channel", "slack_ts", "started_at"} - record.model_fields_set
-    insert = insert_into(connection, schema.run).values(values)
-    statement = insert.on_conflict_do_update(
-        index_elements=["cluster", "dag_id", "run_id", "attempt"],
-        set_={name: insert.excluded[name] for name in values if name not in kept},
-    )
-    number = int(connection.execute(statement.returning(columns.id)).scalar_one())
+    changed = tuple(name for name in values if name not in kept)
+    key = ("cluster", "dag_id", "run_id", "attempt")
+    statement = insert_or_update(connection.dialect.name, schema.run, key, changed).returning(columns.id)
+    number = int(connection.execute(statement, values).scalar_one())
     _supersede(connection, sa.and_(named, columns.attempt < again, ~columns.superseded))
     return number
 

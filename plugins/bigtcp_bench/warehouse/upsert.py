@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> Any:
     """Return the database's own INSERT, which has ``on_conflict_do_update``."""
-    module: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return module.insert(table)
+    return _inserts(connection.dialect.name)(table)
+
+
+def _inserts(dialect: str) -> Any:
+    return (postgresql if dialect == "postgresql" else sqlite).insert
+
+
+@functools.cache
+def insert_or_update(dialect: str, table: sa.Table, by: tuple[str, ...], changed: tuple[str, ...]) -> Any:
+    """Return the INSERT by which a row whose ``by`` is there already takes the new values of ``changed``.
+
+    Kept, because making it takes longer than running it.
+    """
+    insert: Any = _inserts(dialect)(table)
+    return insert.on_conflict_do_update(index_elements=by, set_={name: insert.excluded[name] for name in changed})
 
 
 def upsert(
@@ -32,9 +46,5 @@ def upsert(
     by = list(keys) or [column.name for column in table.primary_key]
     # Two writers of the same rows lock them in the same order, so neither waits for the other for ever.
     ordered = sorted(rows, key=lambda row: tuple(row[key] for key in by))
-    insert = insert_into(connection, table)
-    changed = [name for name in (rows[0] if update is None else update) if name not in by]
-    connection.execute(
-        insert.on_conflict_do_update(index_elements=by, set_={name: insert.excluded[name] for name in changed}),
-        ordered,
-    )
+    changed = tuple(name for name in (rows[0] if update is None else update) if name not in by)
+    connection.execute(insert_or_update(connection.dialect.name, table, tuple(by), changed), ordered)
