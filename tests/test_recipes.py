@@ -22,7 +22,7 @@ RECIPES = re.findall(r"^\*\*(A [\w ]+)\.\*\*.*?^```diff\n(.*?)^```$", DOCUMENT, 
 
 #: What a developer would try out by hand; runs on the copy, with the address of a webhook and one where none is.
 LOOK = """
-import gc, json, sys
+import gc, json, socket, subprocess, sys
 gc.disable()
 from datetime import date
 from pathlib import Path
@@ -37,7 +37,7 @@ from bigtcp_bench.generated.history import write_history
 from bigtcp_bench.airflow.params import dag_params
 from bigtcp_bench.notify.delivery import deliver
 from bigtcp_bench.notify.message import Line, Message, payload
-from bigtcp_bench.planning.metrics import metrics_of
+from bigtcp_bench.in_cluster.traffic import KINDS
 from bigtcp_bench.planning.plan import SCENARIOS, validate_plan
 from bigtcp_bench.readings.measurements import measurements
 from bigtcp_bench.report.preflight import checks_text
@@ -68,6 +68,22 @@ api = Cluster().client()
 small = validate_plan({"scenarios": "ipv4-stream-1"})
 checks = requirements.preflight(api, small, choose_pair(api, small)).checks
 
+# What the new kind makes of a real iperf3.
+def measured_by_the_kind():
+    kind, scenario = KINDS["sendfile"], SCENARIOS["ipv4-sendfile"].model_dump(mode="json")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["iperf3", "-s", "-1", "-p", str(port), "--forceflush"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert any("listening" in line for line in server.stdout)
+            orders = {"iperf_port": port, "duration_s": 1, "omit_s": 0}
+            found = kind.run("127.0.0.1", orders, scenario)
+        finally:
+            server.kill()
+    figures = {metric.name: read(found) for metric, read in kind.metrics.items()}
+    return list(kind.problems(found, orders, scenario)), figures
+
 def told(cluster, address):
     given = SimpleNamespace(password=address, extra_dejson={"min_severity": "regression"})
     connections._connection = lambda conn_id: given if conn_id == "bigtcp_webhook" else None
@@ -80,9 +96,9 @@ def told(cluster, address):
 print("LOOKED", json.dumps({
     "told": [told(cluster, address) for cluster, address in zip(("there", "gone"), sys.argv[1:], strict=True)],
     "package": bigtcp_bench.__file__,
-    "kinds": [metric.name for metric in metrics_of("duplex")],
+    "measured by the kind": measured_by_the_kind(),
     "form": dag_params()["scenarios"].schema["items"]["enum"],
-    "orders": [SCENARIOS[name].model_dump(mode="json") for name in ("ipv6-stream-16", "ipv4-duplex")],
+    "orders": [SCENARIOS[name].model_dump(mode="json") for name in ("ipv6-stream-16", "ipv4-sendfile")],
     "measured": {one.metric: one.value for one in measurements(repetition(recorded_document("on")))},
     "summary": run_summary(RunView.from_warehouse(warehouse, run)),
     "generated": run_summary(view),
@@ -108,7 +124,10 @@ def apply(recipe: str, root: Path) -> None:
         file = root / name
         text = file.read_text(encoding="utf-8")
         assert before.strip(), f"{name}: a change stands beside no line"
-        assert text.count(before) == 1, f"{name} has {text.count(before)} times:\n{before}"
+        times = text.count(before)
+        assert times == 1, (
+            f"docs/architecture.md: the recipe looks in {name} for what is there {times} times:\n{before}"
+        )
         file.write_text(text.replace(before, after), encoding="utf-8")
 
 
@@ -172,11 +191,14 @@ def seen(copy, tmp_path_factory) -> dict[str, Any]:
 def test_what_the_recipes_add_is_in_form_results_and_report(copy, seen):
     assert Path(seen["package"]).is_relative_to(copy)
     # A scenario
-    assert {"ipv4-stream-16", "ipv6-stream-16", "ipv4-duplex", "ipv6-duplex"} <= set(seen["form"])
+    assert {"ipv4-stream-16", "ipv6-stream-16", "ipv4-sendfile", "ipv6-sendfile"} <= set(seen["form"])
     assert seen["orders"][0]["streams"] == 16
     # A kind of traffic
-    assert [seen["orders"][1][name] for name in ("name", "traffic")] == ["ipv4-duplex", "duplex"]
-    assert seen["kinds"][0] == "throughput_bps"
+    assert [seen["orders"][1][name] for name in ("name", "traffic")] == ["ipv4-sendfile", "sendfile"]
+    problems, figures = seen["measured by the kind"]
+    assert problems == []
+    assert figures["throughput_bps"] > 0
+    assert set(figures) == {"throughput_bps", "retransmits_per_gb"}
     assert re.search(r"ipv4-stream-16 .*\n throughput .* \+\S+ % .* better", seen["summary"])
     # A metric
     assert seen["measured"]["packets_per_gb"] == pytest.approx(1e9 / seen["measured"]["bytes_per_packet_sender"])

@@ -37,6 +37,10 @@ def test_values_read_as_people_write_them(value, unit, text):
     assert units.value_text(value, unit) == text
 
 
+def test_no_metric_has_a_unit_that_is_written_in_no_way():
+    assert {metric.unit for metric in METRICS.values()} <= set(units._RENDERERS)
+
+
 @given(positive)
 def test_a_bit_rate_says_the_rate_to_three_digits(value):
     number, prefix = re.fullmatch(r"([\d.,]+) ([kMGTP]?)bit/s", units.bit_rate(value)).groups()

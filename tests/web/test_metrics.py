@@ -125,7 +125,8 @@ def test_labels_are_bounded_whatever_is_stored(client, warehouse):
     assert values["scenario"] <= set(SCENARIOS)
     assert values["metric"] <= set(METRICS)
     assert values["cluster"] == {CLUSTER, LAB}
-    assert sum(map(len, found.values())) < 500
+    # Some of each metric for each of these few scenarios and clusters.
+    assert sum(map(len, found.values())) < 25 * len(METRICS)
 
 
 def test_a_scraper_sees_what_its_user_may_read(client, warehouse, monkeypatch):
@@ -178,7 +179,7 @@ def test_every_family_is_in_the_document(client, warehouse):
     answer = client("vera").get("metrics", headers=OPENMETRICS)
     families = {family.name for family in text_string_to_metric_families(answer.text)}
     documented = set(re.findall(rf"`({PREFIX}\w+)`", text))
-    assert {name.removesuffix("_info") for name in documented} == families
+    assert {name.removesuffix("_info") for name in documented} == families, "docs/monitoring.md lists them"
 
 
 @pytest.mark.prometheus

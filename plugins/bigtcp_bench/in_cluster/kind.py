@@ -42,6 +42,11 @@ class Metric:
     #: On the linear scale: the least amount that a margin is a share of, because 5 % of nothing is nothing.
     floor: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse what nobody could judge."""
+        if self.judged and self.better == "neither":
+            raise ValueError(f"metric {self.name}: better is 'neither', so judged must be False")
+
     @property
     def short_label(self) -> str:
         """Return the label for tables, of at most 17 characters."""
