@@ -321,6 +321,27 @@ def test_a_mistyped_warehouse_is_said_and_not_made(tmp_path, capsys, asked):
     assert not missing.parent.exists()
 
 
+@pytest.mark.parametrize("asked", [["warehouse", "migrate"], ["demo-history", "--nights", "1"]])
+def test_the_folder_of_a_mistyped_new_warehouse_is_said_and_not_made(tmp_path, capsys, asked):
+    missing = tmp_path / "mistyped" / "folder" / "new.db"
+    assert main([*asked, "--warehouse", f"sqlite:///{missing}"]) == 1
+    captured = capsys.readouterr()
+    assert f"the warehouse {missing} cannot be made: there is no folder {missing.parent}" in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_that_nobody_types_is_made_for_the_first_warehouse(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("BIGTCP_BENCH_WAREHOUSE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["warehouse", "migrate"]) == 0
+    assert "created the tables of " in capsys.readouterr().out
+    assert (tmp_path / ".bigtcp" / "warehouse.db").is_file()
+    assert main(["warehouse", "migrate", "--folder", "mistyped"]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_an_export_makes_no_folder(command, tmp_path):
     status, _, err = command("export", str(tmp_path / "mistyped" / "x.zip"))
     assert (status, "there is no folder" in err) == (1, True)

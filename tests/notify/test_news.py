@@ -19,6 +19,7 @@ from bigtcp_bench.warehouse import incidents, outbox
 from bigtcp_bench.warehouse.outbox import Draft
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.incidents import FELL, night_view, revise
+from tests.support.nights import add_night
 
 SETTINGS = ClusterSettings()
 URL = "https://airflow.example"
@@ -254,6 +255,27 @@ def test_a_refused_run_names_the_checks_that_failed(warehouse, tell):
         in told
     )
     assert "MTU" not in told
+
+
+def test_a_changed_cilium_is_told_by_the_first_run_that_measured_it_and_by_no_later_one(warehouse):
+    def run(number: int, version: str, **columns: Any) -> RunView:
+        of_cilium = {
+            "images": {"cilium": f"quay.io/cilium/cilium:v{version}"},
+            "cilium_config": {"routing-mode": "native"},
+            "cilium_version": version,
+        }
+        return RunView.from_warehouse(warehouse, add_night(warehouse, number, **of_cilium, **columns))
+
+    before = run(1, "1.18.3")
+    first, quiet, by_hand = run(2, "1.18.4"), run(3, "1.18.4"), run(4, "1.18.4", trigger="manual")
+    # Each answers at its own page; the news is told once, also where nothing of it was kept.
+    assert (first.compared.before, quiet.change, by_hand.compared.before) == (before.number, None, before.number)
+    (told,) = drafts_of_run(warehouse, first, SETTINGS, URL)
+    assert told.key == f"Cilium changed after run {before.number}"
+    assert [
+        *drafts_of_run(warehouse, quiet, SETTINGS, URL),
+        *drafts_of_run(warehouse, by_hand, SETTINGS, URL),
+    ] == []
 
 
 def test_clusters_have_their_own_incidents(warehouse, tell):

@@ -18,6 +18,7 @@ from bigtcp_bench.commands.common import (
     warehouse_of,
     write,
 )
+from bigtcp_bench.demo.local_airflow import DEFAULT_FOLDER
 from bigtcp_bench.errors import InvalidInput
 
 
@@ -157,6 +158,9 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 def _migrate(options: argparse.Namespace) -> int:
+    if not options.warehouse and options.folder == DEFAULT_FOLDER:
+        # The one path that nobody has typed.
+        options.folder.mkdir(exist_ok=True)
     warehouse = warehouse_of(options)
     before, after = warehouse.migrate()
     if before is None:

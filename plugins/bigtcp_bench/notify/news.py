@@ -17,6 +17,7 @@ from bigtcp_bench.notify.message import Message, payload
 from bigtcp_bench.notify.run_messages import failed_checks, run_message
 from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report import links
+from bigtcp_bench.report.change import compared_before
 from bigtcp_bench.warehouse import incidents, outbox
 from bigtcp_bench.warehouse.lists import listed_series
 from bigtcp_bench.warehouse.outbox import Draft
@@ -59,8 +60,11 @@ def _of_outcome(warehouse: Warehouse, view: RunView, wanted: Wanted, airflow_url
     elif view.status in ("invalid", "failed"):
         kind, key = "run", f"run {number}: {view.status}"
     elif view.status == "valid" and view.compared is not None and view.compared.cilium:
+        before = view.compared.before
         # One message for each change of Cilium: the run before it is the same for all runs after it.
-        kind, key = "run", f"Cilium changed after run {view.compared.before}"
+        if compared_before(warehouse, view.cluster, number, before):
+            return
+        kind, key = "run", f"Cilium changed after run {before}"
     else:
         return
     message = run_message(view, failed_checks(warehouse.run(number)), airflow_url)

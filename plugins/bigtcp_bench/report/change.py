@@ -134,6 +134,17 @@ class ChangeView:
         return made or NotCompared(f"run {found.number} and this one judged no scenario in common")
 
 
+def compared_before(warehouse: Warehouse, cluster: str, number: int, before: int) -> bool:
+    """Return whether a run that began after ``before`` and before run ``number`` was compared with ``before``."""
+    from bigtcp_bench.warehouse.cilium_runs import between
+
+    found = (
+        ChangeView.from_warehouse(warehouse, warehouse.run(one))
+        for one in between(warehouse, cluster, before, number)
+    )
+    return any(isinstance(change, ChangeView) and change.before == before for change in found)
+
+
 def asks(note: str | None, trigger: str | None, run_id: str) -> bool:
     """Return whether a run was started for a reason of its own, by a person or by the upgrade watch."""
     return bool(note) or trigger == _BY_HAND or run_id.startswith(_BY_WATCH)

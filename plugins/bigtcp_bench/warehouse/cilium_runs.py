@@ -55,19 +55,36 @@ def newest(
     """
     statement = (
         sa.select(*(run.c[name] for name in _COLUMNS), UID.label("uid"))
-        .where(run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa, ~run.c.superseded)
+        .where(*_compared(cluster))
         .order_by(run.c.started_at.desc(), run.c.id.desc())
         .execution_options(yield_per=_PAGE)
     )
     if before is not None:
-        started_at = sa.select(run.c.started_at).where(run.c.id == before).scalar_subquery()
-        statement = statement.where(run.c.started_at < started_at)
+        statement = statement.where(run.c.started_at < _beginning(before))
 
     def work(connection: sa.Connection) -> CiliumRun | None:
         with connection.execute(statement) as result:
             return next(filter(wanted, filter(None, map(_cilium_run, result.mappings()))), None)
 
     return warehouse.read(work)
+
+
+def between(warehouse: Warehouse, cluster: str, after: int, before: int) -> list[int]:
+    """Return the valid runs of ``cluster`` that compared both arms and began between two runs, oldest first."""
+    statement = (
+        sa.select(run.c.id)
+        .where(*_compared(cluster), run.c.started_at > _beginning(after), run.c.started_at < _beginning(before))
+        .order_by(run.c.started_at, run.c.id)
+    )
+    return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
+
+
+def _compared(cluster: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa, ~run.c.superseded
+
+
+def _beginning(number: int) -> sa.ScalarSelect[datetime]:
+    return sa.select(run.c.started_at).where(run.c.id == number).scalar_subquery()
 
 
 def _cilium_run(row: sa.RowMapping) -> CiliumRun | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,9 +42,9 @@ _OPTION = re.compile(r"(?:-c\s*|--)([\w.-]+)=((?:\\.|[^\s\\])*)")
 def engine_of(url: str | URL, *, pooled: bool = False) -> sa.Engine:
     """Return an engine for ``url``.
 
-    The folder of a SQLite file is created. ``postgres://`` and ``postgresql://`` mean psycopg. Without ``pooled``
-    every connection to a server is closed after use, which is right for tasks that run for an hour between two
-    writes; to a file one stays open. Raises InvalidInput for anything that is not SQLite or PostgreSQL.
+    ``postgres://`` and ``postgresql://`` mean psycopg. Without ``pooled`` every connection to a server is closed
+    after use, which is right for tasks that run for an hour between two writes; to a file one stays open. Raises
+    InvalidInput for anything that is not SQLite or PostgreSQL, and for a file in a folder that does not exist.
     """
     parsed = parsed_url(url)
     options: dict[str, Any] = {} if pooled else {"poolclass": NullPool}
@@ -52,7 +53,9 @@ def engine_of(url: str | URL, *, pooled: bool = False) -> sa.Engine:
         # the disk: for each of a run's fifteen transactions that would be most of its time.
         options = {} if pooled else {"pool_size": 1, "max_overflow": -1}
         path = Path(parsed.database or "").expanduser()
-        path.resolve().parent.mkdir(parents=True, exist_ok=True)
+        # A folder that is made here would be that of a mistyped path, too.
+        if not os.path.isdir(path.resolve().parent):
+            raise InvalidInput(f"the warehouse {path} cannot be made: there is no folder {path.parent}")
         parsed = parsed.set(database=str(path))
         options["connect_args"] = {"timeout": BUSY_TIMEOUT_S}
     else:
