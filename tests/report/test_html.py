@@ -81,7 +81,7 @@ def test_the_body_has_every_section(view, detail):
     ]
     assert re.findall(r"<i>(.*?)</i>", text) == list(run_charts(view, detail.results, detail.packet_sizes))
     assert "proven" in text
-    assert "196,608 B" in text
+    assert "196,608\N{NO-BREAK SPACE}B" in text
     assert "block 2, on" in text
 
 

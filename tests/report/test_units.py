@@ -106,10 +106,21 @@ def test_axes_have_the_unit_that_suits_them(unit, largest, divisor, text):
     assert units.axis(unit, largest) == (divisor, text)
 
 
-def test_no_line_ends_between_a_number_and_its_sign():
-    assert (
-        units.unbroken("from +41 % to +28.5 %, 5 GB")
-        == "from +41\N{NO-BREAK SPACE}% to +28.5\N{NO-BREAK SPACE}%, 5 GB"
-    )
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("from +41 % to +28.5 %", "from +41_% to +28.5_%"),
+        ("took 1 h 48 min, 32 min of it traffic", "took 1_h 48_min, 32_min of it traffic"),
+        ("not ready within 300 s after 03:48 UTC", "not ready within 300_s after 03:48_UTC"),
+        ("47.7 Gbit/s, 0.352 s/GB, 12 /GB, 21,164 /s", "47.7_Gbit/s, 0.352_s/GB, 12_/GB, 21,164_/s"),
+        ("above 65,536 B, 5 µs or 7 ms", "above 65,536_B, 5_µs or 7_ms"),
+        ("5 scenarios, 3 hosts, 2 minutes, run 4 by hand", "5 scenarios, 3 hosts, 2 minutes, run 4 by hand"),
+    ],
+)
+def test_no_line_ends_between_a_number_and_its_unit(text, held):
+    assert units.unbroken(text) == held.replace("_", "\N{NO-BREAK SPACE}")
+
+
+def test_markup_stays_markup_and_nothing_nothing():
     assert units.unbroken(Markup("<b>5 %</b>")) == Markup("<b>5\N{NO-BREAK SPACE}%</b>")
     assert units.unbroken(None) is None

@@ -27,7 +27,7 @@ def postgres_url() -> Iterator[str]:
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database without any table."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/folder/warehouse.db"
+        return f"sqlite:///{tmp_path}/warehouse.db"
     return create_database(request.getfixturevalue("postgres_url"), f"test{next(_numbers)}")
 
 

@@ -58,15 +58,21 @@ class AirflowServer:
         """Return the answer of Airflow's REST API."""
         return self._request(path, body, self.token(user))
 
+    def unpause(self, user: str, dag_id: str) -> None:
+        """Let a DAG have a next run, as its switch in Airflow does."""
+        self._request(f"/api/v2/dags/{dag_id}", {"is_paused": False}, self.token(user), method="PATCH")
+
     def token(self, user: str) -> str:
         """Return a token of ``user``, as a login in the browser stores it in the cookie ``_token``."""
         login = {"username": user, "password": self.password(user)}
         return str(self._request("/auth/token", login)["access_token"])
 
-    def _request(self, path: str, body: Any, token: str | None = None) -> Any:
+    def _request(self, path: str, body: Any, token: str | None = None, method: str | None = None) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers)) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, data, headers, method=method)
+        ) as answer:
             return json.load(answer)
 
 

@@ -80,8 +80,9 @@ def _as(user: SimpleAuthManagerUser, pages: ASGIApp) -> ASGIApp:
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Client:
-    """Return a function that logs a user in; without one, nobody is."""
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """Yield a function that logs a user in; without one, nobody is."""
+    opened: list[TestClient] = []
     # These would ask Airflow's database, which has no teams here.
     monkeypatch.setattr(DagModel, "get_team_name", staticmethod(lambda dag_id, **_: None))
 
@@ -95,11 +96,16 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
         if name is not None:
             pages = _as(SimpleAuthManagerUser(username=name, role=role), pages)
         airflow.mount(URL_PREFIX, pages)
-        return TestClient(
-            airflow,
-            base_url=f"http://airflow.example{prefix}{URL_PREFIX}/",
-            raise_server_exceptions=False,
-            follow_redirects=False,
+        opened.append(
+            TestClient(
+                airflow,
+                base_url=f"http://airflow.example{prefix}{URL_PREFIX}/",
+                raise_server_exceptions=False,
+                follow_redirects=False,
+            )
         )
+        return opened[-1]
 
-    return log_in
+    yield log_in
+    for one in opened:
+        one.close()

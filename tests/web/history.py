@@ -88,6 +88,7 @@ def _run(night: int, last: datetime) -> dict[str, Any]:
     kind, left = _kind(night), NIGHTS - 1 - night
     order = ["off", "off"] if kind == "aa" else ["off", "on", "off"]
     began = _moment(night, last)
+    version = "1.18.3" if left < _BROKEN else "1.18.1" if left < _FINE else "1.17.9"
     reasons = {"invalid": ["the proof of effect is missing in ipv6-stream-1"], "failed": ["node2 is not ready"]}
     return {
         "id": night + 1,
@@ -109,13 +110,13 @@ def _run(night: int, last: datetime) -> dict[str, Any]:
         "nic_driver": "mlx5_core",
         "nic_tso_max_size": 524_280,
         "mtu": 9000,
-        "cilium_version": "1.18.3" if left < _BROKEN else "1.18.1" if left < _FINE else "1.17.9",
+        "cilium_version": version,
         "iperf3_version": "3.18",
         "package_version": "0.1.0",
         "reasons": reasons.get(kind, []),
         "plan": _plan(order),
         "cilium_config": {"routing-mode": "native", "enable-ipv6-big-tcp": "false"},
-        "images": {"cilium": "quay.io/cilium/cilium:v1.18.3"},
+        "images": {"cilium": f"quay.io/cilium/cilium:v{version}"},
         "tool_versions": {"iperf3": "iperf 3.18", "ip": "iproute2-6.1.0"},
         "environment": {"generated": True, "emulated": False, "kubernetes_version": "v1.34.1"},
         "checks": [

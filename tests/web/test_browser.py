@@ -17,7 +17,6 @@ from playwright.sync_api import (
     Frame,
     Page,
     expect,
-    sync_playwright,
 )
 
 from bigtcp_bench.report import links
@@ -26,6 +25,7 @@ from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.monitoring.servers import asked, prometheus, until
 from tests.web.airflow_server import AirflowServer, RunningServer
+from tests.web.browsing import chromium, draw_all, framed, profile
 from tests.web.history import CLUSTER, DAG_ID, LAB, NIGHTS, fill
 
 pytestmark = pytest.mark.browser
@@ -35,12 +35,15 @@ expect.set_options(timeout=30_000)
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / ".bigtcp" / "screenshots"
 RUN_ID = "browser__2026-03-01T02:00:00+00:00"
+#: The first run of the newest Cilium.
+UPGRADED = NIGHTS - 24
 PAGES = (
     "overview",
     "trend?scenario=ipv6-stream-1",
     "runs",
     f"run/{NIGHTS}",
     f"run/{NIGHTS + 2}",
+    f"run/{UPGRADED}",
     f"compare?a={NIGHTS - 1}&b={NIGHTS}",
     f"compare?cluster={CLUSTER}&before=1.18.1&after=1.18.3",
     "incidents",
@@ -71,23 +74,16 @@ def airflow(warehouse: Warehouse, tmp_path_factory: pytest.TempPathFactory) -> I
         yield server
 
 
-# Playwright keeps an event loop running as long as it lives, which other modules' tests must not find.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # Root may not use Chromium's own sandbox.
-        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
 def logins(airflow: AirflowServer, browser: Browser) -> Iterator[dict[str, BrowserContext]]:
     """Yield one browser profile for each user: Airflow's scripts are compiled once and not by every test."""
-    found = {}
-    for name in ("ada", "vera"):
-        found[name] = browser.new_context(base_url=airflow.url)
-        found[name].add_cookies([{"name": "_token", "value": airflow.token(name), "url": airflow.url}])
+    found = {name: profile(browser, airflow, name) for name in ("ada", "vera")}
     yield found
     for context in found.values():
         context.close()
@@ -118,10 +114,8 @@ def user(
         fresh: bool = False,
     ) -> Page:
         if fresh or name not in logins:
-            context = browser.new_context(base_url=airflow.url)
+            context = profile(browser, airflow, name)
             opened.append(context)
-            if name is not None:
-                context.add_cookies([{"name": "_token", "value": airflow.token(name), "url": airflow.url}])
         else:
             context = logins[name]
         page = context.new_page()
@@ -139,14 +133,6 @@ def user(
     assert troubles == []
 
 
-def framed(page: Page) -> Frame:
-    """Return the frame of the pages within Airflow, once its content is there."""
-    element = page.wait_for_selector("iframe")
-    frame = element.content_frame()
-    frame.wait_for_selector("h1")
-    return frame
-
-
 def choose(page: Page | Frame, selector: str, value: str) -> None:
     """Choose something in a form of which every change applies at once."""
     with page.expect_navigation():
@@ -158,15 +144,6 @@ def direct(page: Page, path: str) -> Page:
     page.goto(f"{links.URL_PREFIX}/{path}")
     draw_all(page)
     return page
-
-
-def draw_all(where: Page | Frame) -> None:
-    """Scroll to every chart, so that it is fetched, and wait until it is drawn; folded ones are opened before."""
-    where.evaluate("() => document.querySelectorAll('details:has(figure)').forEach((one) => { one.open = true; })")
-    for place in where.locator("figure").all():
-        place.scroll_into_view_if_needed()
-        place.locator("svg.marks").wait_for()
-    expect(where.locator("figure.remote")).to_have_count(0)
 
 
 def picture(page: Page, name: str, frame: Frame | None = None) -> None:
@@ -302,10 +279,17 @@ def test_on_a_narrow_page_nothing_is_cut_without_a_hint(user):
             ".map((one) => one.textContent)"
         )
         assert beyond == [], path
-    # What a run says is read without scrolling to the side.
-    page.goto(f"{links.URL_PREFIX}/runs")
-    assert page.locator(".scroll").evaluate("(one) => one.scrollWidth <= one.clientWidth")
-    expect(page.locator("td.news", has_text="helps").first).to_be_in_viewport()
+    # What a run, an incident and an upgrade say is read without scrolling to the side.
+    for path, news in (("runs", "helps"), ("incidents", "gain fell from")):
+        page.goto(f"{links.URL_PREFIX}/{path}")
+        assert page.locator(".scroll").evaluate("(one) => one.scrollWidth <= one.clientWidth")
+        expect(page.locator("td.news", has_text=news).first).to_be_in_viewport()
+    page.goto(f"{links.URL_PREFIX}/run/{UPGRADED}")
+    after = page.get_by_role("region", name="Before and after the change").get_by_role(
+        "columnheader", name="After"
+    )
+    after.scroll_into_view_if_needed()
+    assert after.evaluate("(one) => one.getBoundingClientRect().right <= 400")
 
 
 def test_the_run_is_a_tab_of_the_run_in_airflow_and_leads_back(user):

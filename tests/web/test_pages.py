@@ -104,6 +104,10 @@ def test_overview(reader):
     assert "; known to grace" in shown
     assert re.search(r"Last run run 420 , \d+ h ago", shown)
     assert "VALID · helps 23, worse 0, unchanged 2" in shown
+    assert re.search(
+        r"Last upgrade run 396 : against run 395 of .* \(Cilium 1\.18\.1 → 1\.18\.3\): worse, ipv6-stream-1",
+        shown,
+    )
     assert "Restore verified" in shown
     # Airflow's own API says when; without a script there is a link.
     assert f'data-next-run="/api/v2/dags/{DAG_ID}"' in answer.text
@@ -254,7 +258,11 @@ def test_two_versions_are_compared_by_their_nights(reader):
 def test_incidents(reader):
     shown = text_of(reader.get("incidents"))
     assert re.search(
-        r"3 prod-eu regression [\d-]+ open 1 series: ipv6-stream-1; −14\.0 % BIG TCP nobody yet", shown
+        r"3 prod-eu regression [\d-]+ open ipv6-stream-1 throughput, gain fell from \+4\d % to \+\d+ % BIG TCP",
+        shown,
+    )
+    assert re.search(
+        r"1 prod-eu recovered [\d-]+ [\d-]+ ipv6-stream-1 throughput fell by 14 % in both arms", shown
     )
     assert "the platform, in both arms" in shown
     assert "grace: the switch was replaced" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def _add_period(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from bigtcp_bench.report.change import Upgrade
     from bigtcp_bench.report.run_object import run_object
     from bigtcp_bench.report.summary import print_summary
     from bigtcp_bench.report.view import RunView
@@ -85,7 +87,10 @@ def _show(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(run_object(view), indent=1, allow_nan=False))
     else:
-        print_summary(view)
+        # What the last upgrade came to is asked long after its run was the newest.
+        today = datetime.now(UTC).date()
+        upgrade = Upgrade.from_warehouse(warehouse, view.cluster, today) if options.run is None else None
+        print_summary(view, after=f"last upgrade: run {upgrade.run} {upgrade.answer}" if upgrade else "")
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ class ChangeView:
     @property
     def has_intervals(self) -> bool:
         """Whether enough runs before the change are known, for at least one scenario."""
-        return any(item.off.low is not None for item in self.scenarios)
+        return _has_intervals(self.scenarios)
 
     @property
     def title(self) -> str:
@@ -75,17 +75,8 @@ class ChangeView:
         """Return the answer in one line, and whether something got worse by more than chance."""
         what = "; ".join((f"Cilium {'; '.join(self.cilium)}" if self.cilium else "same Cilium", *self.others[:1]))
         against = f"against run {self.before} of {day_text(self.before_started.date(), seen_from)} ({what})"
-        moved = [(item, arm, getattr(item, arm)) for item in self.scenarios for arm in ("off", "on", "benefit")]
-        if not self.has_intervals:
-            least = min(moved, key=lambda one: one[2].change * _sign(one[0]))
-            return f"{against}: at worst {_moved_text(*least)}; how much of it is chance nobody knows yet", False
-        for word, sign in (("worse", -1), ("better", 1)):
-            if of := [one for one in moved if _far(one[0], one[2]) * sign > 0]:
-                most = max(of, key=lambda one: abs(_far(one[0], one[2])))
-                others = len({one[0].scenario for one in of}) - 1
-                more = f" (and {others} more scenario{'s' if others > 1 else ''})" if others else ""
-                return f"{against}: {word}, {_moved_text(*most)}{more}", word == "worse"
-        return f"{against}: nothing moved by more than chance", False
+        said, worse = moved_answer(self.scenarios)
+        return f"{against}: {said}", worse
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, row: Mapping[str, Any]) -> ChangeView | NotCompared | None:
@@ -132,6 +123,46 @@ class ChangeView:
             return NotCompared("no earlier valid run measured any of its scenarios on the same terms")
         made = _compared(warehouse, row, now, found, comparable(found))
         return made or NotCompared(f"run {found.number} and this one judged no scenario in common")
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """The first run of the newest Cilium, what it said against the one before, and whether that is worse."""
+
+    run: int
+    answer: str
+    worse: bool = False
+
+    @classmethod
+    def from_warehouse(cls, warehouse: Warehouse, cluster: str, seen_from: date) -> Upgrade | None:
+        """Return the last upgrade of ``cluster``, or None where none is known."""
+        from bigtcp_bench.warehouse.pages import first_of_version
+
+        number = first_of_version(warehouse, cluster)
+        found = None if number is None else ChangeView.from_warehouse(warehouse, warehouse.run(number))
+        if number is None or found is None:
+            return None
+        if isinstance(found, ChangeView):
+            return cls(number, *found.answer(seen_from))
+        return cls(number, f"not compared with an earlier run: {found.reason}")
+
+
+def moved_answer(scenarios: Sequence[ScenarioChange]) -> tuple[str, bool]:
+    """Return what became worse, else what became better, in a clause; and whether it is worse.
+
+    There must be at least one scenario.
+    """
+    moved = [(item, arm, getattr(item, arm)) for item in scenarios for arm in ("off", "on", "benefit")]
+    if not _has_intervals(scenarios):
+        least = min(moved, key=lambda one: one[2].change * _sign(one[0]))
+        return f"at worst {_moved_text(*least)}; how much of it is chance nobody knows yet", False
+    for word, sign in (("worse", -1), ("better", 1)):
+        if of := [one for one in moved if _far(one[0], one[2]) * sign > 0]:
+            most = max(of, key=lambda one: abs(_far(one[0], one[2])))
+            others = len({one[0].scenario for one in of}) - 1
+            more = f" (and {others} more scenario{'s' if others > 1 else ''})" if others else ""
+            return f"{word}, {_moved_text(*most)}{more}", word == "worse"
+    return "nothing moved by more than chance", False
 
 
 def compared_before(warehouse: Warehouse, cluster: str, number: int, before: int) -> bool:
@@ -196,6 +227,10 @@ def _compared(
 def _is_about_cilium(note: str | None, recent: bool) -> bool:
     """Return whether a run asks what a change of Cilium did, rather than one of a NIC, a kernel or a setting."""
     return bool(_ABOUT_CILIUM.search(note)) if note else recent
+
+
+def _has_intervals(scenarios: Sequence[ScenarioChange]) -> bool:
+    return any(item.off.low is not None for item in scenarios)
 
 
 def _sign(item: ScenarioChange) -> int:

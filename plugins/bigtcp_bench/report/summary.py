@@ -53,12 +53,14 @@ RESTORE_WORDS = {
 }
 
 
-def print_summary(view: RunView, console: Console | None = None) -> None:
-    """Print the summary of a run on a terminal, coloured only when it is one."""
+def print_summary(view: RunView, console: Console | None = None, *, after: str = "") -> None:
+    """Print the summary of a run on a terminal, coloured only when it is one; and ``after`` it one sentence."""
     console = console or Console(highlight=False)
     if console.width < MIN_WIDTH:
         console.width = MIN_WIDTH
     console.print(_summary(view, console.width), highlight=False)
+    if after:
+        console.print(Text(f"\n{clean(after)}"))
 
 
 def run_summary(view: RunView, width: int = PLAIN_WIDTH) -> str:

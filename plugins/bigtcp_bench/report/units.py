@@ -13,7 +13,8 @@ MISSING = "–"
 
 _NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")
 _PER_CENT = re.compile(r"(?<=\d)%")
-_BEFORE_PER_CENT = re.compile(r"(?<=\d) (?=%)")
+#: Before the units of metrics.py and what people are told besides; also between a time and its UTC.
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?bit/s|[kMG]?B|s/GB|/GB|/s|[µm]?s|min|h|UTC)(?![\w/]))")
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -111,8 +112,8 @@ def signs(sentence: str) -> str:
 
 
 def unbroken(value: Any) -> Any:
-    """Return a text, or markup, in which no line ends between a number and its ``%``; anything else as it is."""
-    return type(value)(_BEFORE_PER_CENT.sub("\N{NO-BREAK SPACE}", value)) if isinstance(value, str) else value
+    """Return a text, or markup, in which no line ends between a number and its unit; anything else as it is."""
+    return type(value)(_BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", value)) if isinstance(value, str) else value
 
 
 def axis(unit: str, largest: float) -> tuple[float, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -207,6 +207,12 @@ def unmeasured(warehouse: Warehouse, run_id: int, nights: int) -> set[tuple[str,
 def get(warehouse: Warehouse, incident_id: int) -> Incident:
     """Return an incident. Raises InvalidInput if it is unknown."""
     return warehouse.read(lambda connection: _get(connection, incident_id))
+
+
+def several(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Incident]:
+    """Return incidents by their numbers."""
+    found = warehouse.read(lambda connection: _select(connection, table.c.id.in_(sorted(numbers))))
+    return {one.id: one for one in found}
 
 
 def open_incidents(warehouse: Warehouse, cluster: str | None = None) -> list[Incident]:

@@ -217,6 +217,36 @@ def versions(warehouse: Warehouse, cluster: str, dags: Collection[str]) -> list[
     return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
 
 
+def first_of_version(warehouse: Warehouse, cluster: str) -> int | None:
+    """Return the first valid run of the newest Cilium version of ``cluster``, None where it has had one only.
+
+    A version that came back is as new as its last coming.
+    """
+    of_cluster = (
+        run.c.cluster == cluster,
+        run.c.status == "valid",
+        ~run.c.is_aa,
+        ~run.c.superseded,
+        run.c.cilium_version.is_not(None),
+    )
+    newest = (
+        sa.select(run.c.cilium_version)
+        .where(*of_cluster)
+        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .limit(1)
+    ).scalar_subquery()
+    last_before = (
+        sa.select(sa.func.max(run.c.started_at)).where(*of_cluster, run.c.cilium_version != newest)
+    ).scalar_subquery()
+    statement = (
+        sa.select(run.c.id)
+        .where(*of_cluster, run.c.started_at > last_before)
+        .order_by(run.c.started_at, run.c.id)
+        .limit(1)
+    )
+    return warehouse.read(lambda connection: connection.execute(statement).scalar())
+
+
 def nights_of_version(
     warehouse: Warehouse, cluster: str, dags: Collection[str], version: str, *, nights: int
 ) -> pd.DataFrame:
@@ -277,7 +307,7 @@ def incidents(
     before: int | None = None,
     limit: int = 50,
 ) -> list[dict[str, Any]]:
-    """Return incidents of ``clusters``, the newest first, with ``series`` (how many) and ``scenarios`` (names).
+    """Return incidents of ``clusters``, the newest first, without their series.
 
     ``is_open`` limits them to open or to closed ones, ``before`` to those older than that incident.
     """
@@ -300,24 +330,7 @@ def incidents(
             (incident.c.suspected_on < night) | ((incident.c.suspected_on == night) & (incident.c.id < number))
         )
 
-    def work(connection: sa.Connection) -> list[dict[str, Any]]:
-        rows = [dict(row) for row in connection.execute(statement).mappings()]
-        members = (
-            sa.select(incident_member.c.incident_id, incident_member.c.scenario, incident_member.c.change)
-            .where(incident_member.c.incident_id.in_([row["id"] for row in rows]))
-            .order_by(*incident_member.primary_key)
-        )
-        of: dict[int, list[tuple[str, float | None]]] = {}
-        for number, scenario, change in connection.execute(members):
-            of.setdefault(number, []).append((scenario, change))
-        for row in rows:
-            found = of.get(row["id"], [])
-            row["series"] = len(found)
-            row["scenarios"] = list(dict.fromkeys(scenario for scenario, _ in found))
-            row["changes"] = [change for _, change in found if change is not None]
-        return rows
-
-    return warehouse.read(work)
+    return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
 
 
 def has_prometheus(warehouse: Warehouse, number: int) -> bool:

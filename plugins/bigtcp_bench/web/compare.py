@@ -40,6 +40,8 @@ class TwoRuns:
     b: dict[str, Any]
     differences: list[Difference]
     moved: list[ScenarioChange]
+    #: What that comes to, in a clause; empty where nothing can be compared.
+    answer: str
     #: Scenarios of both runs that one of them could not judge.
     left_out: list[str]
     #: Scenario, metric's label, comparison of A, comparison of B; None where one of them did not measure it.
@@ -92,7 +94,7 @@ def compare(request: Request, access: AccessDep, choice: CompareQuery) -> Respon
 
 def _two_runs(warehouse: Warehouse, access: Access, choice: CompareChoice) -> TwoRuns:
     from bigtcp_bench.analysis.change import compare_runs
-    from bigtcp_bench.report.change import runs_like
+    from bigtcp_bench.report.change import moved_answer, runs_like
     from bigtcp_bench.report.differences import differences
 
     a, b = (readable_run(warehouse, access, number) for number in (choice.a or 0, choice.b or 0))
@@ -112,6 +114,7 @@ def _two_runs(warehouse: Warehouse, access: Access, choice: CompareChoice) -> Tw
         b=b,
         differences=differences(a, b),
         moved=moved,
+        answer=moved_answer(moved)[0] if moved else "",
         left_out=[name for name in scenarios if comparing and name not in shown],
         verdicts=_verdicts(before.to_dict("records"), after.to_dict("records")),
         level=thresholds.confidence_level,

@@ -30,6 +30,8 @@ _DAYS_BEFORE = 45
 @router.get("/incidents")
 def incidents(request: Request, access: AccessDep, choice: IncidentsQuery) -> Response:
     """List incidents, newest first; by default open and closed ones."""
+    from bigtcp_bench.report.incident import IncidentStory
+
     if choice.cluster is not None and choice.cluster not in access.clusters:
         return unknown_cluster(request, access, choice.cluster)
     warehouse = open_warehouse()
@@ -41,12 +43,18 @@ def incidents(request: Request, access: AccessDep, choice: IncidentsQuery) -> Re
         before=choice.before,
         limit=ROWS,
     )
+    known = stored.several(warehouse, [row["id"] for row in rows])
     hidden = sorted(set(access.clusters) - set(access.whole_clusters))
     return page(
         request,
         "incidents.html",
         access,
         rows=rows,
+        # What BIG TCP gains now is the news of an open one; of a closed one it is how much was told.
+        stories={
+            number: IncidentStory(one) if one.closed_on else IncidentStory.from_warehouse(warehouse, one)
+            for number, one in known.items()
+        },
         hidden=hidden,
         choice=choice,
         limit=ROWS,

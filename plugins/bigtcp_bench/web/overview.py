@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -16,6 +17,7 @@ from bigtcp_bench.web.data import open_warehouse
 from bigtcp_bench.web.rendering import page
 
 if TYPE_CHECKING:
+    from bigtcp_bench.report.change import Upgrade
     from bigtcp_bench.report.headline import Headline
     from bigtcp_bench.report.incident import IncidentStory
     from bigtcp_bench.warehouse.store import Warehouse
@@ -40,6 +42,8 @@ class ClusterCard:
     benefits: list[dict[Any, Any]]
     #: Open incidents; None where they may not be seen.
     incidents: list[IncidentStory] | None
+    #: None where there was none, or it may not be seen.
+    upgrade: Upgrade | None
     origin: pages.Origin
     #: Messages that Slack refuses for what is in them, each with the reason.
     refused: list[str]
@@ -61,8 +65,10 @@ def overview(request: Request, access: AccessDep) -> HTMLResponse:
 
 
 def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
+    from bigtcp_bench.report.change import Upgrade
     from bigtcp_bench.report.outcomes import headlines
 
+    today = datetime.now(UTC).date()
     recent = pages.runs(warehouse, access.readable, cluster=name, limit=_RECENT)
     last = recent[0]
     compared = next(iter(pages.runs(warehouse, access.readable, cluster=name, compared=True, limit=1)), None)
@@ -74,6 +80,7 @@ def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
         compared=compared,
         benefits=main_comparisons(warehouse, compared["id"]) if compared else [],
         incidents=_open_incidents(warehouse, name) if name in access.whole_clusters else None,
+        upgrade=Upgrade.from_warehouse(warehouse, name, today) if name in access.whole_clusters else None,
         origin=pages.origins(warehouse, [last["id"]])[last["id"]],
         refused=outbox.set_aside(warehouse, name),
         dag_ids=list(dict.fromkeys(row["dag_id"] for row in recent)),

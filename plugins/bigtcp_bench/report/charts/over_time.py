@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Runs by hand are points of their own.
-_BY_HAND, _BY_HAND_SHAPE, _BY_HAND_SIZE = "diamonds: runs by hand", "diamond", 60
+_BY_HAND, _BY_HAND_SHAPE, _BY_HAND_SIZE = "large diamonds off the line: runs by hand", "diamond", 60
 _SPREAD = "Medians; the band is from the lowest to the highest night"
 
 

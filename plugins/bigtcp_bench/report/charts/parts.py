@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 
+from bigtcp_bench.report import units
 from bigtcp_bench.report.charts.style import ARM_COLOURS, ARM_SHAPES
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def finished(
 
     ``description`` is what a screen reader says.
     """
-    lines = [line for line in subtitle if line]
+    lines = [units.unbroken(line) for line in subtitle if line]
     lines[:1] = [line[:1].upper() + line[1:] for line in lines[:1]]
     chart = alt.LayerChart(layer=list(layers))
     return chart.properties(

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from bigtcp_bench.report import units
 from bigtcp_bench.report.charts.style import config_of
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def figure(chart: alt.LayerChart | alt.Chart) -> Markup:
     """Return a chart as an HTML element: its title as a caption, a place to draw in, and its specification."""
     spec = chart.to_dict()
     title = spec.pop("title", {})
-    text, subtitle = (units.unbroken("; ".join(_lines(title.get(name)))) for name in ("text", "subtitle"))
+    text, subtitle = ("; ".join(_lines(title.get(name))) for name in ("text", "subtitle"))
     # < is the only character by which a data block could end early.
     data = Markup(json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c"))
     small = Markup("<small>{}</small>").format(subtitle) if subtitle else Markup("")
