@@ -306,6 +306,23 @@ def test_a_table_shows_the_last_nights_first_and_a_program_gets_all(command, mon
     assert len(json.loads(out)) == 2 * NIGHTS
 
 
+def test_show_ends_with_what_the_last_upgrade_came_to(tmp_path, capsys):
+    warehouse = Warehouse(f"sqlite:///{tmp_path}/nights.db")
+    warehouse.migrate()
+    for number, version in enumerate(["1.18.3"] * 9 + ["1.18.4"] * 2):
+        images = {"cilium": f"quay.io/cilium/cilium:v{version}"}
+        add_night(warehouse, number, images=images, cilium_config={}, cilium_version=version)
+    shown = ["show", "--warehouse", f"sqlite:///{tmp_path}/nights.db"]
+    assert main(shown) == 0
+    *_, last = capsys.readouterr().out.split("last upgrade: ")
+    assert re.fullmatch(
+        r"run 10 against run 9 of 9 Mar( 2026)? \(Cilium 1\.18\.3 → 1\.18\.4\): nothing moved by more than chance",
+        " ".join(last.split()),
+    )
+    assert main([*shown, "4"]) == 0
+    assert "last upgrade" not in capsys.readouterr().out
+
+
 def test_show_as_an_object(command, stored):
     status, out, _ = command("show", "--json")
     found = json.loads(out)

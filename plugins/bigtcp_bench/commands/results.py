@@ -80,6 +80,7 @@ def _show(options: argparse.Namespace) -> int:
     from bigtcp_bench.report.run_object import run_object
     from bigtcp_bench.report.summary import print_summary
     from bigtcp_bench.report.view import RunView
+    from bigtcp_bench.warehouse.pages import first_of_version
 
     warehouse = usable_warehouse(options)
     number = options.run if options.run is not None else newest_run(warehouse)
@@ -88,8 +89,8 @@ def _show(options: argparse.Namespace) -> int:
         print(json.dumps(run_object(view), indent=1, allow_nan=False))
     else:
         # What the last upgrade came to is asked long after its run was the newest.
-        today = datetime.now(UTC).date()
-        upgrade = Upgrade.from_warehouse(warehouse, view.cluster, today) if options.run is None else None
+        first = first_of_version(warehouse, view.cluster) if options.run is None else None
+        upgrade = Upgrade.from_warehouse(warehouse, first, datetime.now(UTC).date()) if first else None
         print_summary(view, after=f"last upgrade: run {upgrade.run} {upgrade.answer}" if upgrade else "")
     return 0
 

@@ -134,17 +134,12 @@ class Upgrade:
     worse: bool = False
 
     @classmethod
-    def from_warehouse(cls, warehouse: Warehouse, cluster: str, seen_from: date) -> Upgrade | None:
-        """Return the last upgrade of ``cluster``, or None where none is known."""
-        from bigtcp_bench.warehouse.pages import first_of_version
-
-        number = first_of_version(warehouse, cluster)
-        found = None if number is None else ChangeView.from_warehouse(warehouse, warehouse.run(number))
-        if number is None or found is None:
-            return None
+    def from_warehouse(cls, warehouse: Warehouse, number: int, seen_from: date) -> Upgrade | None:
+        """Return what run ``number`` says, the one that ``warehouse.pages.first_of_version`` returns."""
+        found = ChangeView.from_warehouse(warehouse, warehouse.run(number))
         if isinstance(found, ChangeView):
             return cls(number, *found.answer(seen_from))
-        return cls(number, f"not compared with an earlier run: {found.reason}")
+        return cls(number, f"not compared with an earlier run: {found.reason}") if found else None
 
 
 def moved_answer(scenarios: Sequence[ScenarioChange]) -> tuple[str, bool]:
