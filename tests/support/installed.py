@@ -34,5 +34,7 @@ def virtual_environment(folder: Path, wheel: Path | None = None) -> Path:
     (site / "others.pth").write_text(f"{others}\n", encoding="utf-8")
     if wheel is not None:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(programs / "python")]
-        subprocess.run([*pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+        subprocess.run(
+            [*pip, "install", "--quiet", "--no-deps", "--no-index", "--no-compile", str(wheel)], check=True
+        )
     return programs
