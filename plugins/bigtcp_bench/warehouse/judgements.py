@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,26 +41,10 @@ def judged_before(warehouse: Warehouse, run_id: int) -> dict[Series, list[Judged
     They have no details (see ``with_details``). One that still knew an attempt which is superseded since is none
     to go on from.
     """
-    this = sa.select(run.c.cluster, run.c.started_at, run.c.plan_name).where(run.c.id == run_id).subquery()
-    judged = sa.exists().where(judgement.c.run_id == run.c.id)
-    newest = (
-        sa.select(run.c.id, run.c.started_at, run.c.plan, _outdated().label("outdated"))
-        .where(
-            run.c.cluster == sa.select(this.c.cluster).scalar_subquery(),
-            run.c.started_at < sa.select(this.c.started_at).scalar_subquery(),
-            run.c.status == "valid",
-            run.c.is_night,
-            ~run.c.superseded,
-            run.c.plan_name.is_not_distinct_from(sa.select(this.c.plan_name).scalar_subquery()),
-            judged,
-        )
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
-        .limit(_RUNS)
-    )
 
     def work(connection: sa.Connection) -> dict[Series, list[Judged]]:
         runs = {}
-        for number, started_at, plan, outdated in connection.execute(newest):
+        for number, started_at, plan, outdated in connection.execute(_newest_before(), {"this_run": run_id}):
             if outdated:
                 continue
             runs[number] = Judged(number, started_at.date().isoformat(), plan or {})
@@ -81,6 +66,28 @@ def with_details(warehouse: Warehouse, chosen: Mapping[Series, Judged]) -> dict[
     keys = [(one.run, *series) for series, one in chosen.items()]
     details = warehouse.read(lambda connection: _details(connection, keys))
     return {series: replace(one, details=details.get((one.run, *series), {})) for series, one in chosen.items()}
+
+
+@functools.cache
+def _newest_before() -> sa.Select[Any]:
+    """Return what selects the nights before ``:this_run`` that were judged, newest first."""
+    columns = (run.c.cluster, run.c.started_at, run.c.plan_name)
+    this = sa.select(*columns).where(run.c.id == sa.bindparam("this_run", type_=run.c.id.type)).subquery()
+    judged = sa.exists().where(judgement.c.run_id == run.c.id)
+    return (
+        sa.select(run.c.id, run.c.started_at, run.c.plan, _outdated().label("outdated"))
+        .where(
+            run.c.cluster == sa.select(this.c.cluster).scalar_subquery(),
+            run.c.started_at < sa.select(this.c.started_at).scalar_subquery(),
+            run.c.status == "valid",
+            run.c.is_night,
+            ~run.c.superseded,
+            run.c.plan_name.is_not_distinct_from(sa.select(this.c.plan_name).scalar_subquery()),
+            judged,
+        )
+        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .limit(_RUNS)
+    )
 
 
 def _outdated() -> sa.ColumnElement[bool]:
