@@ -31,6 +31,9 @@ class Fittings:
         shutil.rmtree(programs, ignore_errors=True)
         programs.mkdir(parents=True)
         (programs / "python3").symlink_to(INTERPRETER)
+        # Without what is installed on this machine, as in an image; it may take longer to load than a pod works.
+        alone = f"home = {Path(INTERPRETER).parent}\ninclude-system-site-packages = false\n"
+        (programs / "pyvenv.cfg").write_text(alone, encoding="utf-8")
         cilium = directory / "cilium-bin"
         cilium.mkdir(exist_ok=True)
         for name in _CILIUM_COMMANDS:

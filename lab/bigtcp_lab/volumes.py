@@ -8,9 +8,12 @@ in memory is each container's own, not shared within the pod.
 from __future__ import annotations
 
 import base64
+import functools
+import marshal
 import re
 import shutil
 from collections.abc import Callable
+from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +112,7 @@ class Sources:
                     path.chmod(0o777)
                 else:
                     for name, content in (await self._source_files(pod, volume)).items():
-                        (path / name).parent.mkdir(parents=True, exist_ok=True)
-                        (path / name).write_bytes(content)
+                        write_file(path / name, content)
             directories[volume["name"]] = path
         return directories
 
@@ -150,6 +152,31 @@ class Sources:
             return None
         where = f"{pod['metadata']['namespace']}/{reference['name']}"
         raise NotThere(f"couldn't find key {reference['key']} in {kind} {where}")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of a volume, and beside a Python module what the interpreter would make of it.
+
+    Volumes are read-only, so the many pods of a run would each compile the same modules, longer than they work.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    bytecode = _bytecode(content) if path.suffix == ".py" else b""
+    if bytecode:
+        cached = Path(cache_from_source(str(path)))
+        cached.parent.mkdir(exist_ok=True)
+        cached.write_bytes(bytecode)
+
+
+@functools.lru_cache(maxsize=256)
+def _bytecode(source: bytes) -> bytes:
+    """Return what the interpreter keeps of a module, valid for this source (PEP 552); empty if it is broken."""
+    try:
+        code = compile(source, "", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return b""
+    checked = 0b11
+    return MAGIC_NUMBER + checked.to_bytes(4, "little") + source_hash(source) + marshal.dumps(code)
 
 
 def binds_of(container: Object, directories: dict[str, Path | None]) -> list[Bind]:

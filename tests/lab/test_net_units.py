@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ from bigtcp_lab import logs
 from bigtcp_lab.api.runtime_protocol import LogOptions
 from bigtcp_lab.api.selectors import matches_label_selector
 from bigtcp_lab.cilium_agent import big_tcp_limits, contradictions
+from bigtcp_lab.containers import INTERPRETER
 from bigtcp_lab.faults import FAULTS, FaultState
+from bigtcp_lab.fittings import Fittings
 from bigtcp_lab.images import full_name, is_known
 from bigtcp_lab.logs import ContainerLog, rfc3339_nanoseconds
 from bigtcp_lab.netlink import Limits
 from bigtcp_lab.pod_status import ContainerState, PodFacts, status_of
 from bigtcp_lab.security import capabilities_of
-from bigtcp_lab.volumes import expand, field_value
+from bigtcp_lab.volumes import expand, field_value, write_file
 
 RECORDED = Path(__file__).parent.parent / "recorded"
 ON = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
@@ -210,6 +214,33 @@ def test_variables_and_fields() -> None:
     assert field_value(pod, "metadata.labels['a/b']") == "x"
     assert field_value(pod, "status.podIPs") == "::1"
     assert field_value(pod, "spec.nodeName") == ""
+
+
+def test_the_interpreter_of_a_container_has_no_packages_of_this_machine(tmp_path: Path) -> None:
+    Fittings(tmp_path, FaultState(["node1"]))
+    command = [str(tmp_path / "bin" / "python3"), "-c", "import json, sys; print(*sys.path, sep='\\n')"]
+    found = subprocess.run(command, env={}, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    assert found
+    assert [path for path in found if path.endswith("-packages")] == []
+
+
+def test_modules_in_volumes_are_compiled_once_for_all_pods(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+
+    def imported() -> str:
+        command = [INTERPRETER, "-B", "-v", "-c", "import module; print(module.VALUE)"]
+        environment = {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+        taken = f"code object from '{cache_from_source(str(module))}'" in done.stderr
+        return f"{done.stdout.strip()}{' from bytecode' * taken}"
+
+    write_file(module, b"VALUE = 1\n")
+    assert imported() == "1 from bytecode"
+    module.write_text("VALUE = 2\n")
+    assert imported() == "2"
+    write_file(tmp_path / "broken.py", b"def")
+    assert (tmp_path / "broken.py").read_bytes() == b"def"
+    assert not Path(cache_from_source(str(tmp_path / "broken.py"))).exists()
 
 
 def test_dropping_all_capabilities_leaves_none() -> None:
