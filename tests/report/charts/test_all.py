@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -122,6 +123,12 @@ EMPTY = {
 }
 
 
+@functools.cache
+def specified(name: str) -> dict[str, Any]:
+    """Return what one of ``CHARTS`` is drawn from, made once: nobody changes it."""
+    return CHARTS[name]().to_dict()
+
+
 def rows_of(specification: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of all data sets of a chart."""
     return [row for rows in specification["datasets"].values() for row in rows]
@@ -133,7 +140,7 @@ def encodings(specification: dict[str, Any], channel: str) -> list[dict[str, Any
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_has_title_units_and_words(name):
-    specification = CHARTS[name]().to_dict()
+    specification = specified(name)
     assert specification["title"]["text"]
     assert len(specification["description"]) > 40
     titles = [one.get("title") for channel in ("x", "y") for one in encodings(specification, channel)]
@@ -143,7 +150,7 @@ def test_a_chart_has_title_units_and_words(name):
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_arms_have_the_same_colours_everywhere(name):
-    colours = [one for one in encodings(CHARTS[name]().to_dict(), "color") if one.get("field") == "arm"]
+    colours = [one for one in encodings(specified(name), "color") if one.get("field") == "arm"]
     for one in colours:
         assert dict(zip(one["scale"]["domain"], one["scale"]["range"], strict=True)) == ARM_COLOURS
     assert bool(colours) == (name in ("trend", "repetitions", "packets", "latency"))
@@ -166,7 +173,7 @@ def test_a_picture_is_as_wide_as_asked_for(name, theme):
 
 
 def test_values_are_in_the_unit_of_the_axis():
-    specification = CHARTS["trend"]().to_dict()
+    specification = specified("trend")
     assert "throughput (Gbit/s)" in [one.get("title") for one in encodings(specification, "y")]
     values = [row["value"] for row in rows_of(specification) if row.get("arm") == "off"]
     assert 13 < min(values) < max(values) < 15
@@ -279,7 +286,7 @@ def test_labels_do_not_lie_on_each_other(width_px, fewest):
 
 
 def test_the_parts_of_cpu_time_make_the_whole():
-    specification = CHARTS["cpu"]().to_dict()
+    specification = specified("cpu")
     rows = rows_of(specification)
     for arm in ("off", "on"):
         total = next(row["value"] for row in rows if row["arm"] == arm and "label" in row)
@@ -354,7 +361,7 @@ def test_latencies_of_a_run_that_has_one_arm_are_drawn_as_of_that_arm(order, arm
 @pytest.mark.parametrize("name", ["comparison", "packets", "cpu"])
 @pytest.mark.parametrize("width_px", [230, 500])
 def test_ticks_across_a_chart_are_evenly_apart_and_all_have_their_number(name, width_px):
-    chart = CHARTS[name]().to_dict() | {"width": width_px}
+    chart = specified(name) | {"width": width_px}
     drawn = vl_convert.vegalite_to_svg(chart, config=config_of("light"))
     labels = re.search(r"role-axis-label.*?</g>", drawn[drawn.index("X-axis") :], re.DOTALL)
     shown = [
