@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_a_trend_has_the_nights_that_compared_both_arms(warehouse, nights):
 
 
 def test_the_first_run_of_the_newest_version_is_that_of_its_last_coming(warehouse):
-    def add(number: int, version: str, **columns: object) -> int:
+    def add(number: int, version: str, **columns: Any) -> int:
         return add_night(warehouse, number, cilium_version=version, **columns)
 
     assert pages.first_of_version(warehouse, CLUSTER) is None
