@@ -18,7 +18,9 @@ def chromium() -> Iterator[Browser]:
     """
     with sync_playwright() as playwright:
         # Root may not use Chromium's own sandbox.
-        found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        found = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium-headless-shell", args=["--no-sandbox"]
+        )
         yield found
         found.close()
 
