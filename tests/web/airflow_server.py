@@ -24,7 +24,8 @@ USERS = {"ada": "user", "vera": "viewer", "mallory": ""}
 
 # One process for what would be three commands: importing Airflow takes longer than two of them.
 _PREPARE_AND_SERVE = """
-import sys
+import gc, sys
+gc.disable()
 from airflow.utils.db import initdb
 initdb()
 from airflow.dag_processing.bundles.manager import DagBundlesManager
@@ -37,6 +38,7 @@ for bundle in manager.get_all_dag_bundles():
     assert not bag.import_errors, bag.import_errors
     sync_bag_to_db(bag, bundle.name, bundle_version=bundle.get_current_version())
 from airflow.__main__ import main
+gc.enable()
 sys.argv = ["airflow", "api-server", "--apps", "core"]
 main()
 """

@@ -6,6 +6,7 @@ same parts, and imports Airflow five times.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -15,6 +16,8 @@ PARTS = ("scheduler", "dag-processor", "api-server", "triggerer")
 
 def main() -> None:
     """Prepare Airflow's database, start every part, and end when all of them have."""
+    # What is imported stays; looking for garbage among it would take time, and forks could share less of it.
+    gc.disable()
     from airflow.__main__ import main as airflow
     from airflow.configuration import write_default_airflow_configuration_if_needed
     from airflow.utils.db import initdb
@@ -26,6 +29,8 @@ def main() -> None:
     initdb()
     # No part may use the connections of another.
     settings.dispose_orm()
+    gc.freeze()
+    gc.enable()
     for part in PARTS:
         if os.fork() == 0:
             sys.argv = ["airflow", part]
