@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.cluster.requirements import AgentSeen, Seen, judge
 from bigtcp_bench.planning.plan import SCENARIOS, Way, validate_plan
 from bigtcp_bench.readings.agent_log import Probe
+from bigtcp_lab.faults import FAULTS
 
 from .simulated import status_before_1_16
 
@@ -744,6 +746,13 @@ def test_every_line_that_does_not_pass_says_what_to_do() -> None:
         world = World()
         spoil(world)
         assert [check.name for check in world.judged() if check.status != "pass" and not check.advice] == []
+
+
+def test_the_table_of_the_documents_has_every_case() -> None:
+    table = (RECORDED.parents[1] / "docs" / "generated" / "checks.md").read_text(encoding="utf-8")
+    missing = [name for name in BAD if f"\n| {name} |" not in table]
+    missing += [name for name in FAULTS if not re.search(rf"\n\| `{name}(:node2)?` \|", table)]
+    assert missing == [], "run: python -m benchmarks.check_faults > docs/generated/checks.md"
 
 
 @pytest.mark.parametrize(
