@@ -78,7 +78,7 @@ class LocalAirflow:
             "extra": {"kube_config_path": str(self.kubeconfig), "cluster_name": self.cluster},
         }
         settings = {
-            # Some parts start others as `airflow`, from PATH.
+            # `airflow standalone` starts its parts as `airflow`, from PATH.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags_dir()),
@@ -159,7 +159,7 @@ class LocalAirflow:
         return self.home / "port"
 
     def start(self) -> None:
-        """Start all parts of Airflow, which prepare their database first, and wait until its API answers."""
+        """Start `airflow standalone`, which prepares its own database, and wait until its API answers."""
         if self.pid() is not None:
             return
         self.check_port()
@@ -168,7 +168,7 @@ class LocalAirflow:
         self._port_file.write_text(str(self.port), encoding="utf-8")
         with self._log_file.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "bigtcp_bench.demo.parts"],
+                airflow_command("standalone"),
                 env={**self.environment(), "AIRFLOW_CONN_BIGTCP_AIRFLOW": json.dumps(self._own_api())},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -183,7 +183,7 @@ class LocalAirflow:
         return self._session.end()
 
     def pid(self) -> int | None:
-        """Return the process id of the running Airflow, or None."""
+        """Return the process id of the running `airflow standalone`, or None."""
         return self._session.pid()
 
     def password(self) -> str:
@@ -215,7 +215,7 @@ class LocalAirflow:
         while time.monotonic() < deadline:
             if self.pid() is None:
                 tail = "\n".join(self._log_file.read_text(errors="replace").splitlines()[-15:])
-                raise BenchError(f"Airflow ended; {self._log_file} ends with:\n{tail}")
+                raise BenchError(f"airflow standalone ended; {self._log_file} ends with:\n{tail}")
             try:
                 with urllib.request.urlopen(f"{self.url}/api/v2/monitor/health", timeout=5) as answer:
                     health = json.load(answer)
