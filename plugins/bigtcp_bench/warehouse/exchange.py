@@ -212,7 +212,7 @@ def _plain(value: Any) -> str:
 
 
 #: What zipfile raises for an archive that is damaged, encrypted, or packed in a way that it does not know.
-_DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+_DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
 @contextlib.contextmanager
