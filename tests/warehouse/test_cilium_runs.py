@@ -6,7 +6,7 @@ import pytest
 
 from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.warehouse import sightings
-from bigtcp_bench.warehouse.cilium_runs import newest
+from bigtcp_bench.warehouse.cilium_runs import first_of_version, newest
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.support.nights import CLUSTER, add_night
 
@@ -57,3 +57,19 @@ def test_the_newest_run_of_another_cilium_is_found_however_long_ago(warehouse, l
     live = Fingerprint(NEW, {})
     found = newest(warehouse, CLUSTER, lambda run: bool(run.fingerprint.differences(live)))
     assert found.number == old
+
+
+def test_the_first_run_of_the_newest_version_is_that_of_its_last_coming(warehouse):
+    def of_version(number: int, version: str, **columns: Any) -> int:
+        return add_night(warehouse, number, cilium_version=version, **columns)
+
+    assert first_of_version(warehouse, CLUSTER) is None
+    of_version(0, "1.18.3"), of_version(1, "1.18.3")
+    # One version only is no upgrade, and what is no valid run of this cluster tells of none.
+    warehouse.update_run(of_version(2, "1.19.0"), status="invalid")
+    of_version(3, "1.19.0", cluster="far"), of_version(4, "1.19.0", is_aa=True)
+    assert first_of_version(warehouse, CLUSTER) is None
+    up, _ = of_version(5, "1.19.0"), of_version(6, "1.19.0")
+    assert first_of_version(warehouse, CLUSTER) == up
+    back, _ = of_version(7, "1.18.3"), of_version(8, "1.18.3")
+    assert first_of_version(warehouse, CLUSTER) == back

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -98,22 +97,6 @@ def test_a_trend_has_the_nights_that_compared_both_arms(warehouse, nights):
     frame = pages.trend_frame(warehouse, CLUSTER, {DAG}, **SERIES, **PERIOD)
     assert {"off_median", "on_median", "ci_low", "ci_high", "verdict", "unit", "client_kernel"} <= set(frame)
     assert str(frame["started_at"].dt.tz) == "UTC"
-
-
-def test_the_first_run_of_the_newest_version_is_that_of_its_last_coming(warehouse):
-    def add(number: int, version: str, **columns: Any) -> int:
-        return add_night(warehouse, number, cilium_version=version, **columns)
-
-    assert pages.first_of_version(warehouse, CLUSTER) is None
-    add(0, "1.18.3"), add(1, "1.18.3")
-    # One version only is no upgrade, and what is no valid run of this cluster tells of none.
-    warehouse.update_run(add(2, "1.19.0"), status="invalid")
-    add(3, "1.19.0", cluster="far"), add(4, "1.19.0", is_aa=True)
-    assert pages.first_of_version(warehouse, CLUSTER) is None
-    up, _ = add(5, "1.19.0"), add(6, "1.19.0")
-    assert pages.first_of_version(warehouse, CLUSTER) == up
-    back, _ = add(7, "1.18.3"), add(8, "1.18.3")
-    assert pages.first_of_version(warehouse, CLUSTER) == back
 
 
 def test_what_there_is_to_choose(warehouse, nights):

@@ -80,7 +80,7 @@ def _show(options: argparse.Namespace) -> int:
     from bigtcp_bench.report.run_object import run_object
     from bigtcp_bench.report.summary import print_summary
     from bigtcp_bench.report.view import RunView
-    from bigtcp_bench.warehouse.pages import first_of_version
+    from bigtcp_bench.warehouse.cilium_runs import first_of_version
 
     warehouse = usable_warehouse(options)
     number = options.run if options.run is not None else newest_run(warehouse)

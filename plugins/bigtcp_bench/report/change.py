@@ -135,7 +135,7 @@ class Upgrade:
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, number: int, seen_from: date) -> Upgrade | None:
-        """Return what run ``number`` says, the one that ``warehouse.pages.first_of_version`` returns."""
+        """Return what run ``number`` says, the one that ``warehouse.cilium_runs.first_of_version`` returns."""
         found = ChangeView.from_warehouse(warehouse, warehouse.run(number))
         if isinstance(found, ChangeView):
             return cls(number, *found.answer(seen_from))

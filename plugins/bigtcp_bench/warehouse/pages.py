@@ -217,36 +217,6 @@ def versions(warehouse: Warehouse, cluster: str, dags: Collection[str]) -> list[
     return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
 
 
-def first_of_version(warehouse: Warehouse, cluster: str) -> int | None:
-    """Return the first valid run of the newest Cilium version of ``cluster``, None where it has had one only.
-
-    A version that came back is as new as its last coming.
-    """
-    of_cluster = (
-        run.c.cluster == cluster,
-        run.c.status == "valid",
-        ~run.c.is_aa,
-        ~run.c.superseded,
-        run.c.cilium_version.is_not(None),
-    )
-    newest = (
-        sa.select(run.c.cilium_version)
-        .where(*of_cluster)
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
-        .limit(1)
-    ).scalar_subquery()
-    last_before = (
-        sa.select(sa.func.max(run.c.started_at)).where(*of_cluster, run.c.cilium_version != newest)
-    ).scalar_subquery()
-    statement = (
-        sa.select(run.c.id)
-        .where(*of_cluster, run.c.started_at > last_before)
-        .order_by(run.c.started_at, run.c.id)
-        .limit(1)
-    )
-    return warehouse.read(lambda connection: connection.execute(statement).scalar())
-
-
 def nights_of_version(
     warehouse: Warehouse, cluster: str, dags: Collection[str], version: str, *, nights: int
 ) -> pd.DataFrame:

@@ -87,7 +87,9 @@ def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
 
 
 def _upgrade(warehouse: Warehouse, cluster: str) -> Upgrade | None:
-    number = pages.first_of_version(warehouse, cluster)
+    from bigtcp_bench.warehouse.cilium_runs import first_of_version
+
+    number = first_of_version(warehouse, cluster)
     return None if number is None else _upgrade_of(warehouse, number, datetime.now(UTC).date())
 
 
