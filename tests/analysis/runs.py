@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bigtcp_bench.analysis.verdicts import ENDS, Captures
-from bigtcp_bench.planning.metrics import metrics_of
+from bigtcp_bench.planning.metrics import METRICS, metrics_of
 from bigtcp_bench.planning.plan import (
     SCENARIOS,
     Plan,
@@ -59,9 +59,17 @@ def make_captures(plan: Plan) -> Captures:
 
 
 def make_frame(
-    plan: Plan, seed: int = 1, noise: float = 0.01, effect: Mapping[str, float] | None = None, drift: float = 0.0
+    plan: Plan,
+    seed: int = 1,
+    noise: float = 0.01,
+    effect: Mapping[str, float] | None = None,
+    drift: float = 0.0,
+    metrics: Container[str] = METRICS,
 ) -> pd.DataFrame:
-    """Return a run whose metrics change by ``effect`` (metric → on/off − 1) and by ``drift`` from end to end."""
+    """Return a run whose metrics change by ``effect`` (metric → on/off − 1) and by ``drift`` from end to end.
+
+    Only ``metrics`` were measured.
+    """
     random = np.random.default_rng(seed)
     total = sum(block.generations for block in blocks(plan))
     rows = []
@@ -73,6 +81,8 @@ def make_frame(
                 luck = random.normal(0, noise)
                 for repetition in range(1, plan.repetitions + 1):
                     for metric in metrics_of(SCENARIOS[name].traffic):
+                        if metric.name not in metrics:
+                            continue
                         if metric.name.startswith("bytes_per_packet"):
                             value = PACKET_BYTES[block.arm] * (1 + random.normal(0, 0.001))
                         else:

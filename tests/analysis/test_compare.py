@@ -15,6 +15,11 @@ from tests.analysis.runs import make_frame, make_plan
 
 MIRRORED = {"faster": "slower", "slower": "faster"}
 seeds = st.integers(0, 10_000)
+#: One metric of each kind: the others are compared as one of these.
+KINDS = (
+    *("throughput_bps", "retransmits_per_gb", "cpu_s_per_gb_sender"),
+    *("user_s_per_gb_sender", "softirq_share_sender", "bytes_per_packet_sender"),
+)
 
 
 def compare_one(metric: str, plan=None, frame=None, **fields) -> Comparison:
@@ -62,9 +67,17 @@ def test_bytes_per_packet_are_evidence_not_a_verdict():
     assert comparison.change == pytest.approx(150 / 59 - 1, rel=0.01)
 
 
+def test_the_kinds_are_all_there_are():
+    def kind(metric):
+        return metric.scale, metric.unit == "1", metric.better, metric.floor, metric.judged
+
+    everything = [metric for traffic in ("stream", "rate") for metric in metrics_of(traffic)]
+    assert sorted(kind(METRICS[name]) for name in KINDS) == sorted({kind(metric) for metric in everything})
+
+
 def drifted(plan, bend: float, seed: int, noise: float = 0.01):
-    """Return a run without an effect whose ends are ``bend`` above its middle."""
-    frame = make_frame(plan, seed, noise=noise)
+    """Return a throughput without an effect whose ends are ``bend`` above its middle."""
+    frame = make_frame(plan, seed, noise=noise, metrics=("throughput_bps",))
     first, total = {}, 0
     for block in blocks(plan):
         first[block.number] = total
@@ -92,7 +105,7 @@ def test_a_drift_that_bends_is_no_effect_in_any_plan_that_is_shipped(name, bend)
 def test_no_interval_leaves_what_the_metric_can_be(order, scenario, seed, share, noise, change):
     plan = make_plan(scenarios=[scenario], order=order, generations=2, repetitions=1)
     random = np.random.default_rng(seed)
-    frame = make_frame(plan, seed, noise=0.3)
+    frame = make_frame(plan, seed, noise=0.3, metrics=KINDS)
     linear = frame["metric"].isin([name for name, metric in METRICS.items() if metric.scale == "linear"])
     shares = frame["unit"] == "1"
     wild = np.exp(random.normal(0, noise, len(frame))) * (random.random(len(frame)) < share)
@@ -115,7 +128,7 @@ def test_no_interval_leaves_what_the_metric_can_be(order, scenario, seed, share,
 def test_what_is_called_equivalent_is_drawn_within_the_margin(seed, noise, change):
     plan = make_plan(order="off,on,off,on,off", generations=2, repetitions=1)
     effect = {"throughput_bps": change, "retransmits_per_gb": change, "softirq_share_sender": change}
-    for found in compare_run(make_frame(plan, seed, noise=noise, effect=effect), plan):
+    for found in compare_run(make_frame(plan, seed, noise=noise, effect=effect, metrics=KINDS), plan):
         drawn = found.ci_low, found.ci_high
         if found.verdict == "equivalent" and not METRICS[found.metric].floor:
             assert -found.margin < found.ci_low <= 0 <= found.ci_high < found.margin, drawn
@@ -264,12 +277,15 @@ def test_a_noisier_switch_widens_the_interval():
 @settings(max_examples=25)
 def test_scaling_units_never_changes_a_verdict(seed, factor, change):
     plan = make_plan(scenarios=["ipv4-stream-1"], generations=2, repetitions=1)
-    frame = make_frame(plan, seed, noise=0.03, effect={"throughput_bps": change, "retransmits_per_gb": 5 * change})
+    effect = {"throughput_bps": change, "retransmits_per_gb": 5 * change}
+    frame = make_frame(plan, seed, noise=0.03, effect=effect, metrics=KINDS)
     # Where there is a floor, it has the metric's own unit.
     fixed = frame["metric"].map(lambda name: METRICS[name].floor > 0)
     scaled = frame.assign(value=frame["value"] * np.where(fixed, 1.0, factor))
     for before, after in zip(compare_run(frame, plan), compare_run(scaled, plan), strict=True):
         assert before.verdict == after.verdict
+        if before.metric not in KINDS:
+            continue
         assert before.change == pytest.approx(after.change, rel=1e-6, abs=1e-9)
         assert before.ci_low == pytest.approx(after.ci_low, rel=1e-6, abs=1e-9)
 
@@ -280,7 +296,8 @@ def test_swapping_arms_mirrors_the_verdict(seed, change, order):
     swap = {"off": "on", "on": "off"}
     plan = make_plan(order=order, generations=2, repetitions=1)
     mirror = make_plan(order=[swap[arm] for arm in plan.order], generations=2, repetitions=1)
-    frame = make_frame(plan, seed, noise=0.03, effect={"throughput_bps": change, "retransmits_per_gb": 5 * change})
+    effect = {"throughput_bps": change, "retransmits_per_gb": 5 * change}
+    frame = make_frame(plan, seed, noise=0.03, effect=effect, metrics=KINDS)
     mirrored = frame.assign(arm=frame["arm"].map(swap))
     for before, after in zip(compare_run(frame, plan), compare_run(mirrored, mirror), strict=True):
         assert after.verdict == MIRRORED.get(before.verdict, before.verdict)
@@ -296,7 +313,7 @@ def test_swapping_arms_mirrors_the_verdict(seed, change, order):
 @settings(max_examples=15)
 def test_order_of_repetitions_changes_nothing(seed, shuffle):
     plan = make_plan(generations=2, repetitions=3)
-    frame = make_frame(plan, seed, noise=0.05)
+    frame = make_frame(plan, seed, noise=0.05, metrics=KINDS)
     keys = ["block", "generation", "scenario", "metric"]
     random = np.random.default_rng(shuffle)
     permuted = frame.copy()

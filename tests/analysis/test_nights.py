@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from bigtcp_bench.analysis.nights import compare_nights
 
@@ -29,6 +28,9 @@ def test_means_and_ratios_are_geometric():
 
 
 def test_the_interval_is_welchs():
+    # Takes long to import, and nothing else needs it.
+    from scipy import stats
+
     random = np.random.default_rng(1)
     before, after = random.lognormal(0, 0.1, (7, 2)), random.lognormal(0.2, 0.3, (15, 2))
     (found,) = compare_nights(nights(*before.T), nights(*after.T), level=0.9)
