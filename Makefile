@@ -58,4 +58,4 @@ lock: install ## Resolve requirements.lock again from pyproject.toml
 	@scripts/lock
 
 clean: down ## Stop everything and delete what the other targets created
-	rm -rf $(VENV) .bigtcp .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .bigtcp .pytest_cache .mypy_cache .ruff_cache .hypothesis dist plugins/bigtcp_bench/report/charts/vega.js

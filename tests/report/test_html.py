@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from markupsafe import Markup
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.generated.history import write_history
@@ -25,6 +25,7 @@ from bigtcp_bench.report.html import report_file, run_body
 from bigtcp_bench.report.view import RestoreView, RunView
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import CAUSES, run_view
+from tests.web.browsing import DRAWN_ANEW, chromium
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
@@ -48,14 +49,10 @@ def detail(warehouse: Warehouse) -> RunDetail:
     return RunDetail.from_warehouse(warehouse, 2)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium-headless-shell", args=["--no-sandbox"]
-        )
-        yield found
-        found.close()
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with chromium() as browser:
+        yield browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="dark")
 
 
 def names_only(chart: Any) -> Markup:
@@ -179,7 +176,7 @@ def test_whatever_the_warehouse_holds_is_escaped(view, detail):
 
 def test_a_chart_cannot_end_its_element(view):
     class Hostile:
-        def to_dict(self) -> dict[str, Any]:
+        def to_dict(self, *, validate: bool) -> dict[str, Any]:
             return {"title": {"text": HOSTILE}, "description": "</script>" + HOSTILE}
 
     element = str(vega.figure(Hostile()))  # type: ignore[arg-type]
@@ -196,11 +193,23 @@ def test_the_file_asks_for_nothing_else(view, detail):
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
 
 
-def test_the_script_is_made_once_and_can_stand_inline():
+def test_the_script_is_bundled_at_the_installation_and_can_stand_inline():
+    assert vega.BUNDLE.is_file()
     script = vega.javascript()
-    assert vega.javascript() is script
+    assert script.startswith(vega.BUNDLE.read_text(encoding="utf-8"))
     assert "</script" not in script
     assert "drawCharts" in script
+
+
+@pytest.mark.parametrize(
+    "there", ["", "/* Vega, Vega-Lite, vega-embed and what they use, bundled by vl-convert 1.0 */\n"]
+)
+def test_without_a_bundle_of_this_vl_convert_a_process_makes_its_own(there, tmp_path, monkeypatch):
+    monkeypatch.setattr(vega, "BUNDLE", tmp_path / "vega.js")
+    if there:
+        vega.BUNDLE.write_text(there, encoding="utf-8")
+    monkeypatch.setattr(vega, "bundled", lambda: "made now;")
+    assert vega.javascript.__wrapped__().startswith("made now;")
 
 
 def test_captured_packets_take_the_place_of_mean_sizes(view, detail):
@@ -214,12 +223,9 @@ def test_captured_packets_take_the_place_of_mean_sizes(view, detail):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (400, "light")])
-def test_a_browser_shows_the_file(browser, view, detail, tmp_path, width, scheme):
+def test_a_browser_shows_the_file(page, view, detail, tmp_path):
     path = tmp_path / "run.html"
     path.write_text(report_file(view, detail), encoding="utf-8")
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
     troubles: list[str] = []
     page.on("console", lambda said: troubles.append(said.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -235,20 +241,24 @@ def test_a_browser_shows_the_file(browser, view, detail, tmp_path, width, scheme
     page.locator("#repetitions + details > summary").click()
     expect(drawn).to_have_count(len(charts))
     assert folded > 0
-    assert troubles == []
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    ink = page.evaluate("getComputedStyle(document.querySelector('figure.chart svg text')).fill")
-    red = int(re.findall(r"\d+", ink)[0])
-    assert red > 200 if scheme == "dark" else red < 60
     # A screen reader is told what the chart shows.
     assert "throughput: +" in page.locator("figure.chart >> nth=0").locator("[aria-label]").first.get_attribute(
         "aria-label"
     )
-    page.locator("figure.chart >> nth=0").locator("g.mark-symbol path").nth(1).hover()
-    tooltip = page.locator("#vg-tooltip-element.visible")
-    tooltip.wait_for()
-    assert "on against off" in tooltip.inner_text()
-    context.close()
+    for width, scheme in ((1280, "dark"), (400, "light")):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(DRAWN_ANEW)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        ink = page.evaluate("getComputedStyle(document.querySelector('figure.chart svg text')).fill")
+        red = int(re.findall(r"\d+", ink)[0])
+        assert red > 200 if scheme == "dark" else red < 60
+        page.locator("figure.chart >> nth=0").locator("g.mark-symbol path").nth(1).hover()
+        tooltip = page.locator("#vg-tooltip-element.visible")
+        tooltip.wait_for()
+        assert "on against off" in tooltip.inner_text()
+        page.mouse.move(0, 0)
+    assert troubles == []
 
 
 def test_the_command_writes_the_file(warehouse, tmp_path, capsys):

@@ -9,6 +9,12 @@ from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect, sy
 
 from tests.web.airflow_server import AirflowServer
 
+#: No chart is wider than the page, whose width may have changed.
+DRAWN_ANEW = (
+    "() => [...document.querySelectorAll('figure svg.marks')]"
+    ".every((one) => one.getAttribute('width') <= document.documentElement.clientWidth)"
+)
+
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
@@ -28,9 +34,15 @@ def chromium() -> Iterator[Browser]:
 def profile(browser: Browser, airflow: AirflowServer, name: str | None) -> BrowserContext:
     """Return a profile of its own in which ``name`` is logged in; nobody for None."""
     context = browser.new_context(base_url=airflow.url)
+    log_in(context, airflow, name)
+    return context
+
+
+def log_in(context: BrowserContext, airflow: AirflowServer, name: str | None) -> None:
+    """Log ``name`` in, instead of whoever was; nobody for None."""
+    context.clear_cookies()
     if name is not None:
         context.add_cookies([{"name": "_token", "value": airflow.token(name), "url": airflow.url}])
-    return context
 
 
 def framed(page: Page) -> Frame:

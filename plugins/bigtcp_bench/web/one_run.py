@@ -66,6 +66,7 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
 def run_chart(access: AccessDep, number: NumberPath, name: ChartName) -> JSONResponse:
     """Return one of the run's charts as a Vega-Lite specification."""
     from bigtcp_bench.report.charts.of_run import run_charts
+    from bigtcp_bench.report.charts.vega import specification
 
     warehouse = open_warehouse()
     row = readable_run(warehouse, access, number)
@@ -73,7 +74,7 @@ def run_chart(access: AccessDep, number: NumberPath, name: ChartName) -> JSONRes
     known = run_charts(view_of(warehouse, access, row), results, packet_sizes)
     if name not in known:
         raise HTTPException(404, f"Run {number} has no chart {name!r}; it has {', '.join(known)}.")
-    return JSONResponse(known[name].draw().to_dict())
+    return JSONResponse(specification(known[name].draw()))
 
 
 def readable_run(warehouse: Warehouse, access: Access, number: int) -> dict[str, Any]:

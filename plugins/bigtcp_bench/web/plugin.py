@@ -19,7 +19,11 @@ App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
 #: What pages import when they are asked for.
-_FIRST_PAGES = ("bigtcp_bench.analysis.verdicts", "bigtcp_bench.report.detail", "bigtcp_bench.warehouse.frames")
+_FIRST_PAGES = (
+    "bigtcp_bench.analysis.verdicts",
+    "bigtcp_bench.report.detail",
+    "bigtcp_bench.warehouse.frames",
+)
 
 
 class LazyApp:
@@ -61,8 +65,6 @@ class LazyApp:
         for name in _FIRST_PAGES:
             importlib.import_module(name)
         importlib.import_module("bigtcp_bench.report.html").vega.javascript()
-        # The first chart of a process takes far longer than the next, even an empty one.
-        importlib.import_module("bigtcp_bench.report.charts.all").packet_size_chart(()).to_dict()
 
 
 _APP = LazyApp()

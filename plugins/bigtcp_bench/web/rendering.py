@@ -105,11 +105,8 @@ def static_version() -> str:
     from importlib.metadata import version
 
     digest = hashlib.sha256(f"{version('vl-convert-python')}\n".encode())
-    for path in (
-        *sorted(STATIC.iterdir()),
-        _HERE.parent / "report" / "charts" / "vega.py",
-        _HERE.parent / "report" / "charts" / "style.py",
-    ):
+    charts = _HERE.parent / "report" / "charts"
+    for path in (*sorted(STATIC.iterdir()), charts / "vega.py", charts / "style.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -114,22 +114,24 @@ def trend_csv(access: AccessDep, choice: TrendQuery) -> Response:
 def trend_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of both arms as a Vega-Lite specification."""
     from bigtcp_bench.report.charts import over_time as charts
+    from bigtcp_bench.report.charts.vega import specification
 
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)
     told, run_url = _incidents(warehouse, access, shown), _run_url(request)
-    return JSONResponse(charts.trend_chart(shown.nights, incidents=told, run_url=run_url).to_dict())
+    return JSONResponse(specification(charts.trend_chart(shown.nights, incidents=told, run_url=run_url)))
 
 
 @router.get("/chart/benefit.json")
 def benefit_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of the benefit as a Vega-Lite specification."""
     from bigtcp_bench.report.charts import over_time as charts
+    from bigtcp_bench.report.charts.vega import specification
 
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)
     told, run_url = _incidents(warehouse, access, shown), _run_url(request)
-    return JSONResponse(charts.benefit_chart(shown.nights, incidents=told, run_url=run_url).to_dict())
+    return JSONResponse(specification(charts.benefit_chart(shown.nights, incidents=told, run_url=run_url)))
 
 
 def _run_url(request: Request) -> Callable[[int], str]:

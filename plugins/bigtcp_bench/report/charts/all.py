@@ -1,7 +1,8 @@
 """Every chart of a run, as an Altair specification: interactive in the browser, a PNG for Slack.
 
 Those of many nights are in ``over_time``. Pure functions of frames and views; none asks the warehouse.
-``vega.figure(chart)`` is a chart's HTML element, ``png(chart)`` its picture, ``chart.to_dict()`` what both draw.
+``vega.figure(chart)`` is a chart's HTML element, ``png(chart)`` its picture, ``vega.specification(chart)`` what
+they draw.
 Each carries its title, its units and a sentence for screen readers (``description``). What cannot be drawn (an
 empty frame, a missing column) becomes a chart that says so.
 
@@ -53,6 +54,7 @@ from bigtcp_bench.report.charts.style import (
     Theme,
     config_of,
 )
+from bigtcp_bench.report.charts.vega import specification
 from bigtcp_bench.report.words import verdict_word
 
 if TYPE_CHECKING:
@@ -104,9 +106,11 @@ def comparison_chart(view: RunView) -> alt.LayerChart:
     layers = [
         chart_of([{"low": -margin, "high": margin}])
         .mark_rect(opacity=0.15, color=NEUTRAL_COLOUR)
-        .encode(x=alt.X("low:Q", title=named), x2="high:Q"),
+        .encode(x=alt.X("low:Q", title=named), x2=alt.X2("high:Q")),
         zero_line("x"),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=named), x2="high:Q", y=y, color=colour),
+        base.mark_rule(strokeWidth=2).encode(
+            x=alt.X("low:Q", title=named), x2=alt.X2("high:Q"), y=y, color=colour
+        ),
         base.mark_point(size=90).encode(
             x=alt.X("value:Q", title=named, axis=SIGNED_ACROSS),
             y=y,
@@ -166,7 +170,9 @@ def repetitions_chart(results: pd.DataFrame, scenario: str, metric: str) -> alt.
     layers = [
         chart_of(medians)
         .mark_line(strokeWidth=1.5, opacity=0.8)
-        .encode(x=x, xOffset=place, y=y, detail="block:N", tooltip=tooltip(block="block", text="median")),
+        .encode(
+            x=x, xOffset=place, y=y, detail=alt.Detail("block:N"), tooltip=tooltip(block="block", text="median")
+        ),
         chart_of(rows)
         .mark_point(size=45)
         .encode(
@@ -210,7 +216,7 @@ def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
     above = limit.mark_text(align="left", dx=4, dy=-4, baseline="bottom")
     layers = [
         limit.mark_rule(strokeDash=[5, 4]).encode(x=x),
-        above.encode(x=x, y=alt.value(0), text="text:N"),
+        above.encode(x=x, y=alt.YValue(0), text=alt.Text("text:N")),
         chart_of(rows)
         .mark_point(size=70)
         .encode(
@@ -279,7 +285,7 @@ def packet_distribution_chart(sizes: pd.DataFrame) -> alt.LayerChart:
         ),
         chart_of(means)
         .mark_text(align="left", dx=5, baseline="middle")
-        .encode(x=x, y=y, yOffset=offset, text="label:N"),
+        .encode(x=x, y=y, yOffset=offset, text=alt.Text("label:N")),
     ]
     return finished(
         layers,
@@ -363,7 +369,7 @@ def cpu_chart(results: pd.DataFrame, end: End = "sender") -> alt.LayerChart:
         ),
         chart_of(totals)
         .mark_text(align="left", dx=5, baseline="middle")
-        .encode(x=x, y=y, yOffset=offset, text="label:N"),
+        .encode(x=x, y=y, yOffset=offset, text=alt.Text("label:N")),
     ]
     return finished(
         layers,
@@ -415,7 +421,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     shapes = alt.Scale(domain=list(known), range=list(known.values()))
     layers = [
         base.mark_line(strokeWidth=2, opacity=0.6).encode(
-            x=x, y=y, yOffset=offset, color=arm_colour(), detail=["scenario:N", "arm:N"]
+            x=x, y=y, yOffset=offset, color=arm_colour(), detail=[alt.Detail("scenario:N"), alt.Detail("arm:N")]
         ),
         base.mark_point(size=80).encode(
             x=x,
@@ -447,7 +453,7 @@ def png(chart: alt.LayerChart, theme: Theme = "light", width_px: int = 1200, sca
     """Return ``chart`` as a PNG of ``width_px`` pixels, drawn offline; with ``scale`` its text grows."""
     import vl_convert
 
-    spec = chart.to_dict()
+    spec = specification(chart)
     width = round(width_px / scale)
     spec |= {"width": width, "autosize": {"type": "fit-x", "contains": "padding"}}
     _fold_titles(spec, width)

@@ -50,7 +50,9 @@ class Notes:
         if not self._shaded:
             return []
         shade = chart_of(self._shaded).mark_rect(opacity=0.22, color=INCIDENT_COLOUR)
-        return [shade.encode(x="at:T", x2="until:T", tooltip=tooltip(text="incident", night="nights"))]
+        return [
+            shade.encode(x=alt.X("at:T"), x2=alt.X2("until:T"), tooltip=tooltip(text="incident", night="nights"))
+        ]
 
     def rules(self) -> list[alt.Chart]:
         """Return the layers that belong before the figures."""
@@ -58,7 +60,7 @@ class Notes:
         sides: tuple[Literal["left", "right"], ...] = ("left", "right")
         if self._marked:
             rule = chart_of(self._marked).mark_rule(strokeDash=[4, 3], strokeWidth=1.5, opacity=0.7)
-            layers.append(rule.encode(x="at:T", tooltip=tooltip(night="night", text="now")))
+            layers.append(rule.encode(x=alt.X("at:T"), tooltip=tooltip(night="night", text="now")))
         for side in sides:
             for number in range(_LABEL_ROWS):
                 rows = [row for row in self._labels if (row["side"], row["row"]) == (side, number)]
@@ -75,7 +77,7 @@ class Notes:
                             dy=-3 - number * _LABEL_HEIGHT,
                         )
                     )
-                    layers.append(words.encode(x="at:T", y=alt.value(0), text="shown:N"))
+                    layers.append(words.encode(x=alt.X("at:T"), y=alt.YValue(0), text=alt.Text("shown:N")))
         return layers
 
     def text(self) -> str:

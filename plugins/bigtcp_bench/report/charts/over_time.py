@@ -111,7 +111,7 @@ def _arms(
     ]
     if any(row.get("low") is not None for row in rows):
         band = base.mark_area(opacity=0.22)
-        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2="high:Q", color=colour))
+        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2=alt.Y2("high:Q"), color=colour))
     if by_hand:
         points = chart_of(by_hand).mark_point(size=_BY_HAND_SIZE, shape=_BY_HAND_SHAPE)
         told = tooltip(night="run by hand", arm="BIG TCP", text="value", change="on against off")
@@ -151,7 +151,7 @@ def benefit_chart(
     ]
     if has_bands:
         band = base.mark_area(opacity=0.22, color=colour)
-        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2="high:Q"))
+        layers.insert(0, band.encode(x=x, y=alt.Y("low:Q", title=named), y2=alt.Y2("high:Q")))
     if by_hand:
         points = chart_of(by_hand).mark_point(size=_BY_HAND_SIZE, shape=_BY_HAND_SHAPE, color=colour)
         layers.append(points.encode(x=x, y=y, tooltip=tooltip(night="run by hand", text="on against off")))

@@ -47,9 +47,10 @@ _MONTH_STEPS = (1, 2, 3, 6)
 def chart_of(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
     """Return a chart of ``rows``, to be given a mark; moments are milliseconds since 1970.
 
-    As a mapping they become one dataset of the whole chart, which Altair does not check value by value.
+    As a mapping they become one dataset of the whole chart, which Altair does not check value by value. Channels
+    are given as objects: from words Altair makes them by a search of the whole schema.
     """
-    return alt.Chart({"values": list(rows)})
+    return alt.Chart({"values": tuple(rows)})
 
 
 def time_axis(rows: Sequence[Mapping[str, Any]]) -> alt.X:
@@ -171,7 +172,7 @@ def tooltip(**titles: str) -> list[alt.Tooltip]:
 def zero_line(channel: Literal["x", "y"]) -> alt.Chart:
     """Return a line where that channel is zero."""
     zero = chart_of([{"value": 0}]).mark_rule(opacity=0.6)
-    return zero.encode(x="value:Q") if channel == "x" else zero.encode(y="value:Q")
+    return zero.encode(x=alt.X("value:Q")) if channel == "x" else zero.encode(y=alt.Y("value:Q"))
 
 
 def finished(
@@ -188,8 +189,8 @@ def finished(
     """
     lines = [units.unbroken(line) for line in subtitle if line]
     lines[:1] = [line[:1].upper() + line[1:] for line in lines[:1]]
-    chart = alt.LayerChart(layer=list(layers))
-    return chart.properties(
+    return alt.LayerChart(
+        layer=list(layers),
         title=alt.TitleParams(title, offset=_TITLE_OFFSET, subtitle=lines or alt.Undefined),
         description=description.strip(),
         width="container",
@@ -200,7 +201,7 @@ def finished(
 def empty(title: str, reason: str) -> alt.LayerChart:
     """Return a chart without figures that says why there are none."""
     words = chart_of([{"text": reason}]).mark_text(align="left", fontSize=13)
-    place = words.encode(x=alt.value(4), y=alt.value(20), text="text:N")
+    place = words.encode(x=alt.XValue(4), y=alt.YValue(20), text=alt.Text("text:N"))
     return finished([place], title=title, description=f"{title}: {reason}", height=40)
 
 

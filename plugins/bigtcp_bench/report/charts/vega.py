@@ -1,22 +1,27 @@
-"""The JavaScript that draws the charts in a browser: one bundle, made offline, that asks for nothing else.
+"""The JavaScript that draws the charts in a browser: one script that asks for nothing else.
 
-A page needs two things. The bundle, as a file of its own or inline::
+A page needs two things. The script, as a file of its own or inline::
 
     <script src="vega.js" defer></script>          the answer of javascript(), text/javascript
 
-and for each chart the element that ``figure`` returns. The bundle finds these elements by itself and draws them.
+and for each chart the element that ``figure`` returns. The script finds these elements by itself and draws them.
 
 It works under a content security policy without ``unsafe-eval`` and ``unsafe-inline``: expressions are interpreted
 (vega-embed's ``ast``; the bundle holds vega-interpreter), specifications are JSON data blocks, which no policy
-counts as scripts, and the bundle adds no style sheet. ``script-src 'self'; style-src 'self'`` is enough. ``STYLE``
+counts as scripts, and the script adds no style sheet. ``script-src 'self'; style-src 'self'`` is enough. ``STYLE``
 is the CSS that figures and tooltips need; it belongs into the page's own style sheet.
+
+Bundling Vega takes seconds of CPU time, so ``python -m bigtcp_bench.report.charts.vega`` does it once, when a
+checkout is installed. Where that was not done, or with another vl-convert, each process does it for itself.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -41,9 +46,12 @@ figure.chart svg { max-width: 100%; height: auto; display: block; overflow: visi
 @media print { figure.chart { break-inside: avoid; } }
 """
 
+#: What ``bundled`` has returned at the installation.
+BUNDLE = Path(__file__).with_name("vega.js")
+
 # Every element is drawn when the document is complete; what fails is said in the element, in words.
-_SNIPPET = """
-window.vegaEmbed = vegaEmbed;
+_DRAW = """
+(() => {
 const config = %s;
 const draw = (figure) => {
   const place = figure.querySelector("div");
@@ -62,6 +70,7 @@ window.drawCharts = drawAll;
 document.addEventListener("toggle", drawAll, true);
 if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", drawAll);
 else drawAll();
+})();
 """
 
 
@@ -69,19 +78,39 @@ else drawAll();
 def javascript() -> str:
     """Return Vega, Vega-Lite, vega-embed and what draws every ``figure`` of the page, as one script (0.9 MB).
 
-    The first call bundles them and takes about two seconds; later ones return the same text. ``drawCharts()``
-    draws figures that were added to the page after it was loaded.
+    ``drawCharts()`` draws figures that were added to the page after it was loaded.
     """
+    made = BUNDLE.read_text(encoding="utf-8") if BUNDLE.exists() else ""
+    return (made if made.startswith(_notice()) else bundled()) + _DRAW % json.dumps(config_of("page"))
+
+
+def bundled() -> str:
+    """Return Vega, Vega-Lite, vega-embed and what they need, as the installed vl-convert bundles them: seconds."""
     import vl_convert
 
-    bundle: str = vl_convert.javascript_bundle(_SNIPPET % json.dumps(config_of("page")))
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # As an inline script it must not end early.
-    return bundle.replace("</script", "<\\/script")
+    return _notice() + bundle.replace("</script", "<\\/script") + "\n"
+
+
+def _notice() -> str:
+    """Return the line that says whose bundle it is, and by which vl-convert."""
+    by = version("vl-convert-python")
+    return f"/* Vega, Vega-Lite, vega-embed and what they use, bundled by vl-convert {by} */\n"
+
+
+def specification(chart: alt.LayerChart | alt.Chart) -> dict[str, Any]:
+    """Return what draws a chart, in Vega-Lite's words.
+
+    Not held against Vega-Lite's schema again, which takes longer than everything else: the tests do it.
+    """
+    spec: dict[str, Any] = chart.to_dict(validate=False)
+    return spec
 
 
 def figure(chart: alt.LayerChart | alt.Chart) -> Markup:
     """Return a chart as an HTML element: its title as a caption, a place to draw in, and its specification."""
-    spec = chart.to_dict()
+    spec = specification(chart)
     title = spec.pop("title", {})
     text, subtitle = ("; ".join(_lines(title.get(name))) for name in ("text", "subtitle"))
     # < is the only character by which a data block could end early.
@@ -95,3 +124,7 @@ def figure(chart: alt.LayerChart | alt.Chart) -> Markup:
 
 def _lines(text: str | list[str] | None) -> list[str]:
     return [text] if isinstance(text, str) else list(text or ())
+
+
+if __name__ == "__main__":
+    BUNDLE.write_text(bundled(), encoding="utf-8")
