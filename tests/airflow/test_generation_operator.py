@@ -23,8 +23,8 @@ from bigtcp_bench.measuring.generation import (
     PREPARED_S,
     Generation,
     client_pod,
-    end_labels,
     generations_of,
+    look_labels,
     orders_of,
     prepare,
 )
@@ -390,7 +390,7 @@ def test_what_is_measured_prepares_the_next_server_and_after_the_last_the_end_of
     assert [one["metadata"]["labels"]["bigtcp-bench/generation"] for one in there[0]] == ["2-2"]
     looks = {pods.node_of(one): one["metadata"]["labels"] for one in there[1]}
     assert looks.keys() == {"node1", "node2"}
-    assert all(labels.items() >= end_labels(RUN, 2).items() for labels in looks.values())
+    assert all(labels.items() >= look_labels(RUN, "end", 2).items() for labels in looks.values())
     assert [one["metadata"]["labels"]["bigtcp-bench/role"] for one in there[2]] == ["server"]
 
 

@@ -30,8 +30,9 @@ from bigtcp_bench.readings.measurements import Measurement
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import migrate
 from bigtcp_bench.warehouse.store import Warehouse
-from bigtcp_lab.api.discovery import NAMESPACES, NODES
+from bigtcp_lab.api.discovery import NAMESPACES, NODES, PODS
 from tests.cluster.simulated import Client, Cluster, run
+from tests.cluster.test_probe import aged
 from tests.cluster.test_restore import RUN, open_and_switch
 from tests.judging.test_run import STREAM, measured
 from tests.support.nights import add_night
@@ -215,25 +216,42 @@ def test_the_pod_that_receives_a_capture_starts_while_the_senders_agent_does(
     assert api.select(POD, pods.BENCH_NAMESPACE) == []
 
 
-def test_a_switch_prepares_the_server_of_its_first_generation_when_all_else_is_done(step, said, monkeypatch):
+@pytest.mark.parametrize("has_control", [True, False])
+def test_a_switch_prepares_the_server_of_its_first_generation_when_all_else_is_done(
+    has_control, step, said, monkeypatch
+):
     cluster = Cluster()
     fence = open_and_switch(cluster, "off", scenarios=step.plan.scenarios)
     api = cluster.client()
-    step.__dict__.update(api=api, pair=choose_pair(api, step.plan))
-    seen = []
-    at_rest = load.read_at_rest
+    plan = step.plan.model_copy(update={"control": has_control})
+    step.__dict__.update(api=api, pair=choose_pair(api, plan), plan=plan)
+    seen, created = [], []
+    at_rest, create_pod = load.read_at_rest, pods.create_pod
 
     def read_at_rest(api: ClusterApi, *where: Any, **options: Any) -> dict[str, dict[str, Any]]:
-        seen.append(api.select(POD, pods.BENCH_NAMESPACE))
+        seen.append([pod["metadata"]["name"] for pod in api.select(POD, pods.BENCH_NAMESPACE)])
+        created.clear()
         return at_rest(api, *where, **options)
+
+    def note(*arguments: Any, **options: Any) -> dict[str, Any]:
+        pod = create_pod(*arguments, **options)
+        created.append((pod["metadata"]["name"], pod["metadata"]["labels"][pods.ROLE_LABEL]))
+        # The cluster's clock is not this machine's, which the store goes by.
+        aged(0)(cluster, cluster.store._find(PODS, pod["metadata"]["name"], pods.BENCH_NAMESPACE))
+        return pod
 
     monkeypatch.setattr(DagRunStep, "fence", lambda _: fence)
     monkeypatch.setattr(packet_sizes.PacketSizes, "measure", lambda sizes: sizes.end() or [])
     monkeypatch.setattr(blocks, "_measure_control", lambda *_: None)
     monkeypatch.setattr(load, "read_at_rest", read_at_rest)
+    monkeypatch.setattr(pods, "create_pod", note)
     first, *_ = blocks._switched(step, BLOCK, "plan")
     (server,) = api.select(POD, pods.BENCH_NAMESPACE)
-    assert seen == [[]], "no pod of ours while the nodes are at rest"
+    (there,) = seen
+    assert all(name.startswith("bigtcp-probe") for name in there), "no traffic while the nodes are at rest"
+    # Where nothing is measured after the captures, the first look has begun before.
+    assert len(there) == (0 if has_control else 2)
+    assert [role for _, role in created] == [*(["probe", "probe"] if has_control else []), "server"]
     assert (pods.node_of(server), server["metadata"]["labels"]["bigtcp-bench/generation"]) == ("node2", "2-1")
     assert first["generation"] == 1
 

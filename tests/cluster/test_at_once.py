@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
-from bigtcp_bench.cluster import at_once, bigtcp_switch
+from bigtcp_bench.cluster import agent_settings, at_once, bigtcp_switch
 from bigtcp_bench.cluster.agents import read_agent
+from bigtcp_bench.cluster.api import ClusterApi
+from bigtcp_bench.cluster.cilium import Cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from tests.cluster.simulated import Cluster
 from tests.cluster.test_restore import open_and_switch, plan
@@ -45,3 +47,21 @@ def test_agents_are_read_while_packets_are_captured(monkeypatch: pytest.MonkeyPa
         api, fence, "on", choose_pair(api, plan()), plan(), meanwhile=lambda: together.wait(LIMIT_S)
     )
     assert report.nodes.keys() == {"node1", "node2"}
+
+
+def test_a_switch_asks_an_agent_once_what_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster()
+    fence = open_and_switch(cluster, "off")
+    api = cluster.client()
+    asked: list[str] = []
+    told = agent_settings.told
+
+    def ask(api: ClusterApi, cilium: Cilium, pod: str) -> dict[str, str] | None:
+        asked.append(pod)
+        return told(api, cilium, pod)
+
+    monkeypatch.setattr(agent_settings, "told", ask)
+    report = bigtcp_switch.switch(api, fence, "on", choose_pair(api, plan()), plan())
+    assert report.restarted
+    # Those that were there, and their successors.
+    assert len(asked) == len(set(asked)) == 4

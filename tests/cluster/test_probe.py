@@ -13,7 +13,7 @@ from bigtcp_lab.api.discovery import PODS
 from tests.cluster.simulated import Cluster, run
 
 NODES = ("node1", "node2")
-LABELS = {"bigtcp-bench/run": "a", "bigtcp-bench/end-of-block": "2"}
+LABELS = {"bigtcp-bench/run": "a", "bigtcp-bench/look": "end-2"}
 
 
 def aged(seconds: float) -> Callable[[Cluster, dict[str, Any]], None]:
@@ -29,7 +29,7 @@ def failed(_cluster: Cluster, pod: dict[str, Any]) -> None:
 
 
 def of_another_block(_cluster: Cluster, pod: dict[str, Any]) -> None:
-    pod["metadata"]["labels"]["bigtcp-bench/end-of-block"] = "1"
+    pod["metadata"]["labels"]["bigtcp-bench/look"] = "end-1"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from bigtcp_bench.cluster import agent_settings
+from bigtcp_bench.cluster import agent_settings, at_once
 from bigtcp_bench.cluster.api import ClusterApi, JsonObject
 from bigtcp_bench.cluster.cilium import (
     AGENT_CONTAINER,
@@ -46,9 +46,10 @@ class Agent:
 def read_agent(api: ClusterApi, cilium: Cilium, pod: JsonObject) -> tuple[Agent, AgentStatus]:
     """Return what the agent of ``pod`` is and was told, and its status. Raises SwitchFailed if it does not say."""
     name = pod["metadata"]["name"]
+    asked = at_once.begin(lambda: read_status(api, cilium, name))
     told = agent_settings.told(api, cilium, name)
     merged = read_merged(api, cilium, name) if told is None else treatment.told(told)
-    status = read_status(api, cilium, name)
+    status = asked.result()
     container = _container(pod["spec"]["containers"])
     running = _container((pod.get("status") or {}).get("containerStatuses") or [])
     agent = Agent(

@@ -35,7 +35,6 @@ from bigtcp_bench.cluster.cilium import (
     restart_agent,
     rollout,
 )
-from bigtcp_bench.cluster.fingerprint import Difference
 from bigtcp_bench.cluster.lease import Fence
 from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.saved_state import SavedState
@@ -124,7 +123,7 @@ def switch(
     if silence:
         progress(silence)
     cilium = find_cilium(api)
-    _refuse_pending(api, cilium, pair, state.scope)
+    told = _refuse_pending(api, cilium, pair, state.scope)
     gone = pods.delete_pods(api, before=fence.check)
     if gone:
         progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")
@@ -134,7 +133,8 @@ def switch(
     cilium, rolled = _written(api, fence, cilium, arm, pair, state, report, force_restart, progress)
     stale = list(pair.names)
     if rolled or not force_restart:
-        merged = at_once.of_each(pair.names, lambda name: _merged_now(api, cilium, name))
+        known = {} if rolled else told
+        merged = at_once.of_each(pair.names, lambda name: known.get(name) or _merged_now(api, cilium, name))
         stale = [name for name in pair.names if merged[name] != switched(arm)]
         if not stale and not rolled:
             problems = verify(api, cilium, arm, pair, plan, report, meanwhile)
@@ -204,17 +204,26 @@ def _restarted(
     return seconds
 
 
-def _refuse_pending(api: ClusterApi, cilium: Cilium, pair: NodePair, scope: str) -> None:
-    """Raise SwitchFailed where a restart would put in force what somebody has written since the run began."""
+def _refuse_pending(api: ClusterApi, cilium: Cilium, pair: NodePair, scope: str) -> dict[str, Merged]:
+    """Raise SwitchFailed where a restart would put in force what somebody has written since the run began.
+
+    Returns what the agents were told, as far as they say it.
+    """
     daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
 
-    def pending(name: str) -> list[Difference] | None:
+    def read(name: str) -> tuple[agent_settings.Settings | None, agent_settings.Settings | None]:
         agent = agent_pod(api, cilium, name)
         if agent is None or not is_ready(agent):
-            return None
-        return agent_settings.pending(api, cilium, daemonset, name, agent["metadata"]["name"])
+            return None, None
+        told = agent_settings.told(api, cilium, agent["metadata"]["name"])
+        return told, agent_settings.of_next_start(api, cilium, daemonset, name)
 
-    for name, found in at_once.of_each(pair.names, pending).items():
+    merged = {}
+    for name, (told, then) in at_once.of_each(pair.names, read).items():
+        if told is None:
+            continue
+        merged[name] = treatment.told(told)
+        found = [] if then is None else agent_settings.differences(told, then)
         if found:
             text = agent_settings.pending_text(found)
             raise SwitchFailed(f"node {name}: {text}; {agent_settings.PENDING_ADVICE}")
@@ -223,6 +232,7 @@ def _refuse_pending(api: ClusterApi, cilium: Cilium, pair: NodePair, scope: str)
         if others:
             text = agent_settings.elsewhere_text(others)
             raise SwitchFailed(f"{text}; {agent_settings.PENDING_ADVICE}")
+    return merged
 
 
 def verify(

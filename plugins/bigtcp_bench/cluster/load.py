@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from bigtcp_bench.cluster.api import ClusterApi
+from bigtcp_bench.cluster import probe
+from bigtcp_bench.cluster.api import Before, ClusterApi
 from bigtcp_bench.cluster.cilium import Progress
 from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S, read_nodes
 from bigtcp_bench.cluster.nodes import NodePair
-from bigtcp_bench.cluster.probe import probe_nodes
-from bigtcp_bench.errors import PreconditionFailed
+from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.planning.plan import Plan
 from bigtcp_bench.readings.cpu import busy_share, cpu_load
 
@@ -44,7 +45,7 @@ def await_quiet(
         return busy_cpus(documents or {})
     for waited in api.poll(gate.wait_s if gate.mode == "wait" else 0, PAUSE_S):
         if documents is None:
-            probes = probe_nodes(
+            probes = probe.probe_nodes(
                 api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets, sample_s=LOAD_SAMPLE_S
             )
             documents = {name: seen.document for name, seen in probes.items()}
@@ -66,24 +67,53 @@ def busy_cpus(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return {name: load["busy"] for name, load in loads.items() if load is not None}
 
 
+def prepare_rest(
+    api: ClusterApi, plan: Plan, pair: NodePair, labels: Mapping[str, str], *, before: Before | None = None
+) -> None:
+    """Begin the first look of ``read_at_rest`` while the last pods end: those start more slowly than these end.
+
+    What still ended when they sampled is load, and then there is another look. What cannot be created now is made
+    later.
+    """
+    with contextlib.suppress(BenchError):
+        probe.prepare(
+            api,
+            pair.names,
+            plan.image,
+            labels,
+            pull_secrets=plan.image_pull_secrets,
+            sample_s=LOAD_SAMPLE_S,
+            before=before,
+        )
+
+
 def read_at_rest(
     api: ClusterApi,
     plan: Plan,
     pair: NodePair,
     usual: Mapping[str, float],
     *,
+    prepared: Mapping[str, str] | None = None,
     progress: Progress = lambda text: None,
 ) -> dict[str, dict[str, Any]]:
     """Return the documents of both nodes with their load, once that is what it was before agents were restarted.
 
     ``usual`` is how many CPUs each node used before. One that still uses more after ``load_gate.rest_s`` has the
-    reason in its document, under RESTLESS.
+    reason in its document, under RESTLESS. ``prepared`` are the labels given to ``prepare_rest``, if that was
+    called.
     """
     rest_s = plan.load_gate.rest_s
     documents: dict[str, dict[str, Any]] = {}
     restless: dict[str, str] = {}
     for waited in api.poll(rest_s, REST_PAUSE_S):
-        documents = read_nodes(api, pair, plan.image, pull_secrets=plan.image_pull_secrets, sample_s=LOAD_SAMPLE_S)
+        documents = read_nodes(
+            api,
+            pair,
+            plan.image,
+            pull_secrets=plan.image_pull_secrets,
+            sample_s=LOAD_SAMPLE_S,
+            prepared=prepared,
+        )
         restless = {
             name: f"node {name} used {busy:.2f} CPUs, and {usual[name]:.2f} before its agent was restarted"
             for name, busy in busy_cpus(documents).items()

@@ -237,9 +237,9 @@ def wait_addressed(
     return _wait(api, name, timeout_s, "get an address", lambda pod: bool(pod_addresses(pod)))
 
 
-def wait_ended(api: ClusterApi, name: str, timeout_s: float = POD_START_S) -> JsonObject:
+def wait_ended(api: ClusterApi, name: str, timeout_s: float = POD_START_S, poll_s: float = POLL_S) -> JsonObject:
     """Return a pod once it has succeeded. Raises PodFailed if it fails, or not within ``timeout_s``."""
-    return _wait(api, name, timeout_s, "end")
+    return _wait(api, name, timeout_s, "end", poll_s=poll_s)
 
 
 def wait_over(api: ClusterApi, name: str, timeout_s: float = 5.0) -> None:
@@ -251,11 +251,16 @@ def wait_over(api: ClusterApi, name: str, timeout_s: float = 5.0) -> None:
 
 
 def _wait(
-    api: ClusterApi, name: str, timeout_s: float, wanted: str, reached: Callable[[JsonObject], bool] | None = None
+    api: ClusterApi,
+    name: str,
+    timeout_s: float,
+    wanted: str,
+    reached: Callable[[JsonObject], bool] | None = None,
+    poll_s: float = START_POLL_S,
 ) -> JsonObject:
     """Return a pod that ``reached`` says yes to, or without it one that has succeeded."""
     pod: JsonObject = {}
-    for _ in api.poll(timeout_s, POLL_S if reached is None else START_POLL_S):
+    for _ in api.poll(timeout_s, poll_s):
         found = api.find(POD, name, BENCH_NAMESPACE)
         if found is None:
             raise PodFailed(f"pod {BENCH_NAMESPACE}/{name} was deleted while it was waited for")

@@ -162,11 +162,13 @@ def prepare(
     labels: Mapping[str, str],
     *,
     pull_secrets: Sequence[str] = (),
+    sample_s: float = 0,
     before: Before | None = None,
 ) -> None:
-    """Start a probe on each node for whoever is ``probing`` with these labels next."""
+    """Start a probe on each node for whoever is ``probing`` with these labels, and this sample, next."""
     for node in nodes:
-        pods.create_pod(api, _pod(node, image, pull_secrets=pull_secrets, labels=labels), before=before)
+        pod = _pod(node, image, pull_secrets=pull_secrets, sample_s=sample_s, labels=labels)
+        pods.create_pod(api, pod, before=before)
 
 
 def discard(api: ClusterApi, labels: Mapping[str, str]) -> None:

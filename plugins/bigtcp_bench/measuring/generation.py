@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bigtcp_bench.readings.orders import MeasureOrders
 
 GENERATION_LABEL = "bigtcp-bench/generation"
-#: Of the probes that end a block: which one.
-END_LABEL = "bigtcp-bench/end-of-block"
+#: Of probes that are started before somebody looks: at which end of which block.
+LOOK_LABEL = "bigtcp-bench/look"
 #: A server that was prepared longer ago is not taken: its end would come too early.
 PREPARED_S = 60
 
@@ -188,7 +188,7 @@ def prepare_end(api: ClusterApi, fence: Fence, generation: Generation, plan: Pla
     from bigtcp_bench.cluster import probe
 
     if plan.load_gate.mode == "warn":
-        labels = end_labels(generation.run_key, generation.block)
+        labels = look_labels(generation.run_key, "end", generation.block)
         with contextlib.suppress(BenchError):
             probe.prepare(api, nodes, plan.image, labels, pull_secrets=plan.image_pull_secrets, before=fence.check)
 
@@ -197,14 +197,14 @@ def discard_end(api: ClusterApi, generation: Generation) -> None:
     """Delete the probes of ``prepare_end``: the block has not ended yet."""
     from bigtcp_bench.cluster import probe
 
-    probe.discard(api, end_labels(generation.run_key, generation.block))
+    probe.discard(api, look_labels(generation.run_key, "end", generation.block))
 
 
-def end_labels(run_key: str, block: int) -> dict[str, str]:
-    """Return the labels of the probes that look at both nodes at the end of a block."""
+def look_labels(run_key: str, moment: Literal["begin", "end"], block: int) -> dict[str, str]:
+    """Return the labels of the probes that look at both nodes at one end of a block."""
     from bigtcp_bench.cluster.pods import RUN_LABEL, run_label
 
-    return {RUN_LABEL: run_label(run_key), END_LABEL: str(block)}
+    return {RUN_LABEL: run_label(run_key), LOOK_LABEL: f"{moment}-{block}"}
 
 
 def prepared_server(api: ClusterApi, generation: Generation) -> dict[str, Any] | None:

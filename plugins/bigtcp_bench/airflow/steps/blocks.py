@@ -16,7 +16,7 @@ from bigtcp_bench.cluster import bigtcp_switch, load, node_counters, pods
 from bigtcp_bench.errors import BenchError, SwitchFailed, first_line
 from bigtcp_bench.judging.attempts import has_ended, refuse_ended
 from bigtcp_bench.measuring import control, packet_sizes
-from bigtcp_bench.measuring.generation import end_labels, generations_of, prepare
+from bigtcp_bench.measuring.generation import generations_of, look_labels, prepare
 from bigtcp_bench.monitoring.collect import collect
 from bigtcp_bench.planning.plan import (
     Block,
@@ -92,13 +92,17 @@ def _switched(step: DagRunStep, block: Block, purpose: str, scenarios: Sequence[
         )
         # No figure of a capture depends on what else the nodes do; those of the control and of the rest do.
         report, captured = _put_in_force(step, fence, block, purpose, sizes)
+        has_control = step.plan.control and purpose == "plan"
+        look = look_labels(step.run_key, "begin", block.number)
+        if not has_control:
+            load.prepare_rest(step.api, step.plan, step.pair, look, before=fence.check)
         _store_packet_sizes(step, block, captured)
         pods.delete_pods(step.api, before=fence.check)
-        if step.plan.control and purpose == "plan":
+        if has_control:
             step.api.settle(say)
             _measure_control(step, block)
         documents = load.read_at_rest(
-            step.api, step.plan, step.pair, usual if report.restarted else {}, progress=say
+            step.api, step.plan, step.pair, usual if report.restarted else {}, prepared=look, progress=say
         )
         _store_nodes(step, block.number, "begin", documents)
         step.warehouse.store_block(
@@ -254,7 +258,7 @@ def _end_block_before(step: DagRunStep, number: int, sample_s: float = 0) -> dic
         sample_s=sample_s,
         agents=True,
         # A sample of the load is taken now, not before.
-        prepared=None if sample_s else end_labels(step.run_key, before),
+        prepared=None if sample_s else look_labels(step.run_key, "end", before),
     )
     _store_nodes(step, before, "end", documents)
     step.warehouse.store_block(step.number, {"block": before, "arm": arm, "finished_at": datetime.now(UTC)})
