@@ -21,7 +21,7 @@ from bigtcp_bench.cluster.services import close_service, open_service
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, SwitchFailed
 from bigtcp_bench.in_cluster import protocol
-from bigtcp_bench.in_cluster import restore as core
+from bigtcp_bench.in_cluster.objects import Objects
 from bigtcp_bench.in_cluster.treatment import KEYS
 from bigtcp_bench.measuring.generation import Generation, generations_of, prepare, prepare_end, server_pod
 from bigtcp_bench.measuring.packet_sizes import PacketSizes
@@ -221,7 +221,7 @@ def test_a_stale_task_that_wakes_up_after_the_restore_changes_nothing(scope: str
 @pytest.mark.parametrize("scope", ["nodes", "cluster"])
 def test_a_late_write_that_no_version_stopped_is_taken_back(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The task itself does so, with what its own window had saved, when it learns that it was too late."""
-    monkeypatch.setattr(core.Restoration, "_age", lambda *_, **__: None)
+    monkeypatch.setattr(Objects, "age", lambda *_, **__: None)
     cluster = Cluster()
     put_node_config_of_our_name(cluster, "false")
     before = cluster.state()

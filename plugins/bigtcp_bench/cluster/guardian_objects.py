@@ -31,7 +31,7 @@ from bigtcp_bench.cluster.nodes import NodePair
 from bigtcp_bench.cluster.rights import Right
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_bench.in_cluster import guardian as script
-from bigtcp_bench.in_cluster import hold, output, protocol, treatment
+from bigtcp_bench.in_cluster import hold, objects, output, protocol, treatment
 from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.resources import load_manifest
 
@@ -39,7 +39,7 @@ CRONJOB = Kind("batch", "v1", "cronjobs")
 SERVICEACCOUNT = Kind("", "v1", "serviceaccounts")
 
 #: What the guardian mounts, as the package that these files are of.
-FILES = [Path(str(module.__file__)) for module in (script, core, hold, protocol, treatment)]
+FILES = [Path(str(module.__file__)) for module in (script, core, objects, hold, protocol, treatment)]
 ORDERS_FILE = "orders.json"
 #: How often it looks, in minutes: a dead run's changes stay for the time of the Lease, and up to so much more.
 EVERY_MIN = 5

@@ -10,9 +10,8 @@ from bigtcp_bench.cluster import agent_settings, pods, probe
 from bigtcp_bench.cluster.api import ApiProblem, ClusterApi, NotFound
 from bigtcp_bench.cluster.cilium import Cilium, read_merged
 from bigtcp_bench.errors import SwitchFailed
-from bigtcp_bench.in_cluster.hold import Check, Means, Refused
+from bigtcp_bench.in_cluster.hold import Check, Means, NotRestored, Refused
 from bigtcp_bench.in_cluster.protocol import NAMESPACE, Json, crashes, waiting_reason
-from bigtcp_bench.in_cluster.restore import NotRestored
 from bigtcp_bench.in_cluster.treatment import settings_of
 from bigtcp_bench.readings.orders import ProbeOrders
 

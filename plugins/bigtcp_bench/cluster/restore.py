@@ -222,7 +222,7 @@ def _restored(
     settle_s: float,
 ) -> None:
     """Restore behind ``hold`` and give it back; else let it end at once. Raises RestoreFailed and FenceLost."""
-    told = core.Report(progress, report.actions, report.notes, report.nodes)
+    told = holding.Report(progress, report.actions, report.notes, report.nodes)
     changed = state is None and bool(changes(api))
     try:
         put_back(
@@ -246,7 +246,7 @@ def _restored(
             raise FenceLost(str(error)) from error
         if isinstance(error, Refused):
             raise RestoreFailed(f"the cluster could not be put back: {error}") from error
-        if isinstance(error, core.NotRestored):
+        if isinstance(error, holding.NotRestored):
             raise RestoreFailed(
                 f"the cluster is not as it was before {report.owner or 'the run'}: {error}; restore again once "
                 "that is mended"
@@ -260,7 +260,7 @@ def put_back(
     hands: Hands,
     hold: Hold,
     state: SavedState | None,
-    report: core.Report,
+    report: holding.Report,
     *,
     cilium: Cilium,
     seen: JsonObject | None,

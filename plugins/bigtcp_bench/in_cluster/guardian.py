@@ -32,9 +32,8 @@ from typing import Any, NoReturn
 
 from bigtcp_bench.in_cluster import hold as holding
 from bigtcp_bench.in_cluster import protocol, restore
-from bigtcp_bench.in_cluster.hold import CONFIGMAPS, LEASE, PODS, STATE, Check, Hold, Lost, Refused
+from bigtcp_bench.in_cluster.hold import CONFIGMAPS, LEASE, PODS, STATE, Check, Hold, Lost, NotRestored, Refused
 from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME, NAMESPACE, Json
-from bigtcp_bench.in_cluster.restore import NotRestored
 
 #: Where a pod finds the credentials of its service account.
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -247,7 +246,7 @@ class Guardian:
 
     def _restored(self, hold: Hold, lease: Json | None, state: protocol.SavedState) -> bool:
         in_flight = protocol.annotations_of(lease).get(protocol.IN_FLIGHT, "")
-        report = restore.Report(say)
+        report = holding.Report(say)
         try:
             restore.put_back(self.hands, hold, state, report, self.means, in_flight=in_flight, by="the guardian")
         except Lost as reason:

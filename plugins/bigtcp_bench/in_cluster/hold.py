@@ -1,4 +1,4 @@
-"""What a restore works with: its hands, what it is told, and the Lease as it holds it.
+"""What a restore works with: its hands, what it is told and says, and the Lease as it holds it.
 
 Standard library only, no syntax newer than Python 3.9: the guardian mounts this file.
 """
@@ -35,6 +35,10 @@ class Refused(Exception):
 
 class Lost(Exception):
     """Somebody else has the Lease now, so nothing may be changed any more."""
+
+
+class NotRestored(Exception):
+    """Something is not as it was; the text says what."""
 
 
 class Hands(Protocol):
@@ -93,6 +97,33 @@ class Means:
     probe_pod: Json
     agent_ready_s: float
     pod_start_s: float
+
+
+@dataclasses.dataclass
+class Report:
+    """What a restore did and found; ``say`` is told every line at once.
+
+    ``actions`` are the changes made, ``notes`` what the reader should know, ``nodes`` what each node has now.
+    """
+
+    say: Callable[[str], object]
+    actions: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    nodes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    waited_s: float = 0.0
+    #: Why the limits of the devices were not read back; empty: they were.
+    unread: str = ""
+
+    def did(self, what: str) -> None:
+        """Add a change."""
+        self.actions.append(what)
+        self.say(what)
+
+    def note(self, text: str) -> None:
+        """Add something to know, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.say(text)
 
 
 def poll(hands: Hands, timeout_s: float, interval_s: float = POLL_S) -> Iterator[float]:

@@ -8,9 +8,8 @@ done. Standard library only, no syntax newer than Python 3.9: the guardian mount
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from bigtcp_bench.in_cluster import protocol, treatment
@@ -20,70 +19,32 @@ from bigtcp_bench.in_cluster.hold import (
     Hands,
     Hold,
     Means,
+    NotRestored,
     Refused,
+    Report,
     delete_pods,
     forget_state,
 )
+from bigtcp_bench.in_cluster.objects import Objects
 from bigtcp_bench.in_cluster.protocol import (
-    ARM,
-    CONFIGMAP_NAME,
     NAMESPACE,
-    NODE_CONFIG_NAME,
     RESTARTS,
     UNDONE,
-    WINDOW,
-    WROTE,
     Json,
     SavedNode,
     SavedState,
-    annotate,
     annotations_of,
-    as_saved,
     changed_keys,
     epoch,
     is_agent,
-    is_ours,
     is_ready,
     merged_settings,
     micro_time,
-    node_config_as_before,
     restarted_by,
     template_annotation,
-    undo_config_map,
     words,
 )
 from bigtcp_bench.in_cluster.treatment import ALL_LIMITS, CLASSIC_MAX_PACKET_BYTES, KEYS
-
-
-class NotRestored(Exception):
-    """Something is not as it was; the text says what."""
-
-
-@dataclasses.dataclass
-class Report:
-    """What a restore did and found; ``say`` is told every line at once.
-
-    ``actions`` are the changes made, ``notes`` what the reader should know, ``nodes`` what each node has now.
-    """
-
-    say: Callable[[str], object]
-    actions: list[str] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    nodes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    waited_s: float = 0.0
-    #: Why the limits of the devices were not read back; empty: they were.
-    unread: str = ""
-
-    def did(self, what: str) -> None:
-        """Add a change."""
-        self.actions.append(what)
-        self.say(what)
-
-    def note(self, text: str) -> None:
-        """Add something to know, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-            self.say(text)
 
 
 def put_back(
@@ -118,23 +79,20 @@ class Restoration:
         self.report = report
         self.means = means
         self.problems: list[str] = []
+        self.objects = Objects(hands, hold, state, report, self.problems)
         #: When the settings had been undone; a restarted agent has the old ones from then on. 0: not yet.
         self.undone_at = 0.0
-        #: Whether a request of the run may be still on its way, even after the time that it was waited for.
-        self.in_flight = False
         self._restarted: set[str] = set()
         #: Node → what its agent was told before all were restarted.
         self._told_before: dict[str, dict[str, str]] = {}
-        self._cilium = f"/namespaces/{state.cilium_namespace}"
-        self._config_map = f"/api/v1{self._cilium}/configmaps/{CONFIGMAP_NAME}"
-        self._agents = f"/api/v1{self._cilium}/pods"
-        self._daemonset = f"/apis/apps/v1{self._cilium}/daemonsets/{state.cilium_daemonset}"
-        self._node_configs: str | None = None
+        cilium = f"/namespaces/{state.cilium_namespace}"
+        self._agents = f"/api/v1{cilium}/pods"
+        self._daemonset = f"/apis/apps/v1{cilium}/daemonsets/{state.cilium_daemonset}"
 
     def run(self, in_flight: str, settle_s: float) -> None:
         """Do it, as ``put_back`` says, but for the end."""
         if in_flight:
-            self.in_flight = True
+            self.objects.in_flight = True
             self.report.say(f"a change was in flight ({in_flight}); waiting {settle_s:g} s for its end")
             self.hands.sleep(settle_s)
             self.report.waited_s = settle_s
@@ -160,134 +118,19 @@ class Restoration:
     def _undo(self) -> None:
         """Put objects back, note when that was done, and let all agents restart where a run had restarted all."""
         done = len(self.report.actions)
-        for name in self._labelled():
-            self._remove_label(name)
-        self._node_configs = self._node_configs_path()
-        if self._node_configs is not None:
-            self._undo_node_config(self._node_configs)
-        if self.state.scope == "cluster":
-            self._undo_config_map()
+        self.objects.put_back()
         if self.problems:
             return
         self._note_undone(changed=len(self.report.actions) > done)
         # Agents that are all restarted before that would come back as they are, and nothing would tell it.
         if self.state.scope == "cluster":
             self._undo_rollout()
-        if self.in_flight and not self.problems:
+        if self.objects.in_flight and not self.problems:
             # It was waited for, and fits nothing any more.
             self.hold.note(IN_FLIGHT=None)
 
     def _delete_pods(self, labels: str) -> None:
         delete_pods(self.hands, self.hold, labels, self.report.did, self.report.note)
-
-    def _until_written(self, attempt: Callable[[], object], problem: str) -> None:
-        """Repeat ``attempt`` while somebody else changes the object; note ``problem`` if that does not end."""
-        for _ in self.hold.waiting(30, 0.2):
-            try:
-                attempt()
-                return
-            except Refused as error:
-                if error.status == 409:
-                    continue
-                if error.status == 0:
-                    raise
-                self.problems.append(f"{problem}: {error}")
-                return
-        self.problems.append(f"{problem}: it is being changed by somebody else all the time")
-
-    # Objects
-
-    def _labelled(self) -> Iterable[str]:
-        """Return the nodes of the window, and whichever others have its label."""
-        others = self.hands.select(NODES, WINDOW) if self.hands.sees_all else []
-        return dict.fromkeys([*self.state.nodes, *(node["metadata"]["name"] for node in others)])
-
-    def _remove_label(self, node: str) -> None:
-        def attempt() -> None:
-            found = self.hands.get(f"{NODES}/{node}")
-            if found is None:
-                self.report.note(f"node {node} no longer exists")
-            elif WINDOW in (found["metadata"].get("labels") or {}):
-                version = found["metadata"]["resourceVersion"]
-                body = {"metadata": {"resourceVersion": version, "labels": {WINDOW: None}}}
-                self.hands.change("PATCH", f"{NODES}/{node}", body, self.hold.check)
-                self.report.did(f"removed label {WINDOW} from node {node}")
-
-        self._until_written(attempt, f"the label {WINDOW} could not be removed from node {node}")
-
-    def _node_configs_path(self) -> str | None:
-        """Return the path of the CiliumNodeConfigs, or None if the cluster serves none."""
-        for version in ("v2", "v2alpha1"):
-            resources = (self.hands.get(f"/apis/cilium.io/{version}") or {}).get("resources") or []
-            if any(resource["name"] == "ciliumnodeconfigs" for resource in resources):
-                return f"/apis/cilium.io/{version}{self._cilium}/ciliumnodeconfigs"
-        return None
-
-    def _undo_node_config(self, path: str) -> None:
-        name, prior = NODE_CONFIG_NAME, self.state.node_config
-
-        def attempt() -> None:
-            found = self.hands.get(f"{path}/{name}")
-            if (found and as_saved(found)) == prior:
-                if found is not None and self.in_flight:
-                    self._age(f"{path}/{name}", found, patch=False)
-            elif found is not None and not is_ours(found):
-                self.report.note(f"the CiliumNodeConfig {name} is somebody else's; it stays")
-            elif prior is None:
-                assert found is not None
-                if self.hands.delete(f"{path}/{name}", uid=found["metadata"]["uid"], before=self.hold.check):
-                    self.report.did(f"deleted CiliumNodeConfig {name}")
-            else:
-                api_version = "/".join(path.split("/")[2:4])
-                body = node_config_as_before(found, prior, self.state.cilium_namespace, api_version)
-                method, where = ("POST", path) if found is None else ("PUT", f"{path}/{name}")
-                written = self.hands.change(method, where, body, self.hold.check)
-                self.report.did(f"put back CiliumNodeConfig {name}")
-                if as_saved(written) != prior:
-                    self.problems.append(f"the CiliumNodeConfig {name} differs from the one saved")
-
-        self._until_written(attempt, f"the CiliumNodeConfig {name} could not be put back")
-
-    def _age(self, path: str, found: Json, *, patch: bool) -> None:
-        """Give an object that is as it was another version, so that a late write of the run does not fit it."""
-        for value in (self.hold.window, None):
-            body = found
-            if patch:
-                version = found["metadata"]["resourceVersion"]
-                body = {"metadata": {"resourceVersion": version, "annotations": {WINDOW: value}}}
-            else:
-                annotate(body, {WINDOW: value})
-            found = self.hands.change("PATCH" if patch else "PUT", path, body, self.hold.check)
-
-    def _undo_config_map(self) -> None:
-        keys = " and ".join(KEYS.values())
-
-        def attempt() -> None:
-            found = self._cilium_config()
-            wrote = annotations_of(self.hold.check()).get(WROTE) == self.state.window
-            undoing = undo_config_map(found, self.state.config_map, wrote)
-            if undoing.unknown:
-                self.problems.append(
-                    f"{CONFIGMAP_NAME} was changed by a run and nothing tells what it said before; give {keys} "
-                    f"their values by hand and remove the annotation {ARM}"
-                )
-                return
-            for key in undoing.theirs:
-                self.report.note(f"somebody else changed {key} in {CONFIGMAP_NAME} during the run; that stays")
-            if undoing.patch is not None:
-                self.hands.change("PATCH", self._config_map, undoing.patch, self.hold.check)
-                back = " and ".join(undoing.patch.get("data") or [])
-                self.report.did(f"put back {back or 'the annotations'} in {CONFIGMAP_NAME}")
-            elif self.in_flight:
-                self._age(self._config_map, found, patch=True)
-
-        self._until_written(attempt, f"{CONFIGMAP_NAME} could not be put back")
-
-    def _cilium_config(self) -> Json:
-        found = self.hands.get(self._config_map)
-        if found is None:
-            raise NotRestored(f"namespace {self.state.cilium_namespace} has no ConfigMap {CONFIGMAP_NAME}")
-        return found
 
     def _note_undone(self, *, changed: bool) -> None:
         """Note on the Lease when the settings were undone: in this restore, or in one that got no further."""
@@ -316,11 +159,11 @@ class Restoration:
                 self._await_next_second()
                 self.hands.change("PATCH", self._daemonset, template_annotation(found, None), self.hold.check)
                 self.report.did(f"restarted all agents of DaemonSet {name}")
-            elif self.in_flight:
-                self._age(self._daemonset, found, patch=True)
+            elif self.objects.in_flight:
+                self.objects.age(self._daemonset, found, patch=True)
 
         before = len(self.problems)
-        self._until_written(attempt, f"the agents of DaemonSet {name} could not be restarted")
+        self.objects.until_written(attempt, f"the agents of DaemonSet {name} could not be restarted")
         if len(self.problems) == before:
             self._await_rollout()
 
@@ -416,8 +259,8 @@ class Restoration:
 
     def _expected(self, node: Json) -> dict[str, bool]:
         """Return what an agent started now on ``node`` would be told."""
-        data = self._cilium_config().get("data") or {}
-        configs = self.hands.select(self._node_configs) if self._node_configs is not None else []
+        data = self.objects.cilium_config().get("data") or {}
+        configs = self.hands.select(self.objects.node_configs) if self.objects.node_configs is not None else []
         return merged_settings(KEYS, data, configs, node["metadata"].get("labels") or {})
 
     def _agent(self, node: str) -> Json | None:

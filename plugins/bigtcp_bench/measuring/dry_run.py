@@ -38,7 +38,6 @@ from bigtcp_bench.cluster.services import build_service
 from bigtcp_bench.errors import MeasurementFailed, RestoreFailed
 from bigtcp_bench.in_cluster import hold as holding
 from bigtcp_bench.in_cluster import protocol
-from bigtcp_bench.in_cluster import restore as core
 from bigtcp_bench.in_cluster.hold import Hands
 from bigtcp_bench.in_cluster.protocol import SavedNode, SavedState
 from bigtcp_bench.in_cluster.treatment import KEYS, switched
@@ -308,7 +307,7 @@ def _rehearsed(
 
     Raises RestoreFailed if it would not be verified.
     """
-    report = core.Report(lambda text: hands.say(text) if text in report.actions else None)
+    report = holding.Report(lambda text: hands.say(text) if text in report.actions else None)
     seen = copy.deepcopy(lease)
     hold = holding.take_over(hands, lease, owner)
     assert hold is not None, "nobody else has a rehearsed Lease"
@@ -317,7 +316,7 @@ def _rehearsed(
         restore.put_back(
             hands, hold, state, report, cilium=cilium, seen=seen, owner=owner, changed=changed, reason="rehearsed"
         )
-    except (holding.Refused, core.NotRestored) as error:
+    except (holding.Refused, holding.NotRestored) as error:
         who = owner or "an earlier run"
         raise RestoreFailed(f"what {who} has changed would not be put back: {error}") from error
     acts: list[Act] = []
