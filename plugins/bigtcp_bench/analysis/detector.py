@@ -112,6 +112,35 @@ class _Open:
         self.settle(len(self.pending))
 
 
+@dataclass
+class _Measure:
+    """How values of a series are compared: on which scale, which way is better, the least that shares are of.
+
+    ``kind`` is None until the learning nights decide.
+    """
+
+    kind: Scale | None
+    sign: float
+    floor: float
+
+    def scaled(self, value: float) -> float:
+        """Return a value on the scale, with better = higher."""
+        if self.kind == "linear":
+            return self.sign * value
+        return self.sign * (math.log(value) if value > 0 else _LOG_OF_NOTHING)
+
+    def unit(self, centre: float, reference: float | None = None) -> float:
+        """Return what 100 % is on the scale, where ``centre`` is usual; of ``reference``, if that is given."""
+        usual = centre if reference is None else reference
+        return 1.0 if self.kind == "log" else max(abs(usual), self.floor)
+
+    def relative(self, deviation: float, unit: float) -> float | None:
+        """Return a deviation on the scale as a share of the usual value, positive when that is higher."""
+        if self.kind == "log":
+            return math.expm1(min(self.sign * deviation, 700.0))
+        return self.sign * deviation / unit if unit else None
+
+
 class Detector:
     """Judges one series of nightly values.
 
@@ -131,9 +160,7 @@ class Detector:
         platform: bool = False,
     ) -> None:
         self.thresholds = thresholds or Thresholds.model_validate({})
-        self.floor = floor
-        self.sign = -1.0 if better == "lower" else 1.0
-        self.scale: Scale | None = scale
+        self.measure = _Measure(scale, -1.0 if better == "lower" else 1.0, floor)
         self.platform = platform
         self.limit = self.thresholds.platform_cusum_limit if platform else self.thresholds.cusum_limit
         #: Values of usual nights, oldest first, on the scale and with better = higher; those in the worse of two
@@ -155,7 +182,7 @@ class Detector:
     def to_dict(self) -> dict[str, Any]:
         """Return the carried state as plain JSON values (for ``from_dict``)."""
         return {
-            "scale": self.scale,
+            "scale": self.measure.kind,
             "usual": list(self.usual),
             "learning": self.learning,
             "cusum": self.cusum,
@@ -217,7 +244,7 @@ class Detector:
         """
         if self.learning or self.open or not is_number(value):
             return False
-        scaled = self._lifted(self._scaled(float(value)))  # type: ignore[arg-type]
+        scaled = self._lifted(self.measure.scaled(float(value)))  # type: ignore[arg-type]
         deviation, sds, unit = self._deviation(scaled, reference)
         return abs(sds) > self.thresholds.rerun_sds and abs(deviation) > self.thresholds.rerun_margin * unit
 
@@ -246,7 +273,7 @@ class Detector:
             if len(self.newest) >= self.thresholds.learning_nights:
                 self._learn(reference)
             return Judgement(night, "learning")
-        scaled = self._scaled(settled)
+        scaled = self.measure.scaled(settled)
         self.newest = [*self.newest, (night, scaled)][-_MODES_NIGHTS:]
         return self._judge(night, scaled, reference, agreed)
 
@@ -261,7 +288,7 @@ class Detector:
             return self._judge_open(self.open, night, value, sds, unit)
         self._add_up(sds)
         quiet: Event | None = "two-modes" if self.gap is not None else None
-        change = self._relative(deviation, unit)
+        change = self.measure.relative(deviation, unit)
         if self.seen % _MODES_EVERY == 0 and self._found_modes(unit):
             return Judgement(night, "steady", change, sds=sds, event="two-modes")
         found = self._fall_found(night, value, sds, unit, agreed)
@@ -276,11 +303,11 @@ class Detector:
     def _learn(self, reference: float | None) -> None:
         """Take the learning nights for usual, or those of them before a change, after which the rest is judged."""
         self.learning = False
-        if self.scale is None:
-            self.scale = "log" if min(value for _, value in self.newest) > 0 else "linear"
-        self.newest = [(night, self._scaled(value)) for night, value in self.newest]
+        if self.measure.kind is None:
+            self.measure.kind = "log" if min(value for _, value in self.newest) > 0 else "linear"
+        self.newest = [(night, self.measure.scaled(value)) for night, value in self.newest]
         self.usual = [value for _, value in self.newest]
-        unit = self._unit(robust_level(self.usual)[0], reference)
+        unit = self.measure.unit(robust_level(self.usual)[0], reference)
         if self._found_modes(unit):
             return
         limits = self.thresholds
@@ -320,17 +347,14 @@ class Detector:
             change = statistics.median(values) - centre
             if -change >= limits.history_margin * unit and (agreed is None or agreed(since)):
                 if self._found_modes(unit):
-                    return Judgement(night, "steady", self._relative(0.0, unit), sds=sds, event="two-modes")
+                    return Judgement(night, "steady", self.measure.relative(0.0, unit), sds=sds, event="two-modes")
                 self._accept([value for _, value in self.waiting[:first]])
-                self._opened(since, values)
-                return Judgement(night, "regression", self._relative(change, unit), since, sds, alarm=True)
+                self.open = _Open(since, len(values), list(values[-_LEVEL_NIGHTS:]))
+                self._reset()
+                return Judgement(night, "regression", self.measure.relative(change, unit), since, sds, alarm=True)
         if len(self.waiting) > _MAX_WAITING:
             self._accept([self.waiting.pop(0)[1]])
         return None
-
-    def _opened(self, since: str, values: Sequence[float]) -> None:
-        self.open = _Open(since, len(values), list(values[-_LEVEL_NIGHTS:]))
-        self._reset()
 
     def _follow_rise(self, value: float, unit: float) -> None:
         """Move the usual nights up to a level that has improved for good, so that its loss is seen later."""
@@ -370,13 +394,15 @@ class Detector:
         elif current.back > limits.cusum_limit:
             since = self._came_back(current, level, sd, unit)
             if since is not None:
-                change = self._relative(statistics.median(value for _, value in current.pending) - centre, unit)
+                change = self.measure.relative(
+                    statistics.median(value for _, value in current.pending) - centre, unit
+                )
                 # What was found within the learning nights, and is over before it was told, never was.
                 return Judgement(night, "steady" if current.untold else "recovered", change, since, sds)
             event = "eased" if not current.pending else None
         if current.untold and value > (level + centre) / 2:
-            return Judgement(night, "steady", self._relative(value - centre, unit), sds=sds)
-        change = self._relative(statistics.median(current.levels) - centre, unit)
+            return Judgement(night, "steady", self.measure.relative(value - centre, unit), sds=sds)
+        change = self.measure.relative(statistics.median(current.levels) - centre, unit)
         at_level = current.nights - current.before
         if min(current.nights, _SHARE_AT_LEVEL * at_level) >= limits.new_normal_nights and not current.back:
             self.take_for_usual()
@@ -488,22 +514,12 @@ class Detector:
         self.usual = [*self.usual, *values][-self.thresholds.baseline_nights :]
         self._level = None
 
-    def _scaled(self, value: float) -> float:
-        if self.scale == "linear":
-            return self.sign * value
-        return self.sign * (math.log(value) if value > 0 else _LOG_OF_NOTHING)
-
-    def _unit(self, centre: float, reference: float | None) -> float:
-        """Return what 100 % is on the scale."""
-        usual = centre if reference is None else reference
-        return 1.0 if self.scale == "log" else max(abs(usual), self.floor)
-
     def _usual(self) -> tuple[float, float]:
         """Return centre and standard deviation of the usual nights, both robust, on the scale of the series."""
         if self._level is None:
             self._level = robust_level(self.usual)
         centre, sd = self._level
-        return centre, max(sd, self.thresholds.min_sd * self._unit(centre, None), 1e-300)
+        return centre, max(sd, self.thresholds.min_sd * self.measure.unit(centre), 1e-300)
 
     def _deviation(self, scaled: float, reference: float | None) -> tuple[float, float, float]:
         """Return deviation from the usual level, the same in standard deviations, and the unit of 100 %."""
@@ -513,12 +529,7 @@ class Detector:
         freedom = max(1, len(self.usual) - 1)
         t = (scaled - centre) / (sd * math.sqrt(1 + 1 / len(self.usual)))
         size = math.sqrt(freedom * math.log1p(min(t * t, 1e100) / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
-        return scaled - centre, math.copysign(size, t), self._unit(centre, reference)
-
-    def _relative(self, deviation: float, unit: float) -> float | None:
-        if self.scale == "log":
-            return math.expm1(min(self.sign * deviation, 700.0))
-        return self.sign * deviation / unit if unit else None
+        return scaled - centre, math.copysign(size, t), self.measure.unit(centre, reference)
 
 
 def is_number(value: float | None) -> bool:

@@ -219,7 +219,7 @@ class ArmsDetector:
             return "still"
         centre, sd = robust_level(before)
         change = statistics.median(after) - centre
-        unit = 1.0 if self.scale == "log" else max(abs(centre), self.benefit.floor)
+        unit = 1.0 if self.scale == "log" else max(abs(centre), self.benefit.measure.floor)
         error = max(sd, self.thresholds.min_sd * unit) * math.sqrt(1 / len(after) + 1 / len(before))
         if abs(change) < max(self.thresholds.history_margin * unit, self.thresholds.moved_sds * error):
             return "still"

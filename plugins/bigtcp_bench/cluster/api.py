@@ -331,45 +331,18 @@ class ClusterApi:
         def attempt() -> str:
             headers: dict[str, str] = {}
             self._client.update_params_for_auth(headers, query, ["BearerToken"])
-            return self._exec_once(path, headers, query, f"{' '.join(argv)} in pod {namespace}/{pod}")
+            url = ws_client.get_websocket_url(self.host + path, query)
+            what = f"{' '.join(argv)} in pod {namespace}/{pod}"
+            try:
+                return _executed(self._client.configuration, url, headers, what)
+            except websocket.WebSocketBadStatusException as error:
+                if error.status_code in TRANSIENT_STATUSES or self._may_be_coming_back(error.status_code):
+                    raise _Transient(f"exec was answered with {error.status_code}") from error
+                raise _problem(error.status_code, "GET", path, error.resp_body or b"") from error
+            except (websocket.WebSocketException, OSError) as error:
+                raise _Transient(str(error) or type(error).__name__) from error
 
         return str(self._retried(attempt, f"GET {path}"))
-
-    def _exec_once(self, path: str, headers: dict[str, str], query: list[tuple[str, str]], what: str) -> str:
-        # The client offers no timeout for the handshake, only this process-wide default of its library.
-        if websocket.getdefaulttimeout() is None:
-            websocket.setdefaulttimeout(EXEC_TIMEOUT_S)
-        url = ws_client.get_websocket_url(self.host + path, query)
-        try:
-            # Not kubernetes.stream.stream(): it swaps the request method of the whole client while it runs, and
-            # the lease is renewed on that client in another thread.
-            session = ws_client.WSClient(self._client.configuration, url, headers, capture_all=True)
-            try:
-                session.run_forever(timeout=EXEC_TIMEOUT_S)
-                if session.is_open():
-                    raise CommandFailed(f"{what} did not end within {EXEC_TIMEOUT_S:g} s")
-                out, err = (
-                    session.read_channel(ws_client.STDOUT_CHANNEL),
-                    session.read_channel(ws_client.STDERR_CHANNEL),
-                )
-                status = session.read_channel(ws_client.ERROR_CHANNEL)
-            finally:
-                session.close()
-                # After the server's own close, close() leaves the socket to the garbage collector.
-                session.sock.shutdown()
-        except websocket.WebSocketBadStatusException as error:
-            if error.status_code in TRANSIENT_STATUSES or self._may_be_coming_back(error.status_code):
-                raise _Transient(f"exec was answered with {error.status_code}") from error
-            raise _problem(error.status_code, "GET", path, error.resp_body or b"") from error
-        except (websocket.WebSocketException, OSError) as error:
-            raise _Transient(str(error) or type(error).__name__) from error
-        if not status:
-            raise _Transient("exec ended without a status")
-        outcome = yaml.safe_load(status)
-        if outcome.get("status") != "Success":
-            said = " ".join((err or outcome.get("message") or "no message").split())
-            raise CommandFailed(f"{what} failed: {said}")
-        return str(out)
 
     def request(
         self,
@@ -540,6 +513,36 @@ _REMEDIES = (
 
 def _remedy(message: str) -> str:
     return next(text for pattern, text in _REMEDIES if re.search(pattern, message))
+
+
+def _executed(configuration: k8s.Configuration, url: str, headers: Mapping[str, str], what: str) -> str:
+    """Return what a command printed; ``what`` names it. Raises CommandFailed, and what the websocket raises."""
+    # The client offers no timeout for the handshake, only this process-wide default of its library.
+    if websocket.getdefaulttimeout() is None:
+        websocket.setdefaulttimeout(EXEC_TIMEOUT_S)
+    # Not kubernetes.stream.stream(): it swaps the request method of the whole client while it runs, and the lease
+    # is renewed on that client in another thread.
+    session = ws_client.WSClient(configuration, url, headers, capture_all=True)
+    try:
+        session.run_forever(timeout=EXEC_TIMEOUT_S)
+        if session.is_open():
+            raise CommandFailed(f"{what} did not end within {EXEC_TIMEOUT_S:g} s")
+        out, err = (
+            session.read_channel(ws_client.STDOUT_CHANNEL),
+            session.read_channel(ws_client.STDERR_CHANNEL),
+        )
+        status = session.read_channel(ws_client.ERROR_CHANNEL)
+    finally:
+        session.close()
+        # After the server's own close, close() leaves the socket to the garbage collector.
+        session.sock.shutdown()
+    if not status:
+        raise _Transient("exec ended without a status")
+    outcome = yaml.safe_load(status)
+    if outcome.get("status") != "Success":
+        said = " ".join((err or outcome.get("message") or "no message").split())
+        raise CommandFailed(f"{what} failed: {said}")
+    return str(out)
 
 
 def _refuse_bad_certificate(text: str, host: str) -> None:
