@@ -1,4 +1,4 @@
-"""One pod's life on its node: its volumes and network, its containers, their probes, and the pod's status."""
+"""One pod's life on its node: its volumes and network, its containers, and the pod's status."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ _PULL_RETRY_S = 10.0
 _FIRST_BACKOFF_S = 10.0
 _LARGEST_BACKOFF_S = 300.0
 """Of a container that keeps ending: doubled each time, as in a kubelet."""
-_IMPATIENCE_S = 0.2
-"""Between attempts of a probe that has not succeeded yet (a kubelet waits for its whole period)."""
 _TERMINATION_MESSAGE_BYTES = 4096
 
 
@@ -166,7 +164,7 @@ class PodWorker:
                 await asyncio.gather(life, return_exceptions=True)
             self._facts.ended = True
             self._close_containers()
-            await self._publish()
+            await self.publish()
             await self._remove_network()
             await deletion
             if not self._forgotten:
@@ -184,14 +182,14 @@ class PodWorker:
         """Ask the processes to end, wait for the grace period, then kill what is left."""
         if by_deadline:
             self._facts.verdict = ("DeadlineExceeded", DEADLINE_MESSAGE)
-            await self._event("DeadlineExceeded", DEADLINE_MESSAGE)
+            await self.event("DeadlineExceeded", DEADLINE_MESSAGE)
             for container in self.containers:
                 container.ready = False
-            await self._publish()
+            await self.publish()
         self._ending = True
         running = [container for container in (*self.init, *self.containers) if container.container is not None]
         for container in running:
-            await self._event("Killing", f"Stopping container {container.spec['name']}", container)
+            await self.event("Killing", f"Stopping container {container.spec['name']}", container)
             container.signal(signal.SIGTERM)
         metadata = self.pod["metadata"]
         grace_s = metadata.get("deletionGracePeriodSeconds", self.pod["spec"]["terminationGracePeriodSeconds"])
@@ -213,7 +211,7 @@ class PodWorker:
 
     async def _live(self) -> None:
         """Set the pod up, run its init containers, then its containers, until none is to be restarted."""
-        await self._publish()
+        await self.publish()
         await self._set_up()
         for container in self.init:
             await self._supervise(container, init=True)
@@ -236,14 +234,14 @@ class PodWorker:
                 )
                 break
             except NotThere as error:
-                await self._event("FailedMount", f"MountVolume.SetUp failed: {error}", warning=True)
+                await self.event("FailedMount", f"MountVolume.SetUp failed: {error}", warning=True)
                 await asyncio.sleep(_RETRY_S)
         while not self._host_network:
             try:
                 limits = await surroundings.pod_limits(node)
             except NetworkNotReady as error:
                 message = f'Failed to create pod sandbox: plugin type="cilium-cni" failed (add): {error}'
-                await self._event("FailedCreatePodSandBox", message, warning=True)
+                await self.event("FailedCreatePodSandBox", message, warning=True)
                 await asyncio.sleep(_RETRY_S)
                 continue
             services = surroundings.services(node.name)
@@ -253,7 +251,7 @@ class PodWorker:
             break
         self._write_etc()
         self._facts.sandbox_ready = True
-        await self._publish()
+        await self.publish()
 
     def _write_etc(self) -> None:
         etc = self._directory / "etc"
@@ -286,9 +284,9 @@ class PodWorker:
             code = container.exit_code
             policy = self.pod["spec"]["restartPolicy"]
             if self._ending or policy == "Never" or (code == 0 and (init or policy == "OnFailure")):
-                await self._publish()
+                await self.publish()
                 return
-            await self._publish()
+            await self.publish()
             container.last_state = container.state
             if backoff_s:
                 message = (
@@ -297,8 +295,8 @@ class PodWorker:
                     f"({self.pod['metadata']['uid']})"
                 )
                 container.state = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
-                await self._event("BackOff", message, container, warning=True)
-                await self._publish()
+                await self.event("BackOff", message, container, warning=True)
+                await self.publish()
                 await asyncio.sleep(backoff_s)
             backoff_s = min(max(_FIRST_BACKOFF_S, 2 * backoff_s), _LARGEST_BACKOFF_S)
             container.restart_count += 1
@@ -309,7 +307,7 @@ class PodWorker:
         launch = await self._launch(container)
         container.container_id = secrets.token_hex(32)
         container.previous_log, container.log = container.log, ContainerLog()
-        await self._event("Created", "Container created", container)
+        await self.event("Created", "Container created", container)
         started_at = now()
         try:
             if not launch.argv:
@@ -323,16 +321,16 @@ class PodWorker:
                 "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc "
                 f"create failed: unable to start container process: error during container init: {error}"
             )
-            await self._event("Failed", f"Error: {message}", container, warning=True)
+            await self.event("Failed", f"Error: {message}", container, warning=True)
             self._note_end(container, START_ERROR, "1970-01-01T00:00:00Z", "StartError", message)
             return
         container.container = process
         container.state = {"running": {"startedAt": started_at}}
         container.started = "startupProbe" not in container.spec
         container.ready = container.started and "readinessProbe" not in container.spec
-        await self._event("Started", "Container started", container)
-        await self._publish()
-        probing = asyncio.create_task(self._probe(container))
+        await self.event("Started", "Container started", container)
+        await self.publish()
+        probing = asyncio.create_task(probes.Probing(self, container, self._facts.pod_ips[0]).carry_out())
         assert process.process.stdout is not None
         assert process.process.stderr is not None
         collecting = asyncio.create_task(container.log.collect(process.process.stdout, process.process.stderr))
@@ -378,20 +376,20 @@ class PodWorker:
                 f'rpc error: code = NotFound desc = failed to pull and unpack image "{image}": failed to resolve '
                 f"image: {image}: not found"
             )
-            await self._event("Pulling", f'Pulling image "{image}"', container)
-            await self._event("Failed", f'Failed to pull image "{image}": {message}', container, warning=True)
+            await self.event("Pulling", f'Pulling image "{image}"', container)
+            await self.event("Failed", f'Failed to pull image "{image}": {message}', container, warning=True)
             container.state = {"waiting": {"reason": "ErrImagePull", "message": message}}
-            await self._publish()
+            await self.publish()
             await asyncio.sleep(_RETRY_S)
             backing_off = f'Back-off pulling image "{image}"'
-            await self._event("BackOff", backing_off, container)
+            await self.event("BackOff", backing_off, container)
             container.state = {
                 "waiting": {"reason": "ImagePullBackOff", "message": f"{backing_off}: ErrImagePull: {message}"}
             }
-            await self._publish()
+            await self.publish()
             await asyncio.sleep(_PULL_RETRY_S)
         present = f'Container image "{image}" already present on machine'
-        await self._event("Pulled", present, container)
+        await self.event("Pulled", present, container)
 
     async def _launch(self, container: RunningContainer) -> Launch:
         """Return what to start; waits for ConfigMaps and Secrets that its environment needs."""
@@ -405,8 +403,8 @@ class PodWorker:
                 break
             except NotThere as error:
                 container.state = {"waiting": {"reason": "CreateContainerConfigError", "message": str(error)}}
-                await self._event("Failed", f"Error: {error}", container, warning=True)
-                await self._publish()
+                await self.event("Failed", f"Error: {error}", container, warning=True)
+                await self.publish()
                 await asyncio.sleep(_RETRY_S)
         command = spec.get("command") or entrypoint(spec["image"])
         argv = [expand(text, container.environment) for text in [*command, *(spec.get("args") or [])]]
@@ -480,81 +478,9 @@ class PodWorker:
         )
         return await containers.start(launch, stdin=stdin, stdout=stdout, stderr=stderr)
 
-    # Its probes
-
-    async def _probe(self, container: RunningContainer) -> None:
-        """Carry out the container's probes until cancelled."""
-        spec = container.spec
-        if "startupProbe" in spec:
-            await self._repeat(container, "startupProbe", until_success=True)
-            container.started = True
-            container.ready = "readinessProbe" not in spec
-            await self._publish()
-        kinds = [kind for kind in ("readinessProbe", "livenessProbe") if kind in spec]
-        await asyncio.gather(*(self._repeat(container, kind, until_success=False) for kind in kinds))
-
-    async def _repeat(self, container: RunningContainer, kind: str, *, until_success: bool) -> None:
-        probe = container.spec[kind]
-        failures = successes = 0
-        await asyncio.sleep(probe.get("initialDelaySeconds", 0))
-        while True:
-            waiting_for_first = kind != "livenessProbe" and not container.ready
-            problem = await self._check(container, probe, patiently=waiting_for_first)
-            failures, successes = (failures + 1, 0) if problem else (0, successes + 1)
-            name = kind.removesuffix("Probe").capitalize()
-            if problem:
-                await self._event("Unhealthy", f"{name} probe failed: {problem}", container, warning=True)
-            if successes and until_success:
-                return
-            if kind == "readinessProbe":
-                ready = container.ready
-                if failures >= probe["failureThreshold"]:
-                    ready = False
-                elif successes >= probe["successThreshold"]:
-                    ready = True
-                if ready != container.ready:
-                    container.ready = ready
-                    await self._publish()
-            elif failures >= probe["failureThreshold"]:
-                message = f"Container {container.spec['name']} failed {name.lower()} probe, will be restarted"
-                await self._event("Killing", message, container)
-                container.signal(signal.SIGTERM)
-                await asyncio.sleep(self.pod["spec"]["terminationGracePeriodSeconds"])
-                container.signal(signal.SIGKILL)
-                return
-            if not (waiting_for_first and problem):
-                await asyncio.sleep(probe["periodSeconds"])
-
-    async def _check(self, container: RunningContainer, probe: Object, *, patiently: bool) -> str:
-        """Probe once, or ``patiently`` for one period until it succeeds, so that nobody waits in vain."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + probe["periodSeconds"]
-        address, runner = self._facts.pod_ips[0], self._runner(container)
-        while True:
-            problem = await probes.check(probe, container.spec, self.network, address, runner)
-            if not problem or not patiently or loop.time() >= end:
-                return problem
-            await asyncio.sleep(_IMPATIENCE_S)
-
-    def _runner(self, container: RunningContainer) -> probes.Run:
-        async def run(command: list[str]) -> int:
-            try:
-                process = await self.exec(
-                    container, command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-                )
-            except containers.StartFailed:
-                return START_ERROR
-            try:
-                return await process.wait()
-            finally:
-                process.signal(signal.SIGKILL)
-                process.close()
-
-        return run
-
     # What is told
 
-    async def _publish(self) -> None:
+    async def publish(self) -> None:
         """Write the pod's status, if it has changed."""
         metadata = self.pod["metadata"]
         current = await self._store.find(PODS, metadata["name"], metadata["namespace"])
@@ -564,9 +490,10 @@ class PodWorker:
         if status != current.get("status"):
             await self._store.update(PODS, {**current, "status": status}, "status")
 
-    async def _event(
+    async def event(
         self, reason: str, message: str, container: RunningContainer | None = None, *, warning: bool = False
     ) -> None:
+        """Record an event of the pod, or of one of its containers."""
         if self._forgotten:
             return
         field = ""

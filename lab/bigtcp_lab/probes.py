@@ -1,18 +1,101 @@
-"""Probes of containers: one check of a startup, readiness or liveness probe, from inside the pod's own network."""
+"""Probes of containers: startup, readiness and liveness, from inside the pod's own network."""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
+import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bigtcp_lab import containers
+from bigtcp_lab.become import START_ERROR
 from bigtcp_lab.namespaces import NetworkNamespace
+
+if TYPE_CHECKING:
+    from bigtcp_lab.pod_worker import PodWorker, RunningContainer
 
 Run = Callable[[list[str]], Awaitable[int]]
 """Runs a command in the container and returns its exit code."""
+
+_IMPATIENCE_S = 0.2
+"""Between attempts of a probe that has not succeeded yet (a kubelet waits for its whole period)."""
+
+
+class Probing:
+    """All probes of one running container; ``address`` is its pod's."""
+
+    def __init__(self, worker: PodWorker, container: RunningContainer, address: str) -> None:
+        self._worker, self._container, self._address = worker, container, address
+
+    async def carry_out(self) -> None:
+        """Carry out the probes until cancelled."""
+        container, spec = self._container, self._container.spec
+        if "startupProbe" in spec:
+            await self._repeat("startupProbe", until_success=True)
+            container.started = True
+            container.ready = "readinessProbe" not in spec
+            await self._worker.publish()
+        kinds = [kind for kind in ("readinessProbe", "livenessProbe") if kind in spec]
+        await asyncio.gather(*(self._repeat(kind, until_success=False) for kind in kinds))
+
+    async def _repeat(self, kind: str, *, until_success: bool) -> None:
+        worker, container = self._worker, self._container
+        probe = container.spec[kind]
+        failures = successes = 0
+        await asyncio.sleep(probe.get("initialDelaySeconds", 0))
+        while True:
+            waiting_for_first = kind != "livenessProbe" and not container.ready
+            problem = await self._check(probe, patiently=waiting_for_first)
+            failures, successes = (failures + 1, 0) if problem else (0, successes + 1)
+            name = kind.removesuffix("Probe").capitalize()
+            if problem:
+                await worker.event("Unhealthy", f"{name} probe failed: {problem}", container, warning=True)
+            if successes and until_success:
+                return
+            if kind == "readinessProbe":
+                ready = container.ready
+                if failures >= probe["failureThreshold"]:
+                    ready = False
+                elif successes >= probe["successThreshold"]:
+                    ready = True
+                if ready != container.ready:
+                    container.ready = ready
+                    await worker.publish()
+            elif failures >= probe["failureThreshold"]:
+                message = f"Container {container.spec['name']} failed {name.lower()} probe, will be restarted"
+                await worker.event("Killing", message, container)
+                container.signal(signal.SIGTERM)
+                await asyncio.sleep(worker.pod["spec"]["terminationGracePeriodSeconds"])
+                container.signal(signal.SIGKILL)
+                return
+            if not (waiting_for_first and problem):
+                await asyncio.sleep(probe["periodSeconds"])
+
+    async def _check(self, probe: dict[str, Any], *, patiently: bool) -> str:
+        """Probe once, or ``patiently`` for one period until it succeeds, so that nobody waits in vain."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + probe["periodSeconds"]
+        network = self._worker.network
+        while True:
+            problem = await check(probe, self._container.spec, network, self._address, self._run)
+            if not problem or not patiently or loop.time() >= end:
+                return problem
+            await asyncio.sleep(_IMPATIENCE_S)
+
+    async def _run(self, command: list[str]) -> int:
+        nowhere = asyncio.subprocess.DEVNULL
+        try:
+            process = await self._worker.exec(self._container, command, stdout=nowhere, stderr=nowhere)
+        except containers.StartFailed:
+            return START_ERROR
+        try:
+            return await process.wait()
+        finally:
+            process.signal(signal.SIGKILL)
+            process.close()
 
 
 async def check(
