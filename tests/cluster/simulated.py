@@ -80,6 +80,11 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 @functools.cache
+def _recorded_status(arm: str) -> str:
+    return (RECORDED / f"cilium-status-{arm}.json").read_text(encoding="utf-8")
+
+
+@functools.cache
 def _seeded() -> Store:
     store = Store()
     run(seed(store))
@@ -362,9 +367,7 @@ class Cluster:
     def agent_status(self, name: str) -> dict[str, Any]:
         limits = self.nodes[name].limits
         on = any(value == "true" for value in self.nodes[name].merged.values())
-        document: dict[str, Any] = json.loads(
-            (RECORDED / f"cilium-status-{'on' if on else 'off'}.json").read_text()
-        )
+        document: dict[str, Any] = json.loads(_recorded_status("on" if on else "off"))
         for family, (gso, gro) in LIMITS.items():
             document[f"{family}-big-tcp"].update(maxGSO=limits[gso], maxGRO=limits[gro])
         return {**document, **self.extra_status}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -64,9 +66,25 @@ def test_many_nights_in_their_order_are_judged_as_one_by_one(warehouse, tmp_path
     assert "regression" in set(frames[0]["state"])
 
 
-def learned(warehouse: Warehouse, nights: int = 22) -> None:
+def learned(warehouse: Warehouse, nights: int) -> None:
     for number in range(nights):
         add_night(warehouse, number)
+
+
+@pytest.fixture(scope="module")
+def learned_file(tmp_path_factory, new_warehouse) -> Path:
+    path = tmp_path_factory.mktemp("learned") / "warehouse.db"
+    warehouse = new_warehouse(path)
+    learned(warehouse, 22)
+    # The file is complete only when its last connection is closed.
+    warehouse.engine.dispose()
+    return path
+
+
+@pytest.fixture
+def after_22_nights(learned_file, tmp_path) -> Warehouse:
+    """A warehouse of its own with 22 usual nights, none of them judged."""
+    return Warehouse(f"sqlite:///{shutil.copy(learned_file, tmp_path / 'learned.db')}")
 
 
 def test_from_learning_to_a_regression_that_is_acknowledged_and_recovers(warehouse):
@@ -119,8 +137,8 @@ def test_only_the_last_two_nights_keep_the_state_of_their_detectors(warehouse):
     assert kept == [True, True, False, False, False]
 
 
-def test_far_off_scenarios_are_due_again_either_way_and_the_median_of_three_counts(warehouse):
-    learned(warehouse)
+def test_far_off_scenarios_are_due_again_either_way_and_the_median_of_three_counts(after_22_nights):
+    warehouse = after_22_nights
     run = add_night(warehouse, 22, on={STREAM: 0.8, RR: 1.3})
     assert Nightly(warehouse, run, LIMITS).due() == [RR, STREAM]
     series = (STREAM, "throughput_bps")
@@ -139,8 +157,8 @@ def test_far_off_scenarios_are_due_again_either_way_and_the_median_of_three_coun
     assert incidents.open_incidents(warehouse) == []
 
 
-def test_a_rerun_that_does_not_count_leaves_the_first_measurement(warehouse):
-    learned(warehouse)
+def test_a_rerun_that_does_not_count_leaves_the_first_measurement(after_22_nights):
+    warehouse = after_22_nights
     night = judge(warehouse, 22, Rerun((STREAM,), reasons=("the switch failed",)), on=FALL)
     assert states(night)[STREAM] == "suspect"
     details = warehouse.judgements_frame(int(warehouse.runs_frame(CLUSTER)["id"].iloc[0]))["details"]
@@ -149,8 +167,8 @@ def test_a_rerun_that_does_not_count_leaves_the_first_measurement(warehouse):
     ]
 
 
-def test_runs_and_scenarios_that_are_not_valid_are_nights_that_did_not_happen(warehouse):
-    learned(warehouse)
+def test_runs_and_scenarios_that_are_not_valid_are_nights_that_did_not_happen(after_22_nights):
+    warehouse = after_22_nights
     for number in (22, 23, 24):
         warehouse.update_run(add_night(warehouse, number, on=FALL), status="invalid")
     night = judge(warehouse, 25, verdict="invalid", on=FALL)
@@ -159,8 +177,8 @@ def test_runs_and_scenarios_that_are_not_valid_are_nights_that_did_not_happen(wa
     assert incidents.open_incidents(warehouse) == []
 
 
-def test_a_changed_version_is_named_with_the_regression(warehouse):
-    learned(warehouse)
+def test_a_changed_version_is_named_with_the_regression(after_22_nights):
+    warehouse = after_22_nights
     nights = [judge(warehouse, number, on=FALL, cilium_version="1.18.4") for number in range(22, 26)]
     (judgement,) = [item.judgement for item in nights[-1].judgements if item.scenario == STREAM]
     assert judgement.coincides_with == {"cilium_version": ("1.18.3", "1.18.4")}
@@ -189,8 +207,8 @@ def test_the_control_of_a_run_and_of_the_nights_before_on_the_same_machines(ware
     assert control_history(warehouse, run, 1) == [pytest.approx(300.0)]
 
 
-def test_two_runs_that_judge_at_once_open_one_incident(warehouse):
-    learned(warehouse)
+def test_two_runs_that_judge_at_once_open_one_incident(after_22_nights):
+    warehouse = after_22_nights
     runs = [add_night(warehouse, 22, on={STREAM: 0.7, RR: 0.7}, run_id=name) for name in ("one", "two")]
 
     def judge_once(run: int) -> None:
@@ -313,18 +331,17 @@ def test_an_edited_plan_begins_a_series_and_is_named(warehouse):
     for number in range(20, 36):
         run, judged = night(number, 500_000)
         assert states(judged) == {RR: "learning" if number < 34 else "steady", STREAM: "steady"}
-        lines = RunView.from_warehouse(warehouse, run).history.lines()
-        if number < 34:
-            (line,) = lines
+        if number in (20, 21, 33):
+            history = RunView.from_warehouse(warehouse, run).history
+            (line,) = history.lines()
             what = "the plan changed on 2026-03-21: request bytes 80000 → 500000"
             assert line == f"ipv4-rr: {what}; its history is learned anew"
-            known = RunView.from_warehouse(warehouse, run).history.series
-            assert {one.scenario: one.nights for one in known}[RR] == number - 19
+            assert {one.scenario: one.nights for one in history.series}[RR] == number - 19
             # In lists of runs, too.
             assert headlines(warehouse, [run])[run].text.endswith(
                 "1 of 2 series still learning since the plan changed on 21 Mar"
             )
-    assert lines == []
+    assert RunView.from_warehouse(warehouse, run).history.lines() == []
     assert incidents.open_incidents(warehouse) == []
     # Back on the old terms it goes on from the nights that were measured on them.
     run, judged = night(36, 80_000)
@@ -333,8 +350,8 @@ def test_an_edited_plan_begins_a_series_and_is_named(warehouse):
     assert line.endswith("request bytes 500000 → 80000; its history goes on from the nights on the same terms")
 
 
-def test_a_changed_plan_ends_no_incident_and_calls_nothing_recovered(warehouse):
-    learned(warehouse)
+def test_a_changed_plan_ends_no_incident_and_calls_nothing_recovered(after_22_nights):
+    warehouse = after_22_nights
     for number in range(22, 27):
         judge(warehouse, number, on=dict.fromkeys(SCENARIO_NAMES, 0.8))
     (before,) = incidents.open_incidents(warehouse)
@@ -345,8 +362,8 @@ def test_a_changed_plan_ends_no_incident_and_calls_nothing_recovered(warehouse):
     assert [one.state for one in incidents.open_incidents(warehouse)] == ["regression"]
 
 
-def test_runs_by_hand_confirm_nothing_and_are_nobody_s_history(warehouse):
-    learned(warehouse)
+def test_runs_by_hand_confirm_nothing_and_are_nobody_s_history(after_22_nights):
+    warehouse = after_22_nights
     last = None
     for hour in (1, 2, 3):
         run = add_night(
