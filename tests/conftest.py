@@ -20,6 +20,8 @@ from bigtcp_lab.daemon import LabInfo
 
 # Collecting imports thousands of modules; looking again and again for garbage among them takes a quarter of it.
 gc.disable()
+# Nor is any looked for when the process ends.
+atexit.register(gc.freeze)
 
 # No example is wrong because a busy machine took its time.
 hypothesis.settings.register_profile(

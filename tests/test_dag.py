@@ -233,7 +233,7 @@ def test_what_is_heavy_is_imported_before_the_fork_or_not_at_all():
     assert len(files) == 3
     # A process that has imported what the processor has, and, as there, one more for each file.
     said = printed(
-        "import gc; gc.disable()\n"
+        "import atexit, gc; gc.disable(); atexit.register(gc.freeze)\n"
         "import importlib, json, os, sys\n"
         "import airflow.dag_processing.manager\n"
         "from airflow.dag_processing.dagbag import DagBag\n"

@@ -22,8 +22,9 @@ RECIPES = re.findall(r"^\*\*(A [\w ]+)\.\*\*.*?^```diff\n(.*?)^```$", DOCUMENT, 
 
 #: What a developer would try out by hand; runs on the copy, with the address of a webhook and one where none is.
 LOOK = """
-import gc, json, socket, subprocess, sys
+import atexit, gc, json, socket, subprocess, sys
 gc.disable()
+atexit.register(gc.freeze)
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace

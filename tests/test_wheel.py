@@ -48,8 +48,9 @@ def test_airflow_finds_dags_and_plugin_of_the_wheel(programs, tmp_path):
         r"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST='(.*)'", (ROOT / "docs" / "operations.md").read_text()
     )
     code = """
-import gc, json, sys
+import atexit, gc, json, sys
 gc.disable()
+atexit.register(gc.freeze)
 import bigtcp_bench
 from airflow import plugins_manager
 from airflow.dag_processing.bundles.manager import DagBundlesManager

@@ -24,8 +24,9 @@ USERS = {"ada": "user", "vera": "viewer", "mallory": ""}
 
 # One process for what would be three commands: importing Airflow takes longer than two of them.
 _PREPARE_AND_SERVE = """
-import gc, sys
+import atexit, gc, sys
 gc.disable()
+atexit.register(gc.freeze)
 from airflow.utils.db import initdb
 initdb()
 from airflow.dag_processing.bundles.manager import DagBundlesManager

@@ -43,7 +43,7 @@ def test_only_a_starting_api_server_loads_what_pages_need():
     The server itself stays what it was, and a warehouse that cannot be used is no reason not to start.
     """
     code = (
-        "import gc, sys, threading; gc.disable(); "
+        "import atexit, gc, sys, threading; gc.disable(); atexit.register(gc.freeze); "
         "from bigtcp_bench.web.plugin import BigTcpBenchPlugin as plugin; "
         "names = ('pandas', 'scipy', 'altair', 'bigtcp_bench.web.app'); "
         "early = [name for name in (*names, 'kubernetes') if name in sys.modules]; "

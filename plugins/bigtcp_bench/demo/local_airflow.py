@@ -29,12 +29,16 @@ DEFAULT_PORT = 8080
 _READY_TIMEOUT_S = 300
 #: Each task is forked from the scheduler, and would else import the provider of Kubernetes for itself, for a
 #: second of CPU time. Of the package nothing is imported here: tasks shall have it as it is when they start.
+#: And each process that ends would look for garbage in all that it has imported: one more second.
 _LOCAL_SETTINGS = '''"""What Airflow reads when one of its parts starts."""
 
+import atexit
+import gc
 import sys
 
 __all__: list[str] = []
 
+atexit.register(gc.freeze)
 if "scheduler" in sys.argv:
     import airflow.providers.cncf.kubernetes.operators.pod
 '''
