@@ -53,12 +53,18 @@ def main() -> None:
 def ask_agent(path: str) -> Object:
     """Return the agent's document at ``path``; raises OSError when it does not run or is not ready."""
     with socket.create_connection(("127.0.0.1", AGENT_PORT), timeout=5) as connection:
-        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        return document_at(path, connection, "the Cilium agent")
+
+
+def document_at(path: str, connection: socket.socket, who: str, *headers: str) -> Object:
+    """Return the document that ``who``, at the other end, has at ``path``; raises OSError for another answer."""
+    request = "\r\n".join([f"GET {path} HTTP/1.0", *headers, "", ""])
+    connection.sendall(request.encode())
+    answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     if status != [b"200"]:
-        raise ConnectionRefusedError(f"the Cilium agent answered {b''.join(status).decode() or 'nothing'}")
+        raise ConnectionRefusedError(f"{who} answered {b''.join(status).decode() or 'nothing'}")
     document: Object = json.loads(body)
     return document
 

@@ -14,17 +14,16 @@ import contextlib
 import json
 import os
 import signal
-import ssl
+import socket
+import socketserver
 import sys
 import time
-import urllib.request
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from bigtcp_bench.in_cluster.devices import device_limits, read_devices
 from bigtcp_lab.api.selectors import matches_label_selector
-from bigtcp_lab.cilium import AGENT_PORT, CONFIG_DIRECTORY, DEVICE, Object, read_config
+from bigtcp_lab.cilium import AGENT_PORT, CONFIG_DIRECTORY, DEVICE, Object, document_at, read_config
 from bigtcp_lab.netlink import DEFAULT_SIZE, Limits, set_limits
 
 BIG_SIZE = 196608
@@ -47,13 +46,17 @@ def _log(message: str, subsystem: str, level: str = "info", **fields: object) ->
 
 
 def _api(path: str) -> Object:
+    # The agent itself has no use for it.
+    import ssl
+
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     token = (_ACCOUNT / "token").read_text(encoding="ascii")
-    request = urllib.request.Request(f"https://{host}:{port}{path}", headers={"Authorization": f"Bearer {token}"})
     trusted = ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt"))
-    with urllib.request.urlopen(request, timeout=10, context=trusted) as answer:
-        document: Object = json.load(answer)
-        return document
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        trusted.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        return document_at(path, connection, "the API", f"Host: {host}:{port}", f"Authorization: Bearer {token}")
 
 
 def build_config() -> None:
@@ -179,28 +182,37 @@ def run() -> None:
         "/v1/config": vars(offered),
         "/v1/status": _status_document(config, limits),
     }
-    server = ThreadingHTTPServer(("127.0.0.1", AGENT_PORT), _handler(state))
+    server = _Server(("127.0.0.1", AGENT_PORT), _handler(state))
     _log("Daemon initialization completed", "daemon")
     server.serve_forever()
 
 
-def _handler(state: dict[str, Object]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        """Answers GET requests from ``state``; one that never gets ready answers 503 to all but its status."""
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
 
-        def do_GET(self) -> None:
-            """Send the document of this path."""
-            document = state.get(self.path)
-            unready = self.path != "/v1/status" and _has_fault("agent-never-ready")
-            body = json.dumps(document or {}).encode()
-            self.send_response(404 if document is None else 503 if unready else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            """Log no requests: probes would fill the agent's log."""
+def _handler(state: dict[str, Object]) -> type[socketserver.BaseRequestHandler]:
+    class Handler(socketserver.StreamRequestHandler):
+        """Answers GET requests from ``state``; one that never gets ready answers 503 to all but its status.
+
+        ``http.server`` would take longer to import than an agent lives in most tests.
+        """
+
+        timeout = 5
+
+        def handle(self) -> None:
+            """Send the document of the path that is asked for, and hang up."""
+            _, _, rest = self.rfile.readline().decode(errors="replace").partition(" ")
+            path = rest.partition(" ")[0]
+            while self.rfile.readline().strip():
+                pass
+            document = state.get(path)
+            unready = path != "/v1/status" and _has_fault("agent-never-ready")
+            code = "404 Not Found" if document is None else "503 Service Unavailable" if unready else "200 OK"
+            body = json.dumps(document or {})
+            head = f"HTTP/1.0 {code}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            self.wfile.write((head + body).encode())
 
     return Handler
 

@@ -33,8 +33,9 @@ async def record_event(
     }
     if field_path:
         reference["fieldPath"] = field_path
-    for event in await store.list(EVENTS, namespace, field_selector=f"involvedObject.uid={metadata['uid']}"):
-        if (event["reason"], event["message"]) == (reason, message):
+    for event in store.look(EVENTS):
+        found = (event["involvedObject"].get("uid"), event["reason"], event["message"])
+        if found == (metadata["uid"], reason, message):
             await store.update(EVENTS, {**event, "count": event.get("count", 1) + 1, "lastTimestamp": now()})
             return
     event = {

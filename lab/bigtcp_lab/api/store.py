@@ -106,6 +106,13 @@ class Watch(AsyncIterator[tuple[str, Object]]):
         kind, obj = self._pending.popleft()
         return kind, self._store.rendered(self._resource, obj)
 
+    async def any(self) -> None:
+        """Wait until there are changes, and drop them: for who then looks at everything that there is."""
+        while not self._pending:
+            self._wake.clear()
+            await self._wake.wait()
+        self._pending.clear()
+
     @property
     def pending_count(self) -> int:
         """Return how many changes are waiting to be taken."""

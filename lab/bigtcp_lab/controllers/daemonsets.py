@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import marshal
 import math
 from collections import defaultdict
 from typing import Any
@@ -33,8 +35,8 @@ _TOLERATED = (
 
 async def reconcile(store: Store) -> None:
     """Bring the pods and the status of every DaemonSet up to date."""
-    nodes = await store.list(NODES)
-    for daemonset in await store.list(DAEMONSETS):
+    nodes = sorted(store.look(NODES), key=lambda node: str(node["metadata"]["name"]))
+    for daemonset in store.look(DAEMONSETS):
         if "deletionTimestamp" not in daemonset["metadata"]:
             await _reconcile_one(store, daemonset, nodes)
 
@@ -42,7 +44,7 @@ async def reconcile(store: Store) -> None:
 async def _reconcile_one(store: Store, daemonset: Object, nodes: list[Object]) -> None:
     namespace = daemonset["metadata"]["namespace"]
     by_node: dict[str, list[Object]] = defaultdict(list)
-    for pod in controlled(await store.list(PODS, namespace), daemonset):
+    for pod in controlled(store.look(PODS), daemonset):
         by_node[target_node(pod)].append(pod)
     wanted = [node["metadata"]["name"] for node in nodes if misfit(_pod(daemonset, node), node, []) is None]
     for node in nodes:
@@ -117,7 +119,12 @@ def _is_old(pod: Object, daemonset: Object) -> bool:
 
 def template_hash(daemonset: Object) -> str:
     """Return what tells one version of a DaemonSet's pod template from another."""
-    text = json.dumps(daemonset["spec"]["template"], sort_keys=True)
+    return _hash(marshal.dumps(daemonset["spec"]["template"], 2))
+
+
+@functools.lru_cache(maxsize=64)
+def _hash(template: bytes) -> str:
+    text = json.dumps(marshal.loads(template), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

@@ -49,5 +49,6 @@ async def run_loop(
 
 async def _wake_on_change(watch: Watch, wake: asyncio.Event) -> None:
     with watch:
-        async for _ in watch:
+        while True:
+            await watch.any()
             wake.set()

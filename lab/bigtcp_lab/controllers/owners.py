@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..api.copies import copied
@@ -21,7 +22,7 @@ def owner_reference(owner: Object) -> Object:
     }
 
 
-def controlled(objects: list[Object], owner: Object) -> list[Object]:
+def controlled(objects: Iterable[Object], owner: Object) -> list[Object]:
     """Return those of ``objects`` whose controller is ``owner``."""
     uid = owner["metadata"]["uid"]
     return [

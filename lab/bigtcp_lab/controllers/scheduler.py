@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from bigtcp_lab.api.conditions import set_condition
+from bigtcp_lab.api.copies import copied
 from bigtcp_lab.api.discovery import NODES, PODS
 from bigtcp_lab.api.events import record_event
 from bigtcp_lab.api.pods import bind
@@ -20,16 +21,17 @@ WATCHED = (PODS, NODES)
 
 async def reconcile(store: Store) -> None:
     """Assign each waiting pod to the fitting node it likes best, among equals to the one with the fewest pods."""
-    pods = await store.list(PODS)
-    nodes = await store.list(NODES)
+    pods = store.look(PODS)
+    waiting = [copied(pod) for pod in pods if _waits(pod)]
+    if not waiting:
+        return
+    nodes = store.look(NODES)
     running: dict[str, list[Object]] = {node["metadata"]["name"]: [] for node in nodes}
     for pod in pods:
         if pod["spec"].get("nodeName") in running and pod["status"].get("phase") not in ("Succeeded", "Failed"):
             running[pod["spec"]["nodeName"]].append(pod)
-    for pod in pods:
+    for pod in waiting:
         spec, metadata = pod["spec"], pod["metadata"]
-        if spec.get("nodeName") or "deletionTimestamp" in metadata or spec["schedulerName"] != "default-scheduler":
-            continue
         reasons = {name: misfit(pod, node, running[name]) for node in nodes if (name := node["metadata"]["name"])}
         fitting = [name for name, reason in reasons.items() if reason is None]
         if not fitting:
@@ -41,6 +43,12 @@ async def reconcile(store: Store) -> None:
         bound = await bind(store, pod, chosen)
         message = f"Successfully assigned {metadata['namespace']}/{metadata['name']} to {chosen}"
         await record_event(store, bound, "Scheduled", message, component="default-scheduler")
+
+
+def _waits(pod: Object) -> bool:
+    if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
+        return False
+    return bool(pod["spec"]["schedulerName"] == "default-scheduler")
 
 
 async def _refuse(store: Store, pod: Object, reasons: Counter[str]) -> None:
