@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,12 @@ from kubernetes import config as k8s_config
 
 from bigtcp_bench.analysis.verdicts import pressure_problems
 from bigtcp_bench.cluster import pods, requirements, restore, rights, saved_state
-from bigtcp_bench.cluster.api import DAEMONSET, NODE, POD, ClusterApi, Forbidden, Kind
+from bigtcp_bench.cluster.api import DAEMONSET, LEASE, NODE, POD, ClusterApi, Forbidden, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cilium
 from bigtcp_bench.cluster.guardian_objects import CRONJOB
-from bigtcp_bench.cluster.lease import LeaseState, read_lease
+from bigtcp_bench.cluster.lease import Fence, LeaseState, read_lease
 from bigtcp_bench.cluster.node_counters import CILIUM_METRICS, counters_of, node_growth, read_nodes
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.rollout import observe
@@ -80,24 +82,14 @@ def test_a_process_killed_in_the_middle_of_a_switch_leaves_nothing(
     before = settings(api), limits(api)
     pair = choose_pair(api, PLAN)
     open_window(api, "test/killed", PLAN, pair)
-    program = f"""
-from bigtcp_bench.cluster.api import ClusterApi
-from bigtcp_bench.cluster.bigtcp_switch import switch
-from bigtcp_bench.cluster.lease import Fence
-from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.planning.plan import Plan
-api = ClusterApi.from_kubeconfig({str(lab.kubeconfig)!r})
-plan = Plan.model_validate_json({PLAN.model_dump_json()!r})
-print("starting", flush=True)
-switch(api, Fence(api, "test/killed"), "on", choose_pair(api, plan), plan)
-"""
-    task = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env={**os.environ})
-    assert task.stdout is not None
-    task.stdout.readline()
-    time.sleep(killed_after_s)
-    task.send_signal(signal.SIGKILL)
-    task.wait()
-    task.stdout.close()
+
+    def change(begun: Event) -> None:
+        own = ClusterApi.from_kubeconfig(lab.kubeconfig)
+        begun.set()
+        switch(own, Fence(own, "test/killed"), "on", choose_pair(own, PLAN), PLAN)
+
+    with _beside(change):
+        time.sleep(killed_after_s)
     restore.restore(api, "test", holder="test/killed", settle_s=2)
     assert (settings(api), limits(api)) == before
 
@@ -285,29 +277,19 @@ class TestRights:
         config = yaml.safe_load(lab.kubeconfig.read_text())
         config["users"][0]["user"] = {"token": _token(api)}
         (tmp_path / "account").write_text(yaml.safe_dump(config))
-        program = f"""
-import time
-from bigtcp_bench.cluster.window import open_window
-from bigtcp_bench.cluster.api import ClusterApi
-from bigtcp_bench.cluster.bigtcp_switch import switch
-from bigtcp_bench.cluster.nodes import choose_pair
-from bigtcp_bench.planning.plan import Plan
-api = ClusterApi.from_kubeconfig({str(tmp_path / "account")!r})
-plan = Plan.model_validate_json({PLAN.model_dump_json()!r})
-pair = choose_pair(api, plan)
-window = open_window(api, "test/gone", plan, pair, lease_s=15)
-with window.fence.renewing(0.5):
-    switch(api, window.fence, "on", pair, plan)
-    print("on", flush=True)
-    time.sleep(600)
-"""
-        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as run:
-            assert run.stdout is not None
-            assert run.stdout.readline() == b"on\n"
-            run.kill()
-        assert limits(api)["node2"]["gro_ipv4_max_size"] > 65536
-        # By the clock of the guardian, too, which knows only whole seconds.
-        _until(lambda: not _lease(api).live(api.now() - 1.5))
+
+        def run(switched: Event) -> None:
+            own = ClusterApi.from_kubeconfig(tmp_path / "account")
+            pair = choose_pair(own, PLAN)
+            window = open_window(own, "test/gone", PLAN, pair)
+            with window.fence.renewing(0.5):
+                switch(own, window.fence, "on", pair, PLAN)
+                switched.set()
+                time.sleep(600)
+
+        with _beside(run):
+            assert limits(api)["node2"]["gro_ipv4_max_size"] > 65536
+        _end_lease(api)
         role = Kind(RBAC, "v1", "roles")
         whole = api.get(role, protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE)
         rules = [
@@ -328,7 +310,7 @@ with window.fence.renewing(0.5):
 
         api.replace(role, {**narrowed, "rules": whole["rules"]}, pods.BENCH_NAMESPACE)
         # The look that failed had a hold of its own, which the next one waits for.
-        _until(lambda: not _lease(api).live(api.now() - 1.5))
+        _end_lease(api)
         # Due every minute, and for the first time since long ago: the controller starts it at once.
         for subresource, change in (
             ("", {"spec": {"schedule": "* * * * *"}}),
@@ -363,6 +345,29 @@ with window.fence.renewing(0.5):
             switch(account, window.fence, "on", pair, PLAN)
         with pytest.raises(Forbidden, match=r'cannot get resource "secrets" .* in the namespace "kube-system"'):
             account.get(Kind("", "v1", "secrets"), "anything", "kube-system")
+
+
+@contextmanager
+def _beside(work: Callable[[Event], None]) -> Iterator[None]:
+    """Do ``work`` in a process forked from this one, from when it has set its event until it is killed."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    process = context.Process(target=work, args=(begun,), daemon=True)
+    process.start()
+    try:
+        while not begun.wait(0.2):
+            assert process.is_alive()
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _end_lease(api: ClusterApi) -> None:
+    """Have the hold of whoever is gone be over, as it is after a while."""
+    long_ago = protocol.micro_time(api.now() - 3600)
+    api.patch(LEASE, protocol.LEASE_NAME, {"spec": {"renewTime": long_ago}}, pods.BENCH_NAMESPACE)
+    assert not _lease(api).live(api.now())
 
 
 def _lease(api: ClusterApi) -> LeaseState:
