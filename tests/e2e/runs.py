@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.resources import dags_dir
 from bigtcp_bench.warehouse.store import Warehouse
+from tests.e2e.newest_api.sitecustomize import keep_the_newest
 from tests.support.cluster_state import cluster_state
 
 #: The tests' own plan.
@@ -27,21 +29,6 @@ def impatient_sleep(seconds: float) -> None:
     """Sleep, but hardly where Airflow's in-process scheduler does so after each task that was skipped."""
     in_scheduler = sys._getframe(1).f_code.co_filename.endswith("airflow/sdk/definitions/dag.py")
     _sleep(0.05 if in_scheduler else seconds)
-
-
-def newest_api_only() -> None:
-    """Let this process's Airflow offer its tasks the newest version of their API alone, which they speak.
-
-    Making the older ones, for workers that are older than their Airflow, takes nine seconds of CPU.
-    """
-    from airflow.api_fastapi.execution_api import versions
-    from airflow.api_fastapi.execution_api.routes import execution_api_router
-    from cadwyn import HeadVersion, Version, VersionBundle
-    from cadwyn.route_generation import _DELETED_ROUTE_TAG
-
-    routes = execution_api_router.routes
-    routes[:] = [route for route in routes if _DELETED_ROUTE_TAG not in getattr(route, "tags", ())]
-    versions.bundle = VersionBundle(HeadVersion(), Version(versions.bundle.versions[0].value))
 
 
 def run_dag(dag_id: str, conf: dict[str, Any], logical_date: datetime | None = None) -> Any:
@@ -105,6 +92,7 @@ def register_dags() -> None:
 
 def install(folder: Path, kubeconfig: Path) -> Installation:
     """Return an installation in ``folder`` with its databases ready; this process has its settings from now on."""
+    from airflow.api_fastapi.execution_api import versions
     from airflow.utils.db import initdb
 
     airflow = LocalAirflow(folder, kubeconfig, folder / "warehouse.db")
@@ -112,15 +100,29 @@ def install(folder: Path, kubeconfig: Path) -> Installation:
     os.environ["BIGTCP_BENCH_PLANS"] = str(PLANS)
     # As `airflow db migrate`, which would import Airflow once more.
     initdb()
-    newest_api_only()
+    keep_the_newest(versions)
     register_dags()
     warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
     warehouse.migrate()
     return Installation(airflow, warehouse, ClusterApi.from_kubeconfig(kubeconfig))
 
 
-if __name__ == "__main__":
-    # As another Airflow process would: python -m tests.e2e.runs DAG_ID CONF.
-    time.sleep = impatient_sleep
-    newest_api_only()
-    sys.exit(0 if str(run_dag(sys.argv[1], json.loads(sys.argv[2])).state) == "success" else 1)
+def run_beside(dag_id: str, conf: dict[str, Any], log: Path) -> BaseProcess:
+    """Begin to run a DAG in another process, which ends with 1 unless its run succeeds; ``log`` has what it says.
+
+    It is forked from this one, as Airflow forks its workers: importing all of it anew takes as long as the run.
+    """
+    from airflow.sdk.execution_time.supervisor import in_process_api_server
+
+    def run() -> None:
+        out = log.open("w", encoding="utf-8", buffering=1)
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+        sys.stdout = sys.stderr = out
+        # One that this process has would wait for ever for a thread that was not forked with it.
+        in_process_api_server.cache_clear()
+        sys.exit(0 if str(run_dag(dag_id, conf).state) == "success" else 1)
+
+    process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+    process.start()
+    return process

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bigtcp_lab import daemon
+from tests.e2e import newest_api
 
 pytestmark = [pytest.mark.lab, pytest.mark.e2e]
 
@@ -47,7 +48,7 @@ def start(tmp_path: Path, work: Path):
     def begin() -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [*command, "--folder", str(work)],
-            env={**os.environ, "BIGTCP_BENCH_PLANS": str(plans)},
+            env={**os.environ, "BIGTCP_BENCH_PLANS": str(plans), "PYTHONPATH": newest_api.path()},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

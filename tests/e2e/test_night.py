@@ -8,9 +8,6 @@ other cluster has a run of its own, whose packets are segmented on the way.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +36,7 @@ from bigtcp_bench.warehouse.records import RawDocument
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab import administrator, daemon
 from bigtcp_lab.netlink import LARGEST_SIZE
-from tests.e2e.runs import Finished, Installation, causes, register_dags
+from tests.e2e.runs import Finished, Installation, causes, register_dags, run_beside
 from tests.support.cluster_state import cluster_state
 from tests.support.nights import add_night
 
@@ -124,22 +121,20 @@ def night(installation: Installation, other: Path, tmp_path_factory: pytest.Temp
         patch.setenv("AIRFLOW_CONN_KUBERNETES_OTHER", connection(other, OTHER))
         # Before there are two processes, which would get in each other's way when each found a new DAG.
         register_dags()
-        command = [sys.executable, "-m", "tests.e2e.runs", OTHER_DAG, json.dumps(OTHER_CONF)]
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        with log.open("wb") as out:
-            process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=out, stderr=out)
+        process = run_beside(OTHER_DAG, OTHER_CONF, log)
         try:
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + 900
             while (lease := read_lease(other_api)) is None or not lease.holder:
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
-                assert process.poll() is None, log.read_text()[-3000:]
+                assert process.is_alive(), log.read_text()[-3000:]
                 time.sleep(0.2)
             at = datetime.now(UTC)
             first = installation.run(at, order="off,off", scenarios=[AA_SCENARIO])
-            assert process.wait(timeout=400) == 1, log.read_text()[-3000:]
+            process.join(900)
+            assert process.exitcode == 1, log.read_text()[-3000:]
         finally:
             process.kill()
-            process.wait()
+            process.join()
         second = installation.run(at, plan="captured", note="after the upgrade", night=True)
     runs = warehouse.runs_frame()
     (number,) = runs[runs["dag_id"] == OTHER_DAG]["id"]

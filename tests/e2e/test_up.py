@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bigtcp_lab import daemon
+from tests.e2e import newest_api
 
 pytestmark = [pytest.mark.e2e, pytest.mark.lab]
 
@@ -45,7 +46,7 @@ def test_up_starts_everything_and_down_leaves_nothing(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "HOME": str(tmp_path)},
+            env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": newest_api.path()},
         )
 
     try:
