@@ -49,6 +49,15 @@ def free_ports(names: list[str]) -> dict[str, int]:
     return ports
 
 
+LOCAL_SETTINGS = """
+import atexit
+import gc
+
+__all__: list[str] = []
+atexit.register(gc.freeze)
+"""
+
+
 class Stack:
     """The services of the file, on this machine."""
 
@@ -65,6 +74,9 @@ class Stack:
         (folder / "state" / "lab").symlink_to(folder / "kube")
         home = folder / "opt" / "airflow"
         (home / "auth").mkdir(parents=True)
+        # Every health check imports Airflow: it need not look for garbage in it when it ends.
+        (home / "config").mkdir()
+        (home / "config" / "airflow_local_settings.py").write_text(LOCAL_SETTINGS, encoding="utf-8")
         for mount in self.services["airflow-scheduler"]["volumes"]:
             source, target = mount.split(":")[:2]
             if source.startswith("./"):
