@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import re
@@ -76,9 +77,14 @@ def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
     return {}
 
 
+@functools.cache
+def _command_parser() -> argparse.ArgumentParser:
+    return main.command_parser()
+
+
 def problems_of_command(words: list[str]) -> Iterator[str]:
     """Yield what in ``bigtcp-bench <words>`` the command line does not know."""
-    parser = main.command_parser()
+    parser = _command_parser()
     rest = list(words)
     while subcommands := _subcommands(parser):
         if not rest or rest[0].startswith("-"):

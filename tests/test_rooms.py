@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,8 +24,13 @@ FORBIDDEN = {
 }
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and full name of everything that a module imports, wherever in it."""
+@functools.cache
+def imports(path: Path) -> tuple[tuple[int, str], ...]:
+    """Return line and full name of everything that a module imports, wherever in it."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

@@ -40,10 +40,11 @@ def is_public(name: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_public_interfaces_of_airflow_are_imported(path: Path) -> None:
+def test_only_public_interfaces_of_airflow_are_imported() -> None:
+    assert len(FILES) > 200
     private = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in FILES
         for line, name in imports(path)
         if name.split(".")[0] == "airflow" and not is_public(name)
     ]
