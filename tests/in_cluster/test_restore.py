@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,18 @@ from tests.cluster.test_restore import RUN, open_and_switch, plan
 
 Restorer = Callable[[Cluster], str]
 IPV4, IPV6 = KEYS.values()
+
+
+@functools.cache
+def _switched(*arms: str) -> Cluster:
+    cluster = Cluster()
+    open_and_switch(cluster, *arms)
+    return cluster
+
+
+def switched(*arms: str) -> Cluster:
+    """Return a cluster of its own as a run leaves it that dies after these switches."""
+    return _switched(*arms).fork()
 
 
 def teardown(cluster: Cluster) -> str:
@@ -378,9 +391,8 @@ class TestDecoys:
         for restorer in RESTORERS:
             if not saved and restorer is guardian:
                 continue
-            cluster = Cluster()
-            before = cluster.state()
-            open_and_switch(cluster, "off", "on")
+            before = Cluster().state()
+            cluster = switched("off", "on")
             api = cluster.client()
             kind = find_cilium(api).node_config_kind
             found = api.get(kind, NODE_CONFIG_NAME, "kube-system")
@@ -440,8 +452,7 @@ class TestSavedStates:
     def test_one_that_is_not_known_is_refused_and_nothing_is_touched(
         self, restorer: Restorer, change: Callable[[dict[str, Any]], object]
     ) -> None:
-        cluster = Cluster()
-        open_and_switch(cluster, "on")
+        cluster = switched("on")
         self.rewrite(cluster, change)
         before = cluster.state()
         assert "NOT" in restorer(cluster)
@@ -456,9 +467,8 @@ class TestSavedStates:
                 node["expected"] = node["merged"]
                 del node["machine"], node["boot"]
 
-        cluster = Cluster()
-        before = cluster.state()
-        open_and_switch(cluster, "on")
+        before = Cluster().state()
+        cluster = switched("on")
         self.rewrite(cluster, older)
         assert "NOT" not in restorer(cluster)
         assert cluster.state() == before
