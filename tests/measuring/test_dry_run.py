@@ -214,7 +214,7 @@ def test_the_text_has_everything_that_is_sent() -> None:
         "rights",
     ):
         assert words in text
-    documents = list(yaml.safe_load_all(manifests_text(found)))
+    documents = list(yaml.load_all(manifests_text(found), yaml.CSafeLoader))
     pods = [one for one in documents if one["kind"] == "Pod"]
     # Probes with and without anything special, reach; per block control, capture and generation pods.
     assert {one["metadata"]["generateName"] for one in pods} == {
