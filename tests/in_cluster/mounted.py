@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bigtcp_bench.cluster import pods
+from bigtcp_lab.volumes import write_file
 
 #: Of the folder that stands for the pod's.
 PREFIX = "bigtcp-agent-"
@@ -27,9 +28,7 @@ def mounted() -> Path:
         if volume.get("configMap", {}).get("name") == pods.AGENT_CONFIGMAP
     ]
     for item in volume["items"]:
-        path = folder / item["path"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(data[item["key"]], encoding="utf-8")
+        write_file(folder / item["path"], data[item["key"]].encode())
     return folder
 
 
