@@ -26,6 +26,7 @@ from bigtcp_bench.errors import BenchError, PreconditionFailed
 from bigtcp_bench.in_cluster import (
     capture,
     children,
+    client,
     devices,
     exchange,
     iperf3,
@@ -59,6 +60,7 @@ AGENT_FILES = (
         for module in (
             capture,
             children,
+            client,
             devices,
             exchange,
             iperf3,

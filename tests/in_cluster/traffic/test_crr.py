@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.in_cluster import exchange, measure
+from bigtcp_bench.in_cluster import client, exchange
 from bigtcp_bench.in_cluster.output import Failed
 from bigtcp_bench.in_cluster.traffic import KINDS, crr
 
@@ -97,5 +97,5 @@ def test_it_ends_when_its_share_or_its_time_is_used_up(document: dict[str, Any],
 
 def test_the_log_says_what_was_measured() -> None:
     scenario = {"traffic": "crr"}
-    shown = measure._headline(scenario, {"error": None}, _document(900, 0.3))
+    shown = client._headline(scenario, {"error": None}, _document(900, 0.3))
     assert shown == "connections per second 3,000.0 1/s, latency p99 200.0 us"
