@@ -305,26 +305,29 @@ def _shares_of_sizes(data: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dic
     """Return a row for each size of packet that carried data, by way, end and arm, and the mean of each."""
     rows: list[dict[str, Any]] = []
     means: list[dict[str, Any]] = []
+    sums = data.groupby(["path", "family", "end", "arm", "upper_bytes"])[["bytes", "packets"]].sum()
+    known: dict[Any, dict[int, tuple[int, int]]] = {}
+    for (*where_at, bound), size, packets in sums.itertuples(name=None):
+        known.setdefault(tuple(where_at), {})[bound] = int(size), int(packets)
     for path, family, end, arm in itertools.product(PATHS, _FAMILIES, _DATA_DIRECTIONS, ARMS):
-        there = (data["family"] == family) & (data["path"] == path) & (data["end"] == end)
-        of = data[there & (data["arm"] == arm)]
-        if of.empty:
+        of = known.get((path, family, end, arm))
+        if of is None:
             continue
         where = {"scenario": f"{Way(family, path)}, {end}", "arm": arm}
-        total = int(of["bytes"].sum())
-        mean = units.byte_count(total / int(of["packets"].sum()))
+        total = sum(size for size, _ in of.values())
+        mean = units.byte_count(total / sum(packets for _, packets in of.values()))
         means.append(where | {"value": 100, "label": f"{arm}: mean {mean}"})
         rows += [
             where
             | {
                 "size": _size_text(place),
                 "place": place,
-                "value": int(part["bytes"].sum()) / total * 100,
-                "text": units.byte_count(int(part["bytes"].sum())),
-                "packets": f"{part['packets'].sum():,}",
+                "value": of[bound][0] / total * 100,
+                "text": units.byte_count(of[bound][0]),
+                "packets": f"{of[bound][1]:,}",
             }
             for place, bound in enumerate(PACKET_BOUNDS)
-            if not (part := of[of["upper_bytes"] == bound]).empty
+            if bound in of
         ]
     return rows, means
 
@@ -492,23 +495,22 @@ def _cpu_parts(results: pd.DataFrame, end: End) -> tuple[list[dict[str, Any]], l
     totals: list[dict[str, Any]] = []
     if "total" not in wide:
         return parts, totals
-    for scenario in [name for name in SCENARIOS if name in set(wide["scenario"])]:
-        for arm in ARMS:
-            of = wide[(wide["scenario"] == scenario) & (wide["arm"] == arm)]
-            total = float(of["total"].mean())
-            if of.empty or total != total:
-                continue
-            row = {"scenario": scenario, "arm": arm}
-            label = f"{arm}: {units.value_text(total, 's/GB')}"
-            totals.append(row | {"value": total, "label": label})
-            known = [kind for kind in CPU_PARTS if kind in of and of[kind].notna().all()]
-            # Bars have no room for less than nothing, which noise makes of a kind that hardly runs.
-            kinds = {kind: max(float(of[kind].mean()), 0.0) for kind in known}
-            kinds["interrupts and stolen" if known else "all kinds"] = max(total - sum(kinds.values()), 0.0)
-            parts += [
-                row | {"kind": kind, "place": place, "value": value, "text": units.value_text(value, "s/GB")}
-                for place, (kind, value) in enumerate(kinds.items())
-            ]
+    groups = dict(list(wide.groupby(["scenario", "arm"])))
+    for scenario, arm in itertools.product(SCENARIOS, ARMS):
+        of = groups.get((scenario, arm))
+        if of is None or (total := float(of["total"].mean())) != total:
+            continue
+        row = {"scenario": scenario, "arm": arm}
+        label = f"{arm}: {units.value_text(total, 's/GB')}"
+        totals.append(row | {"value": total, "label": label})
+        known = [kind for kind in CPU_PARTS if kind in of and of[kind].notna().all()]
+        # Bars have no room for less than nothing, which noise makes of a kind that hardly runs.
+        kinds = {kind: max(float(of[kind].mean()), 0.0) for kind in known}
+        kinds["interrupts and stolen" if known else "all kinds"] = max(total - sum(kinds.values()), 0.0)
+        parts += [
+            row | {"kind": kind, "place": place, "value": value, "text": units.value_text(value, "s/GB")}
+            for place, (kind, value) in enumerate(kinds.items())
+        ]
     return parts, totals
 
 
