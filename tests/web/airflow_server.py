@@ -39,6 +39,9 @@ for bundle in manager.get_all_dag_bundles():
     assert not bag.import_errors, bag.import_errors
     sync_bag_to_db(bag, bundle.name, bundle_version=bundle.get_current_version())
 from airflow.__main__ import main
+# What is there stays; looking through it again and again for garbage takes longer than a request.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 gc.enable()
 sys.argv = ["airflow", "api-server", "--apps", "core"]
 main()
@@ -99,6 +102,8 @@ class RunningServer:
             "AIRFLOW__API__PORT": str(port),
             "AIRFLOW__API__BASE_URL": self.server.url,
             "AIRFLOW__API__WORKERS": "1",
+            # Airflow's own interface would ask for the queued run again and again.
+            "AIRFLOW__API__AUTO_REFRESH_INTERVAL": "60",
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(32),
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             "AIRFLOW_CONN_BIGTCP_WAREHOUSE": f"sqlite:///{warehouse_file}",

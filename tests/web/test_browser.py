@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from bigtcp_bench.warehouse import incidents
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.monitoring.servers import asked, prometheus, until
 from tests.web.airflow_server import AirflowServer, RunningServer
-from tests.web.browsing import chromium, draw_all, framed, profile
-from tests.web.history import CLUSTER, DAG_ID, LAB, NIGHTS, fill
+from tests.web.browsing import DRAWN_ANEW, chromium, draw_all, framed, log_in, profile
+from tests.web.history import CLUSTER, DAG_ID, LAB, NIGHTS
 
 pytestmark = pytest.mark.browser
 
@@ -51,6 +52,8 @@ PAGES = (
     "incidents/3",
 )
 DARK, LIGHT = "rgb(20, 24, 31)", "rgb(255, 255, 255)"
+WIDE, NARROW = 1280, 400
+CUT_OFF_PX = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 #: Words of charts that are cut off on a page that is 400 pixels wide.
 BEYOND_THE_SIDES = (
     "() => [...document.querySelectorAll('figure text')].filter((one) => one.textContent"
@@ -61,11 +64,10 @@ NAVIGATION = ("Overview", "Trend", "Runs", "Compare", "Incidents")
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def warehouse(filled_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """Return the warehouse behind the pages; Airflow knows its newest run."""
-    filled = Warehouse(f"sqlite:///{tmp_path_factory.mktemp('browser')}/warehouse.db")
-    filled.migrate()
-    fill(filled)
+    path = shutil.copy(filled_file, tmp_path_factory.mktemp("browser") / "warehouse.db")
+    filled = Warehouse(f"sqlite:///{path}")
     with filled.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE bigtcp_run SET run_id = ? WHERE id = ?", (RUN_ID, NIGHTS))
     return filled
@@ -87,23 +89,24 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def logins(airflow: AirflowServer, browser: Browser) -> Iterator[dict[str, BrowserContext]]:
-    """Yield one browser profile for each user: Airflow's scripts are compiled once and not by every test."""
-    found = {name: profile(browser, airflow, name) for name in ("ada", "vera")}
+def profiles(airflow: AirflowServer, browser: Browser) -> Iterator[dict[str, BrowserContext]]:
+    """Yield two browser profiles: vera's own, and one for a guest, in which whoever is there logs in anew.
+
+    Airflow's scripts are compiled once in each and not by every test.
+    """
+    found = {"vera": profile(browser, airflow, "vera"), "guest": profile(browser, airflow, None)}
     yield found
     for context in found.values():
         context.close()
 
 
 @pytest.fixture
-def user(
-    airflow: AirflowServer, browser: Browser, logins: dict[str, BrowserContext]
-) -> Iterator[Callable[..., Page]]:
+def user(airflow: AirflowServer, profiles: dict[str, BrowserContext]) -> Iterator[Callable[..., Page]]:
     """Return a function that opens a page for a user of Airflow. What goes wrong in any of them fails the test.
 
-    ``careful=False`` is for pages that are meant to go wrong, ``fresh`` for what a profile must not keep.
+    ``careful=False`` is for pages that are meant to go wrong, ``guest`` for what vera's own profile must not keep.
     """
-    opened: list[Page | BrowserContext] = []
+    opened: list[Page] = []
     troubles: list[str] = []
 
     def complain(said: ConsoleMessage) -> None:
@@ -114,18 +117,17 @@ def user(
     def open_page(
         name: str | None = "vera",
         *,
-        width: int = 1280,
+        width: int = WIDE,
         height: int = 900,
         careful: bool = True,
-        fresh: bool = False,
+        guest: bool = False,
     ) -> Page:
-        if fresh or name not in logins:
-            context = profile(browser, airflow, name)
-            opened.append(context)
-        else:
-            context = logins[name]
+        is_guest = guest or name != "vera"
+        context = profiles["guest" if is_guest else "vera"]
         page = context.new_page()
         opened.append(page)
+        if is_guest:
+            log_in(context, airflow, name)
         page.set_viewport_size({"width": width, "height": height})
         page.set_default_timeout(20_000)
         if careful:
@@ -145,6 +147,12 @@ def choose(page: Page | Frame, selector: str, value: str) -> None:
         page.select_option(selector, value)
 
 
+def follow(frame: Frame, name: str) -> None:
+    """Follow a link of the navigation; a click that comes while the page before still loads would be lost."""
+    with frame.expect_navigation():
+        frame.get_by_role("link", name=name, exact=True).first.click()
+
+
 def direct(page: Page, path: str) -> Page:
     """Open one of the pages without Airflow around it, and every chart on it."""
     page.goto(f"{links.URL_PREFIX}/{path}")
@@ -159,11 +167,17 @@ def picture(page: Page, name: str, frame: Frame | None = None) -> None:
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=frame is None)
 
 
+def narrow(page: Page, where: Page | Frame) -> None:
+    """Make a page narrow, and wait until its charts, which are all drawn, are as well."""
+    page.set_viewport_size({"width": NARROW, "height": 900})
+    where.wait_for_function(DRAWN_ANEW)
+
+
 def content(download: Download) -> bytes:
     return Path(download.path()).read_bytes()
 
 
-def test_from_the_login_through_the_navigation_to_every_page(airflow, user):
+def test_from_the_login_through_the_navigation_to_every_page_until_the_login_ends(airflow, user):
     # Before the login Airflow's own pages are refused what they ask for.
     page = user(None, careful=False)
     page.goto("/")
@@ -177,20 +191,29 @@ def test_from_the_login_through_the_navigation_to_every_page(airflow, user):
     draw_all(frame)
     picture(page, "airflow-overview", frame)
     for name in NAVIGATION:
-        frame.get_by_role("link", name=name, exact=True).first.click()
+        follow(frame, name)
         expect(frame.locator("h1")).to_have_text(name)
         expect(frame.locator("nav [aria-current=page]")).to_have_text(name)
         # The address can be shared: it leads back here.
         expect(page).to_have_url(re.compile(f"/plugin/bigtcp/bigtcp-bench/{name.lower()}$"))
-    page.reload()
-    expect(framed(page).locator("h1")).to_have_text("Incidents")
+    follow(frame, "Trend")
+    draw_all(frame)
+    page.route("**/chart/trend.json*", lambda route: route.fulfill(status=401, json={"detail": "Not logged in"}))
+    frame.get_by_role("button", name="Show").click()
+    button = frame.get_by_role("button", name="Log in").first
+    expect(frame.get_by_text("You are no longer logged in to Airflow.")).to_be_visible()
+    page.context.clear_cookies()
+    button.click()
+    page.wait_for_url("**/auth/login*")
 
 
-def test_every_page_is_drawn_without_a_complaint_and_every_control_has_a_name(user):
+def test_every_page_is_drawn_without_a_complaint_wide_and_narrow_and_every_control_has_a_name(user):
     page = user()
     for number, path in enumerate(PAGES, 1):
+        page.set_viewport_size({"width": WIDE, "height": 900})
         direct(page, path)
-        picture(page, f"{number:02}-{re.split('[/?]', path)[0]}")
+        name = f"{number:02}-{re.split('[/?]', path)[0]}"
+        picture(page, name)
         nameless = page.evaluate(
             "() => [...document.querySelectorAll('input, select, textarea, button, a, [role=region]')]"
             ".filter((one) => !(one.labels?.length || one.textContent.trim() || one.ariaLabel))"
@@ -198,7 +221,20 @@ def test_every_page_is_drawn_without_a_complaint_and_every_control_has_a_name(us
         )
         assert nameless == [], path
         assert page.locator("h1").count() == 1, path
-        assert page.evaluate("document.documentElement.lang") == "en"
+        narrow(page, page)
+        assert page.evaluate(CUT_OFF_PX) <= 0, path
+        if path in (f"run/{NIGHTS}", "overview", "trend?scenario=ipv6-stream-1"):
+            assert page.evaluate(BEYOND_THE_SIDES) == [], path
+            picture(page, f"narrow-{name}")
+        # What is said is read without scrolling to the side.
+        if news := {"runs": "helps", "incidents": "gain fell from"}.get(path):
+            assert page.locator(".scroll").evaluate("(one) => one.scrollWidth <= one.clientWidth")
+            expect(page.locator("td.news", has_text=news).first).to_be_in_viewport()
+        if path == f"run/{UPGRADED}":
+            table = page.get_by_role("region", name="Before and after the change")
+            after = table.get_by_role("columnheader", name="After")
+            after.scroll_into_view_if_needed()
+            assert after.evaluate("(one) => one.getBoundingClientRect().right") <= NARROW
 
 
 def test_the_policy_stops_injected_scripts(user):
@@ -257,41 +293,26 @@ def test_trend_shows_what_is_chosen_and_its_address_carries_it(user):
     expect(again.get_by_text("No valid night measured")).to_be_visible()
 
 
-def test_a_tooltip_tells_the_figures_of_a_night(user):
+def test_a_point_tells_the_figures_of_its_night_and_opens_its_run(user):
     page = direct(user(), "trend?scenario=ipv6-stream-1")
     page.locator("figure").first.locator("path[aria-roledescription=point]").nth(40).hover()
     tooltip = page.locator("#vg-tooltip-element")
     expect(tooltip).to_be_visible()
     expect(tooltip).to_contain_text("Gbit/s")
-
-
-def test_a_click_on_a_point_opens_its_run(user):
-    page = direct(user(), "trend?scenario=ipv6-stream-1")
     for chart in (0, 1):
+        if chart:
+            page.go_back()
+            draw_all(page)
         point = page.locator("figure").nth(chart).locator("path[aria-roledescription=point]").last
         point.click(force=True)
         expect(page.locator("h1")).to_have_text(f"Run {NIGHTS} of {CLUSTER}")
-        page.go_back()
-        draw_all(page)
 
 
-def test_on_a_narrow_page_what_is_said_is_read_without_scrolling_to_the_side(user):
-    page = user(width=400)
-    for path, news in (("runs", "helps"), ("incidents", "gain fell from")):
-        page.goto(f"{links.URL_PREFIX}/{path}")
-        assert page.locator(".scroll").evaluate("(one) => one.scrollWidth <= one.clientWidth")
-        expect(page.locator("td.news", has_text=news).first).to_be_in_viewport()
-    page.goto(f"{links.URL_PREFIX}/run/{UPGRADED}")
-    after = page.get_by_role("region", name="Before and after the change").get_by_role(
-        "columnheader", name="After"
-    )
-    after.scroll_into_view_if_needed()
-    assert after.evaluate("(one) => one.getBoundingClientRect().right <= 400")
-
-
-def test_the_run_is_a_tab_of_the_run_in_airflow_and_leads_back(user):
+def test_a_task_links_to_the_tab_of_its_run_which_leads_back(user):
     page = user(height=1400)
-    page.goto(links.run_url("", DAG_ID, RUN_ID))
+    page.goto(f"{links.airflow_run_url('', DAG_ID, RUN_ID)}/tasks/check_kernel/details")
+    page.get_by_role("link", name="BIG TCP comparison").click()
+    expect(page).to_have_url(re.compile(re.escape(links.run_url("", DAG_ID, RUN_ID))))
     frame = framed(page)
     expect(frame.locator("h1")).to_have_text(f"Run {NIGHTS} of {CLUSTER}")
     expect(frame.get_by_role("heading", name="Proof of effect")).to_be_visible()
@@ -309,21 +330,12 @@ def test_the_run_is_a_tab_of_the_run_in_airflow_and_leads_back(user):
     expect(page).to_have_url(re.compile(re.escape(links.airflow_run_url("", DAG_ID, RUN_ID)) + "$"))
 
 
-def test_a_task_links_to_the_page_of_its_run(user):
+def test_a_dag_has_the_trend_of_its_cluster(user):
     page = user()
-    page.goto(f"{links.airflow_run_url('', DAG_ID, RUN_ID)}/tasks/check_kernel/details")
-    page.get_by_role("link", name="BIG TCP comparison").click()
-    expect(framed(page).locator("h1")).to_have_text(f"Run {NIGHTS} of {CLUSTER}")
-
-
-def test_a_dag_has_the_trend_of_its_cluster_and_explains_itself(user):
-    page = user(careful=False)
     page.goto(f"/dags/{DAG_ID}/plugin/{links.DAG_ROUTE}")
     frame = framed(page)
     expect(frame.locator("h1")).to_have_text("Trend")
     expect(frame.locator("#cluster")).to_have_value(CLUSTER)
-    page.goto(f"/dags/bigtcp_restore/plugin/{links.DAG_ROUTE}")
-    expect(framed(page).get_by_text("has stored no run of the benchmark")).to_be_visible()
 
 
 def test_runs_are_filtered_and_two_of_them_compared(user):
@@ -340,7 +352,6 @@ def test_runs_are_filtered_and_two_of_them_compared(user):
     page.get_by_label(f"B is run {NIGHTS}").check()
     page.get_by_role("button", name="Compare A with B").click()
     expect(page.get_by_role("heading", name=f"Run {NIGHTS - 3} (A) and run {NIGHTS} (B)")).to_be_visible()
-    draw_all(page)
     page.select_option("#before", "1.17.9")
     page.select_option("#after", "1.18.1")
     page.get_by_role("button", name="Compare versions").click()
@@ -413,38 +424,21 @@ def test_the_skip_link_leads_to_the_content(user):
     expect(page.locator("#cluster")).to_be_focused()
 
 
-def test_nothing_is_cut_off_on_a_narrow_screen(user):
-    page = user(width=400)
-    for number, path in enumerate(PAGES, 1):
-        direct(page, path)
-        widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-        assert widths[0] <= widths[1], path
-        picture(page, f"narrow-{number:02}-{re.split('[/?]', path)[0]}")
-        if path in (f"run/{NIGHTS}", "overview", "trend?scenario=ipv6-stream-1"):
-            assert page.evaluate(BEYOND_THE_SIDES) == [], path
-    page.goto("/plugin/bigtcp/bigtcp-bench/trend?scenario=ipv6-stream-1")
-    frame = framed(page)
-    draw_all(frame)
-    assert frame.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    picture(page, "airflow-narrow", frame)
-
-
-def test_the_frame_is_as_dark_as_airflow(user):
-    page = user(fresh=True)
-    page.goto("/")
-    page.evaluate("localStorage.setItem('theme', 'dark')")
+def test_the_frame_is_as_dark_and_as_narrow_as_airflow(user):
+    page = user(guest=True)
+    page.add_init_script("localStorage.setItem('theme', 'dark')")
     page.goto("/plugin/bigtcp/bigtcp-bench/trend?scenario=ipv6-stream-1")
     frame = framed(page)
     draw_all(frame)
     expect(frame.locator("body")).to_have_css("background-color", DARK)
     expect(frame.locator("figure text").first).to_have_css("fill", "rgb(230, 233, 238)")
     picture(page, "airflow-dark", frame)
-    page.goto(links.run_url("", DAG_ID, RUN_ID))
-    frame = framed(page)
-    draw_all(frame)
-    picture(page, "airflow-run-dark", frame)
     page.evaluate("document.documentElement.classList.remove('dark')")
     expect(frame.locator("body")).to_have_css("background-color", LIGHT)
+    narrow(page, frame)
+    assert frame.evaluate(CUT_OFF_PX) <= 0
+    picture(page, "airflow-narrow", frame)
+    page.evaluate("localStorage.removeItem('theme')")
 
 
 def test_without_airflow_around_it_the_browsers_setting_counts(user):
@@ -479,20 +473,6 @@ def test_a_chart_that_cannot_be_loaded_says_so_and_can_be_asked_for_again(user):
     page.unroute("**/chart/**")
     figure.get_by_role("button", name="Try again").click()
     figure.locator("svg.marks").wait_for()
-
-
-def test_who_is_no_longer_logged_in_is_led_to_the_login(user):
-    page = user(careful=False, fresh=True)
-    page.goto("/plugin/bigtcp/bigtcp-bench/trend")
-    frame = framed(page)
-    draw_all(frame)
-    page.route("**/chart/trend.json*", lambda route: route.fulfill(status=401, json={"detail": "Not logged in"}))
-    frame.get_by_role("button", name="Show").click()
-    button = frame.get_by_role("button", name="Log in").first
-    expect(frame.get_by_text("You are no longer logged in to Airflow.")).to_be_visible()
-    page.context.clear_cookies()
-    button.click()
-    page.wait_for_url("**/auth/login*")
 
 
 @pytest.mark.prometheus
