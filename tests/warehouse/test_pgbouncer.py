@@ -53,8 +53,12 @@ def test_everything_works_through_it(behind: Warehouse, tmp_path: Path) -> None:
     pages.engine.dispose()
 
 
-def test_a_night_of_writes_by_several_at_once(behind: Warehouse) -> None:
-    behind.migrate()
+def test_a_night_of_writes_by_several_at_once(postgres_url: str, migrated_database: str) -> None:
+    with running_pgbouncer(create_database(postgres_url, next(_names), template=migrated_database)) as url:
+        write_a_night(Warehouse(url))
+
+
+def write_a_night(behind: Warehouse) -> None:
     row = {"block": 1, "arm": "off", "scenario": "ipv6-stream-1", "metric": "throughput_bps", "value": 1.0}
 
     def night(number: int) -> int:
