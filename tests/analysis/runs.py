@@ -19,6 +19,7 @@ from bigtcp_bench.planning.plan import (
     turns,
     validate_plan,
 )
+from bigtcp_bench.warehouse.frames import TEXT
 
 #: Any other metric has 0.1, whatever its unit.
 USUAL = {
@@ -103,4 +104,5 @@ def make_frame(
                         )
         position += block.generations
     columns = ["block", "arm", "generation", "scenario", "repetition", "metric", "value", "unit"]
-    return pd.DataFrame(rows, columns=columns)
+    texts = dict.fromkeys(("arm", "scenario", "metric", "unit"), TEXT)
+    return pd.DataFrame(rows, columns=columns).astype(texts)

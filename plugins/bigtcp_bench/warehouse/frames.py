@@ -11,6 +11,9 @@ import sqlalchemy as sa
 
 from bigtcp_bench.warehouse.schema import UtcDateTime
 
+#: Not pyarrow's, whether it is installed or not: to make such a column, and to group by it, takes longer.
+TEXT = pd.StringDtype("python", na_value=np.nan)
+
 
 def frame_of(connection: sa.Connection, statement: sa.Select[Any]) -> pd.DataFrame:
     """Return the rows of ``statement`` with the types of its columns.
@@ -37,7 +40,7 @@ def _column(column: Sequence[Any], kind: sa.types.TypeEngine[Any]) -> Any:
     if isinstance(kind, sa.Float):
         return np.array(values, dtype="float64")
     if isinstance(kind, sa.Text):
-        return pd.array(values, dtype="str")
+        return pd.array(values, dtype=TEXT)
     objects = np.empty(len(values), dtype="object")
     for place, value in enumerate(values):
         objects[place] = value
