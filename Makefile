@@ -37,7 +37,7 @@ types:
 	$(BIN)/mypy
 
 suite:
-	$(BIN)/python -m pytest -n 4 --durations=15
+	$(BIN)/python -m pytest -n 5 --durations=15
 
 lint: install  ## Only lint and type check
 	$(BIN)/ruff check .

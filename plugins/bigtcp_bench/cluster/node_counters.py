@@ -64,9 +64,10 @@ def read_nodes(
     cilium = find_cilium(api)
     options: dict[str, Any] = {"pull_secrets": pull_secrets, "sample_s": sample_s, "prepared": prepared}
     with probe.probing(api, pair.names, image, **options) as collect:
-        told = {} if sample_s else _told(api, cilium, pair, agents)
-        seen_nodes = collect()
-    told = told or _told(api, cilium, pair, agents)
+        seen_nodes = collect() if sample_s else None
+        asked = at_once.begin(lambda: _told(api, cilium, pair, agents))
+        seen_nodes = seen_nodes or collect()
+    told = asked.result()
     return {name: {**seen.document, **told[name]} for name, seen in seen_nodes.items()}
 
 

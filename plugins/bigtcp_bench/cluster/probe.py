@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bigtcp_bench.cluster import pods
+from bigtcp_bench.cluster import at_once, pods
 from bigtcp_bench.cluster.api import POD, Before, ClusterApi, Conflict, JsonObject
 from bigtcp_bench.cluster.cilium import TUNNEL_DEVICES, AgentStatus, Limits
 from bigtcp_bench.in_cluster import protocol
@@ -150,7 +150,7 @@ def probing(
         for node in missing:
             pod = _pod(node, image, pull_secrets=pull_secrets, sample_s=sample_s)
             found[node] = pods.create_pod(api, pod)["metadata"]["name"]
-        yield lambda: {node: _read(api, node, found[node], timeout_s) for node in nodes}
+        yield lambda: at_once.of_each(nodes, lambda node: _read(api, node, found[node], timeout_s))
     finally:
         _delete(api, found.values())
 
@@ -201,7 +201,7 @@ def _delete(api: ClusterApi, names: Iterable[str]) -> None:
 
 
 def _read(api: ClusterApi, node: str, pod: str, timeout_s: float) -> NodeProbe:
-    ended = pods.wait_ended(api, pod, timeout_s)
+    ended = pods.wait_ended(api, pod, timeout_s, pods.START_POLL_S)
     seen = probe_of_log(node, api.logs(pods.BENCH_NAMESPACE, pod, pods.CONTAINER))
     return replace(seen, cpu_limit=pods.cpu_limit(ended))
 

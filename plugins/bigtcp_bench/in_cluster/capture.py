@@ -68,12 +68,17 @@ class Capture:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    def end(self) -> None:
+        """Have it end when all is quiet; ``stop`` waits for that."""
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+
     def stop(self) -> Json:
         """End when all is quiet, and return what was seen: packets by connection, direction and size.
 
         ``dropped`` of all that were ``seen`` were lost: for want of room, or because they were never read.
         """
-        self._ended_at = time.monotonic()
+        self.end()
         self._reader.join()
         seen, _ = struct.unpack("=II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
         dropped = seen - self._read_packets

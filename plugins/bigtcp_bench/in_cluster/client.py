@@ -163,9 +163,11 @@ def _captured(server: Partner, orders: Json, family: str) -> Json:
     try:
         scenario = {"family": family, "streams": 1}
         seen = iperf3.Client(server.addresses[family], {**orders, "omit_s": 0}, scenario).finish()
+        # Both ends wait until all is quiet.
+        near.end()
+        receiver = server.ask("end_capture", family)
     finally:
         sender = near.stop()
-    receiver = server.ask("end_capture", family)
     port = seen["iperf3"]["start"]["connected"][0]["local_port"]
     found: Json = {"iperf3": seen["iperf3"]}
     for end, ports, sizes in (("sender", "near_port", sender), ("receiver", "far_port", receiver)):
