@@ -198,8 +198,6 @@ def test_the_pod_that_receives_a_capture_starts_while_the_senders_agent_does(
         return restart(api, cilium, node, **options)
 
     def captured(sizes: packet_sizes.PacketSizes, _place: object) -> list[Captured]:
-        if fails == "the proof" and len(done) == 1:
-            cluster.nodes["node1"].limits["gso_ipv4_max_size"] = 65_536
         ((server, _),) = sizes._servers.values()
         assert api.find(POD, server, pods.BENCH_NAMESPACE) is not None
         return [sound]
@@ -210,6 +208,8 @@ def test_the_pod_that_receives_a_capture_starts_while_the_senders_agent_does(
     monkeypatch.setattr(pods, "create_pod", created)
     monkeypatch.setattr(bigtcp_switch, "restart_agent", restarted)
     monkeypatch.setattr(packet_sizes.PacketSizes, "_captured_at", captured)
+    if fails == "the proof":
+        cluster.nodes["node1"].limits["gso_ipv4_max_size"] = 65_536
     sizes = packet_sizes.PacketSizes(api, plan, step.pair, run_key=RUN, block=BLOCK, before=fence.check)
     report, found = blocks._put_in_force(step, fence, BLOCK, "plan", sizes)
     assert (report.arm, report.restarted, found, done) == ("on", True, [sound], order)

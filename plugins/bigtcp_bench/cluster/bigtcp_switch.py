@@ -253,9 +253,9 @@ def verify(
 
     with probe.probing(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets) as collect:
         asked = at_once.begin(lambda: at_once.of_each(pair.names, ask))
+        read = at_once.begin(collect)
         meanwhile()
-        told = asked.result()
-        probes = collect()
+        told, probes = asked.result(), read.result()
     for node in pair.nodes:
         agent, status = told[node.name]
         seen = probes[node.name]
