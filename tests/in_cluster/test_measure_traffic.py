@@ -481,18 +481,17 @@ def test_requests_are_answered_however_they_come(pair: Pair) -> None:
 
 
 @pytest.fixture
-def few_ports(pair: Pair) -> Iterator[None]:
-    setting = "net.ipv4.ip_local_port_range"
-    pair.run("client", "sysctl", "-w", f"{setting}=40000 40999")
-    yield
-    pair.run("client", "sysctl", "-w", f"{setting}=32768 60999")
+def few_ports() -> Iterator[Pair]:
+    """Yield a pair with few ports, where no connection of another test still waits for its end."""
+    with joined_namespaces() as made:
+        made.run("client", "sysctl", "-w", "net.ipv4.ip_local_port_range=40000 40999")
+        yield made
 
 
-@pytest.mark.usefixtures("few_ports")
-def test_connections_end_before_ports_do_and_say_so(pair: Pair) -> None:
+def test_connections_end_before_ports_do_and_say_so(few_ports: Pair) -> None:
     wanted = short_orders("ipv4-crr", "ipv6-crr", repetitions=2, duration_s=2)
-    with serving(pair):
-        code, out, err = measure(pair, wanted)
+    with serving(few_ports):
+        code, out, err = measure(few_ports, wanted)
     assert (code, err) == (0, "")
     log = parse_log(out)
     assert [problems(one, wanted) for one in log.repetitions] == [[]] * 4
