@@ -22,8 +22,12 @@ from bigtcp_bench.errors import BenchError, InvalidInput, clean
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.store import Warehouse
 
-# All goes with the process. Looking for garbage in what it has imported takes some commands a second of CPU time.
-atexit.register(gc.freeze)
+
+def run() -> int:
+    """Do what the program `bigtcp-bench` does, and return its exit status."""
+    # All goes with the process. Looking for garbage in what it has imported takes some commands a second.
+    atexit.register(gc.freeze)
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
