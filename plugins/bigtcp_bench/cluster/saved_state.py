@@ -6,10 +6,14 @@ it is read, is in ``in_cluster/protocol.py``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
+
 from bigtcp_bench import __version__
 from bigtcp_bench.cluster import agent_settings, probe
 from bigtcp_bench.cluster.api import CONFIGMAP, DAEMONSET, NODE, ClusterApi, Conflict, JsonObject
 from bigtcp_bench.cluster.cilium import (
+    Cilium,
     Merged,
     config_values,
     expected_merged,
@@ -108,11 +112,25 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
         if elsewhere:
             text = agent_settings.elsewhere_text(elsewhere)
             raise PreconditionFailed(f"{text}; {agent_settings.PENDING_ADVICE}")
+    return state_of(plan, cilium, fence.holder, fence.window, api.now(), data, found, nodes)
+
+
+def state_of(
+    plan: Plan,
+    cilium: Cilium,
+    holder: str,
+    window: str,
+    saved_at: datetime,
+    data: Mapping[str, str],
+    node_config: JsonObject | None,
+    nodes: dict[str, SavedNode],
+) -> SavedState:
+    """Return what a run saves; ``data`` is that of ``cilium-config``, ``node_config`` has our name."""
     return SavedState(
         package_version=__version__,
-        holder=fence.holder,
-        window=fence.window,
-        saved_at=protocol.micro_time(api.now()),
+        holder=holder,
+        window=window,
+        saved_at=protocol.micro_time(saved_at),
         plan=plan.name,
         scope=plan.scope,
         image=plan.image,
@@ -120,7 +138,7 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
         cilium_namespace=cilium.namespace,
         cilium_daemonset=cilium.daemonset,
         cilium_image=cilium.image,
-        node_config=protocol.as_saved(found) if found is not None else None,
+        node_config=protocol.as_saved(node_config) if node_config is not None else None,
         config_map={key: data.get(key) for key in KEYS.values()},
         nodes=nodes,
     )

@@ -40,7 +40,7 @@ from bigtcp_bench.in_cluster import hold as holding
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster.hold import Hands
 from bigtcp_bench.in_cluster.protocol import SavedNode, SavedState
-from bigtcp_bench.in_cluster.treatment import KEYS, switched
+from bigtcp_bench.in_cluster.treatment import switched
 from bigtcp_bench.measuring import packet_sizes
 from bigtcp_bench.measuring.control import control_pods
 from bigtcp_bench.measuring.generation import client_pod, generations_of, orders_of, server_pod
@@ -234,25 +234,12 @@ def _restored(
     limits = {name: {"as saved": dict[str, int]()} for name in names}
     last: Merged = switched(arm)
     hands = Rehearsal(start.hands, cilium, limits, dict.fromkeys(names, last))
-    state = SavedState(
-        package_version="",
-        holder=sketch.holder,
-        window=WINDOW_ID,
-        saved_at=protocol.micro_time(hands.now()),
-        plan=plan.name,
-        scope=plan.scope,
-        image=plan.image,
-        image_pull_secrets=plan.image_pull_secrets,
-        cilium_namespace=cilium.namespace,
-        cilium_daemonset=cilium.daemonset,
-        cilium_image=cilium.image,
-        node_config=protocol.as_saved(start.node_config) if start.node_config is not None else None,
-        config_map={key: start.data.get(key) for key in KEYS.values()},
-        nodes={
-            name: SavedNode("", "", "", "", "", cast("dict[str, bool] | None", before[name]), limits[name])
-            for name in names
-        },
-    )
+    nodes = {
+        name: SavedNode("", "", "", "", "", cast("dict[str, bool] | None", before[name]), limits[name])
+        for name in names
+    }
+    now = hands.now()
+    state = saved_state.state_of(plan, cilium, sketch.holder, WINDOW_ID, now, start.data, start.node_config, nodes)
     if plan.scope == "nodes":
         for name in names:
             _patch(hands, f"{holding.NODES}/{name}", {"metadata": {"labels": {protocol.WINDOW: WINDOW_ID}}})
@@ -272,7 +259,7 @@ def _restored(
     saved = protocol.state_object(state)
     saved["metadata"] |= {"uid": "rehearsed", "resourceVersion": "1"}
     hands.put(holding.STATE, saved)
-    lease = protocol.take(None, sketch.holder, WINDOW_ID, hands.now(), protocol.LEASE_S)
+    lease = protocol.take(None, sketch.holder, WINDOW_ID, now, protocol.LEASE_S)
     hands.put(holding.LEASE, lease)
     untouched = bool(sketch.agents) and not any(block.rolls or block.restarts for block in told)
     return _rehearsed(hands, "restore_config", state, lease, sketch.holder, rounds, changed=False, named=untouched)
