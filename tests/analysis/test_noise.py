@@ -89,15 +89,15 @@ def test_smallest_detectable_change_agrees_with_what_a_run_says():
     assert np.mean(said) == pytest.approx(predicted, rel=0.15)
 
 
-def test_optimal_counts_are_those_of_kalibera_and_jones():
+def test_the_optimal_count_is_that_of_kalibera_and_jones():
     noises = [
         Noise(*KEY, "repetition", 0.03, 10),
         Noise(*KEY, "generation", 0.02, 9),
         Noise(*KEY, "switch", 0.01, 3),
     ]
-    (found,) = suggest(noises, make_plan(duration_s=10, omit_s=2), generation_s=15, switch_s=150)
-    # ceil(sqrt(15/12 × 9/4)) = 2 and ceil(sqrt(150/15 × 4/1)) = 7
-    assert (found.repetitions, found.optimal_generations) == (2, 7)
+    (found,) = suggest(noises, make_plan(duration_s=10, omit_s=2), generation_s=50)
+    # ceil(sqrt(50/12 × 9/4)) = ceil(3.06)
+    assert found.repetitions == 4
 
 
 def test_more_noise_needs_more_generations_until_only_more_blocks_help():
@@ -107,10 +107,8 @@ def test_more_noise_needs_more_generations_until_only_more_blocks_help():
 
     quiet, loud, hopeless = suggested(0.01, 0.005), suggested(0.03, 0.005), suggested(0.03, 0.05)
     assert quiet.generations < loud.generations < MAX_COUNT
-    assert quiet.reaches_margin
-    assert loud.reaches_margin
-    assert loud.smallest_detectable_change <= 0.05
-    assert (hopeless.generations, hopeless.reaches_margin) == (MAX_COUNT, False)
+    assert max(quiet.smallest_detectable_change, loud.smallest_detectable_change) <= 0.05
+    assert hopeless.generations == MAX_COUNT
     assert hopeless.smallest_detectable_change > 0.05
 
 

@@ -2,7 +2,8 @@
 
 Noise has three levels: repetitions within a generation (one pod pair), generations within a block, and blocks
 (each begins with a switch or restart). Their variances are estimated by a nested analysis of variance with a
-linear drift; the optimal counts are those of Kalibera and Jones (Rigorous benchmarking in reasonable time, 2013).
+linear drift; the optimal count of repetitions is Kalibera and Jones' (Rigorous benchmarking in reasonable time,
+2013).
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ LEVELS: tuple[Level, Level, Level] = ("repetition", "generation", "switch")
 #: Bounds of the plan's fields ``generations`` and ``repetitions``.
 MAX_COUNT = 20
 
-#: Seconds to create a pod pair and to switch an arm, where a cluster's own are not known (a switch restarts the
-#: Cilium agents of two nodes one after the other: 23 s on a two-node cluster with Cilium 1.18).
+#: Seconds to create a pod pair, where a cluster's own are not known.
 GENERATION_S = 15.0
-SWITCH_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,16 @@ class Noise:
 class Suggestion:
     """How often to measure one metric of one scenario on a cluster whose noise is known.
 
-    ``repetitions`` per generation and ``optimal_generations`` per outer block are Kalibera and Jones' counts for
-    the least time; ``generations`` is the least number that detects the margin, or MAX_COUNT if none does (then
-    ``reaches_margin`` is false: only more blocks help). ``smallest_detectable_change`` is what it detects.
+    ``repetitions`` per generation is Kalibera and Jones' count for the least time; ``generations`` is the least
+    number that detects the margin, or MAX_COUNT if none does: then only more blocks help.
+    ``smallest_detectable_change`` is what it detects.
     """
 
     scenario: str
     metric: str
     repetitions: int
     generations: int
-    optimal_generations: int
     smallest_detectable_change: float
-    reaches_margin: bool
 
 
 def measure_noise(frame: pd.DataFrame, plan: Plan) -> list[Noise]:
@@ -190,12 +187,10 @@ def smallest_detectable_change(
     return math.expm1(min(700.0, float(quantiles) * math.sqrt(total)))
 
 
-def suggest(
-    noises: Iterable[Noise], plan: Plan, generation_s: float = GENERATION_S, switch_s: float = SWITCH_S
-) -> list[Suggestion]:
+def suggest(noises: Iterable[Noise], plan: Plan, generation_s: float = GENERATION_S) -> list[Suggestion]:
     """Return how often to measure, for each scenario and judged metric of ``plan`` whose noise is known.
 
-    ``generation_s`` is the time to create a pod pair, ``switch_s`` that of a switch of arms, in seconds.
+    ``generation_s`` is the time to create a pod pair, in seconds.
     """
     by_series: dict[tuple[str, str], dict[Level, float]] = {}
     for noise in pool_noise(noises):
@@ -208,17 +203,15 @@ def suggest(
         if "switch" not in sds:
             sds = {**sds, "switch": plan.thresholds.switch_sd}
         repetitions = _optimal(generation_s / repetition_s, sds.get("repetition", 0.0), sds["generation"])
-        optimal = _optimal(switch_s / generation_s, sds["generation"], sds["switch"])
-        generations, change, reaches = MAX_COUNT, math.inf, False
+        generations, change = MAX_COUNT, math.inf
         for count in range(1, MAX_COUNT + 1):
             detectable = smallest_detectable_change(sds, plan, count, repetitions)
             if detectable is None:
                 continue
             generations, change = count, detectable
             if detectable <= plan.thresholds.margin:
-                reaches = True
                 break
-        result.append(Suggestion(scenario, metric, repetitions, generations, optimal, change, reaches))
+        result.append(Suggestion(scenario, metric, repetitions, generations, change))
     return result
 
 
