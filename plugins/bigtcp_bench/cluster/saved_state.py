@@ -7,7 +7,6 @@ it is read, is in ``in_cluster/protocol.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 
 from bigtcp_bench import __version__
 from bigtcp_bench.cluster import agent_settings, probe
@@ -120,7 +119,7 @@ def state_of(
     cilium: Cilium,
     holder: str,
     window: str,
-    saved_at: datetime,
+    saved_at_s: float,
     data: Mapping[str, str],
     node_config: JsonObject | None,
     nodes: dict[str, SavedNode],
@@ -130,7 +129,7 @@ def state_of(
         package_version=__version__,
         holder=holder,
         window=window,
-        saved_at=protocol.micro_time(saved_at),
+        saved_at=protocol.micro_time(saved_at_s),
         plan=plan.name,
         scope=plan.scope,
         image=plan.image,
