@@ -17,6 +17,8 @@ import pytest
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_lab import daemon
 from bigtcp_lab.daemon import LabInfo
+from tests.support.forked import Forked
+from tests.support.installed import build_wheel, virtual_environment
 
 # Collecting imports thousands of modules; looking again and again for garbage among them takes a quarter of it.
 gc.disable()
@@ -59,6 +61,7 @@ FIRST = (
     ("airflow/test_params.py",),
     ("cluster/test_on_the_lab.py", "in_cluster/test_measure_traffic.py", "measuring/test_control_on_the_lab.py"),
     ("web/test_browser.py",),
+    ("test_wheel.py", "test_recipes.py", "test_dag.py", "demo/test_local_airflow.py"),
 )
 _PLACES = {f"tests/{name}": (place, line[0]) for place, line in enumerate(FIRST) for name in line}
 
@@ -102,6 +105,24 @@ def lab(lab_dir: Path) -> Iterator[LabInfo]:
         yield daemon.up(lab_dir, rbac=True)
     finally:
         daemon.down(lab_dir)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the programs of an environment that has the wheel, and no checkout."""
+    return virtual_environment(tmp_path_factory.mktemp("installed") / "venv", wheel)
+
+
+@pytest.fixture(scope="session")
+def forked(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    """Start a process of ``programs`` with Airflow, which takes long to import, for all that ask one."""
+    with Forked(programs, tmp_path_factory.mktemp("forked")) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

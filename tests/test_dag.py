@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from datetime import timedelta
 
 import pytest
 
 from bigtcp_bench.airflow.params import dag_params, plan_of_params
 from bigtcp_bench.resources import dags_dir
+from tests.support.installed import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -222,36 +221,23 @@ def test_a_wrong_setting_is_one_sentence(parsed):
     assert any("BIGTCP_BENCH_WATCH_SCHEDULE = 'at night': must be a cron expression" in error for error in errors)
 
 
-def printed(code):
-    """Return what ``code`` prints in a process of its own, which has imported nothing yet."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-
-
-def test_what_is_heavy_is_imported_before_the_fork_or_not_at_all():
+def test_what_is_heavy_is_imported_before_the_fork_or_not_at_all(forked):
     """Airflow's DAG processor imports what a DAG file names of Airflow once; the rest at every parse."""
-    files = sorted(str(path) for path in dags_dir().glob("*.py"))
+    files = sorted(dags_dir().glob("*.py"))
     assert len(files) == 3
-    # A process that has imported what the processor has, and, as there, one more for each file.
-    said = printed(
-        "import atexit, gc; gc.disable(); atexit.register(gc.freeze)\n"
-        "import importlib, json, os, sys\n"
-        "import airflow.dag_processing.manager\n"
-        "from airflow.dag_processing.dagbag import DagBag\n"
-        "from airflow.utils.file import iter_airflow_imports\n"
-        f"for file in {files!r}:\n"
-        "    if child := os.fork():\n"
-        "        assert os.waitpid(child, 0)[1] == 0\n"
-        "        continue\n"
-        "    for module in iter_airflow_imports(file): importlib.import_module(module)\n"
-        "    before = set(sys.modules)\n"
-        "    assert DagBag(dag_folder=file).dags\n"
-        "    print('NEW', json.dumps([file, sorted(before), sorted(set(sys.modules) - before)]), flush=True)\n"
-        "    sys.exit()"
-    )
-    found = [json.loads(line[4:]) for line in said.splitlines() if line.startswith("NEW ")]
-    assert sorted(file for file, _, _ in found) == files
+    code = """
+import importlib, json, sys
+from airflow.dag_processing.dagbag import DagBag
+from airflow.utils.file import iter_airflow_imports
+for module in iter_airflow_imports(sys.argv[1]): importlib.import_module(module)
+before = set(sys.modules)
+assert DagBag(dag_folder=sys.argv[1]).dags
+print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
+"""
     heavy = {"pandas", "numpy", "scipy", "slack_sdk", "alembic", "fastapi"}
-    for file, before, new in found:
+    # A process that has imported what the processor has, and, as there, one more for each file.
+    for file in files:
+        before, new = json.loads(forked.ask(code, str(file), path=[ROOT / "plugins"])[-1])
         assert not heavy & {*before, *new}, f"Airflow imports none of them, nor may {file}"
         assert "rich.console" not in new
         ours = ("bigtcp_bench", "unusual_prefix", "airflow.sdk.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,9 +21,7 @@ RECIPES = re.findall(r"^\*\*(A [\w ]+)\.\*\*.*?^```diff\n(.*?)^```$", DOCUMENT, 
 
 #: What a developer would try out by hand; runs on the copy, with the address of a webhook and one where none is.
 LOOK = """
-import atexit, gc, json, socket, subprocess, sys
-gc.disable()
-atexit.register(gc.freeze)
+import json, socket, subprocess, sys
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,7 +91,7 @@ def told(cluster, address):
     done = deliver(warehouse, cluster, settings)
     return [settings.of(cluster).min_severity, done.sent, done.waiting]
 
-print("LOOKED", json.dumps({
+print(json.dumps({
     "told": [told(cluster, address) for cluster, address in zip(("there", "gone"), sys.argv[1:], strict=True)],
     "package": bigtcp_bench.__file__,
     "measured by the kind": measured_by_the_kind(),
@@ -170,22 +167,14 @@ def test_there_is_a_recipe_for_each_and_it_is_short():
 
 
 @pytest.fixture(scope="module")
-def seen(copy, tmp_path_factory) -> dict[str, Any]:
+def seen(copy, forked) -> dict[str, Any]:
     """Return what is to be seen of the copy, all in one process, which takes long to start."""
     with HTTPServer(("127.0.0.1", 0), Webhook) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         addresses = [f"http://127.0.0.1:{server.server_port}/{name}" for name in ("hook", "gone")]
-        done = subprocess.run(
-            [sys.executable, "-c", LOOK, *addresses],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path_factory.mktemp("looked"),
-            env={**os.environ, "PYTHONPATH": f"{copy / 'plugins'}{os.pathsep}{copy}"},
-        )
+        said = forked.ask(LOOK, *addresses, path=[copy / "plugins", copy, ROOT / "lab"])
         server.shutdown()
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.partition("LOOKED ")[2])
+    found: dict[str, Any] = json.loads(said[-1])
     return found
 
 

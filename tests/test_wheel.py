@@ -10,21 +10,9 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import pytest
-
-from tests.support.installed import ROOT, build_wheel, virtual_environment
+from tests.support.installed import ROOT
 
 DAGS = ["bigtcp_benchmark", "bigtcp_restore", "bigtcp_upgrade_watch"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("dist"))
-
-
-@pytest.fixture(scope="module")
-def programs(wheel, tmp_path_factory) -> Path:
-    return virtual_environment(tmp_path_factory.mktemp("installed") / "venv", wheel)
 
 
 def test_the_wheel_has_all_and_nothing_else(wheel):
@@ -38,7 +26,7 @@ def test_the_wheel_has_all_and_nothing_else(wheel):
     assert wheel.name == f"bigtcp_bench-{version}-py3-none-any.whl"
 
 
-def test_airflow_finds_dags_and_plugin_of_the_wheel(programs, tmp_path):
+def test_airflow_finds_dags_and_plugin_of_the_wheel(programs, forked, tmp_path):
     dags = tmp_path / "dags"
     command = [str(programs / "bigtcp-bench"), "install-dags", str(dags)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
@@ -48,9 +36,7 @@ def test_airflow_finds_dags_and_plugin_of_the_wheel(programs, tmp_path):
         r"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST='(.*)'", (ROOT / "docs" / "operations.md").read_text()
     )
     code = """
-import atexit, gc, json, sys
-gc.disable()
-atexit.register(gc.freeze)
+import json, sys
 import bigtcp_bench
 from airflow import plugins_manager
 from airflow.dag_processing.bundles.manager import DagBundlesManager
@@ -62,7 +48,7 @@ def parsed(folder):
 
 bundles = {bundle.name: bundle for bundle in DagBundlesManager().get_all_dag_bundles()}
 plugins = [plugin.name for plugin in plugins_manager._get_plugins()[0]]
-print("FOUND", json.dumps({
+print(json.dumps({
     "library": bigtcp_bench.__file__,
     "folder": parsed(sys.argv[1]),
     "bundles": sorted(bundles),
@@ -71,22 +57,11 @@ print("FOUND", json.dumps({
     "errors": plugins_manager.get_import_errors(),
 }))
 """
-    asked = subprocess.run(
-        [str(programs / "python"), "-c", code, str(dags)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={
-            **clean,
-            "AIRFLOW_HOME": str(tmp_path / "airflow"),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": setting,
-        },
-    )
-    assert asked.returncode == 0, asked.stderr[-2000:]
-    found = json.loads(asked.stdout.partition("FOUND ")[2])
+    environment = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": setting,
+    }
+    found = json.loads(forked.ask(code, str(dags), environment=environment)[-1])
     package = Path(found["library"]).parent
     assert programs.parent in package.parents, "the checkout was used, not the wheel"
     assert found["folder"] == [DAGS, {}]

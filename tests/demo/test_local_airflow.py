@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from bigtcp_bench.commands.main import main
 from bigtcp_bench.demo import local_airflow
 from bigtcp_bench.demo.local_airflow import LocalAirflow, Session
+from tests.support.forked import Forked
 
 
 def test_a_taken_port_is_said_before_anything_is_started(tmp_path: Path, capsys) -> None:
@@ -68,9 +68,9 @@ def test_a_database_is_prepared_once_by_each_release_of_airflow(
         monkeypatch.setattr(local_airflow, "version", lambda _, times=times: f"4.{times}")
 
 
-def test_the_scheduler_has_imported_what_its_tasks_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scheduler_has_imported_what_its_tasks_need(forked: Forked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only of other packages: a task takes this one as it is when it starts."""
-    airflow = LocalAirflow(tmp_path, tmp_path / "kubeconfig", tmp_path / "warehouse.db")
+    airflow = LocalAirflow(forked.folder, forked.folder / "kubeconfig", forked.folder / "warehouse.db")
     monkeypatch.setattr(LocalAirflow, "check_port", lambda _: None)
     monkeypatch.setattr(LocalAirflow, "_await_ready", lambda _: None)
     monkeypatch.setattr(Session, "remember", lambda *_: None)
@@ -78,15 +78,18 @@ def test_the_scheduler_has_imported_what_its_tasks_need(tmp_path: Path, monkeypa
     monkeypatch.setattr(subprocess.CompletedProcess, "pid", os.getpid(), raising=False)
     airflow.start()
     monkeypatch.undo()
-    names = "'airflow.providers.cncf.kubernetes.operators.pod' in sys.modules"
-    ours = "[name for name in sys.modules if name.startswith('bigtcp_bench')]"
-    # What is registered first is called last.
-    frozen = "atexit.register(lambda: print(gc.get_freeze_count() > 0))"
-    program = (
-        f"import atexit, gc, sys; {frozen}; sys.argv = ['airflow', 'scheduler']; import airflow; "
-        f"print(({names}, {ours}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=airflow.environment(), capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-2:] == ["(True, [])", "True"]
+    # Airflow imports its settings when it is imported itself, as the forked process has done, without any. What is
+    # registered first is called last.
+    code = """
+import atexit, gc, importlib, sys
+from airflow import settings
+atexit.unregister(gc.freeze)
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
+provider = "airflow.providers.cncf.kubernetes.operators.pod"
+assert provider not in sys.modules
+sys.argv = ["airflow", "scheduler"]
+importlib.invalidate_caches()
+settings.import_local_settings()
+print(provider in sys.modules, [name for name in sys.modules if name.startswith("bigtcp_bench")])
+"""
+    assert forked.ask(code)[-2:] == ["True []", "True"]
