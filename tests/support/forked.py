@@ -16,6 +16,7 @@ atexit.register(gc.freeze)
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 import airflow.dag_processing.manager
+print("imported", file=answers, flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
     if child := os.fork():
@@ -49,6 +50,8 @@ class Forked:
         )
 
     def __enter__(self) -> Forked:
+        # What is imported then is the same whatever the first question writes into the home.
+        assert self._answer() == "imported"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,8 +78,10 @@ class Forked:
             "err": str(folder / "err"),
         }
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         print(json.dumps(question), file=self._process.stdin, flush=True)
-        status = self._process.stdout.readline().strip()
-        assert status == "0", (folder / "err").read_text(errors="replace")[-3000:]
+        assert self._answer() == "0", (folder / "err").read_text(errors="replace")[-3000:]
         return (folder / "out").read_text().splitlines()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
