@@ -198,7 +198,7 @@ def _medians(frame: pd.DataFrame, wanted: npt.NDArray[np.bool_]) -> tuple[npt.ND
     value = frame["value"].to_numpy(dtype=float)
     rows = np.flatnonzero(np.isfinite(value) & wanted)
     value = value[rows]
-    generation = np.zeros(len(rows), dtype=np.int64)
+    generation: npt.NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
     for name in ("scenario", "metric", "block", "generation"):
         place, _ = frame[name].factorize(sort=True)
         generation = generation * (place.max(initial=0) + 1) + place[rows]
@@ -416,8 +416,8 @@ def _compare(
     found = Comparison(
         scenario=scenario,
         metric=metric.name,
-        off_median=median(values[~on].tolist()) if n_off else None,
-        on_median=median(values[on].tolist()) if n_on else None,
+        off_median=float(median(values[~on])) if n_off else None,
+        on_median=float(median(values[on])) if n_on else None,
         change=None,
         ci_low=None,
         ci_high=None,

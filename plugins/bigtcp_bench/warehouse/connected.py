@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_retrying = Retrying(
+    retry=retry_if_exception(is_transient),
+    stop=stop_after_attempt(5),
+    wait=wait_random_exponential(multiplier=0.1, max=3),
+    reraise=True,
+)
 #: What helps where the database's encoding lacks a character.
 _UTF8 = "; a database that is made with ENCODING 'UTF8' holds every text"
 
@@ -93,13 +99,7 @@ class Connected:
         return self._repeated(once)
 
     def _repeated(self, once: Callable[[], T]) -> T:
-        retrying = Retrying(
-            retry=retry_if_exception(is_transient),
-            stop=stop_after_attempt(5),
-            wait=wait_random_exponential(multiplier=0.1, max=3),
-            reraise=True,
-        )
-        return self._in_one_sentence(lambda: retrying(once))
+        return self._in_one_sentence(lambda: _retrying(once))
 
     def _in_one_sentence(self, call: Callable[[], T]) -> T:
         try:
@@ -133,7 +133,8 @@ class Connected:
     def _store(self, run_id: int, table: sa.Table, model: Any, rows: Iterable[Any]) -> None:
         name = table.name.removeprefix("bigtcp_")
         checked = with_run(run_id, rows_of(model, rows, f"{name} of run {run_id}"))
-        self.write(lambda connection: upsert(connection, table, checked))
+        if checked:
+            self.write(lambda connection: upsert(connection, table, checked))
 
     def _frame_of_run(self, table: sa.Table, run_id: int) -> pd.DataFrame:
         columns = [column for column in table.c if column.name != "run_id"]
