@@ -195,7 +195,7 @@ def _medians(frame: pd.DataFrame, wanted: npt.NDArray[np.bool_]) -> tuple[npt.ND
 
     By hand: grouping by pandas would take most of the time in which a run is judged.
     """
-    value = frame["value"].to_numpy(dtype=float)
+    value: FloatArray = frame["value"].to_numpy(dtype=float)
     rows = np.flatnonzero(np.isfinite(value) & wanted)
     value = value[rows]
     generation: npt.NDArray[np.int64] = np.zeros(len(rows), dtype=np.int64)
