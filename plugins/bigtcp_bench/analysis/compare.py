@@ -206,7 +206,8 @@ def _medians(frame: pd.DataFrame, wanted: npt.NDArray[np.bool_]) -> tuple[npt.ND
     rows, value = rows[order], value[order]
     first = np.flatnonzero(np.diff(generation[order], prepend=-1))
     count = np.diff(first, append=len(rows))
-    return rows[first], (value[first + (count - 1) // 2] + value[first + count // 2]) / 2
+    middle = (value[first + (count - 1) // 2] + value[first + count // 2]) / 2
+    return rows[first], np.asarray(middle, dtype=np.float64)
 
 
 @dataclass(frozen=True)
