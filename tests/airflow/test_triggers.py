@@ -125,6 +125,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiClus
         yield made
 
 
+@pytest.mark.lab
 def test_a_rollout_on_an_api_server_is_waited_for(cluster):
     trigger = CiliumRolloutTrigger("k8s", 7, settle_s=0.3, deadline=1e12, poll_s=0.1)
 

@@ -208,6 +208,7 @@ def test_the_last_writer_counts():
     assert config_written_at({"metadata": {}}) == ""
 
 
+@pytest.mark.lab
 def test_the_rights_of_the_benchmark_are_enough_and_a_rollout_is_seen(tmp_path: Path):
     with ApiCluster(tmp_path, rbac_on=True) as cluster, cluster.client() as administrator:
         for name in ("namespace.yaml", "rbac.yaml"):

@@ -209,6 +209,7 @@ def job_template(*command: str) -> dict[str, Any]:
     return {"spec": {**pod("x", *command)["spec"]}}
 
 
+@pytest.mark.lab
 def test_jobs_end_complete_or_failed_and_their_pods_go_with_them(cluster: ApiCluster) -> None:
     with cluster.client() as client:
         batch, core = kubernetes.client.BatchV1Api(client), kubernetes.client.CoreV1Api(client)
@@ -240,6 +241,7 @@ def _exists(read: Callable[[], Any]) -> bool:
     return True
 
 
+@pytest.mark.lab
 def test_a_namespace_has_an_account_and_goes_with_all_that_is_in_it(cluster: ApiCluster) -> None:
     with cluster.client() as client:
         core = kubernetes.client.CoreV1Api(client)
