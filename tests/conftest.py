@@ -9,16 +9,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
-from bigtcp_bench.warehouse.store import Warehouse
-from bigtcp_lab import daemon
-from bigtcp_lab.daemon import LabInfo
 from tests.support.forked import Forked
 from tests.support.installed import build_wheel, virtual_environment
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.store import Warehouse
+    from bigtcp_lab.daemon import LabInfo
 
 # Collecting imports thousands of modules; looking again and again for garbage among them takes a quarter of it.
 gc.disable()
@@ -38,7 +39,7 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith("AIRFLOW") or name == "KUBECONFIG"]:
     del os.environ[_name]
 # However the tests end, a lab that one of them has started ends with them.
-os.environ[daemon.OWNER] = str(os.getpid())
+os.environ["BIGTCP_LAB_OWNER"] = str(os.getpid())
 # LocalAirflow keeps its home in a folder of this name, so the end-to-end tests can take it over.
 os.environ["AIRFLOW_HOME"] = f"{_HOME}/airflow"
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
@@ -62,8 +63,21 @@ FIRST = (
     ("cluster/test_on_the_lab.py", "in_cluster/test_measure_traffic.py", "measuring/test_control_on_the_lab.py"),
     ("web/test_browser.py",),
     ("test_wheel.py", "test_recipes.py", "test_dag.py", "demo/test_local_airflow.py"),
+    (
+        *("web/test_pages.py", "web/test_permissions.py", "web/test_metrics.py", "web/test_attempts.py"),
+        "web/test_any_run.py",
+    ),
 )
 _PLACES = {f"tests/{name}": (place, line[0]) for place, line in enumerate(FIRST) for name in line}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the tests once before several workers begin."""
+    if session.config.pluginmanager.hasplugin("dsession"):
+        from tests.support.prepared import prepare
+
+        prepare(session.config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,6 +115,8 @@ def lab_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lab(lab_dir: Path) -> Iterator[LabInfo]:
     """Start a lab that enforces access rules (its kubeconfig is the administrator's) and stop it at the end."""
+    from bigtcp_lab import daemon
+
     try:
         yield daemon.up(lab_dir, rbac=True)
     finally:
@@ -127,6 +143,8 @@ def forked(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from bigtcp_bench.warehouse.store import Warehouse
+
     path = tmp_path_factory.mktemp("migrated") / "warehouse.db"
     migrated = Warehouse(f"sqlite:///{path}")
     migrated.migrate()
@@ -138,6 +156,8 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def new_warehouse(migrated_file: Path) -> Callable[[Path], Warehouse]:
     """Return what makes an empty warehouse in a file: a copy, because migrating takes longer than most tests."""
+    from bigtcp_bench.warehouse.store import Warehouse
+
     return lambda path: Warehouse(f"sqlite:///{shutil.copy(migrated_file, path)}")
 
 

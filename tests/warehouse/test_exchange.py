@@ -228,15 +228,22 @@ def with_plan(plan: str) -> str:
             "run: started_at = .*1970 to 9998",
         ),
         ({"run": f"{json.dumps(RUN)}\n", "result": json.dumps({**RESULT, "value": 10**400})}, "result of run 1"),
-        ({"run": json.dumps({**RUN, "note": "x" * MAX_LINE_BYTES})}, "line 1: has more than the 8388608 bytes"),
-        ({"run": b" " * (100 << 20)}, "bytes and would unpack to [0-9]+; allowed is 200 times that"),
+        (
+            {"run": lambda: json.dumps({**RUN, "note": "x" * MAX_LINE_BYTES})},
+            "line 1: has more than the 8388608 bytes",
+        ),
+        ({"run": lambda: b" " * (100 << 20)}, "bytes and would unpack to [0-9]+; allowed is 200 times that"),
     ],
 )
 def test_a_file_made_to_do_harm_gets_a_sentence(
-    tmp_path: Path, entries: dict[str, bytes | str], sentence: str, new_warehouse: Callable[[Path], Warehouse]
+    tmp_path: Path,
+    entries: dict[str, bytes | str | Callable[[], bytes | str]],
+    sentence: str,
+    new_warehouse: Callable[[Path], Warehouse],
 ) -> None:
     warehouse = new_warehouse(tmp_path / "w.db")
-    archive = archive_of(tmp_path / "bad.zip", **entries)
+    made = {name: lines() if callable(lines) else lines for name, lines in entries.items()}
+    archive = archive_of(tmp_path / "bad.zip", **made)
     tracemalloc.start()
     try:
         with pytest.raises(InvalidInput, match=sentence) as refusal:

@@ -13,7 +13,6 @@ import zlib
 import pytest
 
 from bigtcp_bench.warehouse import outbox, pages, schema
-from bigtcp_bench.web import overview
 from bigtcp_bench.web.rendering import POLICY, static_version
 from tests.web.history import CLUSTER, DAG_ID, HOSTILE, LAB, LAB_DAG_ID, NIGHTS
 
@@ -452,7 +451,7 @@ def test_a_page_that_fails_says_so(reader, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("secret of the code")
 
-    monkeypatch.setattr(overview, "_card", broken)
+    monkeypatch.setattr("bigtcp_bench.web.overview._card", broken)
     answer = reader.get("overview")
     assert answer.status_code == 500
     assert "the log of Airflow's API server says what" in text_of(answer)

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from bigtcp_bench.warehouse import incidents
-from bigtcp_bench.web.app import build_app
 from bigtcp_bench.web.rendering import static_version
 from tests.web.history import CLUSTER, DAG_ID, LAB, LAB_DAG_ID, NIGHTS, connection_of
 
@@ -24,9 +23,11 @@ ALSO = ("docs", "redoc", "openapi.json", "", "static/pages.css", f"static/{stati
 
 def addresses() -> list[tuple[str, str]]:
     """Return every route of the pages as method and address, with sample values in the places of parameters."""
+    from tests.web.logged_in import pages
+
     found = [
         (method, re.sub(r"\{(\w+)[^}]*\}", lambda match: SAMPLES[match[1]], route.path).lstrip("/"))
-        for route in build_app().routes
+        for route in pages(known=False).routes
         for method in sorted(route.methods)
     ]
     return [*found, *(("GET", path) for path in ALSO)]

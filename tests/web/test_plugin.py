@@ -8,12 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from airflow.models.taskinstancekey import TaskInstanceKey
 
 from bigtcp_bench.web.plugin import BigTcpBenchPlugin
 from bigtcp_bench.web.task_link import OPERATORS, RunPageLink
-
-KEY = TaskInstanceKey(dag_id="bigtcp_benchmark", task_id="compare", run_id="manual__1+2", map_index=-1)
 
 
 def test_the_views_are_in_the_navigation_and_on_dag_and_run():
@@ -26,9 +23,12 @@ def test_the_views_are_in_the_navigation_and_on_dag_and_run():
 
 
 def test_the_link_of_a_task_leads_to_the_page_of_its_run(monkeypatch):
+    from airflow.models.taskinstancekey import TaskInstanceKey
+
+    key = TaskInstanceKey(dag_id="bigtcp_benchmark", task_id="compare", run_id="manual__1+2", map_index=-1)
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example/x")
     wanted = "https://airflow.example/x/dags/bigtcp_benchmark/runs/manual__1%2B2/plugin/bigtcp-run"
-    assert RunPageLink().get_link(None, ti_key=KEY) == wanted
+    assert RunPageLink().get_link(None, ti_key=key) == wanted
 
 
 @pytest.mark.parametrize(("module", "name"), OPERATORS)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import jinja2
-from fastapi.responses import HTMLResponse
 from markupsafe import Markup
+from starlette.responses import HTMLResponse
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import links, units
