@@ -130,6 +130,7 @@ class Cluster:
     """The cluster itself; any number of clients talk to it."""
 
     def __init__(self, **configured: str) -> None:
+        self.configured = configured
         self.store = _forked(_seeded())
         self.time = 1_800_000_000.0
         #: Tasks ask about both nodes at once; the store answers one request after the other.
@@ -179,6 +180,18 @@ class Cluster:
                 "template": self.daemonset()["spec"]["template"],
             }
         )
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it still is as it was made."""
+        made = _made(**self.configured)
+        own = (self.store.version, self.time, self.nodes, self.faults, self.full, self.forbidden)
+        others = (made.store.version, made.time, made.nodes, made.faults, made.full, made.forbidden)
+        return own == others and not (self.extra_devices or self.extra_status or self.unreachable or self.unserved)
+
+    def become(self, other: Cluster) -> None:
+        """Be from now on what ``other`` is, for all clients, too."""
+        vars(self).update(vars(other.fork()))
 
     def fork(self) -> Cluster:
         """Return another cluster that is as this one is now, and goes its own way from here."""
@@ -371,6 +384,11 @@ class Cluster:
         for family, (gso, gro) in LIMITS.items():
             document[f"{family}-big-tcp"].update(maxGSO=limits[gso], maxGRO=limits[gro])
         return {**document, **self.extra_status}
+
+
+@functools.cache
+def _made(**configured: str) -> Cluster:
+    return Cluster(**configured)
 
 
 class Client(ClusterApi):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from bigtcp_bench.resources import load_manifest, load_manifests
 from bigtcp_lab.api.discovery import CONFIGMAPS, CRONJOBS, DAEMONSETS, PODS, SERVICEACCOUNTS
 
 from .simulated import BIG, SMALL, Client, Cluster, Killed, dies_everywhere, run
-from .test_restore import RUN, open_and_switch, plan, put_node_config_of_our_name
+from .test_restore import RUN, begun, plan, put_node_config_of_our_name
 
 
 class Account(script.Api):
@@ -59,14 +60,19 @@ class Account(script.Api):
 def wake(cluster: Cluster, account: Account | None = None) -> int:
     """Do what one Job of the CronJob does; return its exit status."""
     account = account or Account(cluster, guardian_objects.AWAY_S)
-    # As they are in the ConfigMap.
-    told = json.loads(guardian_objects.config_map(plan().image)["data"][guardian_objects.ORDERS_FILE])
-    return script.Guardian(account, Means(**told["means"])).run()
+    return script.Guardian(account, Means(**json.loads(_orders())["means"])).run()
+
+
+@functools.cache
+def _orders() -> str:
+    """Return what a guardian is told, as it is in the ConfigMap."""
+    found: str = guardian_objects.config_map(plan().image)["data"][guardian_objects.ORDERS_FILE]
+    return found
 
 
 def abandon(cluster: Cluster, *arms: str, **fields: object) -> None:
     """Let a run switch, die, and not be heard of for as long as its lease lasts."""
-    open_and_switch(cluster, *arms, **fields)
+    begun(cluster, *arms, **fields)
     cluster.time += protocol.LEASE_S + 1
 
 
@@ -76,7 +82,7 @@ def started(cluster: Cluster) -> list[int]:
 
 def test_a_living_run_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster, "on")
+    fence = begun(cluster, "on")
     cluster.time += protocol.LEASE_S - 10
     before = cluster.state(), cluster.lease()
     assert wake(cluster) == 0
@@ -138,7 +144,7 @@ def test_the_run_is_told_who_restored_it_and_may_change_nothing_any_more(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster, "on")
+    fence = begun(cluster, "on")
     cluster.time += protocol.LEASE_S + 1
     assert wake(cluster) == 0
     said = capsys.readouterr().out
@@ -157,7 +163,7 @@ def test_the_run_is_told_who_restored_it_and_may_change_nothing_any_more(
     assert report.outcome == "nothing"
     assert f"put back already: {RUN} by the guardian at 2027-" in str(report)
     # The next window knows nothing of that.
-    open_and_switch(cluster, holder="next/run")
+    begun(cluster, holder="next/run")
     assert "put back already" not in str(restore.restore(cluster.client(), "end", force=True))
     assert restore.restore(cluster.client(), "again").already.startswith("next/run by a restore (end) at 2027-")
 
@@ -209,7 +215,7 @@ def test_one_that_is_overtaken_stops(saved: bool) -> None:
     def take_over(cluster: Cluster, number: int, seen: list[dict[str, Any]], when: str, change: int) -> None:
         if (when, change) == ("before", number) and not seen:
             restore.restore(cluster.client(), "by hand", force=True)
-            open_and_switch(cluster, "on", holder="next/run")
+            begun(cluster, "on", holder="next/run")
             pod = pods.create_pod(cluster.client(), pods.build_pod("server", image="x", node="node1"))
             seen.append({**cluster.state(), "pod": pod["metadata"]["name"]})
 
@@ -258,7 +264,7 @@ def test_a_first_write_that_was_on_its_way_when_it_began_changes_nothing(
     if prior:
         put_node_config_of_our_name(opened, "false")
     before = opened.state()
-    fence = open_and_switch(opened, scope=scope)
+    fence = begun(opened, scope=scope)
     number = 0
     while True:
         number += 1
@@ -280,7 +286,7 @@ def test_a_first_write_that_was_on_its_way_when_it_began_changes_nothing(
 
 def test_a_guardian_that_dies_while_it_waits_leaves_the_waiting_to_the_next() -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster, "off")
+    fence = begun(cluster, "off")
     fence.update(lambda body: annotate(body, {protocol.IN_FLIGHT: "label node node1"}))
     cluster.time += protocol.LEASE_S + 1
     account = Account(cluster, guardian_objects.AWAY_S)
@@ -341,12 +347,12 @@ def test_what_a_restore_has_restarted_the_guardian_does_not_restart_again(monkey
 
 def test_a_change_in_flight_is_waited_for() -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster, "on")
+    fence = begun(cluster, "on")
     fence.update(lambda body: annotate(body, {protocol.IN_FLIGHT: "label node node1"}))
     cluster.time += protocol.LEASE_S + 1
-    begun = cluster.time
+    since = cluster.time
     assert wake(cluster) == 0
-    assert cluster.time - begun >= protocol.SETTLE_S
+    assert cluster.time - since >= protocol.SETTLE_S
 
 
 def test_limits_that_stay_wrong_keep_the_state_and_restart_no_agent_over_and_over(
@@ -392,7 +398,7 @@ def test_it_waits_for_agents_as_long_as_cilium_does() -> None:
     for item in found["spec"]["template"]["spec"]["containers"]:
         item["startupProbe"] = {"failureThreshold": 300, "periodSeconds": 2, "initialDelaySeconds": 5}
     run(cluster.store.update(DAEMONSETS, found))
-    open_and_switch(cluster)
+    begun(cluster)
     (told,) = cluster.find(CONFIGMAPS, guardian_objects.protocol.GUARDIAN_NAME)
     assert json.loads(told["data"][guardian_objects.ORDERS_FILE])["means"]["agent_ready_s"] == 635
 
@@ -471,7 +477,7 @@ def test_a_node_that_has_gone_does_not_stop_the_others(capsys: pytest.CaptureFix
 
 def test_without_a_state_it_removes_itself_but_not_under_a_living_run() -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster)
+    fence = begun(cluster)
     cluster.lose_state()
     assert wake(cluster) == 0
     assert len(cluster.state()["guardian"]) == 2
@@ -566,7 +572,7 @@ class TestInstalling:
 
     def test_a_plan_can_do_without(self) -> None:
         cluster = Cluster()
-        open_and_switch(cluster, guardian=False)
+        begun(cluster, guardian=False)
         assert cluster.state()["guardian"] == []
 
     @pytest.mark.parametrize("lacking", ["account", "right"])
@@ -598,7 +604,7 @@ class TestInstalling:
     @pytest.mark.parametrize("looked", [False, True])
     def test_a_switch_says_so_where_the_guardian_never_looked(self, looked: bool) -> None:
         cluster = Cluster()
-        fence = open_and_switch(cluster)
+        fence = begun(cluster)
         api = cluster.client()
         name = guardian_objects.protocol.GUARDIAN_NAME
         stored = cluster.store._find(CRONJOBS, name, pods.BENCH_NAMESPACE)
@@ -619,7 +625,7 @@ class TestInstalling:
     def test_the_next_window_has_a_guardian_of_its_own(self) -> None:
         """A guardian that looks at the very moment a run begins must not take the new run's CronJob with it."""
         cluster = Cluster()
-        open_and_switch(cluster).release()
+        begun(cluster).release()
         api = cluster.client()
         cluster.lose_state()
         (first, _) = cluster.state()["guardian"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -48,10 +49,30 @@ def open_and_switch(cluster: Cluster, *arms: str, holder: str = RUN, **fields: o
     return window.fence
 
 
+@functools.cache
+def _begun(
+    configured: tuple[tuple[str, str], ...], arms: tuple[str, ...], holder: str, **fields: object
+) -> tuple[Cluster, str]:
+    cluster = Cluster(**dict(configured))
+    return cluster, open_and_switch(cluster, *arms, holder=holder, **fields).window
+
+
+def begun(cluster: Cluster, *arms: str, holder: str = RUN, **fields: object) -> Fence:
+    """Let ``cluster`` be as after ``open_and_switch``; what many tests begin with is done once, with another one.
+
+    Not for tests that replace functions.
+    """
+    if not cluster.untouched:
+        return open_and_switch(cluster, *arms, holder=holder, **fields)
+    left, window = _begun(tuple(sorted(cluster.configured.items())), arms, holder, **fields)
+    cluster.become(left)
+    return Fence(cluster.client(), holder, window=window)
+
+
 def test_a_run_switches_and_everything_comes_back() -> None:
     cluster = Cluster()
     before = cluster.state()
-    fence = open_and_switch(cluster, "off")
+    fence = begun(cluster, "off")
     assert [node.agents_started for node in cluster.nodes.values()] == [1, 1], "off was in force already"
     api = cluster.client()
     report = switch(api, fence, "on", choose_pair(api, plan()), plan())
@@ -72,7 +93,7 @@ def test_a_tunnel_device_beside_native_routing_needs_no_big_tcp_but_is_saved() -
     cluster = Cluster()
     tunnel = {**dict.fromkeys(ALL_LIMITS, SMALL), "tso_max_size": SMALL}
     cluster.extra_devices = {"cilium_vxlan": {"index": 7, "kind": "vxlan", "mtu": 1450, **tunnel}}
-    fence = open_and_switch(cluster)
+    fence = begun(cluster)
     api = cluster.client()
     report = switch(api, fence, "on", choose_pair(api, plan()), plan())
     assert list(report.nodes["node1"].limits) == ["eth0"]
@@ -88,12 +109,12 @@ def test_a_tunnel_device_that_carries_the_traffic_needs_it() -> None:
     with pytest.raises(
         SwitchFailed, match="device cilium_vxlan has gso_ipv4_max_size 65536 with BIG TCP switched on"
     ):
-        open_and_switch(cluster, "on")
+        begun(cluster, "on")
 
 
 def test_a_state_in_force_and_proven_restarts_nothing_unless_told_to() -> None:
     cluster = Cluster(enable_ipv4_big_tcp="true", enable_ipv6_big_tcp="true")
-    fence = open_and_switch(cluster, "on")
+    fence = begun(cluster, "on")
     assert [node.agents_started for node in cluster.nodes.values()] == [1, 1]
     api = cluster.client()
     report = switch(api, fence, "on", choose_pair(api, plan()), plan(), force_restart=True)
@@ -148,7 +169,7 @@ def open_and_close_a_service(api: ClusterApi, the_plan: Plan, pair: NodePair) ->
 def test_a_restore_killed_at_every_request_is_finished_by_the_next() -> None:
     first = Cluster()
     before = first.state()
-    open_and_switch(first, "on")
+    begun(first, "on")
     api = first.client()
     *left, finished = dies_everywhere(api, "after", lambda: restore.restore(api, "first", holder=RUN))
     assert len(left) > 12
@@ -185,7 +206,7 @@ def test_a_stale_task_that_wakes_up_after_the_restore_changes_nothing(scope: str
     if prior:
         put_node_config_of_our_name(opened, "false")
     before = opened.state()
-    fence = open_and_switch(opened, *[] if prior else ["off"], scope=scope)
+    fence = begun(opened, *[] if prior else ["off"], scope=scope)
     started = [node.agents_started for node in opened.nodes.values()]
     number = 0
     while True:
@@ -260,7 +281,7 @@ def put_node_config_of_our_name(cluster: Cluster, value: str) -> None:
 def test_a_node_config_created_too_late_selects_no_node() -> None:
     """The one request that no precondition can stop: a creation that was already on its way."""
     cluster = Cluster()
-    fence = open_and_switch(cluster, "on")
+    fence = begun(cluster, "on")
     late = node_config(find_cilium(cluster.client()), RUN, fence.window, "on")
     restore.restore(cluster.client(), "test", holder=RUN)
     api = cluster.client()
@@ -277,7 +298,7 @@ def test_a_node_config_created_too_late_selects_no_node() -> None:
 def test_a_cleared_run_takes_over_from_its_own_living_attempt() -> None:
     cluster = Cluster()
     before = cluster.state()
-    first = open_and_switch(cluster, "on")
+    first = begun(cluster, "on")
     api = cluster.client()
     window = open_window(api, RUN, plan(), choose_pair(api, plan()))
     assert window.restored is not None
@@ -291,7 +312,7 @@ def test_a_cleared_run_takes_over_from_its_own_living_attempt() -> None:
 
 def test_only_one_run_holds_the_cluster() -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster, "on")
+    fence = begun(cluster, "on")
     api = cluster.client()
     with pytest.raises(PreconditionFailed, match=f"held by {RUN}"):
         open_window(api, "other/run", plan(), choose_pair(api, plan()))
@@ -314,7 +335,7 @@ def test_two_airflows_with_the_same_dag_and_schedule_do_not_take_the_cluster_fro
     cluster = Cluster()
     before = cluster.state()
     one, two = (holder_of("bigtcp_benchmark", "scheduled__2026-11-24", name) for name in ("a", "b"))
-    fence = open_and_switch(cluster, "off", "on", holder=one)
+    fence = begun(cluster, "off", "on", holder=one)
     api = cluster.client()
     during = cluster.state()
     with pytest.raises(PreconditionFailed, match=f"held by {one}"):
@@ -335,7 +356,7 @@ def test_two_airflows_with_the_same_dag_and_schedule_do_not_take_the_cluster_fro
 def test_a_forced_restore_ends_a_living_run() -> None:
     cluster = Cluster()
     before = cluster.state()
-    fence = open_and_switch(cluster, "on")
+    fence = begun(cluster, "on")
     restore.restore(cluster.client(), "by hand", force=True)
     assert cluster.state() == before
     with pytest.raises(FenceLost, match="nobody does"):
@@ -344,7 +365,7 @@ def test_a_forced_restore_ends_a_living_run() -> None:
 
 def test_a_change_in_flight_is_waited_for_and_an_unknown_outcome_counts_as_in_flight() -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster, "off")
+    fence = begun(cluster, "off")
     with pytest.raises(ApiUnreachable), fence.mutating("something"):
         raise ApiUnreachable("no answer", 0)
     assert restore.restore(cluster.client(), "test", holder=RUN).waited_s == protocol.SETTLE_S
@@ -356,7 +377,7 @@ def test_a_change_in_flight_is_waited_for_and_an_unknown_outcome_counts_as_in_fl
 def test_only_a_request_with_an_answer_is_no_longer_in_flight(error: type[BaseException], stays: bool) -> None:
     """A task's time-out strikes in the middle of a request, and is no Exception."""
     cluster = Cluster()
-    fence = open_and_switch(cluster)
+    fence = begun(cluster)
     with pytest.raises(error), fence.mutating("something"):
         raise error("no answer", 0)
     lease = read_lease(cluster.client())
@@ -366,7 +387,7 @@ def test_only_a_request_with_an_answer_is_no_longer_in_flight(error: type[BaseEx
 
 def test_a_restore_that_dies_while_it_waits_leaves_the_waiting_to_the_next() -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster, "off")
+    fence = begun(cluster, "off")
     fence.update(lambda body: annotate(body, {protocol.IN_FLIGHT: "something"}))
     api = cluster.client()
 
@@ -389,14 +410,14 @@ def test_settings_that_no_restart_would_bring_back_are_not_saved() -> None:
     api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
     sentence = "runs with BIG TCP off for ipv4 and off for ipv6, but its configuration now says on for ipv4 and"
     with pytest.raises(PreconditionFailed, match=f"node node1: .*{sentence}.*restart Cilium's agents first"):
-        open_and_switch(cluster)
+        begun(cluster)
     assert saved_state.read_state(api) is None
     assert cluster.lease()["holderIdentity"] == ""
 
 
 def test_what_somebody_else_changed_meanwhile_stays() -> None:
     cluster = Cluster()
-    open_and_switch(cluster, "off")
+    begun(cluster, "off")
     api = cluster.client()
     values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
     api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
@@ -411,7 +432,7 @@ def test_a_node_config_of_our_name_that_was_there_before_is_put_back() -> None:
     put_node_config_of_our_name(cluster, "true")
     before = cluster.state()
     assert before["limits"]["node1"]["gso_max_size"] == BIG
-    open_and_switch(cluster, "off", "on")
+    begun(cluster, "off", "on")
     restore.restore(api, "test", holder=RUN)
     assert cluster.state() == before
 
@@ -419,7 +440,7 @@ def test_a_node_config_of_our_name_that_was_there_before_is_put_back() -> None:
 def test_an_agent_that_stays_unready_fails_the_restore_and_keeps_the_state() -> None:
     cluster = Cluster()
     before = cluster.state()
-    open_and_switch(cluster, "on")
+    begun(cluster, "on")
     cluster.faults.add("never-ready")
     with pytest.raises(
         RestoreFailed, match=r"not Ready within 40 s: pod cilium-.* container cilium-agent runs but"
@@ -443,7 +464,7 @@ def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings_in_a_new_
     before = cluster.state()
     cluster.faults.add("crashes-when-on")
     with pytest.raises(SwitchFailed, match=r"node node[12] does not start: .* CrashLoopBackOff"):
-        open_and_switch(cluster, "on", scope=scope)
+        begun(cluster, "on", scope=scope)
     assert restore.restore(cluster.client(), "test", holder=RUN).outcome == "restored"
     assert cluster.state() == before
 
@@ -452,7 +473,7 @@ def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings_in_a_new_
 def test_a_changed_cilium_config_is_put_back_without_a_saved_state_or_said_not_to_be(lost: str) -> None:
     cluster = Cluster()
     before = cluster.state()
-    fence = open_and_switch(cluster, "on", "off", "on", scope="cluster")
+    fence = begun(cluster, "on", "off", "on", scope="cluster")
     fence.release()
     api = cluster.client()
     cluster.lose_state()
@@ -523,7 +544,7 @@ def test_a_setting_that_is_ignored_is_named_with_device_and_value() -> None:
     with pytest.raises(
         SwitchFailed, match=r"node node1: Cilium reports maxGSO 65536 for ipv4 .* wanted more than 65536"
     ):
-        open_and_switch(cluster, "on")
+        begun(cluster, "on")
 
 
 @pytest.mark.parametrize(
@@ -576,12 +597,12 @@ def test_another_node_config_that_overrules_ours_is_said_to() -> None:
     }
     api.create(find_cilium(api).node_config_kind, other, "kube-system")
     with pytest.raises(SwitchFailed, match=r"wanted true; another CiliumNodeConfig .* overrules the benchmark's"):
-        open_and_switch(cluster, "on")
+        begun(cluster, "on")
 
 
 def test_a_node_that_starts_no_pod_does_not_hide_what_the_other_one_has() -> None:
     cluster = Cluster()
-    open_and_switch(cluster, "off")
+    begun(cluster, "off")
     cluster.full.add("node1")
     cluster.nodes["node2"].limits["gro_max_size"] = BIG
     with pytest.raises(RestoreFailed, match="the devices of node node1 could not be read back: ") as failed:
@@ -596,11 +617,11 @@ def test_a_restore_that_was_overtaken_deletes_no_pod_of_the_next_run() -> None:
     def take_over(cluster: Cluster, number: int, seen: list[Any], when: str, change: int) -> None:
         if (when, change) == ("before", number) and not seen:
             restore.restore(cluster.client(), "by hand", force=True)
-            open_and_switch(cluster, "on", holder="next/run")
+            begun(cluster, "on", holder="next/run")
             seen.append(pods.create_pod(cluster.client(), pods.build_pod("server", image="x", node="node1")))
 
     switched = Cluster()
-    open_and_switch(switched, "on")
+    begun(switched, "on")
     pods.create_pod(switched.client(), pods.build_pod("client", image="x", node="node1"))
     number = 0
     while True:
@@ -620,7 +641,7 @@ def test_a_restore_that_was_overtaken_deletes_no_pod_of_the_next_run() -> None:
 
 def test_a_switch_of_all_nodes_that_was_killed_before_the_restart_is_finished_by_the_next_try() -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster, "on", scope="cluster")
+    fence = begun(cluster, "on", scope="cluster")
     api = cluster.client()
     pair = choose_pair(api, plan())
 
@@ -672,7 +693,7 @@ def test_a_daemonset_that_is_always_changed_by_somebody_else_is_named(monkeypatc
 def test_limits_left_by_a_broken_agent_are_mended_by_another_restart() -> None:
     cluster = Cluster()
     before = cluster.state()
-    open_and_switch(cluster, "off")
+    begun(cluster, "off")
     cluster.nodes["node2"].limits["gro_max_size"] = BIG
     report = restore.restore(cluster.client(), "test", holder=RUN)
     assert report.nodes["node2"]["restarted"]
@@ -682,7 +703,7 @@ def test_limits_left_by_a_broken_agent_are_mended_by_another_restart() -> None:
 
 def test_nothing_is_changed_without_a_saved_state() -> None:
     cluster = Cluster()
-    fence = open_and_switch(cluster)
+    fence = begun(cluster)
     api = cluster.client()
     cluster.lose_state()
     before = cluster.state()

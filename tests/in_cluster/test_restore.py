@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -44,22 +43,17 @@ from bigtcp_lab.api.discovery import (
 )
 from tests.cluster.simulated import BIG, SMALL, Cluster, Node, dies_everywhere, run
 from tests.cluster.test_guardian import started, wake
-from tests.cluster.test_restore import RUN, open_and_switch, plan
+from tests.cluster.test_restore import RUN, begun, open_and_switch, plan
 
 Restorer = Callable[[Cluster], str]
 IPV4, IPV6 = KEYS.values()
 
 
-@functools.cache
-def _switched(*arms: str) -> Cluster:
-    cluster = Cluster()
-    open_and_switch(cluster, *arms)
-    return cluster
-
-
 def switched(*arms: str) -> Cluster:
-    """Return a cluster of its own as a run leaves it that dies after these switches."""
-    return _switched(*arms).fork()
+    """Return a cluster as a run leaves it that dies after these switches."""
+    cluster = Cluster()
+    begun(cluster, *arms)
+    return cluster
 
 
 def teardown(cluster: Cluster) -> str:
@@ -120,7 +114,7 @@ class TestScopeCluster:
         cluster = Cluster()
         before = config(cluster)["data"]
         assert IPV4 not in before or before[IPV4] == "false"
-        open_and_switch(cluster, "on", "off", scope="cluster")
+        begun(cluster, "on", "off", scope="cluster")
         patch_config(cluster, {"data": {IPV6: "true"}})
         restorer(cluster)
         after = config(cluster)
@@ -135,7 +129,7 @@ class TestScopeCluster:
     ) -> None:
         cluster = Cluster(enable_ipv4_big_tcp="false", enable_ipv6_big_tcp="false")
         before = cluster.state()
-        open_and_switch(cluster, *arms, scope="cluster")
+        begun(cluster, *arms, scope="cluster")
         patch_config(cluster, {"data": {IPV6: "false"}})
         restorer(cluster)
         assert cluster.state() == before
@@ -146,7 +140,7 @@ class TestScopeCluster:
     ) -> None:
         cluster = Cluster(enable_ipv4_big_tcp="false", enable_ipv6_big_tcp="false")
         before = cluster.state()
-        open_and_switch(cluster, "off", "on", scope="cluster")
+        begun(cluster, "off", "on", scope="cluster")
         body: dict[str, Any] = {"metadata": {"annotations": {ARM: None}}}
         if keys_too:
             body["data"] = dict.fromkeys((IPV4, IPV6), "false")
@@ -156,7 +150,7 @@ class TestScopeCluster:
 
     def test_what_somebody_changed_before_the_run_wrote_anything_stays(self, restorer: Restorer) -> None:
         cluster = Cluster(enable_ipv4_big_tcp="false", enable_ipv6_big_tcp="false")
-        open_and_switch(cluster, scope="cluster")
+        begun(cluster, scope="cluster")
         patch_config(cluster, {"data": {IPV6: "true"}})
         restorer(cluster)
         assert {key: config(cluster)["data"][key] for key in (IPV4, IPV6)} == {IPV4: "false", IPV6: "true"}
@@ -215,7 +209,7 @@ class TestWithoutASavedState:
         """Return the state before a run, what killed restores of it leave, and what one that lives leaves."""
         cluster = Cluster()
         before = cluster.state()
-        open_and_switch(cluster, "off", "on", scope=scope)
+        begun(cluster, "off", "on", scope=scope)
         cluster.time += LEASE_S + 1
         cluster.lose_state()
         victim = cluster.client()
@@ -225,7 +219,7 @@ class TestWithoutASavedState:
     def test_a_node_that_could_not_be_asked_is_asked_again(self) -> None:
         cluster = Cluster()
         before = cluster.state()
-        open_and_switch(cluster, "off", "on")
+        begun(cluster, "off", "on")
         cluster.lose_state()
         first = cluster.client()
         real = first.exec
@@ -246,7 +240,7 @@ class TestWithoutASavedState:
     def test_without_labels_the_lease_tells_the_nodes(self) -> None:
         cluster = Cluster()
         before = cluster.state()
-        open_and_switch(cluster, "off", "on")
+        begun(cluster, "off", "on")
         cluster.time += LEASE_S + 1
         cluster.lose_state()
         for name in cluster.nodes:
@@ -279,7 +273,7 @@ class TestMachines:
     def test_another_machine_needs_nothing_put_back(self, restorer: Restorer, scope: str) -> None:
         cluster = Cluster()
         before = cluster.state()
-        open_and_switch(cluster, "off", "on", scope=scope)
+        begun(cluster, "off", "on", scope=scope)
         self.replace_machine(cluster)
         said = restorer(cluster)
         assert "NOT" not in said
@@ -291,7 +285,7 @@ class TestMachines:
     def test_only_what_cilium_sets_is_compared(self, restorer: Restorer) -> None:
         """What a card can do changes with its driver."""
         cluster = Cluster()
-        open_and_switch(cluster, "on")
+        begun(cluster, "on")
         cluster.nodes["node1"].limits["tso_max_size"] = 262144
         assert "NOT" not in restorer(cluster)
         assert cluster.nodes["node1"].limits["gso_max_size"] == SMALL
@@ -300,7 +294,7 @@ class TestMachines:
         """Six hours of looks, teardowns and nights; then somebody mends the node and says so."""
         cluster = Cluster()
         before = cluster.state()
-        open_and_switch(cluster, "on")
+        begun(cluster, "on")
         counts = started(cluster)
         cluster.faults.add("setting-ignored")
         for _ in range(72):
@@ -316,7 +310,7 @@ class TestMachines:
     def test_an_agent_that_was_restarted_in_vain_is_named(self) -> None:
         """One that was told the run's settings again and again."""
         cluster = Cluster()
-        open_and_switch(cluster, "on")
+        begun(cluster, "on")
         body = {"metadata": {"annotations": {"bigtcp-bench/restarts": json.dumps({"node1": MAX_RESTARTS})}}}
         cluster.client().patch(LEASE, LEASE_NAME, body, NAMESPACE)
         said = teardown(cluster)
@@ -327,7 +321,7 @@ class TestMachines:
     @pytest.mark.parametrize("scope", ["nodes", "cluster"])
     def test_what_a_restart_put_in_force_besides_is_said(self, scope: str) -> None:
         cluster = Cluster()
-        open_and_switch(cluster, "on", scope=scope)
+        begun(cluster, "on", scope=scope)
         patch_config(cluster, {"data": {"enable-host-legacy-routing": "true"}})
         report = restore.restore(cluster.client(), "test", holder=RUN)
         (note,) = [note for note in report.notes if "node1 put in force" in note]
@@ -366,7 +360,7 @@ class TestDecoys:
     ) -> None:
         cluster = Cluster()
         before = cluster.state()
-        open_and_switch(cluster, "off", "on")
+        begun(cluster, "off", "on")
         self.decoy(cluster, namespace)
         assert "NOT" not in restorer(cluster)
         assert without_pods(cluster.state()) == without_pods(before)
@@ -412,7 +406,7 @@ class TestDecoys:
 
     def test_one_of_our_name_that_somebody_made_during_the_run_stays(self, restorer: Restorer) -> None:
         cluster = Cluster()
-        open_and_switch(cluster, "off")
+        begun(cluster, "off")
         api = cluster.client()
         kind = find_cilium(api).node_config_kind
         theirs = {"nodeSelector": {"matchLabels": {"a": "b"}}, "defaults": {"enable-bbr": "true"}}
@@ -501,7 +495,7 @@ class TestNamespaceDeleted:
     def test_it_waits_for_the_restore(self, restorer: Restorer, scope: str) -> None:
         cluster = Cluster()
         before = cluster.state()
-        open_and_switch(cluster, "off", "on", scope=scope)
+        begun(cluster, "off", "on", scope=scope)
         self.delete(cluster)
         assert sorted(self.left(cluster)) == [f"configmaps/{STATE_NAME}", f"leases/{LEASE_NAME}"]
         said = restorer(cluster)
@@ -512,7 +506,7 @@ class TestNamespaceDeleted:
     def test_a_restore_that_is_killed_at_any_request_leaves_it_waiting(self) -> None:
         deleted = Cluster()
         before = deleted.state()
-        open_and_switch(deleted, "off", "on")
+        begun(deleted, "off", "on")
         self.delete(deleted)
         victim = deleted.client()
         *left, finished = dies_everywhere(victim, "after", lambda: restore.restore(victim, "first", holder=RUN))
@@ -526,7 +520,7 @@ class TestNamespaceDeleted:
 
     def test_the_run_changes_nothing_any_more(self) -> None:
         cluster = Cluster()
-        fence = open_and_switch(cluster, "off")
+        fence = begun(cluster, "off")
         self.delete(cluster)
         before = cluster.state()
         api = cluster.client()
@@ -539,7 +533,7 @@ class TestNamespaceDeleted:
     def test_a_saved_state_that_is_deleted_alone_ends_the_run_not_the_way_back(self, restorer: Restorer) -> None:
         cluster = Cluster()
         before = cluster.state()
-        fence = open_and_switch(cluster, "on")
+        fence = begun(cluster, "on")
         api = cluster.client()
         api.delete(CONFIGMAP, STATE_NAME, NAMESPACE)
         with pytest.raises(FenceLost, match=r"the saved state .* is being deleted"):
@@ -550,14 +544,14 @@ class TestNamespaceDeleted:
 
     def test_between_two_runs_nothing_holds_it(self) -> None:
         cluster = Cluster()
-        open_and_switch(cluster, "on")
+        begun(cluster, "on")
         teardown(cluster)
         self.delete(cluster)
         assert self.left(cluster) == []
 
     def test_the_documented_command_lets_it_go(self) -> None:
         cluster = Cluster()
-        open_and_switch(cluster, "on")
+        begun(cluster, "on")
         self.delete(cluster)
         for resource, name in ((CONFIGMAPS, STATE_NAME), (LEASES, LEASE_NAME)):
             found = run(cluster.store.get(resource, name, NAMESPACE))

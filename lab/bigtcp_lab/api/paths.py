@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from .discovery import Resource, resource_of
@@ -18,6 +19,7 @@ class Target:
     subresource: str
 
 
+@functools.lru_cache(maxsize=1024)
 def parse(path: str) -> Target:
     """Return the target of ``/api/v1/…`` or ``/apis/<group>/<version>/…``; raises ``ApiError`` 404."""
     parts = [part for part in path.split("/") if part]

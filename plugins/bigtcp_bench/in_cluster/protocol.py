@@ -7,6 +7,7 @@ mounts this file into any image with python3: standard library only, no syntax n
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -144,9 +145,15 @@ def read_saved(config_map: Mapping[str, Any]) -> SavedState:
     Every user, the guardian included, reads it here: what one of them refuses, all refuse. Raises Unreadable.
     """
     try:
-        document = json.loads((config_map.get("data") or {})[STATE_KEY])
+        return _read((config_map.get("data") or {})[STATE_KEY])
     except (ValueError, KeyError, TypeError) as error:
         raise Unreadable(f"it has no {STATE_KEY} in JSON ({error!r})") from error
+
+
+#: Before each change it is read again, and has not changed.
+@functools.lru_cache(maxsize=8)
+def _read(text: str) -> SavedState:
+    document = json.loads(text)
     version = document.get("version") if isinstance(document, dict) else None
     if version not in (1, STATE_VERSION) or isinstance(version, bool):
         raise Unreadable(f"version = {version!r}: must be 1 or {STATE_VERSION}")
