@@ -58,6 +58,7 @@ import atexit
 import gc
 
 __all__: list[str] = []
+gc.set_threshold(100_000, 50, 100)
 atexit.register(gc.freeze)
 """
 
@@ -78,7 +79,7 @@ class Stack:
         (folder / "state" / "lab").symlink_to(folder / "kube")
         home = folder / "opt" / "airflow"
         (home / "auth").mkdir(parents=True)
-        # Every health check imports Airflow: it need not look for garbage in it when it ends.
+        # Every process imports Airflow, health checks too: none need look for garbage in that.
         (home / "config").mkdir()
         (home / "config" / "airflow_local_settings.py").write_text(LOCAL_SETTINGS, encoding="utf-8")
         for mount in self.services["airflow-scheduler"]["volumes"]:

@@ -9,6 +9,6 @@ puts the parts together:
   ``controllers`` (scheduler, DaemonSets, Jobs, …), which know only the store;
 - the nodes: ``kubelet`` has a ``pod_worker`` per pod, with ``pod_status``, ``volumes``, ``images``, ``security``,
   ``probes`` and ``logs``; ``runtime`` gives the API logs and commands of all nodes;
-- the containers: ``containers`` starts ``init`` (first process of all) and ``become`` (becomes what a ``launch``
-  says), ``fittings`` says what they find inside; ``cilium``, ``cilium_agent`` and ``disguise`` run in there.
+- the containers: ``containers`` starts ``init`` (first process of all), which forks ``become`` (becomes what a
+  ``launch`` says), ``fittings`` says what they find inside; ``cilium``, ``cilium_agent``, ``disguise`` run there.
 """

@@ -1,23 +1,20 @@
 """Becomes a container, or a command inside one: joins and makes namespaces, builds the root, executes.
 
-Runs as a process of its own (standard library only, started by ``containers.py``), because a process with
-threads cannot do this. The fields of a ``Launch`` come over a socket, whose number is the only argument. Back over
-it come ``ready`` (the kernel attaches the sender's process id, which is how the lab learns it), then nothing if
-the program could be executed, or else a sentence why not.
+Runs in a process forked from ``init.py``, because a process with threads cannot do this. The fields of a
+``Launch`` come over a socket. Back over it come ``ready`` (the kernel attaches the sender's process id, which is
+how the lab learns it), then nothing if the program could be executed, or else a sentence why not.
 
-Three processes, each killed with the one before it: the outermost is the lab's child, the middle one is in the
-lab's process namespace, the innermost is process 1 of the container's own. (A command inside an existing container
-needs only two.) A process enters a process namespace only by being born there, hence the forks.
+Two processes, the second killed with the first: the outer one waits and tells the lab the exit code, the inner one
+is process 1 of the container's own namespace, or in an existing one's. (A process enters a process namespace only
+by being born there.)
 
-A lab starts thousands of these, and most of their time goes into imports: hence neither json, socket, signal nor
-dataclasses. Nothing may be imported late: once the root has changed, the interpreter's own files are out of reach.
+Nothing may be imported late: once the root has changed, the interpreter's own files are out of reach.
 """
 
 from __future__ import annotations
 
 import marshal
 import os
-import sys
 import warnings
 from types import SimpleNamespace
 
@@ -39,50 +36,56 @@ _IGNORED_BY_PYTHON = (13, 25)
 """SIGPIPE and SIGXFSZ."""
 
 
-def main() -> None:
-    """Read the specification and become what it says."""
-    syscalls.die_with_parent()
-    control = int(sys.argv[1])
-    os.set_inheritable(control, False)  # its end is how the lab learns that the program was executed
-    received = b"".join(iter(lambda: os.read(control, 1 << 16), b""))
-    if not received:
-        sys.exit("the lab ended before it said what to run")
-    launch = SimpleNamespace(**marshal.loads(received))
+def main(control: int, ended: int, stdin: int, stdout: int, stderr: int, *join: int) -> None:
+    """Read the specification from ``control`` and become what it says; the exit code goes to ``ended``, a byte."""
+    try:
+        syscalls.die_with_parent()
+        os.set_inheritable(control, False)  # its end is how the lab learns that the program was executed
+        for number, stream in enumerate((stdin, stdout, stderr)):
+            os.dup2(stream, number)
+            os.close(stream)
+        received = b"".join(iter(lambda: os.read(control, 1 << 16), b""))
+        if received:
+            _become(SimpleNamespace(**marshal.loads(received)), control, ended, join)
+    except Exception as error:  # whatever it is, the lab must hear of it
+        os.write(control, f"{error}".encode())
+    finally:  # never back to what forked this process
+        os._exit(START_ERROR)
+
+
+def _become(launch: SimpleNamespace, control: int, ended: int, join: tuple[int, ...]) -> None:
     if launch.hardships:
         from bigtcp_lab import hardship
 
         launch.begin = hardship.begin
-    syscalls.ignore_signals(*_ENDINGS)
-    try:
-        for descriptor, kind in launch.join:
-            syscalls.setns(descriptor, kind)
-            os.close(descriptor)
-        _continue_in_child(control)
-        if launch.root is not None:
-            syscalls.unshare(
-                syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
-            )
-            _continue_in_child(control)
-            syscalls.sethostname(launch.hostname)
-            _build_root(launch.root, [SimpleNamespace(**bind) for bind in launch.binds])
-            if launch.read_only_root:
-                syscalls.make_read_only("/", below=False)
-        _execute(launch, control)
-    except Exception as error:  # whatever it is, the lab must hear of it
-        os.write(control, f"{error}".encode())
-        os._exit(START_ERROR)
+    for descriptor, (_, kind) in zip(join, launch.join, strict=True):
+        syscalls.setns(descriptor, kind)
+        os.close(descriptor)
+    if launch.root is not None:
+        syscalls.unshare(
+            syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+        )
+    _continue_in_child(control, ended)
+    if launch.root is not None:
+        syscalls.sethostname(launch.hostname)
+        _build_root(launch.root, [SimpleNamespace(**bind) for bind in launch.binds])
+        if launch.read_only_root:
+            syscalls.make_read_only("/", below=False)
+    _execute(launch, control)
 
 
-def _continue_in_child(control: int) -> None:
-    """Fork; the parent waits and ends as its child did, the child goes on."""
+def _continue_in_child(control: int, ended: int) -> None:
+    """Fork; the parent waits and tells how its child ended, the child goes on."""
     child = os.fork()
     if child == 0:
+        os.close(ended)
         syscalls.die_with_parent()
         return
     for descriptor in (0, 1, 2, control):  # the child's output ends with the child
         os.close(descriptor)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os._exit(code if code >= 0 else 128 - code)
+    os.write(ended, bytes([code if code >= 0 else 128 - code]))
+    os._exit(0)
 
 
 def _execute(launch: SimpleNamespace, control: int) -> None:

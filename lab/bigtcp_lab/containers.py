@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import marshal
 import os
 import signal
@@ -26,7 +27,8 @@ PACKAGE_DIRECTORY = Path(__file__).resolve().parents[1]
 """Where ``import bigtcp_lab`` finds this package."""
 INTERPRETER = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 """The interpreter itself, not the virtual environment's link to it."""
-_BOOT = "import sys; sys.path.insert(0, {path!r}); from bigtcp_lab import {module}; {module}.main()"
+PIPE, NOWHERE = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+"""Instead of a descriptor: a pipe to the lab, and nothing."""
 _START_TIMEOUT_S = 30
 _CREDENTIALS = struct.Struct("iii")  # struct ucred: process, user, group
 
@@ -35,30 +37,34 @@ class StartFailed(Exception):
     """A container's program could not be executed; the text says why, as a container runtime words it."""
 
 
-def _python(module: str, *arguments: str) -> list[str]:
-    boot = _BOOT.format(path=str(PACKAGE_DIRECTORY), module=module)
-    return [INTERPRETER, "-S", "-E", "-c", boot, *arguments]
-
-
 class ProcessNamespace:
-    """The process namespace that all of the lab's pods and nodes live in."""
+    """The process namespace that all of the lab's pods and nodes live in, and what starts processes there."""
 
     def __init__(self) -> None:
-        self.descriptor = -1
         self._init: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start the namespace's first process; raises PreconditionFailed when the machine does not allow it."""
-        init = await asyncio.create_subprocess_exec(
-            *_python("init"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        boot = (
+            f"import sys; sys.path.insert(0, {str(PACKAGE_DIRECTORY)!r}); from bigtcp_lab.init import main; main()"
         )
+        with theirs:
+            init = await asyncio.create_subprocess_exec(
+                *(INTERPRETER, "-S", "-E", "-c", boot, str(theirs.fileno())),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                cwd="/",
+                env={},
+                start_new_session=True,
+            )
         assert init.stdout is not None
         line = (await init.stdout.readline()).decode().strip()
-        if not line.isdigit():
+        if line != "ready":
             raise PreconditionFailed(
                 f"lab: this machine does not allow a process namespace ({line or 'no answer'})"
             )
-        self.descriptor = os.open(f"/proc/{line}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._init = init
 
     async def stop(self) -> None:
@@ -67,32 +73,157 @@ class ProcessNamespace:
             return
         assert self._init.stdin is not None
         self._init.stdin.close()
+        self._requests.close()
         await self._init.wait()
-        os.close(self.descriptor)
         self._init = None
+
+    def fork(self, *descriptors: int) -> int:
+        """Have a process forked that runs ``become`` with these descriptors; return a descriptor of it."""
+        try:
+            socket.send_fds(self._requests, [b"."], descriptors)
+            _, (process,), _, _ = socket.recv_fds(self._requests, 1, 1)
+        except (OSError, ValueError) as error:
+            raise StartFailed(f"the lab is ending: {error}") from error
+        os.set_inheritable(process, False)
+        return process
+
+    async def run(
+        self, launch: Launch, *, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
+    ) -> Container:
+        """Start what ``launch`` says and return it once its program runs; raises StartFailed with the reason.
+
+        Standard streams are descriptors or ``PIPE``; without one, input is empty and outputs are pipes.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ours.setblocking(False)
+        # What only the process needs is closed here as soon as it has it.
+        with contextlib.ExitStack() as its:
+            its.enter_context(theirs)
+            streams = Streams(its, stdin, stdout, stderr)
+            ended, end = os.pipe()
+            its.callback(os.close, end)
+            try:
+                process = self.fork(
+                    theirs.fileno(), end, *streams.its, *(descriptor for descriptor, _ in launch.join)
+                )
+            except StartFailed:
+                os.close(ended)
+                streams.close()
+                ours.close()
+                raise
+        container = Container(process, ended, streams)
+        try:
+            await streams.connect()
+            await asyncio.get_running_loop().sock_sendall(ours, marshal.dumps(asdict(launch)))
+            ours.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                pid, problem = await _answer(ours)
+            if problem or pid is None:
+                raise StartFailed(problem or "the process ended before it could be set up")
+            container.found(pid)
+            return container
+        except BaseException:  # also when this task is cancelled: nothing half-started may stay
+            container.kill()
+            container.close()
+            streams.close()
+            raise
+        finally:
+            ours.close()
+
+
+class Streams:
+    """The ends of a process's standard streams: what it gets, and what the lab keeps of pipes."""
+
+    def __init__(
+        self, its: contextlib.ExitStack, stdin: int | None, stdout: int | None, stderr: int | None
+    ) -> None:
+        """Open what is to be a pipe; ``its`` closes the process's ends of what was opened here."""
+        self.stdin: asyncio.StreamWriter | None = None
+        self.stdout, self.stderr = asyncio.StreamReader(), asyncio.StreamReader()
+        self._transports: list[asyncio.BaseTransport] = []
+        self._pipes: dict[str, int] = {}
+        self.its: list[int] = []
+        for name, given in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+            if given is None and name == "stdin":
+                given = NOWHERE
+            if given == NOWHERE:
+                given = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                its.callback(os.close, given)
+            elif given is None or given == PIPE:
+                ends = os.pipe()
+                given, self._pipes[name] = ends if name == "stdin" else ends[::-1]
+                its.callback(os.close, given)
+            self.its.append(given)
+
+    async def connect(self) -> None:
+        """Have the event loop read from and write to the pipes."""
+        loop = asyncio.get_running_loop()
+        while self._pipes:
+            name, descriptor = self._pipes.popitem()
+            reader = {"stdout": self.stdout, "stderr": self.stderr}.get(name, asyncio.StreamReader())
+            make = functools.partial(asyncio.StreamReaderProtocol, reader)
+            # Its transport closes it.
+            pipe = os.fdopen(descriptor, "wb" if name == "stdin" else "rb", buffering=0)
+            connect = loop.connect_write_pipe if name == "stdin" else loop.connect_read_pipe
+            transport, protocol = await connect(make, pipe)
+            self._transports.append(transport)
+            if isinstance(transport, asyncio.WriteTransport):
+                self.stdin = asyncio.StreamWriter(transport, protocol, None, loop)
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        for transport in self._transports:
+            transport.close()
+        while self._pipes:
+            os.close(self._pipes.popitem()[1])
 
 
 class Container:
     """A started program with the namespaces made for it, from its start to its end."""
 
-    def __init__(self, process: asyncio.subprocess.Process, pid: int) -> None:
-        self.process = process
-        #: None, and no namespaces, for a program that ended faster than we could look.
-        self._pidfd: int | None = None
+    def __init__(self, waiting: int, ended: int, streams: Streams) -> None:
+        """Take over descriptors: of the process that waits for the program, and of where it tells the code."""
+        self.streams = streams
+        self._waiting, self._ended = waiting, ended
+        loop = asyncio.get_running_loop()
+        self._code: asyncio.Future[int] = loop.create_future()
+        loop.add_reader(ended, self._note_end)
+        #: -1, and no namespaces, for a program that ended faster than we could look.
+        self._pidfd = -1
         self._namespaces: dict[int, int] = {}
+
+    def _note_end(self) -> None:
+        code = os.read(self._ended, 1)
+        asyncio.get_running_loop().remove_reader(self._ended)
+        os.close(self._ended)
+        self._code.set_result(code[0] if code else 128 + signal.SIGKILL)
+
+    def found(self, pid: int) -> None:
+        """Take notice of the program's process."""
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             self._pidfd = os.pidfd_open(pid)
             self._namespaces = _own_namespaces(pid)
 
     def signal(self, number: int) -> None:
         """Send a signal to the program itself; one that has ended gets none."""
-        if self._pidfd is not None:
+        if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
+    def kill(self) -> None:
+        """Kill the program, whether or not it has begun."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._waiting, signal.SIGKILL)
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, or None while the program runs."""
+        return self._code.result() if self._code.done() else None
+
     async def wait(self) -> int:
         """Return the exit code: the program's, or 128 + the number of the signal that killed it."""
-        return await self.process.wait()
+        return await asyncio.shield(self._code)
 
     @property
     def join(self) -> list[tuple[int, int]]:
@@ -100,51 +231,11 @@ class Container:
         return [(descriptor, kind) for kind, descriptor in self._namespaces.items()]
 
     def close(self) -> None:
-        """Let go of the namespaces of an ended program."""
-        for descriptor in self._namespaces.values():
-            os.close(descriptor)
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-        self._pidfd, self._namespaces = None, {}
-
-
-async def start(
-    launch: Launch, *, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
-) -> Container:
-    """Start what ``launch`` says and return it once its program runs; raises StartFailed with the reason.
-
-    Standard streams are descriptors; without one, input is empty and outputs are pipes of ``Container.process``.
-    """
-    ours, theirs = socket.socketpair()
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    process: asyncio.subprocess.Process | None = None
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *_python("become", str(theirs.fileno())),
-            stdin=asyncio.subprocess.DEVNULL if stdin is None else stdin,
-            stdout=asyncio.subprocess.PIPE if stdout is None else stdout,
-            stderr=asyncio.subprocess.PIPE if stderr is None else stderr,
-            pass_fds=(theirs.fileno(), *(descriptor for descriptor, _ in launch.join)),
-            cwd="/",
-            env={},
-            start_new_session=True,
-        )
-        theirs.close()
-        ours.setblocking(False)
-        await asyncio.get_running_loop().sock_sendall(ours, marshal.dumps(asdict(launch)))
-        ours.shutdown(socket.SHUT_WR)
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            pid, problem = await _answer(ours)
-        if problem or pid is None:
-            raise StartFailed(problem or "the process ended before it could be set up")
-        return Container(process, pid)
-    except BaseException:  # also when this task is cancelled: nothing half-started may stay
-        if process is not None and process.returncode is None:
-            process.kill()
-        raise
-    finally:
-        ours.close()
-        theirs.close()
+        """Let go of the namespaces of an ended program; its output may still be read to its end."""
+        for descriptor in (*self._namespaces.values(), self._pidfd, self._waiting):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pidfd, self._waiting, self._namespaces = -1, -1, {}
 
 
 def _own_namespaces(pid: int) -> dict[int, int]:

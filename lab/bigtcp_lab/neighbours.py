@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 
-from bigtcp_lab import containers, syscalls
+from bigtcp_lab import containers
 from bigtcp_lab.launch import Launch
 
 _BUSY = "while True: pass  # a noisy neighbour of the lab"
@@ -28,9 +28,9 @@ class Neighbours:
                     argv=[containers.INTERPRETER, "-S", "-E", "-c", _BUSY],
                     environment={},
                     directory="/",
-                    join=[(self._processes.descriptor, syscalls.CLONE_NEWPID)],
+                    join=[],
                 )
-                self._running.append(await containers.start(launch))
+                self._running.append(await self._processes.run(launch))
 
     async def leave(self) -> None:
         """End them, if they run."""

@@ -314,7 +314,7 @@ class PodWorker:
                 raise containers.StartFailed(
                     f"the lab does not know what {container.spec['image']} runs: give a command"
                 )
-            process = await containers.start(launch)
+            process = await self._surroundings.processes.run(launch)
         except containers.StartFailed as error:
             container.log.ended = True
             message = (
@@ -331,17 +331,14 @@ class PodWorker:
         await self.event("Started", "Container started", container)
         await self.publish()
         probing = asyncio.create_task(probes.Probing(self, container, self._facts.pod_ips[0]).carry_out())
-        assert process.process.stdout is not None
-        assert process.process.stderr is not None
-        collecting = asyncio.create_task(container.log.collect(process.process.stdout, process.process.stderr))
+        collecting = asyncio.create_task(container.log.collect(process.streams.stdout, process.streams.stderr))
         try:
-            code = await process.wait()
+            await process.wait()
             await collecting
         finally:
             probing.cancel()
             collecting.cancel()
-            if process.process.returncode is not None:
-                code = process.process.returncode
+            if (code := process.code) is not None:
                 reason = "Completed" if code == 0 else "Error"
                 self._note_end(container, code, started_at, reason, self._termination_message(container, code))
 
@@ -429,10 +426,7 @@ class PodWorker:
             argv=argv,
             environment=container.environment,
             directory=spec.get("workingDir") or "/",
-            join=[
-                (self.network.descriptor, syscalls.CLONE_NEWNET),
-                (surroundings.processes.descriptor, syscalls.CLONE_NEWPID),
-            ],
+            join=[(self.network.descriptor, syscalls.CLONE_NEWNET)],
             root=str(surroundings.root),
             hostname=self._hostname,
             binds=[bind for bind in binds if os.path.exists(bind.target) or not bind.target.startswith("/etc/")],
@@ -476,7 +470,7 @@ class PodWorker:
             capabilities=capabilities_of(container.spec),
             terminal=terminal,
         )
-        return await containers.start(launch, stdin=stdin, stdout=stdout, stderr=stderr)
+        return await self._surroundings.processes.run(launch, stdin=stdin, stdout=stdout, stderr=stderr)
 
     # What is told
 

@@ -79,12 +79,10 @@ class LabExecSession:
         self._process = process
         self._controller = controller
         self._output: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(maxsize=16)
-        streams = process.process
+        streams = process.streams
         if controller is not None:
             readers = [self._copy_terminal(controller)]
         else:
-            assert streams.stdout is not None
-            assert streams.stderr is not None
             readers = [self._copy(STDOUT, streams.stdout), self._copy(STDERR, streams.stderr)]
         self._copying = asyncio.create_task(self._copy_all(readers))
 
@@ -115,7 +113,7 @@ class LabExecSession:
         """Hand data to the command's input; a command that no longer reads gets none."""
         if self._controller is not None:
             os.write(self._controller, data)
-        elif (stdin := self._process.process.stdin) is not None:
+        elif (stdin := self._process.streams.stdin) is not None:
             with contextlib.suppress(ConnectionError):
                 stdin.write(data)
                 await stdin.drain()
@@ -124,7 +122,7 @@ class LabExecSession:
         """End the command's input."""
         if self._controller is not None:
             os.write(self._controller, b"\x04")
-        elif (stdin := self._process.process.stdin) is not None:
+        elif (stdin := self._process.streams.stdin) is not None:
             stdin.close()
 
     async def resize(self, columns: int, rows: int) -> None:

@@ -25,7 +25,7 @@ AT_FDCWD = -100
 MOUNT_ATTR_RDONLY = 1
 # signal.h; Python's own module would take longer to import than all the rest
 SIGKILL = 9
-SIG_DFL, SIG_IGN = ctypes.c_void_p(0), ctypes.c_void_p(1)
+SIG_DFL = ctypes.c_void_p(0)
 # asm-generic/ioctls.h
 TIOCSCTTY = 0x540E
 # linux/prctl.h
@@ -113,12 +113,6 @@ def drop_capabilities_except(kept: set[int]) -> None:
     for number in range(last + 1):
         if number not in kept:
             _check(_libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0), "prctl")
-
-
-def ignore_signals(*numbers: int) -> None:
-    """Ignore these signals from now on."""
-    for number in numbers:
-        _libc.signal(number, SIG_IGN)
 
 
 def restore_signals(*numbers: int) -> None:

@@ -29,7 +29,7 @@ DEFAULT_PORT = 8080
 _READY_TIMEOUT_S = 300
 #: Each task is forked from the scheduler, and would else import the provider of Kubernetes for itself, for a
 #: second of CPU time. Of the package nothing is imported here: tasks shall have it as it is when they start.
-#: And each process that ends would look for garbage in all that it has imported: one more second.
+#: And each process would look for garbage in what it imports, again and again and when it ends: one more second.
 _LOCAL_SETTINGS = '''"""What Airflow reads when one of its parts starts."""
 
 import atexit
@@ -38,6 +38,7 @@ import sys
 
 __all__: list[str] = []
 
+gc.set_threshold(100_000, 50, 100)
 atexit.register(gc.freeze)
 if "scheduler" in sys.argv:
     import airflow.providers.cncf.kubernetes.operators.pod
@@ -132,7 +133,7 @@ class LocalAirflow:
 
         Raises BenchError with the end of the log if that fails.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
+        self._write_local_settings()
         prepared = self.home / "prepared"
         if (self.home / "airflow.db").exists() and prepared.exists() and prepared.read_text() == version(_AIRFLOW):
             return
@@ -145,6 +146,11 @@ class LocalAirflow:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise BenchError(f"airflow db migrate failed with status {done.returncode}; {log} ends with:\n{tail}")
         prepared.write_text(version(_AIRFLOW), encoding="utf-8")
+
+    def _write_local_settings(self) -> None:
+        folder = self.home / "config"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "airflow_local_settings.py").write_text(_LOCAL_SETTINGS, encoding="utf-8")
 
     def check_port(self) -> None:
         """Raise BenchError if another program has the port."""
@@ -167,8 +173,7 @@ class LocalAirflow:
         if self.pid() is not None:
             return
         self.check_port()
-        (self.home / "config").mkdir(parents=True, exist_ok=True)
-        (self.home / "config" / "airflow_local_settings.py").write_text(_LOCAL_SETTINGS, encoding="utf-8")
+        self._write_local_settings()
         self._port_file.write_text(str(self.port), encoding="utf-8")
         with self._log_file.open("ab") as out:
             process = subprocess.Popen(
