@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import marshal
 import os
+import sys
+import traceback
 import warnings
 from types import SimpleNamespace
 
-from bigtcp_lab import syscalls
+from bigtcp_lab import cilium, syscalls
 
 START_ERROR = 128
 """Exit code of a container that could not be started, as containerd gives it."""
@@ -27,6 +29,8 @@ OWN_DIRECTORIES = frozenset(
     ("dev", "home", "lost+found", "media", "mnt", "proc", "root", "run", "srv", "sys", "tmp", "var")
 )
 """Top-level directories that a container does not share with the machine; all others are bound read-only."""
+CILIUM_DIRECTORY, CILIUM_COMMANDS = "/.lab/cilium", ("cilium-agent", "cilium-dbg")
+"""Where the emulated Cilium's scripts are in its containers, and which there are."""
 _OLD_ROOT = "/.machine"
 _ENDINGS = (1, 2, 15)
 """SIGHUP, SIGINT and SIGTERM, which are meant for the program."""
@@ -105,6 +109,9 @@ def _execute(launch: SimpleNamespace, control: int) -> None:
     syscalls.restore_signals(*_ENDINGS, *_IGNORED_BY_PYTHON)
     program = launch.argv[0]
     os.write(control, b"ready\n")
+    if _is_emulated(launch):
+        os.close(control)
+        _emulate(launch)
     try:
         os.execvpe(program, launch.argv, launch.environment)
     except FileNotFoundError:
@@ -116,6 +123,33 @@ def _execute(launch: SimpleNamespace, control: int) -> None:
         raise OSError(f'exec: "{program}": {why}') from None
     except PermissionError:
         raise OSError(f'exec: "{program}": permission denied') from None
+
+
+def _is_emulated(launch: SimpleNamespace) -> bool:
+    """Return whether the program is one of the emulated Cilium's scripts, without the disguise of a fault."""
+    path = launch.environment.get("PATH", "").partition(":")[0]
+    return (
+        path == CILIUM_DIRECTORY and launch.argv[0] in CILIUM_COMMANDS and "LAB_DISGUISE" not in launch.environment
+    )
+
+
+def _emulate(launch: SimpleNamespace) -> None:
+    """Do what the script does in this process: a new interpreter would take longer to start than to do it."""
+    os.environ.clear()
+    os.environ.update(launch.environment)
+    sys.argv[1:] = launch.argv
+    code: object = 0
+    try:
+        cilium.main()
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _build_root(root: str, binds: list[SimpleNamespace]) -> None:

@@ -31,7 +31,8 @@ BIG_SIZE = 196608
 FAULTS_FILE = Path("/.lab/faults/active")
 """Names of this node's faults, one per line; kept up to date by the lab."""
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_STATUS_TEMPLATE = Path(__file__).with_name("cilium-status.json")
+#: Read at once: in its container the agent has another folder than the one that this was imported from.
+_STATUS_TEMPLATE = Path(__file__).with_name("cilium-status.json").read_text(encoding="utf-8")
 _FAMILIES = {"ipv6": "6", "ipv4": "4"}
 
 
@@ -219,7 +220,7 @@ def _handler(state: dict[str, Object]) -> type[socketserver.BaseRequestHandler]:
 
 def _status_document(config: dict[str, str], limits: Limits) -> Object:
     """Return what ``cilium-dbg status -o json`` prints; ``enabled`` is the request, absent when there is none."""
-    document: Object = json.loads(_STATUS_TEMPLATE.read_text(encoding="utf-8"))
+    document: Object = json.loads(_STATUS_TEMPLATE)
     devices = read_devices()
     addresses = devices["br0"]["addresses"]  # the lab's eth0 is a port of this bridge
     document["cluster"]["self"] = f"{config.get('cluster-name', 'lab')}/{os.environ['K8S_NODE_NAME']}"

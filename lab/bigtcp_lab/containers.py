@@ -19,12 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import bigtcp_bench
 from bigtcp_bench.errors import PreconditionFailed
 from bigtcp_lab import syscalls
 from bigtcp_lab.launch import Launch
 
 PACKAGE_DIRECTORY = Path(__file__).resolve().parents[1]
 """Where ``import bigtcp_lab`` finds this package."""
+PATH = [str(PACKAGE_DIRECTORY), str(Path(bigtcp_bench.__file__).resolve().parents[1])]
+"""Of a process that imports both packages."""
 INTERPRETER = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 """The interpreter itself, not the virtual environment's link to it."""
 PIPE, NOWHERE = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
@@ -46,9 +49,7 @@ class ProcessNamespace:
     async def start(self) -> None:
         """Start the namespace's first process; raises PreconditionFailed when the machine does not allow it."""
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        boot = (
-            f"import sys; sys.path.insert(0, {str(PACKAGE_DIRECTORY)!r}); from bigtcp_lab.init import main; main()"
-        )
+        boot = f"import sys; sys.path[:0] = {PATH!r}; from bigtcp_lab.init import main; main()"
         with theirs:
             init = await asyncio.create_subprocess_exec(
                 *(INTERPRETER, "-S", "-E", "-c", boot, str(theirs.fileno())),

@@ -27,10 +27,9 @@ from typing import IO, Any
 
 import yaml
 
-import bigtcp_bench
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_lab import control
-from bigtcp_lab.containers import PACKAGE_DIRECTORY
+from bigtcp_lab.containers import PATH
 from bigtcp_lab.faults import parse_fault
 from bigtcp_lab.listening import ListenAddress
 from bigtcp_lab.network import MAX_NODES
@@ -176,8 +175,7 @@ def set_fault(state_dir: Path, fault: str, on: bool) -> list[str]:
 
 def _start(state_dir: Path, options: list[str]) -> subprocess.Popen[bytes]:
     # The virtual environment's own interpreter; -c instead of -m, so that it needs no installed package.
-    path = [str(PACKAGE_DIRECTORY), str(Path(bigtcp_bench.__file__).resolve().parents[1])]
-    boot = f"import sys; sys.path[:0] = {path!r}; from bigtcp_lab.daemon import main; main()"
+    boot = f"import sys; sys.path[:0] = {PATH!r}; from bigtcp_lab.daemon import main; main()"
     command = [sys.executable, "-c", boot, f"--state-dir={state_dir}", *options]
     if os.geteuid() != 0:  # root inside a user namespace of its own; the machine's network stays as it is
         command = ["unshare", "--user", "--map-root-user", "--", *command]

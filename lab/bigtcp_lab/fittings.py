@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import bigtcp_bench
+from bigtcp_lab.become import CILIUM_COMMANDS, CILIUM_DIRECTORY
 from bigtcp_lab.containers import INTERPRETER, PACKAGE_DIRECTORY
 from bigtcp_lab.faults import AGENT_START_S, POD_START_S, STOLEN_SHARE, FaultState
 from bigtcp_lab.launch import Bind, is_shared
@@ -14,7 +15,6 @@ from bigtcp_lab.network import API_ADDRESS
 
 API_PORT = 6443
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CILIUM_COMMANDS = ("cilium-agent", "cilium-dbg")
 _DISGUISES = ("old-kernel", "nic-65536", "stolen-cpu")
 _HARDSHIPS = ("crowded-cpu", "cpu-limit")
 _NODE_FAULTS = ("agent-never-ready", "setting-ignored")
@@ -36,7 +36,7 @@ class Fittings:
         (programs / "pyvenv.cfg").write_text(alone, encoding="utf-8")
         cilium = directory / "cilium-bin"
         cilium.mkdir(exist_ok=True)
-        for name in _CILIUM_COMMANDS:
+        for name in CILIUM_COMMANDS:
             path = cilium / name
             path.write_text(
                 "#!/bin/sh\n"
@@ -93,9 +93,9 @@ class Fittings:
             binds.append(Bind(library, "/.lab/lib/bigtcp_bench", True))
             binds.append(Bind(str(PACKAGE_DIRECTORY / "bigtcp_lab"), "/.lab/lib/bigtcp_lab", True))
         if is_cilium:
-            binds.append(Bind(str(self._directory / "cilium-bin"), "/.lab/cilium", True))
+            binds.append(Bind(str(self._directory / "cilium-bin"), CILIUM_DIRECTORY, True))
             binds.append(Bind(str(self._directory / "faults" / node), "/.lab/faults", True))
-            environment["PATH"] = f"/.lab/cilium:{environment['PATH']}"
+            environment["PATH"] = f"{CILIUM_DIRECTORY}:{environment['PATH']}"
         if hidden:
             environment["PYTHONPATH"] = "/.lab/lib/bigtcp_lab/disguise"
             environment["LAB_DISGUISE"] = ",".join(hidden)

@@ -32,8 +32,10 @@ def begin(name: str, control: int) -> None:
             while True:
                 pass
         os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
-    elif name == "cpu-limit" and _is_child(control):
-        _limit()
+    elif name == "cpu-limit":
+        _count(0)
+        if _is_child(control):
+            _limit()
 
 
 def _is_child(control: int) -> bool:
@@ -54,14 +56,18 @@ def _limit() -> None:
     periods = 0
     while True:
         time.sleep(PERIOD_S * RUN_SHARE)
+        periods += 1
+        _count(periods)
         _signal_all(signal.SIGSTOP)
         time.sleep(PERIOD_S * (1 - RUN_SHARE))
         _signal_all(signal.SIGCONT)
-        periods += 1
-        throttled_us = round(periods * PERIOD_S * (1 - RUN_SHARE) * 1e6)
-        with open(f"{CGROUP_DIRECTORY}/cpu.stat.new", "w", encoding="ascii") as file:
-            file.write(f"nr_periods {periods}\nnr_throttled {periods}\nthrottled_usec {throttled_us}\n")
-        os.rename(f"{CGROUP_DIRECTORY}/cpu.stat.new", f"{CGROUP_DIRECTORY}/cpu.stat")
+
+
+def _count(periods: int) -> None:
+    throttled_us = round(periods * PERIOD_S * (1 - RUN_SHARE) * 1e6)
+    with open(f"{CGROUP_DIRECTORY}/cpu.stat.new", "w", encoding="ascii") as file:
+        file.write(f"nr_periods {periods}\nnr_throttled {periods}\nthrottled_usec {throttled_us}\n")
+    os.rename(f"{CGROUP_DIRECTORY}/cpu.stat.new", f"{CGROUP_DIRECTORY}/cpu.stat")
 
 
 def _signal_all(number: signal.Signals) -> None:

@@ -11,10 +11,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
+import subprocess
 import sys
 
-from bigtcp_lab import become, syscalls
+from bigtcp_lab import become, cilium_agent, syscalls
 
+_IMPORTED_FOR_CILIUM = cilium_agent, ssl, subprocess
+"""Which the emulated Cilium would else import in each of its processes."""
 MOST_DESCRIPTORS = 16
 """Handed over for one process: see ``become``."""
 
