@@ -27,8 +27,8 @@ TOOLS = ("docker", "kind", "kubectl", "helm", "bigtcp-bench")
 
 #: What a tool says and how it ends is in a line of the file `answers`: words of the call, status, text.
 STUB = """#!/bin/sh
-here=$(dirname "$0")
-call="$(basename "$0") $*"
+here=${0%/*}
+call="${0##*/} $*"
 echo "$call" >>"$here/calls"
 case "$call" in *raise-veths*|*" -s -- "*) cat >"$here/stdin" ;; esac
 while IFS='|' read -r words status text; do
@@ -46,12 +46,8 @@ ANSWERS = {
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-
-
-def heed_signals() -> None:
-    """Undo what the tests may have been started with: nohup and a shell's background ignore some of them."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+#: Undoes what the tests may have been started with: nohup and a shell's background ignore some of them.
+HEED_SIGNALS = ("env", "--default-signal=TERM,HUP,INT")
 
 
 class Demo:
@@ -86,11 +82,10 @@ class Demo:
         lines = [f"{words}|{status}|{text}\n" for words, (status, text) in asked.items()]
         (self.tools / "answers").write_text("".join(lines))
         return subprocess.Popen(
-            [str(self.root / "scripts" / "kind-demo"), *options],
+            [*HEED_SIGNALS, str(self.root / "scripts" / "kind-demo"), *options],
             env={"PATH": f"{self.tools}:/usr/bin:/bin", "HOME": str(self.root), **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=heed_signals,
             text=True,
         )
 
@@ -222,7 +217,7 @@ def test_an_interrupted_benchmark_ends_before_its_cluster(demo, number):
     # As `bigtcp-bench demo` does: it puts back what it changed, and then ends.
     (demo.tools / "bigtcp-bench").write_text(
         """#!/bin/sh
-calls=$(dirname "$0")/calls
+calls=${0%/*}/calls
 trap 'sleep 0.3; echo "benchmark ended" >>"$calls"; exit 130' INT
 echo "benchmark started" >>"$calls"
 for _ in $(seq 200); do sleep 0.05; done
@@ -239,7 +234,7 @@ for _ in $(seq 200); do sleep 0.05; done
 def test_a_step_that_runs_ends_before_its_cluster(demo):
     (demo.tools / "helm").write_text(
         """#!/bin/sh
-calls=$(dirname "$0")/calls
+calls=${0%/*}/calls
 echo "helm started" >>"$calls"
 sleep 0.5
 echo "helm ended" >>"$calls"
@@ -256,7 +251,7 @@ echo "helm ended" >>"$calls"
 def test_a_deletion_is_not_interrupted(demo):
     (demo.tools / "kind").write_text(
         """#!/bin/sh
-calls=$(dirname "$0")/calls
+calls=${0%/*}/calls
 case "$*" in delete*) echo "deletion started" >>"$calls"; sleep 0.5; echo "deletion ended" >>"$calls" ;; esac
 """
     )
@@ -269,7 +264,7 @@ case "$*" in delete*) echo "deletion started" >>"$calls"; sleep 0.5; echo "delet
 
 
 def test_no_proxy_stands_between_us_and_the_cluster(demo):
-    (demo.tools / "bigtcp-bench").write_text('#!/bin/sh\nenv >"$(dirname "$0")/environment"\n')
+    (demo.tools / "bigtcp-bench").write_text('#!/bin/sh\nenv >"${0%/*}/environment"\n')
     ours = "127.0.0.1,localhost"
     for settings, wanted in (
         ({}, ours),

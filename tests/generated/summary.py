@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
+
 from bigtcp_bench.generated.history import write_history
+from bigtcp_bench.warehouse import schema
+from bigtcp_bench.warehouse.frames import frame_of
 from bigtcp_bench.warehouse.store import Warehouse
 
 if TYPE_CHECKING:
@@ -37,18 +42,25 @@ def history_in(folder: Path) -> Warehouse:
 def summary_of(warehouse: Warehouse) -> dict[str, dict[str, Any]]:
     """Return each night's outcome, its blocks, how many rows of each kind it has, and sums of their figures."""
     runs = warehouse.runs_frame(limit=500).to_dict("records")
+    tables = (schema.block, schema.result, schema.counter, schema.comparison, schema.judgement)
+    stored = {table: _by_run(warehouse, table) for table in tables}
     nights = [row for row in reversed(runs) if row["is_night"]]
-    return {row["started_at"].date().isoformat(): _of_run(warehouse, row) for row in nights}
+    return {row["started_at"].date().isoformat(): _of_run(row, stored) for row in nights}
 
 
-def _of_run(warehouse: Warehouse, row: dict[Any, Any]) -> dict[str, Any]:
-    number = row["id"]
-    comparisons, judgements = warehouse.comparisons_frame(number), warehouse.judgements_frame(number)
+def _by_run(warehouse: Warehouse, table: sa.Table) -> Callable[[int], pd.DataFrame]:
+    """Return what returns the rows of a run: all are read at once."""
+    frame = warehouse.read(lambda connection: frame_of(connection, sa.select(table)))
+    places = frame.groupby("run_id").indices
+    return lambda number: frame.take(places.get(number, []))
+
+
+def _of_run(row: dict[Any, Any], stored: dict[sa.Table, Callable[[int], pd.DataFrame]]) -> dict[str, Any]:
+    blocks, results, counters, comparisons, judgements = (rows(row["id"]) for rows in stored.values())
     return {
         "outcome": [row["status"], *row["reasons"]],
-        "blocks": Counter(warehouse.blocks_frame(number)["purpose"]),
-        "measured": _sums(warehouse.results_frame(number), ("value",))
-        + _sums(warehouse.counters_frame(number), ("value",)),
+        "blocks": Counter(blocks["purpose"]),
+        "measured": _sums(results, ("value",)) + _sums(counters, ("value",)),
         "compared": _sums(comparisons, _COMPARED),
         "verdicts": Counter(comparisons["verdict"]),
         "judged": _sums(judgements, ("change",)),
