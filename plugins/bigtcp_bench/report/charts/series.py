@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bigtcp_bench.in_cluster.kind import Metric
 from bigtcp_bench.in_cluster.treatment import ARMS
@@ -24,6 +27,10 @@ MAX_POINTS = 1500
 _SPANS = ((7, "week"), (28, "four weeks"), (91, "quarter"), (364, "year of 52 weeks"))
 #: 1970-01-05 was a Monday.
 _FIRST_MONDAY_MS = 4 * DAY_MS
+
+
+#: Figures of some nights, by the name of their column.
+_Columns = Mapping[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -94,13 +101,14 @@ class Series:
                 "change": units.change_with_interval(change, low, high),
             }
 
-    def _arms_of_span(self, at: int, name: str, part: pd.DataFrame) -> Iterator[dict[str, Any]]:
-        change = units.change_text(float(part["change"].median()) if "change" in part else None)
+    def _arms_of_span(self, at: int, name: str, part: _Columns) -> Iterator[dict[str, Any]]:
+        changes = part.get("change", np.empty(0))
+        known = changes[np.isfinite(changes)].tolist()
+        change = units.change_text(median(known) if known else None)
         for arm in ARMS:
-            # No night of a series lacks an arm; numpy takes a tenth of the time for so few values.
-            values = part[f"{arm}_median"].to_numpy()
-            low, middle, high = float(values.min()), float(np.median(values)), float(values.max())
-            lowest, median, highest = (units.value_text(value, self.metric.unit) for value in (low, middle, high))
+            # No night of a series lacks an arm.
+            low, middle, high = _ends_and_middle(part[f"{arm}_median"])
+            lowest, usual, highest = (units.value_text(value, self.metric.unit) for value in (low, middle, high))
             yield {
                 "at": at,
                 "night": name,
@@ -108,7 +116,7 @@ class Series:
                 "value": middle,
                 "low": low,
                 "high": high,
-                "text": f"{median} ({lowest} to {highest})",
+                "text": f"{usual} ({lowest} to {highest})",
                 "change": change,
             }
 
@@ -123,9 +131,8 @@ class Series:
             "text": units.change_with_interval(change, low, high),
         }
 
-    def _benefit_of_span(self, at: int, name: str, part: pd.DataFrame) -> dict[str, Any]:
-        changes = part["change"]
-        low, middle, high = float(changes.min()), float(changes.median()), float(changes.max())
+    def _benefit_of_span(self, at: int, name: str, part: _Columns) -> dict[str, Any]:
+        low, middle, high = _ends_and_middle(part["change"])
         text = f"{units.change_text(middle)} ({units.change_text(low)} to {units.change_text(high)})"
         return {"at": at, "night": name, **benefit_percent(self.metric, middle, low, high), "text": text}
 
@@ -138,14 +145,22 @@ class Series:
         per_night = points / len(self.nights)
         return next((span for span in _SPANS if (days / span[0] + 1) * per_night <= MAX_POINTS), _SPANS[-1])
 
-    def _spans(self, days: int) -> Iterator[tuple[int, str, pd.DataFrame]]:
-        """Yield for each span of ``days`` with a night in it: its middle, its name, and its nights."""
+    def _spans(self, days: int) -> Iterator[tuple[int, str, _Columns]]:
+        """Yield for each span of ``days`` with a night in it: its middle, its name, and its nights' figures.
+
+        As arrays: ten years have five hundred weeks, and a frame of each would take most of the chart's time.
+        """
         length = days * DAY_MS
         numbers = [(milliseconds(moment) - _FIRST_MONDAY_MS) // length for moment in self.nights["started_at"]]
-        for number, part in self.nights.groupby(numbers, sort=True):
-            begin = int(str(number)) * length + _FIRST_MONDAY_MS
-            name = f"{day_text(begin)} to {day_text(begin + length - DAY_MS)} ({len(part)} nights)"
-            yield begin + length // 2, name, part
+        names = [name for name in ("off_median", "on_median", "change") if name in self.nights]
+        columns = {name: self.nights[name].to_numpy(dtype=float) for name in names}
+        place = 0
+        for number, nights in itertools.groupby(numbers):
+            count = len(list(nights))
+            begin = number * length + _FIRST_MONDAY_MS
+            name = f"{day_text(begin)} to {day_text(begin + length - DAY_MS)} ({count} nights)"
+            yield begin + length // 2, name, {one: of[place : place + count] for one, of in columns.items()}
+            place += count
 
 
 def series_of(trend: pd.DataFrame, *more: str) -> Series | str:
@@ -217,6 +232,12 @@ def _band(
 
 def _run_of(night: dict[Any, Any]) -> dict[str, int]:
     return {"run": int(night["run_id"])} if "run_id" in night else {}
+
+
+def _ends_and_middle(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the lowest of a few values, their median, and the highest."""
+    known = values.tolist()
+    return min(known), median(known), max(known)
 
 
 def _number(value: Any) -> float | None:
