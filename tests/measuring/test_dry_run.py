@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Any
@@ -72,10 +73,22 @@ def outlined(cluster: Cluster, plan: Plan) -> Outline:
 @pytest.mark.parametrize("scope", ["nodes", "cluster"])
 @pytest.mark.parametrize("usual", ["off", "on"])
 def test_a_run_does_what_its_dry_run_told(order: str, scope: str, usual: str) -> None:
+    assert_done_as_told(cluster_of(usual), plan_of(scope, order))
+
+
+def cluster_of(usual: str) -> Cluster:
     value = "true" if usual == "on" else "false"
-    cluster = Cluster(enable_ipv4_big_tcp=value, enable_ipv6_big_tcp=value)
-    plan = validate_plan({"scenarios": "ipv4-rr,ipv6-rr", "order": order, "scope": scope, "generations": 1})
-    assert_done_as_told(cluster, plan)
+    return Cluster(enable_ipv4_big_tcp=value, enable_ipv6_big_tcp=value)
+
+
+def plan_of(scope: str, order: str = "off,on,off") -> Plan:
+    return validate_plan({"scenarios": "ipv4-rr,ipv6-rr", "order": order, "scope": scope, "generations": 1})
+
+
+@functools.cache
+def clean_outline(scope: str, usual: str) -> Outline:
+    """Return what a dry run tells where no run was before."""
+    return outlined(cluster_of(usual), plan_of(scope))
 
 
 def assert_done_as_told(cluster: Cluster, plan: Plan) -> Outline:
@@ -122,9 +135,8 @@ def leave_behind(cluster: Cluster, plan: Plan, *arms: Arm) -> None:
 def test_what_an_earlier_run_has_left_is_told_to_be_put_back_first(
     scope: str, arms: tuple[Arm, ...], usual: str
 ) -> None:
-    value = "true" if usual == "on" else "false"
-    cluster = Cluster(enable_ipv4_big_tcp=value, enable_ipv6_big_tcp=value)
-    clean = outlined(cluster, (plan := validate_plan({"scenarios": "ipv4-rr,ipv6-rr", "scope": scope})))
+    cluster, plan = cluster_of(usual), plan_of(scope)
+    clean = clean_outline(scope, usual)
     leave_behind(cluster, plan, *arms)
     found = assert_done_as_told(cluster, plan)
     assert found.blocks == clean.blocks, "the blocks begin with what was there before the earlier run"
