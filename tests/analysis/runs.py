@@ -73,22 +73,26 @@ def make_frame(
     """
     random = np.random.default_rng(seed)
     total = sum(block.generations for block in blocks(plan))
+    measured = {
+        name: [metric for metric in metrics_of(SCENARIOS[name].traffic) if metric.name in metrics]
+        for name in plan.scenarios
+    }
     rows = []
     position = 0
     for block in blocks(plan):
+        changes = effect or {} if block.arm == "on" else {}
         for generation, turn, scenarios in turns(block, plan.scenarios):
             usual = 1 + drift * (position + turn) / max(1, total - 1)
             for name in scenarios:
-                luck = random.normal(0, noise)
+                luck = float(np.exp(random.normal(0, noise)))
                 for repetition in range(1, plan.repetitions + 1):
-                    for metric in metrics_of(SCENARIOS[name].traffic):
-                        if metric.name not in metrics:
-                            continue
+                    for metric in measured[name]:
                         if metric.name.startswith("bytes_per_packet"):
                             value = PACKET_BYTES[block.arm] * (1 + random.normal(0, 0.001))
                         else:
-                            change = (effect or {}).get(metric.name, 0.0) if block.arm == "on" else 0.0
-                            value = USUAL.get(metric.name, 0.1) * usual * (1 + change) * float(np.exp(luck))
+                            value = (
+                                USUAL.get(metric.name, 0.1) * usual * (1 + changes.get(metric.name, 0.0)) * luck
+                            )
                             value *= float(np.exp(random.normal(0, noise)))
                         rows.append(
                             (
@@ -104,5 +108,10 @@ def make_frame(
                         )
         position += block.generations
     columns = ["block", "arm", "generation", "scenario", "repetition", "metric", "value", "unit"]
-    texts = dict.fromkeys(("arm", "scenario", "metric", "unit"), TEXT)
-    return pd.DataFrame(rows, columns=columns).astype(texts)
+    texts = ("arm", "scenario", "metric", "unit")
+    return pd.DataFrame(
+        {
+            name: pd.array(values, dtype=TEXT) if name in texts else values
+            for name, values in zip(columns, zip(*rows, strict=True), strict=True)
+        }
+    )
