@@ -153,7 +153,7 @@ def test_scaling_units_never_changes_a_state(seed, factor, scale):
 
 
 @given(seed=st.integers(0, 500), cut=st.integers(1, 99))
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_carrying_the_state_equals_a_replay(seed, cut):
     off, on = nights(100, seed), nights(100, seed + 1000, level=20.0)
     on[50:70] = [value * 0.85 for value in on[50:70]]

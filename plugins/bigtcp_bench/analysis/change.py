@@ -75,15 +75,17 @@ def compare_runs(
     ``before`` and ``after`` have one row per scenario and metric with off_median, on_median and verdict; so has
     ``history``, of earlier runs like ``before``, oldest first, ``before`` among them.
     """
+    ends = [_arms(frame) for frame in (before, after)]
+    earlier = _arms(history)
     pairs = {}
     for scenario in scenarios:
-        arms = [_arms(frame, scenario, HEADLINE[SCENARIOS[scenario].traffic]) for frame in (before, after)]
+        arms = [of.get((scenario, HEADLINE[SCENARIOS[scenario].traffic]), ()) for of in ends]
         if all(len(of) == 1 for of in arms):
             pairs[scenario] = arms[0][0], arms[1][0]
     changes = []
     for scenario, (first, last) in pairs.items():
         metric = HEADLINE[SCENARIOS[scenario].traffic]
-        past = _arms(history, scenario, metric)[-MAX_RUNS:]
+        past = np.array(earlier.get((scenario, metric), [])[-MAX_RUNS:]).reshape(-1, 2)
         moved = functools.partial(_moved, thresholds=thresholds, figures=_FIGURES * len(pairs))
         changes.append(
             ScenarioChange(
@@ -98,12 +100,15 @@ def compare_runs(
     return changes
 
 
-def _arms(frame: pd.DataFrame, scenario: str, metric: str) -> Numbers:
-    """Return the medians of off and on, one row per run, where both are above zero and may be judged."""
-    rows = frame[(frame["scenario"] == scenario) & (frame["metric"] == metric) & (frame["verdict"] != "invalid")]
-    values = rows[["off_median", "on_median"]].to_numpy(dtype=float)
-    usable: Numbers = values[np.isfinite(values).all(axis=1) & (values > 0).all(axis=1)]
-    return usable
+def _arms(frame: pd.DataFrame) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Return scenario and metric → the medians of off and on of each run, where both are above zero and judged."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    columns = (frame[name].tolist() for name in ("scenario", "metric", "verdict", "off_median", "on_median"))
+    for scenario, metric, verdict, off, on in zip(*columns, strict=True):
+        # What is not known is not above zero either.
+        if verdict != "invalid" and 0 < off < math.inf and 0 < on < math.inf:
+            found.setdefault((scenario, metric), []).append((off, on))
+    return found
 
 
 def _moved(before: float, after: float, past: Numbers, thresholds: Thresholds, figures: int) -> Moved:

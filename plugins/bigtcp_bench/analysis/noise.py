@@ -9,7 +9,7 @@ linear drift; the optimal count of repetitions is Kalibera and Jones' (Rigorous 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,33 +90,40 @@ def measure_noise(frame: pd.DataFrame, plan: Plan) -> list[Noise]:
                 if mean == 0:
                     continue
                 scaled = values / mean
-            cells = rows.assign(scaled=scaled).groupby(["block", "generation"])["scaled"]
-            summary = cells.agg(["mean", "count", "var"]).reset_index()
-            index = zip(summary["block"].astype(int), summary["generation"].astype(int), strict=True)
-            position = np.array([position_of.get((one, turn_of(plan, n)), math.nan) for one, n in index])
-            summary, position = summary[np.isfinite(position)], position[np.isfinite(position)]
+            cells: dict[tuple[int, int], list[float]] = {}
+            for *cell, value in zip(rows["block"].tolist(), rows["generation"].tolist(), scaled, strict=True):
+                cells.setdefault((cell[0], turn_of(plan, cell[1])), []).append(value)
+            planned = {cell: values for cell, values in sorted(cells.items()) if cell in position_of}
+            position = np.array([position_of[cell] for cell in planned], dtype=float)
+            block = np.array([number for number, _ in planned])
             # In an A/A run the blocks' differences are what is measured, not an effect to take out.
-            on = np.zeros(len(summary)) if plan.is_aa else summary["block"].map(on_of).to_numpy(dtype=float)
+            on = np.array([0.0 if plan.is_aa else on_of[number] for number, _ in planned])
             result += [
                 Noise(name, metric.name, level, math.sqrt(max(0.0, variance)), n)
-                for level, (variance, n) in _components(summary, position, on).items()
+                for level, (variance, n) in _components(list(planned.values()), block, position, on).items()
             ]
     return result
 
 
 def _components(
-    summary: pd.DataFrame, position: npt.NDArray[np.float64], on: npt.NDArray[np.float64]
+    cells: Sequence[Sequence[float]],
+    block: npt.NDArray[np.int64],
+    position: npt.NDArray[np.float64],
+    on: npt.NDArray[np.float64],
 ) -> dict[Level, tuple[float, int]]:
-    """Return variance and degrees of freedom of each level that the data can tell (Henderson's method III)."""
+    """Return variance and degrees of freedom of each level that the data can tell (Henderson's method III).
+
+    ``cells`` has the repetitions of each generation.
+    """
     found: dict[Level, tuple[float, int]] = {}
-    counts = summary["count"].to_numpy(dtype=float)
-    values = summary["mean"].to_numpy(dtype=float)
+    counts = np.array([len(values) for values in cells], dtype=float)
+    values = np.array([sum(values) for values in cells]) / counts
     repetition, df_repetition = 0.0, int((counts - 1).sum())
     if df_repetition:
-        squares = (summary["var"].fillna(0.0).to_numpy(dtype=float) * (counts - 1)).sum()
+        squares = sum((one - mean) ** 2 for of, mean in zip(cells, values, strict=True) for one in of)
         repetition = float(squares) / df_repetition
         found["repetition"] = (repetition, df_repetition)
-    members = np.equal.outer(summary["block"].to_numpy(), summary["block"].unique()).astype(float)
+    members = np.equal.outer(block, np.unique(block)).astype(float)
     fixed = np.column_stack([np.ones(len(values)), position, on])
     rest_fixed, df_fixed = _residual(fixed, values)
     rest_all, df_all = _residual(np.column_stack([fixed, members]), values)
