@@ -79,7 +79,7 @@ def compare_runs(
     earlier = _arms(history)
     pairs = {}
     for scenario in scenarios:
-        arms = [of.get((scenario, HEADLINE[SCENARIOS[scenario].traffic]), ()) for of in ends]
+        arms = [of.get((scenario, HEADLINE[SCENARIOS[scenario].traffic]), []) for of in ends]
         if all(len(of) == 1 for of in arms):
             pairs[scenario] = arms[0][0], arms[1][0]
     changes = []

@@ -102,8 +102,7 @@ class Series:
             }
 
     def _arms_of_span(self, at: int, name: str, part: _Columns) -> Iterator[dict[str, Any]]:
-        changes = part.get("change", np.empty(0))
-        known = changes[np.isfinite(changes)].tolist()
+        known = [float(one) for one in part.get("change", ()) if math.isfinite(one)]
         change = units.change_text(median(known) if known else None)
         for arm in ARMS:
             # No night of a series lacks an arm.
@@ -236,7 +235,7 @@ def _run_of(night: dict[Any, Any]) -> dict[str, int]:
 
 def _ends_and_middle(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     """Return the lowest of a few values, their median, and the highest."""
-    known = values.tolist()
+    known = [float(value) for value in values]
     return min(known), median(known), max(known)
 
 
