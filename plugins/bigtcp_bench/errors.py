@@ -68,7 +68,8 @@ def validation_sentence(error: ValidationError, where: str) -> str:
 
 def clean(text: str) -> str:
     """Return ``text`` on one line without control characters: it may come from a pod's log, or from a stranger."""
-    return "".join(char for char in " ".join(text.split()) if char.isprintable())
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(char for char in line if char.isprintable())
 
 
 def first_line(error: BaseException) -> str:

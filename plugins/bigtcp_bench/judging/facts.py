@@ -113,13 +113,16 @@ def captures_of(sizes: pd.DataFrame) -> dict[tuple[int, Way, End], tuple[float, 
 
     There is one for each node that sent. ``sizes`` is as ``Warehouse.packet_sizes_frame`` returns it.
     """
-    data = sizes[sizes["end"].map(DATA_DIRECTIONS) == sizes["direction"]]
-    keys = ["block", "family", "path", "end", "node"]
-    sums: Any = data.groupby(keys)[["packets", "bytes"]].sum()
+    columns = ("block", "family", "path", "end", "node", "direction", "packets", "bytes")
+    sums: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for *stream, direction, packets, size in zip(*(sizes[name].tolist() for name in columns), strict=True):
+        if DATA_DIRECTIONS.get(stream[3]) == direction:
+            known = sums.get(tuple(stream), (0, 0))
+            sums[tuple(stream)] = known[0] + packets, known[1] + size
     found: dict[tuple[int, Way, End], tuple[float, ...]] = {}
-    for (block, family, path, end, _), packets, size in sums.itertuples():
+    for (block, family, path, end, _), (packets, size) in sorted(sums.items()):
         if packets:
-            key = (int(block), Way(family, path), end)
+            key = (block, Way(family, path), end)
             found[key] = (*found.get(key, ()), size / packets)
     return found
 

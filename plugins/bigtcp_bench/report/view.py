@@ -407,9 +407,17 @@ def _known(value: Any) -> Any:
 
 
 def _proofs(results: pd.DataFrame, scenarios: list[str]) -> tuple[Proof, ...]:
-    medians = results.groupby(["scenario", "arm", "metric"])["value"].median().to_dict()
-    repetitions = results.drop_duplicates(["block", "generation", "scenario", "repetition"])
-    counts = repetitions.groupby(["scenario", "arm"]).size().to_dict()
+    sizes: dict[tuple[str, str, str], list[float]] = {}
+    arms: dict[tuple[Any, ...], str] = {}
+    columns = ("block", "generation", "repetition", "scenario", "arm", "metric", "value")
+    for *repetition, scenario, arm, metric, value in zip(
+        *(results[name].tolist() for name in columns), strict=True
+    ):
+        arms.setdefault((scenario, *repetition), arm)
+        if metric.startswith("bytes_per_packet_"):
+            sizes.setdefault((scenario, arm, metric), []).append(value)
+    medians = {key: median(values) for key, values in sizes.items()}
+    counts = Counter((scenario, arm) for (scenario, *_), arm in arms.items())
     return tuple(
         Proof(
             scenario=scenario,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ VERSION_TABLE = "bigtcp_alembic_version"
 _LOCK_KEY = int.from_bytes(b"bigtcp")
 
 
+@functools.cache
 def head() -> str:
     """Return the revision that this package works with."""
     from alembic.script import ScriptDirectory
