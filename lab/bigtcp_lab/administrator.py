@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from bigtcp_bench.cluster.api import ClusterApi, Conflict, Kind
 from bigtcp_bench.resources import load_manifests
 
 MANIFESTS = ("namespace.yaml", "priorityclass.yaml", "networkpolicy.yaml", "rbac.yaml")
@@ -13,6 +12,9 @@ MANIFESTS = ("namespace.yaml", "priorityclass.yaml", "networkpolicy.yaml", "rbac
 
 def apply_manifests(kubeconfig: Path) -> None:
     """Create the objects of ``MANIFESTS``; those that exist stay as they are."""
+    # Kubernetes' client takes a second to import, and commands that only stop a lab import this module, too.
+    from bigtcp_bench.cluster.api import ClusterApi, Conflict, Kind
+
     api = ClusterApi.from_kubeconfig(kubeconfig)
     try:
         for name in MANIFESTS:

@@ -15,7 +15,7 @@ from bigtcp_lab import objects
 from bigtcp_lab.api import certificates
 from bigtcp_lab.api.conditions import is_ready
 from bigtcp_lab.api.discovery import LEASES, NODES, PODS
-from bigtcp_lab.api.server import ApiServer, build_app, listen
+from bigtcp_lab.api.server import ApiServer, build_app
 from bigtcp_lab.api.store import Store, now
 from bigtcp_lab.api.tokens import Tokens
 from bigtcp_lab.cilium import ask_agent
@@ -25,7 +25,7 @@ from bigtcp_lab.controllers import run_controllers
 from bigtcp_lab.faults import LOST_SHARE, SLOW_PATH_MBIT, FaultState
 from bigtcp_lab.fittings import API_PORT, Fittings
 from bigtcp_lab.kubelet import Kubelet
-from bigtcp_lab.listening import ListenAddress
+from bigtcp_lab.listening import ListenAddress, listen
 from bigtcp_lab.neighbours import Neighbours
 from bigtcp_lab.netlink import DEFAULT_SIZE, LARGEST_SIZE, Limits, set_limits
 from bigtcp_lab.network import API_ADDRESS, Fabric, NodeNetwork

@@ -14,10 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bigtcp_lab.api.certificates import issue, kubeconfig
 from bigtcp_lab.api.discovery import resource_of_kind
-from bigtcp_lab.api.server import ApiServer, build_app, listen
+from bigtcp_lab.api.server import ApiServer, build_app
 from bigtcp_lab.api.store import Store
 from bigtcp_lab.api.tokens import Tokens
 from bigtcp_lab.controllers import run_controllers
+from bigtcp_lab.listening import listen
 from bigtcp_lab.objects import seed
 
 from .process_node import ProcessNode

@@ -13,7 +13,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 from kubernetes_asyncio.stream import WsApiClient
 
-from bigtcp_lab.api.server import listen
+from bigtcp_lab.listening import listen
 
 from .api_cluster import ApiCluster, pod
 from .helpers import eventually, running_command

@@ -20,8 +20,7 @@ import pytest
 from bigtcp_bench.commands import main
 from bigtcp_bench.errors import InvalidInput, PreconditionFailed
 from bigtcp_lab import daemon
-from bigtcp_lab.api.server import listen
-from bigtcp_lab.listening import ListenAddress
+from bigtcp_lab.listening import ListenAddress, listen
 
 from .helpers import eventually
 from .net_cluster import NODE_CONFIG, PLUGINS, RunningLab

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -459,12 +458,3 @@ class ApiServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Do nothing: the process that runs the server handles its own signals."""
         yield
-
-
-def listen(host: str, port: int = 0) -> socket.socket:
-    """Return a listening socket of the present network namespace; port 0 takes a free one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=512)
-    # asyncio does not see that this is TCP and leaves Nagle's algorithm on: 40 ms for every other answer
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
