@@ -23,6 +23,7 @@ import pytest
 
 from bigtcp_bench.demo.local_airflow import Session
 from bigtcp_lab import daemon
+from tests.e2e import newest_api
 from tests.postgres import binaries, running_server
 from tests.support.compose import ROOT, compose_file, example_environment
 
@@ -119,9 +120,9 @@ class Stack:
             "PATH": os.pathsep.join(programs),
             "HOME": str(self.folder),
             "HOSTNAME": socket.gethostname(),
-            # These two are in the image.
+            # These two are in the image, but for what has Airflow offer its tasks the newest API alone.
             "AIRFLOW_HOME": str(self.folder / "opt" / "airflow"),
-            "PYTHONPATH": str(self.folder / "opt" / "airflow" / "plugins"),
+            "PYTHONPATH": f"{newest_api.FOLDER}{os.pathsep}{self.folder / 'opt' / 'airflow' / 'plugins'}",
             **{variable: str(self.ports[port]) for variable, port in OWN_PORTS.items()},
             "PGPORT": str(self.ports["postgres"]),
             **{key: self.native(str(value)) for key, value in given.items() if value is not None},

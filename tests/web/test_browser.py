@@ -330,14 +330,6 @@ def test_a_task_links_to_the_tab_of_its_run_which_leads_back(user):
     expect(page).to_have_url(re.compile(re.escape(links.airflow_run_url("", DAG_ID, RUN_ID)) + "$"))
 
 
-def test_a_dag_has_the_trend_of_its_cluster(user):
-    page = user()
-    page.goto(f"/dags/{DAG_ID}/plugin/{links.DAG_ROUTE}")
-    frame = framed(page)
-    expect(frame.locator("h1")).to_have_text("Trend")
-    expect(frame.locator("#cluster")).to_have_value(CLUSTER)
-
-
 def test_runs_are_filtered_and_two_of_them_compared(user):
     page = direct(user(), "runs")
     choose(page, "#cluster", CLUSTER)
@@ -424,11 +416,13 @@ def test_the_skip_link_leads_to_the_content(user):
     expect(page.locator("#cluster")).to_be_focused()
 
 
-def test_the_frame_is_as_dark_and_as_narrow_as_airflow(user):
+def test_a_dag_has_the_trend_of_its_cluster_as_dark_and_as_narrow_as_airflow(user):
     page = user(guest=True)
     page.add_init_script("localStorage.setItem('theme', 'dark')")
-    page.goto("/plugin/bigtcp/bigtcp-bench/trend?scenario=ipv6-stream-1")
+    page.goto(f"/dags/{DAG_ID}/plugin/{links.DAG_ROUTE}")
     frame = framed(page)
+    expect(frame.locator("h1")).to_have_text("Trend")
+    expect(frame.locator("#cluster")).to_have_value(CLUSTER)
     draw_all(frame)
     expect(frame.locator("body")).to_have_css("background-color", DARK)
     expect(frame.locator("figure text").first).to_have_css("fill", "rgb(230, 233, 238)")
