@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import AirflowFailException
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtcp_bench.airflow.params import PLAN_FIELDS, dag_params, plan_of_params
@@ -88,9 +88,11 @@ def test_a_plan_is_a_name_and_no_path(plan: Any, tmp_path: Path, monkeypatch: py
         plan_of_params({**FORM, "plan": plan})
 
 
-@given(
-    st.dictionaries(st.text(max_size=30) | st.sampled_from(ADMINISTRATORS), st.none() | st.text() | st.booleans())
-)
+Anything = st.sampled_from(["cluster", "attacker.example/own:1", True, False, None, 7]) | st.text()
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.sampled_from(["x", *ADMINISTRATORS]), Anything, min_size=1, max_size=2))
 def test_whatever_a_conf_holds_image_scope_and_guardian_are_the_plans(conf: dict[str, Any]) -> None:
     written = load_plan("nightly")
     try:

@@ -277,7 +277,11 @@ def test_what_cannot_be_known_is_a_warning_and_no_refusal() -> None:
     assert {check.status for check in checks if check.name == "pending settings"} == {"warn"}
 
 
-@given(Values, Values, st.sets(st.sampled_from(["a", "b"])), st.sets(st.sampled_from(["a", "b"])))
+Few = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from(["", "x", "y"]))
+
+
+@settings(max_examples=40)
+@given(Few, Few, st.sets(st.sampled_from(["a", "b"])), st.sets(st.sampled_from(["a", "b"])))
 def test_only_the_first_source_may_set_everything(
     first: dict[str, str], later: dict[str, str], allowed: set[str], denied: set[str]
 ) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import shutil
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,16 @@ def test_a_text_that_the_database_cannot_hold_is_said_without_saying_where_it_is
         warehouse.find_run("a\0", "d", "r")
     assert "host" not in str(refusal.value)
     assert warehouse.run(run)["run_id"] == "é"
+
+
+def test_who_reads_a_file_writes_nothing(migrated_file: Path, tmp_path: Path) -> None:
+    file = shutil.copy(migrated_file, tmp_path / "w.db")
+    before = Path(file).read_bytes()
+    reading = Warehouse(f"sqlite:///{file}")
+    assert reading.clusters() == []
+    assert Path(f"{file}-wal").stat().st_size == 0
+    reading.engine.dispose()
+    assert Path(file).read_bytes() == before
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,), "incremental, as it was made"
+    connection.close()

@@ -19,13 +19,25 @@ Client = Callable[..., "TestClient"]
 
 
 @pytest.fixture(scope="session")
-def filled_file(tmp_path_factory: pytest.TempPathFactory, new_warehouse: Callable[[Path], Warehouse]) -> Path:
+def filled_file(
+    tmp_path_factory: pytest.TempPathFactory, new_warehouse: Callable[[Path], Warehouse]
+) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("filled") / "warehouse.db"
     warehouse = new_warehouse(path)
     fill(warehouse)
     # The file is complete only when its last connection is closed.
     warehouse.engine.dispose()
-    return path
+    before = path.read_bytes()
+    yield path
+    log = Path(f"{path}-wal")
+    assert path.read_bytes() == before, "a test has written into the warehouse that all share"
+    assert not log.exists() or not log.stat().st_size, "a test has written into the warehouse that all share"
+
+
+@pytest.fixture
+def filled(filled_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the pages show the warehouse that all tests read, and none changes."""
+    monkeypatch.setenv("AIRFLOW_CONN_BIGTCP_WAREHOUSE", f"sqlite:///{filled_file}")
 
 
 @pytest.fixture

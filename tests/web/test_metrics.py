@@ -168,13 +168,13 @@ def test_an_empty_warehouse_has_a_version_and_a_broken_one_is_an_error(client, w
 
 
 @pytest.mark.prometheus
-def test_promtool_finds_nothing_to_object_to(client, warehouse):
+def test_promtool_finds_nothing_to_object_to(client, filled):
     answer = client("vera").get("metrics", headers={"Accept": "text/plain;version=0.0.4"})
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     promtool("check", "metrics", text=answer.text)
 
 
-def test_every_family_is_in_the_document(client, warehouse):
+def test_every_family_is_in_the_document(client, filled):
     text = (include_dir().parent / "docs" / "monitoring.md").read_text(encoding="utf-8")
     answer = client("vera").get("metrics", headers=OPENMETRICS)
     families = {family.name for family in text_string_to_metric_families(answer.text)}

@@ -45,7 +45,7 @@ def text_of(answer):
 
 
 @pytest.fixture
-def reader(client, warehouse):
+def reader(client, filled):
     return client("vera")
 
 
@@ -459,7 +459,7 @@ def test_a_page_that_fails_says_so(reader, monkeypatch):
     assert answer.headers["content-security-policy"] == POLICY
 
 
-def test_addresses_follow_airflow_below_a_path(client, warehouse):
+def test_addresses_follow_airflow_below_a_path(client, filled):
     answer = client("vera", prefix="/airflow").get(f"run/{NIGHTS}")
     assert answer.status_code == 200
     addresses = re.findall(r'(?:href|src|action|data-src|data-charts)="([^"#]+)', answer.text)

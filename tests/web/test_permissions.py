@@ -40,7 +40,7 @@ def test_every_route_is_known_to_the_tests():
     assert ("POST", f"incidents/{NIGHTS}/unacknowledge") in addresses()
 
 
-def test_strangers_get_nothing(client, warehouse):
+def test_strangers_get_nothing(client, filled):
     stranger = client()
     for method, path in addresses():
         answer = stranger.request(method, path)
@@ -49,7 +49,7 @@ def test_strangers_get_nothing(client, warehouse):
         assert "static/" not in answer.text, path
 
 
-def test_users_without_permission_get_nothing(client, warehouse):
+def test_users_without_permission_get_nothing(client, filled):
     for user in (client("mallory", role=None), client("mallory", role="admin", dags={"etl"})):
         for method, path in addresses():
             answer = user.request(method, path)
@@ -94,7 +94,7 @@ def test_a_user_of_one_dag_sees_its_runs_alone(client, warehouse):
     assert lab.get("run", params=run).status_code == 404
 
 
-def test_what_may_not_be_read_answers_as_what_does_not_exist(client, warehouse):
+def test_what_may_not_be_read_answers_as_what_does_not_exist(client, filled):
     lab = client("ada", dags={LAB_DAG_ID})
     for what, path, hidden in (("run", "run", NIGHTS), ("incident", "incidents", 3)):
         one, other = lab.get(f"{path}/{hidden}").text, lab.get(f"{path}/99999").text

@@ -195,8 +195,13 @@ def agent_configmap() -> JsonObject:
             "namespace": BENCH_NAMESPACE,
             "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
         },
-        "data": {_key(file): file.read_text(encoding="utf-8") for file in AGENT_FILES},
+        "data": dict(_agent_sources()),
     }
+
+
+@functools.cache
+def _agent_sources() -> dict[str, str]:
+    return {_key(file): file.read_text(encoding="utf-8") for file in AGENT_FILES}
 
 
 def ensure_agent_configmap(api: ClusterApi) -> None:

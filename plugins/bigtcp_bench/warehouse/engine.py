@@ -198,9 +198,10 @@ def _on_sqlite_connect(connection: Any, _record: Any) -> None:
     # Transactions are begun by _on_sqlite_begin: Python's own logic begins none before DDL or SELECT.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # auto_vacuum works only when it is set before the first page is written, hence before WAL.
+    if not cursor.execute("PRAGMA page_count").fetchone()[0]:
+        # It works only before the first page is written, hence before WAL; later it would write each time.
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
     for pragma in (
-        "auto_vacuum=INCREMENTAL",
         "journal_mode=WAL",
         "synchronous=NORMAL",
         "foreign_keys=ON",

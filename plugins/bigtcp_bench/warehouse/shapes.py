@@ -93,7 +93,7 @@ def fitting(column: str, value: Any) -> Any:
 
 
 def _fitting(value: Any, shape: Any) -> Any:
-    if isinstance(shape, Mapping):
+    if isinstance(shape, dict):
         return _object(value, shape) if isinstance(value, dict) else _UNFIT
     if isinstance(shape, list):
         return _items(value, shape * len(value)) if isinstance(value, list) else _UNFIT
@@ -116,7 +116,7 @@ def day_or_none(value: Any) -> str | None:
         return None
 
 
-def _object(value: dict[str, Any], shape: Mapping[Any, Any]) -> Any:
+def _object(value: dict[str, Any], shape: dict[Any, Any]) -> Any:
     found = {name: _fitting(one, shape.get(name, shape.get(..., object))) for name, one in value.items()}
     needed = (name for name, one in shape.items() if isinstance(one, frozenset))
     if any(found.get(name, _UNFIT) is _UNFIT for name in needed):
