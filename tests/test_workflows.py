@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import yaml
 
 from bigtcp_bench.demo.local_airflow import LocalAirflow
+from tests.support.schemas import schema_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -27,19 +26,11 @@ def steps(path: Path) -> list[dict[str, Any]]:
     return [step for job in workflow(path)["jobs"].values() for step in job["steps"]]
 
 
-def schema_check(*paths: Path) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).parent / "check-jsonschema"
-    command = [str(program), "--builtin-schema", "vendor.github-workflows", *map(str, paths)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_they_follow_the_forges_schema(tmp_path):
     assert {path.name for path in FILES} == {"test.yml", "kind.yml"}
-    done = schema_check(*FILES)
-    assert done.returncode == 0, done.stdout + done.stderr
     wrong = tmp_path / "wrong.yml"
     wrong.write_text(FILES[0].read_text(encoding="utf-8").replace("runs-on:", "run-on:", 1))
-    assert schema_check(wrong).returncode != 0
+    assert list(schema_errors("vendor.github-workflows", *FILES, wrong)) == [wrong]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
