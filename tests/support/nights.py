@@ -49,6 +49,7 @@ def add_night(
             "cilium_version": "1.18.3",
             "iperf3_version": "3.18",
             "plan": {"name": "nightly", "scenarios": list(scenarios), "order": ["off", "on", "off"]},
+            "status": "valid",
             **columns,
         }
     )
@@ -83,5 +84,4 @@ def add_night(
             for block, value in enumerate(controls, start=1)
         ],
     )
-    warehouse.update_run(run, status="valid")
     return run

@@ -144,7 +144,8 @@ def _begin(connection: sa.Connection, record: RunRecord) -> int:
     key = ("cluster", "dag_id", "run_id", "attempt")
     statement = insert_or_update(connection.dialect.name, schema.run, key, changed).returning(columns.id)
     number = int(connection.execute(statement, values).scalar_one())
-    _supersede(connection, sa.and_(named, columns.attempt < again, ~columns.superseded))
+    if again > 1:
+        _supersede(connection, sa.and_(named, columns.attempt < again, ~columns.superseded))
     return number
 
 
