@@ -424,7 +424,10 @@ def inject(place: Place, name: str, step: str, into_step_s: float) -> Iterator[s
         place.start_airflow()
         yield f"then {await_end(place, run)}"
         time.sleep(ORPHANS_S)
-        left += [f"after Airflow's return: {text}" for text in differences(before, cluster_state(place.api))]
+        meanwhile, left = left, differences(before, cluster_state(place.api))
+        if meanwhile and not left:
+            yield "until Airflow was back: " + "; ".join(meanwhile)
+            return
     yield "LEFT " + "; ".join(left) if left else "nothing left"
 
 

@@ -343,6 +343,9 @@ class Cluster:
             "conditions": [{"type": "Ready", "status": str(not ends)}],
             "podIPs": [{"ip": "10.244.0.9"}, {"ip": "fd44::9"}],
         }
+        if ends:
+            finished = f"{datetime.fromtimestamp(self.time, UTC):%FT%TZ}"
+            status["containerStatuses"] = [{"name": "base", "state": {"terminated": {"finishedAt": finished}}}]
         run(self.store.update(PODS, {**pod, "status": status}, "status"))
 
     def pod_log(self, pod: str) -> str:

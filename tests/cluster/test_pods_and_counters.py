@@ -15,6 +15,7 @@ import pytest
 from bigtcp_bench.cluster import pods
 from bigtcp_bench.cluster.api import ClusterApi
 from bigtcp_bench.cluster.node_counters import CILIUM_METRICS, counters_of, deltas, node_growth
+from bigtcp_bench.in_cluster.protocol import epoch
 from bigtcp_bench.readings.orders import ProbeOrders
 from bigtcp_bench.resources import include_dir, load_manifests
 
@@ -74,6 +75,33 @@ def test_why_a_pod_failed_is_said_as_the_cluster_says_it(name: str, words: str) 
     api = SimpleNamespace(find=lambda *_: recorded, poll=lambda *_: iter([0.0]))
     with pytest.raises(pods.PodFailed, match=rf"^pod bigtcp-bench/x {words}$"):
         pods.wait_ended(cast(ClusterApi, api), "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "since"),
+    [
+        ("succeeded", "2026-11-23T00:43:00Z"),
+        ("failed", "2026-11-23T00:43:00Z"),
+        ("deadline", "2026-11-23T00:43:08Z"),
+        ("unschedulable", None),
+    ],
+)
+def test_a_pod_is_forgotten_a_while_after_its_end(name: str, since: str | None) -> None:
+    recorded = json.loads((RECORDED / "pods" / f"{name}.json").read_text(encoding="utf-8"))
+
+    def forgotten(now: float) -> bool:
+        api = SimpleNamespace(select=lambda *_, **__: [recorded], now=lambda: now)
+        return pods.forgotten(cast(ClusterApi, api)) == [recorded["metadata"]["name"]]
+
+    if since is None:
+        assert not forgotten(epoch("2026-12-24T00:00:00Z")), "it may still run"
+        return
+    assert not forgotten(epoch(since) + pods.FORGOTTEN_S)
+    assert forgotten(epoch(since) + pods.FORGOTTEN_S + 1)
+    # Nobody knows how it ended: its node went away, or it was evicted before it started.
+    for unknown in ([{"state": {"terminated": {"exitCode": 137, "finishedAt": None}}}], None):
+        recorded["status"]["containerStatuses"] = unknown
+        assert forgotten(epoch(recorded["metadata"]["creationTimestamp"]) + pods.FORGOTTEN_S + 1)
 
 
 def test_pods_stay_out_of_a_service_mesh_whatever_else_they_are_given() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 import pytest
 
-from bigtcp_bench.cluster import pods, requirements
+from bigtcp_bench.cluster import pods, requirements, restore
 from bigtcp_bench.cluster.api import DAEMONSET, SETTLED_S, _problem
 from bigtcp_bench.cluster.checks import Check, refuse_failed
 from bigtcp_bench.cluster.nodes import choose_pair
@@ -18,7 +19,9 @@ from bigtcp_bench.planning.plan import validate_plan
 from bigtcp_bench.resources import load_manifest
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NETWORKPOLICIES, NODES, PODS
 
-from .simulated import Client, Cluster, run
+from .simulated import Client, Cluster, dies_everywhere, run
+
+RUN = "bigtcp_benchmark/manual"
 
 
 def checks(cluster: Cluster, api: Client | None = None, **plan: Any) -> dict[tuple[str, str], Check]:
@@ -181,6 +184,26 @@ def test_a_cluster_in_use_and_one_left_behind() -> None:
     found = checks(cluster)
     assert found["lease", ""].status == "pass"
     assert found["leftovers", ""].status == "warn"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_whoever_comes_next_deletes_the_pods_of_a_check_that_died(moment: str) -> None:
+    cluster = Cluster()
+    plan = validate_plan({"scenarios": "ipv4-stream-1"})
+    victim = cluster.client()
+    pair = choose_pair(victim, plan)
+    checked = functools.partial(requirements.preflight, victim, plan, pair, holder=RUN)
+    *left, finished = dies_everywhere(victim, moment, checked)
+    ended = 0
+    for dead in left:
+        api = dead.client()
+        assert restore.leftovers(api) == [], "somebody may still be waiting for them"
+        dead.time += pods.FORGOTTEN_S + 1
+        ended += bool(restore.leftovers(api))
+        requirements.put_back_abandoned(api, "next/run", progress=print)
+        assert restore.leftovers(api) == []
+    assert ended
+    assert pods.forgotten(finished.client()) == []
 
 
 def test_nothing_is_looked_at_while_another_run_measures() -> None:

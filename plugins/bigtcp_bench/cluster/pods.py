@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +85,8 @@ ALL_ROLES = (*TRAFFIC_ROLES, "probe")
 POD_START_S = 180.0
 #: Nothing is measured while pods start or go, so that is looked at often; while they run it is load.
 START_POLL_S, POLL_S = 0.1, 0.3
+#: Whoever waits for a pod has read it long before, and deleted it.
+FORGOTTEN_S = 60.0
 
 Role = Literal["server", "client", "probe"]
 
@@ -323,6 +326,23 @@ def _end(pod: Mapping[str, Any]) -> str:
             said = " ".join((ended.get("message") or "").split())[-300:]
             return f"ended with {ended.get('reason', 'exit')} {ended.get('exitCode')}{': ' + said if said else ''}"
     return reason
+
+
+def forgotten(api: ClusterApi) -> list[str]:
+    """Return the benchmark pods that ended so long ago that nobody is left who would delete them, by name."""
+    found = api.select(POD, BENCH_NAMESPACE, labels=selector(ALL_ROLES))
+    return [pod["metadata"]["name"] for pod in found if api.now() - _ended_at(pod) > FORGOTTEN_S]
+
+
+def _ended_at(pod: Mapping[str, Any]) -> float:
+    """Return when a pod ended, in seconds since the epoch; infinity while it has not."""
+    status = pod.get("status") or {}
+    if status.get("phase") not in ("Succeeded", "Failed"):
+        return math.inf
+    ends = [(item.get("state") or {}).get("terminated") or {} for item in status.get("containerStatuses") or []]
+    # One that was evicted before it started has only its own time; of a node that went away nobody knows it.
+    times = [end["finishedAt"] for end in ends if end.get("finishedAt")]
+    return max(protocol.epoch(time) for time in times or [pod["metadata"]["creationTimestamp"]])
 
 
 def delete_pods(

@@ -93,7 +93,7 @@ class RestoreReport:
 
 
 def leftovers(api: ClusterApi) -> list[str]:
-    """Return what an open or abandoned window has left in the cluster, in words; empty if nothing.
+    """Return what an open or abandoned window, or a check that died, has left, in words; empty if nothing.
 
     A run in progress has these things too: ask the Lease whether it is alive.
     """
@@ -102,6 +102,8 @@ def leftovers(api: ClusterApi) -> list[str]:
         found.insert(0, f"saved state {NAMESPACE}/{STATE_NAME}")
     if guardian_objects.is_there(api):
         found.append(f"guardian {NAMESPACE}/{GUARDIAN_NAME}")
+    # Of a check that was killed: it has no window yet.
+    found += [f"ended pod {NAMESPACE}/{name}" for name in pods.forgotten(api)]
     return found
 
 
