@@ -21,7 +21,7 @@ from tests.any_run import DOCUMENTS, JSON, changed
         ("run.reasons", None, []),
         ("run.plan", ["a"], None),
         ("run.plan", {"order": "off,on", "scenarios": ["a", {}], "x": [1]}, {"scenarios": ["a"], "x": [1]}),
-        ("run.plan", {"duration_s": True, "omit_s": None}, {"omit_s": None}),
+        ("run.plan", {"duration_s": True, "omit_s": None, "request_bytes": {}}, {"omit_s": None}),
         ("run.environment", {"emulated": "yes", "pair": {"client": {"cpu": "two"}}}, {"pair": {"client": {}}}),
         ("run.environment", {"busy_cpus": {"a": 1, "b": float("nan"), "c": False}}, {"busy_cpus": {"a": 1}}),
         ("run.restore_result", {"state": "of another version", "detail": "x"}, None),

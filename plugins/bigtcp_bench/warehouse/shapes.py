@@ -39,7 +39,7 @@ SHAPES: Mapping[str, Any] = {
         "order": _TEXTS,
         "scenarios": _TEXTS,
         "image": str,
-        **dict.fromkeys(("duration_s", "omit_s"), float | None),
+        **dict.fromkeys(("duration_s", "omit_s", "request_bytes"), float | None),
         "thresholds": {},
     },
     "run.cilium_config": {...: str | None},
