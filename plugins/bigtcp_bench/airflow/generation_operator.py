@@ -92,65 +92,68 @@ class IperfGenerationOperator(KubernetesPodOperator):
         A retry finds the pods of a worker that was killed and goes on with them.
         """
         from bigtcp_bench.airflow.connections import cluster_api, warehouse
-        from bigtcp_bench.cluster import pods
-        from bigtcp_bench.cluster.lease import Fence
 
         generation = Generation.model_validate(self.generation)
         self.kubernetes_conn_id = self.kubernetes_conn_id or dag_ids.conn_id_of(self.dag_id)
         api, store = cluster_api(str(self.kubernetes_conn_id)), warehouse()
         self._refuse(store, generation)
-        plan = store.plan_of(generation.run)
-        fence = Fence(api, generation.run_key)
         try:
-            with fence.renewing():
-                fence.check()
-                # One that is tried again may come after the last.
-                discard_end(api, generation)
-                server = self._running_server(api, generation) if self._client_runs(context) else None
-                if server is None:
-                    server = self._fresh_server(api, fence, generation, plan, first=_is_first_try(context))
-                token = pods.orders_in(server)["token"]
-                # The provider logs a pod that cannot be created as a whole.
-                mask_secret(token)
-                service = self._service(api, fence, generation, server)
-                orders = orders_of(generation, plan, pods.pod_addresses(server), token, service)
-                self.pod_template_dict = client_pod(generation, plan, orders)
-                self._stored = _Stored(api, store, generation, orders)
-                say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
-                measured = False
-                try:
-                    # The server may have taken minutes to start, and another run may be measuring by now.
-                    fence.check()
-                    self._server = server["metadata"]["name"]
-                    super().execute(context)
-                    measured = True
-                finally:
-                    # Another try must find none of these pods; whoever comes next waits for them itself.
-                    self._remove(api, generation, server, wait=not measured)
-                if generation.next is not None:
-                    prepare(api, fence, generation.next, plan)
-                else:
-                    run = store.run(generation.run)
-                    prepare_end(api, fence, generation, plan, [run["client_node"], run["server_node"]])
-            return self._stored.summary()
+            return self._measured(context, api, store, generation)
         except FenceLost as error:
             # Another run, or a restore, has the cluster now: trying again cannot help.
             raise AirflowFailException(str(error)) from error
         except Exception as error:
-            store.store_failures(
-                generation.run,
-                [
-                    {
-                        "block": generation.block,
-                        "arm": generation.arm,
-                        "generation": generation.generation,
-                        "reason": f"{generation}: {first_line(error)}",
-                    }
-                ],
-            )
+            failure = {
+                "block": generation.block,
+                "arm": generation.arm,
+                "generation": generation.generation,
+                "reason": f"{generation}: {first_line(error)}",
+            }
+            store.store_failures(generation.run, [failure])
             # In vain right after an outage of the API server: pods that are made then may not reach each other.
             api.settle(lambda text: say(f"{generation}: {text}"))
             raise
+
+    def _measured(
+        self, context: Context, api: ClusterApi, store: Warehouse, generation: Generation
+    ) -> dict[str, Any]:
+        """Measure behind the run's fence, begin what comes next, and return what ``execute`` does."""
+        from bigtcp_bench.cluster import pods
+        from bigtcp_bench.cluster.lease import Fence
+
+        plan = store.plan_of(generation.run)
+        fence = Fence(api, generation.run_key)
+        with fence.renewing():
+            fence.check()
+            # One that is tried again may come after the last.
+            discard_end(api, generation)
+            server = self._running_server(api, generation) if self._client_runs(context) else None
+            if server is None:
+                server = self._fresh_server(api, fence, generation, plan, first=_is_first_try(context))
+            token = pods.orders_in(server)["token"]
+            # The provider logs a pod that cannot be created as a whole.
+            mask_secret(token)
+            service = self._service(api, fence, generation, server)
+            orders = orders_of(generation, plan, pods.pod_addresses(server), token, service)
+            self.pod_template_dict = client_pod(generation, plan, orders)
+            self._stored = _Stored(api, store, generation, orders)
+            say(f"{generation}: fresh pods on {generation.client_node} and {generation.server_node}")
+            measured = False
+            try:
+                # The server may have taken minutes to start, and another run may be measuring by now.
+                fence.check()
+                self._server = server["metadata"]["name"]
+                super().execute(context)
+                measured = True
+            finally:
+                # Another try must find none of these pods; whoever comes next waits for them itself.
+                self._remove(api, generation, server, wait=not measured)
+            if generation.next is not None:
+                prepare(api, fence, generation.next, plan)
+            else:
+                run = store.run(generation.run)
+                prepare_end(api, fence, generation, plan, [run["client_node"], run["server_node"]])
+        return self._stored.summary()
 
     def _refuse(self, store: Warehouse, generation: Generation) -> None:
         """End the task where its arm is no longer in force, as its attempt has ended, or its plan was changed."""
