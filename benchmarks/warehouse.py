@@ -29,9 +29,10 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from tests.postgres import create_database, running_server
 
 from benchmarks.judging import judging_times
+from bigtcp_bench.in_cluster.traffic import KINDS
 from bigtcp_bench.judging.night import REPLAY_NIGHTS
 from bigtcp_bench.monitoring.exposition import Families
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse import pages, schema
 from bigtcp_bench.warehouse.queries import query_names, trend
@@ -142,7 +143,7 @@ def _measure(warehouse: Warehouse, years: int) -> dict[str, Figure]:
 
             rows = ask()
             figures[f"{name}, {label}"] = Figure(_times(ask), wanted_s, f" → {rows:,}")
-    headlines = sorted(set(HEADLINE.values()))
+    headlines = sorted({kind.headline for kind in KINDS.values()})
     for label, metrics in (("one metric", headlines[:1]), (f"{len(METRICS)} metrics", list(METRICS))):
 
         def read(metrics: list[str] = metrics) -> int:

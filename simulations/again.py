@@ -16,8 +16,8 @@ import pandas as pd
 
 from bigtcp_bench.analysis import again
 from bigtcp_bench.analysis.compare import Comparison, compare_run
+from bigtcp_bench.in_cluster.traffic import KINDS
 from bigtcp_bench.planning.duration import estimate, estimate_again
-from bigtcp_bench.planning.metrics import HEADLINE
 from bigtcp_bench.planning.plan import SCENARIOS, Block, Plan, blocks, load_plan, rerun_plan
 from simulations.document import replace_section, table
 from simulations.within_run import FULL, LOUD_SWITCH, WORLDS, World, make_generations
@@ -54,7 +54,11 @@ def _too_noisy(found: Sequence[Comparison], plan: Plan) -> list[str]:
 
 def _far_off_too(found: Sequence[Comparison], plan: Plan) -> list[str]:
     """Choose, besides those of the plan, whatever is more than 5 % off, as if no effect were usual."""
-    far = {one.scenario for one in found if one.metric in HEADLINE.values() and abs(one.change or 0) > 0.05}
+    far = {
+        one.scenario
+        for one in found
+        if one.metric in {kind.headline for kind in KINDS.values()} and abs(one.change or 0) > 0.05
+    }
     return [name for name in plan.scenarios if name in far | set(again.wanted(found, plan))]
 
 
@@ -92,7 +96,7 @@ def simulate(work: tuple[World, float, int, int, Plan]) -> np.ndarray:
     """Return, for each made-up scenario and each rule: called different, half-width, measured again; minutes."""
     world, effect, seed, frames, plan = work
     random = np.random.default_rng([seed, round(1000 * effect)])
-    series = [(name, HEADLINE[SCENARIOS[name].traffic]) for name in plan.scenarios]
+    series = [(name, SCENARIOS[name].kind.headline) for name in plan.scenarios]
     rows = []
     for _ in range(frames):
         made = make_generations(extended(plan), plan.repetitions, world, effect, random, series)

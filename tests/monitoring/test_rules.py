@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from bigtcp_bench.monitoring.exposition import PREFIX, STATUSES, VERDICTS
-from bigtcp_bench.planning.metrics import HEADLINE
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.resources import include_dir
 from tests.monitoring.servers import promtool
@@ -47,7 +46,7 @@ def test_every_scenario_has_its_headline():
     parts = re.findall(r'scenario=~"([^"]+)", metric="([^"]+)"', expression)
     for scenario in SCENARIOS.values():
         metrics = [metric for pattern, metric in parts if re.fullmatch(pattern, scenario.name)]
-        assert metrics == [HEADLINE[scenario.traffic]]
+        assert metrics == [scenario.kind.headline]
 
 
 def test_states_that_the_rules_name_exist():

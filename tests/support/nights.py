@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from bigtcp_bench.planning.metrics import HEADLINE
 from bigtcp_bench.planning.plan import CONTROL, SCENARIOS
 from bigtcp_bench.warehouse.store import Warehouse
 
@@ -62,7 +61,7 @@ def add_night(
         rows.append(
             {
                 "scenario": name,
-                "metric": HEADLINE[SCENARIOS[name].traffic],
+                "metric": SCENARIOS[name].kind.headline,
                 "off_median": low,
                 "on_median": high,
                 "change": high / low - 1,

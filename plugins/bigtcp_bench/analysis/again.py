@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from bigtcp_bench.analysis.compare import Comparison, compare_run
-from bigtcp_bench.planning.metrics import HEADLINE
-from bigtcp_bench.planning.plan import RERUN_ORDER, SCENARIOS, Plan, blocks, rerun_plan
+from bigtcp_bench.planning.plan import RERUN_ORDER, Plan, blocks, main_metric, rerun_plan
 
 
 def half_width(comparison: Comparison) -> float | None:
@@ -29,11 +28,7 @@ def too_wide(comparisons: Iterable[Comparison], plan: Plan) -> list[Comparison]:
     """Return the comparisons that stand for their scenario and are not known to the plan's precision yet."""
     if plan.precision is None or plan.is_aa:
         return []
-    main = (
-        one
-        for one in comparisons
-        if one.scenario in SCENARIOS and one.metric == HEADLINE[SCENARIOS[one.scenario].traffic]
-    )
+    main = (one for one in comparisons if one.metric == main_metric(one.scenario))
     return [one for one in main if (half_width(one) or 0) > plan.precision]
 
 

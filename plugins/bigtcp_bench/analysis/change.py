@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from bigtcp_bench.planning.metrics import HEADLINE
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.planning.thresholds import Thresholds
 
@@ -79,12 +78,12 @@ def compare_runs(
     earlier = _arms(history)
     pairs = {}
     for scenario in scenarios:
-        arms = [of.get((scenario, HEADLINE[SCENARIOS[scenario].traffic]), []) for of in ends]
+        arms = [of.get((scenario, SCENARIOS[scenario].kind.headline), []) for of in ends]
         if all(len(of) == 1 for of in arms):
             pairs[scenario] = arms[0][0], arms[1][0]
     changes = []
     for scenario, (first, last) in pairs.items():
-        metric = HEADLINE[SCENARIOS[scenario].traffic]
+        metric = SCENARIOS[scenario].kind.headline
         past = np.array(earlier.get((scenario, metric), [])[-MAX_RUNS:]).reshape(-1, 2)
         moved = functools.partial(_moved, thresholds=thresholds, figures=_FIGURES * len(pairs))
         changes.append(

@@ -21,7 +21,7 @@ from scipy import special
 from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians, series_of
 from bigtcp_bench.analysis.levels import robust_level
 from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, LIMITS, proves
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, Plan, Way, blocks, captured_places, unproven_ways
 from bigtcp_bench.planning.thresholds import Thresholds
 
@@ -212,7 +212,7 @@ def completeness_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
     ``thresholds.min_complete_share``.
     """
     problems = []
-    headlines = {name: HEADLINE[SCENARIOS[name].traffic] for name in plan.scenarios}
+    headlines = {name: SCENARIOS[name].kind.headline for name in plan.scenarios}
     at_fixed_rate = {name for name in plan.scenarios if SCENARIOS[name].traffic == "rate"}
     counted = {
         (name, block, *repetition)
@@ -263,7 +263,7 @@ def drift_problems(
     tests = max(1, len(pairs) * len(plan.scenarios))
     problems: dict[str, list[str]] = {}
     for name in plan.scenarios:
-        headline = HEADLINE[SCENARIOS[name].traffic]
+        headline = SCENARIOS[name].kind.headline
         measured = series.get((name, headline))
         if measured is None:
             continue

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bigtcp_bench.analysis.noise import Level, Noise, pool_noise, smallest_detectable_change, suggest
-from bigtcp_bench.planning.metrics import HEADLINE
-from bigtcp_bench.planning.plan import SCENARIOS, TELLING_BLOCKS, Arm, Plan, blocks
+from bigtcp_bench.planning.plan import TELLING_BLOCKS, Arm, Plan, blocks, main_metric
 
 if TYPE_CHECKING:
     from bigtcp_bench.warehouse.store import Warehouse
@@ -97,11 +96,7 @@ def _with_enough_blocks(plan: Plan) -> Plan:
 
 def headlines(found: Iterable[Advice]) -> list[Advice]:
     """Return the advice on the one metric that stands for each scenario; a plan is sized by these."""
-    return [
-        one
-        for one in found
-        if one.scenario in SCENARIOS and one.metric == HEADLINE[SCENARIOS[one.scenario].traffic]
-    ]
+    return [one for one in found if one.metric == main_metric(one.scenario)]
 
 
 def shortfall(noises: Iterable[Noise], plan: Plan) -> str | None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from bigtcp_bench.analysis.incidents import badness
 from bigtcp_bench.notify.message import Line, Link, Listing, Message
 from bigtcp_bench.notify.run_messages import conditions, likely_causes, origin, run_link
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import main_metric
 from bigtcp_bench.report import units
 from bigtcp_bench.report.headline import moved_text
 from bigtcp_bench.report.history import changes_text
@@ -310,8 +310,7 @@ def _label(member: Member) -> str:
 
 
 def _telling(member: Member) -> tuple[bool, bool, float, str, str]:
-    scenario = SCENARIOS.get(member.scenario)
-    main = scenario is not None and HEADLINE[scenario.traffic] == member.metric
+    main = main_metric(member.scenario) == member.metric
     return (not member.confirmed, not main, -_badness(member), member.scenario, member.metric)
 
 

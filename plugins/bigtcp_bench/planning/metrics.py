@@ -137,7 +137,3 @@ METRICS: dict[str, Metric] = {
 def metrics_of(traffic: str) -> list[Metric]:
     """Return the metrics that a scenario of ``traffic`` yields, in the order they are reported."""
     return [*KINDS[traffic].metrics, *OF_ENDS]
-
-
-#: The metric that stands for a scenario where only one can be shown, by kind of traffic.
-HEADLINE: dict[str, str] = {name: kind.headline for name, kind in KINDS.items()}

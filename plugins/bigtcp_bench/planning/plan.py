@@ -126,6 +126,15 @@ def _scenarios() -> dict[str, Scenario]:
 #: What a plan can choose from.
 SCENARIOS: dict[str, Scenario] = _scenarios()
 
+
+def main_metric(scenario: str) -> str | None:
+    """Return the metric that stands for a scenario where only one can be shown; None for an unknown scenario.
+
+    Results of other versions of this package may have scenarios that this one does not know.
+    """
+    return SCENARIOS[scenario].kind.headline if scenario in SCENARIOS else None
+
+
 #: The control is no scenario of a plan: it runs between the nodes themselves, once per block, and what moves it is
 #: the infrastructure. This is its name in the results.
 CONTROL = "host-control"

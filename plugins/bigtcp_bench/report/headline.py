@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import main_metric
 from bigtcp_bench.report import units
 from bigtcp_bench.report.history import SeriesView
 from bigtcp_bench.report.reasons import headline_reason
@@ -114,8 +114,7 @@ def main_first(series: Series, change: float | None) -> tuple[bool, float, str, 
     That is the one whose scenario's main metric got worse most; ``change`` is relative.
     """
     scenario, metric = series
-    main = scenario in SCENARIOS and HEADLINE[SCENARIOS[scenario].traffic] == metric
-    return (not main, -badness(metric, change), scenario, metric)
+    return (metric != main_metric(scenario), -badness(metric, change), scenario, metric)
 
 
 def badness(metric: str, change: float | None) -> float:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import main_metric
 from bigtcp_bench.report import units
 from bigtcp_bench.report.words import CAUSES, events_text
 
@@ -190,7 +190,7 @@ def _known(value: Any) -> Any:
 
 
 def _told_line(scenario: str, state: str, told: list[SeriesView]) -> str:
-    main = HEADLINE[SCENARIOS[scenario].traffic] if scenario in SCENARIOS else None
+    main = main_metric(scenario)
     told = sorted(told, key=lambda one: one.metric != main)
     sizes = ", ".join(f"{METRICS[one.metric].short_label} {units.change_text(one.change)}" for one in told)
     first = told[0]

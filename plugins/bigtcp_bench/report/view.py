@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.in_cluster.treatment import ARMS, proves
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, Arm, Expectation, Plan, unproven_ways
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import SCENARIOS, Arm, Expectation, Plan, main_metric, unproven_ways
 from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
 from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
@@ -253,13 +253,7 @@ class RunView:
 
     def headline_comparisons(self) -> list[Comparison]:
         """Return the one comparison that stands for each scenario, in the order of the scenarios."""
-        return [
-            comparison
-            for comparison in self.comparisons
-            # A run of another version of this package may have measured what this one does not know.
-            if comparison.scenario in SCENARIOS
-            and comparison.metric == HEADLINE[SCENARIOS[comparison.scenario].traffic]
-        ]
+        return [one for one in self.comparisons if one.metric == main_metric(one.scenario)]
 
 
 def against_of(

@@ -7,7 +7,6 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from bigtcp_bench.planning.metrics import HEADLINE
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.warehouse.schema import comparison, is_true, run
 from bigtcp_bench.warehouse.store import Warehouse
@@ -49,7 +48,7 @@ def period(warehouse: Warehouse, cluster: str, since: datetime, until: datetime)
     statuses = sa.select(columns.status, sa.func.count()).where(within).group_by(columns.status)
     main = sa.or_(
         *(
-            (compared.scenario == name) & (compared.metric == HEADLINE[scenario.traffic])
+            (compared.scenario == name) & (compared.metric == scenario.kind.headline)
             for name, scenario in SCENARIOS.items()
         )
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import main_metric
 from bigtcp_bench.resources import include_dir
 from bigtcp_bench.warehouse.schema import run
 
@@ -122,8 +122,7 @@ def _text(moment: datetime, dialect: sa.Dialect) -> str:
 
 def _metric(metric: str | None, scenario: str) -> str:
     if metric is None:
-        traffic = SCENARIOS[scenario].traffic if scenario in SCENARIOS else "stream"
-        return HEADLINE[traffic]
+        return main_metric(scenario) or "throughput_bps"
     if metric not in METRICS:
         raise InvalidInput(f"unknown metric {metric!r}; allowed are {', '.join(METRICS)}")
     return metric

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import SCENARIOS, main_metric
 from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
@@ -158,7 +158,7 @@ def _verdicts(
 
 
 def _is_main(change: NightsChange) -> bool:
-    return change.scenario in SCENARIOS and change.metric == HEADLINE[SCENARIOS[change.scenario].traffic]
+    return change.metric == main_metric(change.scenario)
 
 
 def _place(scenario: str, metric: str) -> tuple[int, str, int]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
-from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.plan import SCENARIOS, main_metric
 from bigtcp_bench.warehouse import outbox, pages
 from bigtcp_bench.web.access import AccessDep
 from bigtcp_bench.web.data import open_warehouse
@@ -114,7 +114,7 @@ def main_comparisons(warehouse: Warehouse, number: int) -> list[dict[Any, Any]]:
     found = [
         row
         for row in warehouse.comparisons_frame(number).to_dict("records")
-        if row["scenario"] in SCENARIOS and row["metric"] == HEADLINE[SCENARIOS[row["scenario"]].traffic]
+        if row["metric"] == main_metric(row["scenario"])
     ]
     for row in found:
         row["label"] = METRICS[row["metric"]].short_label

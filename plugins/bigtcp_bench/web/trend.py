@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS, metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.planning.metrics import METRICS, metrics_of
+from bigtcp_bench.planning.plan import SCENARIOS, main_metric
 from bigtcp_bench.report.epochs import changes_of
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
@@ -151,7 +151,7 @@ def _shown(warehouse: Warehouse, access: Access, choice: TrendChoice) -> Shown:
     metric = choice.metric
     if metric is None or metric not in _metrics(scenario):
         # Whoever goes on to a scenario of other traffic wants its main figures.
-        metric = HEADLINE[SCENARIOS[scenario].traffic] if scenario in SCENARIOS else "throughput_bps"
+        metric = main_metric(scenario) or "throughput_bps"
     start, end = choice.period()
     nights = pages.trend_frame(
         warehouse,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bigtcp_bench.planning.metrics import HEADLINE, METRICS
+from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.report.charts import all as charts
 
@@ -46,7 +46,7 @@ def run_charts(view: RunView, results: pd.DataFrame, packet_sizes: pd.DataFrame)
     elif view.proofs:
         found.append(RunChart("packets", "effect", "Packet sizes", lambda: charts.packet_size_chart(view.proofs)))
     for scenario in SCENARIOS:
-        metric = HEADLINE[SCENARIOS[scenario].traffic]
+        metric = SCENARIOS[scenario].kind.headline
         if (scenario, metric) in known:
             found.append(_repetitions(results, scenario, metric))
     found += [_cost(results, end) for end in ends if f"cpu_s_per_gb_{end}" in measured]
