@@ -69,7 +69,7 @@ class FromFiles(Client):
 def seen(api: Client, node: str = "node1") -> Any:
     cilium = find_cilium(api)
     daemonset = run(api.cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
-    return pending(api, cilium, daemonset, node, _agent(api, node))
+    return pending(api, cilium, daemonset, node, agent_settings.told(api, cilium, _agent(api, node)))
 
 
 def _agent(api: Client, node: str) -> str:

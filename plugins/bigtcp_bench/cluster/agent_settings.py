@@ -13,6 +13,8 @@ from bigtcp_bench.cluster.cilium import (
     CONFIGMAP_NAME,
     MERGED_DIR,
     Cilium,
+    Merged,
+    read_merged,
 )
 from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS, Difference
 from bigtcp_bench.errors import BenchError
@@ -120,6 +122,15 @@ def told(api: ClusterApi, cilium: Cilium, pod: str) -> Settings | None:
     return {key: "\n".join(lines).strip() for key, lines in found.items()}
 
 
+def read_told(api: ClusterApi, cilium: Cilium, pod: str) -> tuple[Settings | None, Merged]:
+    """Return what ``told`` does, and what this agent was told of BIG TCP, which is asked for by itself if need be.
+
+    Raises SwitchFailed if it does not say that either.
+    """
+    settings = told(api, cilium, pod)
+    return settings, read_merged(api, cilium, pod) if settings is None else treatment.told(settings)
+
+
 def of_next_start(api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: str) -> Settings | None:
     """Return every key that an agent started now on ``node`` would be told; None if that cannot be known.
 
@@ -183,13 +194,13 @@ def differences(
 
 
 def pending(
-    api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: str, pod: str
+    api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: str, now: Settings | None
 ) -> list[Difference] | None:
-    """Return what the next start of the agent ``pod`` on ``node`` would change, beside BIG TCP itself.
+    """Return what the next start of the agent on ``node``, told ``now``, would change, beside BIG TCP itself.
 
     None if that cannot be known.
     """
-    now, then = told(api, cilium, pod), of_next_start(api, cilium, daemonset, node)
+    then = of_next_start(api, cilium, daemonset, node)
     return None if now is None or then is None else differences(now, then)
 
 

@@ -13,13 +13,11 @@ from bigtcp_bench.cluster.cilium import (
     AgentStatus,
     Cilium,
     Merged,
-    read_merged,
     read_status,
     ready_or_any_agent,
 )
 from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS
 from bigtcp_bench.errors import BenchError
-from bigtcp_bench.in_cluster import treatment
 
 
 @dataclass
@@ -47,8 +45,7 @@ def read_agent(api: ClusterApi, cilium: Cilium, pod: JsonObject) -> tuple[Agent,
     """Return what the agent of ``pod`` is and was told, and its status. Raises SwitchFailed if it does not say."""
     name = pod["metadata"]["name"]
     asked = at_once.begin(lambda: read_status(api, cilium, name))
-    told = agent_settings.told(api, cilium, name)
-    merged = read_merged(api, cilium, name) if told is None else treatment.told(told)
+    told, merged = agent_settings.read_told(api, cilium, name)
     status = asked.result()
     container = _container(pod["spec"]["containers"])
     running = _container((pod.get("status") or {}).get("containerStatuses") or [])

@@ -30,7 +30,6 @@ from bigtcp_bench.cluster.cilium import (
     is_ready,
     judge_limits,
     judge_status,
-    read_merged,
     ready_agent,
     restart_agent,
     rollout,
@@ -300,8 +299,7 @@ def _overruled(api: ClusterApi, cilium: Cilium, arm: Arm, node: str, scope: str)
 
 def _merged_now(api: ClusterApi, cilium: Cilium, node: str) -> Merged:
     name = ready_agent(api, cilium, node)["metadata"]["name"]
-    told = agent_settings.told(api, cilium, name)
-    return read_merged(api, cilium, name) if told is None else treatment.told(told)
+    return agent_settings.read_told(api, cilium, name)[1]
 
 
 # --- Scope nodes -----------------------------------------------------------------------------------------------

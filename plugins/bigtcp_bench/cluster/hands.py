@@ -8,7 +8,7 @@ from typing import Any
 
 from bigtcp_bench.cluster import agent_settings, pods, probe
 from bigtcp_bench.cluster.api import ApiProblem, ClusterApi, NotFound
-from bigtcp_bench.cluster.cilium import Cilium, read_merged
+from bigtcp_bench.cluster.cilium import Cilium
 from bigtcp_bench.errors import SwitchFailed
 from bigtcp_bench.in_cluster.hold import Check, Means, NotRestored, Refused
 from bigtcp_bench.in_cluster.protocol import NAMESPACE, Json, crashes, waiting_reason
@@ -87,11 +87,10 @@ class ClusterHands:
         pod = agent["metadata"]["name"]
         with _refusing():
             try:
-                merged = read_merged(self.api, self.cilium, pod)
-                settings = agent_settings.told(self.api, self.cilium, pod) or {}
+                settings, merged = agent_settings.read_told(self.api, self.cilium, pod)
             except SwitchFailed as error:
                 raise NotRestored(str(error)) from error
-        return {**settings, **settings_of(merged)}
+        return {**(settings or {}), **settings_of(merged)}
 
     def waits_for(self, agent: Json) -> tuple[str, bool]:
         """Return what an agent that is not Ready waits for, and whether it ends again and again."""

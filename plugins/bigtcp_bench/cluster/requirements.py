@@ -35,7 +35,6 @@ from bigtcp_bench.cluster.cilium import (
     find_cilium,
     is_of_template,
     is_ready,
-    read_merged,
     read_status,
     waiting_reason,
 )
@@ -264,8 +263,9 @@ def look_at_agent(api: ClusterApi, cilium: Cilium, daemonset: JsonObject, node: 
         return AgentSeen(problem=problem, advice="mend it before a benchmark restarts it", current=current)
     name = pod["metadata"]["name"]
     try:
-        status, merged = read_status(api, cilium, name), read_merged(api, cilium, name)
-        pending = agent_settings.pending(api, cilium, daemonset, node, name)
+        status = read_status(api, cilium, name)
+        told, merged = agent_settings.read_told(api, cilium, name)
+        pending = agent_settings.pending(api, cilium, daemonset, node, told)
         return AgentSeen(name, status, merged, current=current, pending=pending)
     except BenchError as error:
         advice = "without what it says of itself nothing can be proven"

@@ -17,7 +17,6 @@ from bigtcp_bench.cluster.cilium import (
     config_values,
     expected_merged,
     find_cilium,
-    read_merged,
     read_status,
     ready_agent,
 )
@@ -88,11 +87,12 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
         agent = ready_agent(api, cilium, node.name)
         name = agent["metadata"]["name"]
         seen = probes[node.name]
-        merged, expected = read_merged(api, cilium, name), expected_merged(api, cilium, node.name)
+        told, merged = agent_settings.read_told(api, cilium, name)
+        expected = expected_merged(api, cilium, node.name)
         if merged != expected:
             # No restart could bring back what is in force now.
             raise PreconditionFailed(f"node {node.name}: {drift_text(merged, expected)}; {DRIFT_ADVICE}")
-        pending = agent_settings.pending(api, cilium, daemonset, node.name, name)
+        pending = agent_settings.pending(api, cilium, daemonset, node.name, told)
         if pending:
             # The first switch would put it in force.
             text = agent_settings.pending_text(pending)
