@@ -119,7 +119,7 @@ def bench(api: ClusterApi, plan: Plan, lifetime_s: int) -> Iterator[Bench]:
     pods.ensure_namespace(api)
     pods.ensure_agent_configmap(api)
     pair = choose_pair(api, plan)
-    labels = {pods.RUN_LABEL: pods.run_label(RUN_KEY)}
+    labels = pods.run_labels(RUN_KEY)
     orders = ServeOrders(lifetime_s=lifetime_s)
     common = {"image": plan.image, "deadline_s": lifetime_s, "labels": labels}
     server = pods.build_pod("server", node=pair.server.name, orders=orders.to_argument(), **common)

@@ -48,7 +48,7 @@ class Night:
                 if moment == "end" and block.number in in_block:
                     in_block[block.number](self.cluster)
                     self.cluster.reconcile()
-                found = read_nodes(api, pair, self.plan.image, agents=moment == "end")
+                found = read_nodes(api, self.plan, pair, agents=moment == "end")
                 documents += [
                     RawDocument(
                         block=block.number, generation=0, kind=f"node-{moment}:{name}", document=packed(document)

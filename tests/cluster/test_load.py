@@ -90,7 +90,7 @@ def test_a_first_reading_is_not_taken_twice() -> None:
     api = cluster.client()
     plan = validate_plan({"scenarios": "ipv4-rr"})
     pair = choose_pair(api, plan)
-    probes = probe_nodes(api, pair.names, plan.image, sample_s=1)
+    probes = probe_nodes(api, plan, pair.names, sample_s=1)
     before = api.changes
     await_quiet(api, plan, pair, {name: seen.document for name, seen in probes.items()})
     assert api.changes == before

@@ -163,11 +163,11 @@ def test_a_cluster_without_cilium_is_one_sentence(tmp_path: Path) -> None:
 
 def test_counters_of_a_node_grow_with_its_traffic_and_its_load_is_told(api: ClusterApi) -> None:
     pair = choose_pair(api, PLAN)
-    first = read_nodes(api, pair, PLAN.image)["node1"]
+    first = read_nodes(api, PLAN, pair)["node1"]
     # The nodes of the lab share this machine's CPUs.
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
-        documents = read_nodes(api, pair, PLAN.image, sample_s=0.5)
+        documents = read_nodes(api, PLAN, pair, sample_s=0.5)
     finally:
         for process in busy:
             process.kill()
@@ -421,6 +421,4 @@ def _as_account(lab: LabInfo, token: str) -> k8s.Configuration:
 def _server(plan: Plan) -> dict[str, object]:
     from bigtcp_bench.readings.orders import ServeOrders
 
-    return pods.build_pod(
-        "server", image=plan.image, node="node2", orders=ServeOrders(lifetime_s=60).to_argument()
-    )
+    return pods.plan_pod("server", plan, "node2", ServeOrders(lifetime_s=60))

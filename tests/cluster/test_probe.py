@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from bigtcp_bench.cluster import pods, probe
+from bigtcp_bench.planning.plan import load_plan
 from bigtcp_lab.api.discovery import PODS
 from tests.cluster.simulated import Cluster, run
 
+PLAN = load_plan("quick")
 NODES = ("node1", "node2")
 LABELS = {"bigtcp-bench/run": "a", "bigtcp-bench/look": "end-2"}
 
@@ -43,7 +45,7 @@ def test_a_look_that_was_begun_before_is_taken_while_it_is_of_use(
     api = cluster.client()
     pods.ensure_namespace(api)
     pods.ensure_agent_configmap(api)
-    probe.prepare(api, NODES, "image", LABELS)
+    probe.prepare(api, PLAN, NODES, LABELS)
     names = set()
     for pod in run(cluster.store.list(PODS, "bigtcp-bench")):
         names.add(pod["metadata"]["name"])
@@ -52,7 +54,7 @@ def test_a_look_that_was_begun_before_is_taken_while_it_is_of_use(
         if pods.node_of(pod) == "node2":
             change(cluster, kept)
     made = api.changes
-    with probe.probing(api, NODES, "image", prepared=LABELS) as collect:
+    with probe.probing(api, PLAN, NODES, prepared=LABELS) as collect:
         assert collect().keys() == set(NODES)
         assert api.changes == made + (not taken), "only what is missing is made"
     left = {pod["metadata"]["name"] for pod in run(cluster.store.list(PODS, "bigtcp-bench"))}
@@ -65,9 +67,9 @@ def test_nobody_takes_a_look_that_was_not_meant_for_it() -> None:
     api = cluster.client()
     pods.ensure_namespace(api)
     pods.ensure_agent_configmap(api)
-    probe.prepare(api, NODES, "image", LABELS)
+    probe.prepare(api, PLAN, NODES, LABELS)
     made = api.changes
-    probe.probe_nodes(api, NODES, "image")
+    probe.probe_nodes(api, PLAN, NODES)
     assert api.changes == made + 4
     assert len(run(cluster.store.list(PODS, "bigtcp-bench"))) == 2
     probe.discard(api, LABELS)

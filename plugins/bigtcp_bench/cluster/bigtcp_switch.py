@@ -250,7 +250,7 @@ def verify(
     def ask(name: str) -> tuple[Agent, AgentStatus]:
         return read_agent(api, cilium, ready_agent(api, cilium, name))
 
-    with probe.probing(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets) as collect:
+    with probe.probing(api, plan, pair.names) as collect:
         asked = at_once.begin(lambda: at_once.of_each(pair.names, ask))
         read = at_once.begin(collect)
         meanwhile()

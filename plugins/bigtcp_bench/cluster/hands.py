@@ -11,7 +11,7 @@ from bigtcp_bench.cluster.api import ApiProblem, ClusterApi, NotFound
 from bigtcp_bench.cluster.cilium import Cilium
 from bigtcp_bench.errors import SwitchFailed
 from bigtcp_bench.in_cluster.hold import Check, Means, NotRestored, Refused
-from bigtcp_bench.in_cluster.protocol import NAMESPACE, Json, crashes, waiting_reason
+from bigtcp_bench.in_cluster.protocol import Json, crashes, waiting_reason
 from bigtcp_bench.in_cluster.treatment import settings_of
 from bigtcp_bench.readings.orders import ProbeOrders
 
@@ -100,7 +100,7 @@ class ClusterHands:
         """Return device → limit → bytes from the log of a probe pod."""
         with _refusing():
             try:
-                seen = probe.probe_of_log(node, self.api.logs(NAMESPACE, pod, pods.CONTAINER))
+                seen = probe.probe_of_log(node, pods.log_of(self.api, pod))
             except pods.PodFailed as error:
                 raise NotRestored(str(error)) from error
         return {name: dict(device.limits) for name, device in seen.devices.items()}

@@ -45,9 +45,7 @@ def await_quiet(
         return busy_cpus(documents or {})
     for waited in api.poll(gate.wait_s if gate.mode == "wait" else 0, PAUSE_S):
         if documents is None:
-            probes = probe.probe_nodes(
-                api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets, sample_s=LOAD_SAMPLE_S
-            )
+            probes = probe.probe_nodes(api, plan, pair.names, sample_s=LOAD_SAMPLE_S)
             documents = {name: seen.document for name, seen in probes.items()}
         busy = _busy(documents, gate.busy_share)
         if not busy:
@@ -76,15 +74,7 @@ def prepare_rest(
     later.
     """
     with contextlib.suppress(BenchError):
-        probe.prepare(
-            api,
-            pair.names,
-            plan.image,
-            labels,
-            pull_secrets=plan.image_pull_secrets,
-            sample_s=LOAD_SAMPLE_S,
-            before=before,
-        )
+        probe.prepare(api, plan, pair.names, labels, sample_s=LOAD_SAMPLE_S, before=before)
 
 
 def read_at_rest(
@@ -106,14 +96,7 @@ def read_at_rest(
     documents: dict[str, dict[str, Any]] = {}
     restless: dict[str, str] = {}
     for waited in api.poll(rest_s, REST_PAUSE_S):
-        documents = read_nodes(
-            api,
-            pair,
-            plan.image,
-            pull_secrets=plan.image_pull_secrets,
-            sample_s=LOAD_SAMPLE_S,
-            prepared=prepared,
-        )
+        documents = read_nodes(api, plan, pair, sample_s=LOAD_SAMPLE_S, prepared=prepared)
         restless = {
             name: f"node {name} used {busy:.2f} CPUs, and {usual[name]:.2f} before its agent was restarted"
             for name, busy in busy_cpus(documents).items()

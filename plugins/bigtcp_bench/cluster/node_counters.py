@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from bigtcp_bench.cluster import at_once, probe
@@ -12,6 +12,7 @@ from bigtcp_bench.cluster.agents import agent_document
 from bigtcp_bench.cluster.api import ClusterApi, CommandFailed
 from bigtcp_bench.cluster.cilium import AGENT_CONTAINER, Cilium, find_cilium, ready_or_any_agent
 from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.planning.plan import Plan
 from bigtcp_bench.readings.counters import (
     POD_CABLE,
     Counter,
@@ -45,25 +46,21 @@ class Packed(Protocol):
 
 def read_nodes(
     api: ClusterApi,
+    plan: Plan,
     pair: NodePair,
-    image: str,
     *,
-    pull_secrets: Sequence[str] = (),
     sample_s: float = 0,
     agents: bool = False,
     prepared: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return for each node one document with its probe and the counters of its Cilium agent.
 
-    ``prepared`` is that of ``probe.probing``.
-
     With ``sample_s`` also an earlier reading, from that many seconds before, which tells the node's load. With
     ``agents`` also what the agent is and was told. Agents are asked while the probes start, or after a sample, for
-    it is load.
+    it is load. ``prepared`` is that of ``probe.probing``.
     """
     cilium = find_cilium(api)
-    options: dict[str, Any] = {"pull_secrets": pull_secrets, "sample_s": sample_s, "prepared": prepared}
-    with probe.probing(api, pair.names, image, **options) as collect:
+    with probe.probing(api, plan, pair.names, sample_s=sample_s, prepared=prepared) as collect:
         seen_nodes = collect() if sample_s else None
         asked = at_once.begin(lambda: _told(api, cilium, pair, agents))
         seen_nodes = seen_nodes or collect()

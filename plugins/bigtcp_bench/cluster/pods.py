@@ -41,6 +41,8 @@ from bigtcp_bench.in_cluster import (
     snapshot,
     traffic,
 )
+from bigtcp_bench.planning.plan import Plan
+from bigtcp_bench.readings.orders import Orders
 from bigtcp_bench.resources import load_manifest
 
 #: The namespace of every object of the benchmark but the CiliumNodeConfig.
@@ -100,9 +102,14 @@ def selector(roles: Iterable[str]) -> str:
     return f"{APP_LABELS},{ROLE_LABEL} in ({','.join(roles)})"
 
 
-def run_label(run_key: str) -> str:
-    """Return the label value that stands for a run: its key has characters that labels may not have."""
-    return hashlib.sha256(run_key.encode()).hexdigest()[:16]
+def selecting(labels: Mapping[str, str]) -> str:
+    """Return the label selector of what has all of ``labels``."""
+    return ",".join(f"{name}={value}" for name, value in labels.items())
+
+
+def run_labels(run_key: str) -> dict[str, str]:
+    """Return the label that stands for a run, by its hash: its key has characters that labels may not have."""
+    return {RUN_LABEL: hashlib.sha256(run_key.encode()).hexdigest()[:16]}
 
 
 def build_pod(
@@ -110,10 +117,9 @@ def build_pod(
     *,
     image: str,
     node: str | None = None,
-    orders: str | Mapping[str, Any] | None = None,
+    orders: str | None = None,
     deadline_s: int | None = None,
     labels: Mapping[str, str] | None = None,
-    annotations: Mapping[str, str] | None = None,
     pull_secrets: Iterable[str] = (),
 ) -> JsonObject:
     """Return the pod of ``include/manifests/<role>-pod.yaml`` with everything filled in that is given.
@@ -130,20 +136,38 @@ def build_pod(
             {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
         ]
     if orders is not None:
-        text = orders if isinstance(orders, str) else json.dumps(orders, separators=(",", ":"))
-        container["args"] = [text]
+        container["args"] = [orders]
     for volume in spec["volumes"]:
         if volume.get("configMap", {}).get("name") == AGENT_CONFIGMAP:
             volume["configMap"]["items"] = [{"key": key, "path": path} for key, path in _places().items()]
     if deadline_s is not None:
         spec["activeDeadlineSeconds"] = deadline_s
     meta["labels"] = {**meta["labels"], **(labels or {})}
-    if annotations:
-        meta["annotations"] = {**meta.get("annotations", {}), **annotations}
     secrets = [{"name": name} for name in pull_secrets]
     if secrets:
         spec["imagePullSecrets"] = secrets
     return pod
+
+
+def plan_pod(
+    role: Role,
+    plan: Plan,
+    node: str,
+    orders: Orders,
+    *,
+    deadline_s: int | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> JsonObject:
+    """Return the pod of ``role`` that carries out ``orders`` on ``node``, in the image of ``plan``."""
+    return build_pod(
+        role,
+        image=plan.image,
+        node=node,
+        orders=orders.to_argument(),
+        deadline_s=deadline_s,
+        labels=labels,
+        pull_secrets=plan.image_pull_secrets,
+    )
 
 
 @functools.cache
@@ -307,6 +331,11 @@ def cpu_limit(pod: Mapping[str, Any]) -> str:
     return str(((container.get("resources") or {}).get("limits") or {}).get("cpu", ""))
 
 
+def log_of(api: ClusterApi, name: str) -> str:
+    """Return everything that a benchmark pod has printed so far."""
+    return api.logs(BENCH_NAMESPACE, name, CONTAINER)
+
+
 def pod_addresses(pod: Mapping[str, Any]) -> dict[str, str]:
     """Return ``ipv4``/``ipv6`` → address of a running pod; a family that it has no address of is absent."""
     status = pod.get("status") or {}
@@ -363,7 +392,7 @@ def delete_pods(
     """
     labels = selector(roles)
     if run_key is not None:
-        labels += f",{RUN_LABEL}={run_label(run_key)}"
+        labels += f",{selecting(run_labels(run_key))}"
     names: dict[str, None] = {}
     left: list[JsonObject] = []
     for _ in api.poll(timeout_s, START_POLL_S):

@@ -11,6 +11,7 @@ from bigtcp_bench.cluster import at_once, pods
 from bigtcp_bench.cluster.api import POD, Before, ClusterApi, Conflict, JsonObject
 from bigtcp_bench.cluster.cilium import TUNNEL_DEVICES, AgentStatus, Limits
 from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.planning.plan import Plan
 from bigtcp_bench.readings.agent_log import Device, Probe, parse_log
 from bigtcp_bench.readings.orders import ProbeOrders
 from bigtcp_bench.readings.proc import memory
@@ -107,32 +108,22 @@ class NodeProbe:
         return memory(self.probe.snapshot.meminfo).get("MemAvailable")
 
 
-def probe_nodes(
-    api: ClusterApi,
-    nodes: Sequence[str],
-    image: str,
-    *,
-    pull_secrets: Sequence[str] = (),
-    sample_s: float = 0,
-    timeout_s: float = pods.POD_START_S,
-) -> dict[str, NodeProbe]:
+def probe_nodes(api: ClusterApi, plan: Plan, nodes: Sequence[str], *, sample_s: float = 0) -> dict[str, NodeProbe]:
     """Return a probe of each node, by name; with its load over ``sample_s`` seconds if that is not 0.
 
     Raises PodFailed, naming node and reason, if one of the pods does not start or does not succeed.
     """
-    with probing(api, nodes, image, pull_secrets=pull_secrets, sample_s=sample_s, timeout_s=timeout_s) as collect:
+    with probing(api, plan, nodes, sample_s=sample_s) as collect:
         return collect()
 
 
 @contextlib.contextmanager
 def probing(
     api: ClusterApi,
+    plan: Plan,
     nodes: Sequence[str],
-    image: str,
     *,
-    pull_secrets: Sequence[str] = (),
     sample_s: float = 0,
-    timeout_s: float = pods.POD_START_S,
     prepared: Mapping[str, str] | None = None,
 ) -> Iterator[Callable[[], dict[str, NodeProbe]]]:
     """Start a probe on each node and yield the function that waits for them; delete the pods at the end.
@@ -148,27 +139,25 @@ def probing(
             pods.ensure_namespace(api)
             pods.ensure_agent_configmap(api)
         for node in missing:
-            pod = _pod(node, image, pull_secrets=pull_secrets, sample_s=sample_s)
+            pod = probe_pod(plan, node, sample_s=sample_s)
             found[node] = pods.create_pod(api, pod)["metadata"]["name"]
-        yield lambda: at_once.of_each(nodes, lambda node: _read(api, node, found[node], timeout_s))
+        yield lambda: at_once.of_each(nodes, lambda node: _read(api, node, found[node]))
     finally:
         _delete(api, found.values())
 
 
 def prepare(
     api: ClusterApi,
+    plan: Plan,
     nodes: Sequence[str],
-    image: str,
     labels: Mapping[str, str],
     *,
-    pull_secrets: Sequence[str] = (),
     sample_s: float = 0,
     before: Before | None = None,
 ) -> None:
     """Start a probe on each node for whoever is ``probing`` with these labels, and this sample, next."""
     for node in nodes:
-        pod = _pod(node, image, pull_secrets=pull_secrets, sample_s=sample_s, labels=labels)
-        pods.create_pod(api, pod, before=before)
+        pods.create_pod(api, probe_pod(plan, node, sample_s=sample_s, labels=labels), before=before)
 
 
 def discard(api: ClusterApi, labels: Mapping[str, str]) -> None:
@@ -176,14 +165,16 @@ def discard(api: ClusterApi, labels: Mapping[str, str]) -> None:
     _delete(api, [pod["metadata"]["name"] for pod in _labelled(api, labels)])
 
 
-def _pod(node: str, image: str, *, sample_s: float = 0, **options: Any) -> JsonObject:
-    orders = ProbeOrders(sample_s=sample_s).to_argument()
-    return pods.build_pod("probe", image=image, node=node, orders=orders, **options)
+def probe_pod(
+    plan: Plan, node: str, *, sample_s: float = 0, labels: Mapping[str, str] | None = None
+) -> JsonObject:
+    """Return the pod that looks at ``node``, to be created."""
+    return pods.plan_pod("probe", plan, node, ProbeOrders(sample_s=sample_s), labels=labels)
 
 
 def _labelled(api: ClusterApi, labels: Mapping[str, str]) -> list[JsonObject]:
-    wanted = ",".join(f"{name}={value}" for name, value in labels.items())
-    found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{pods.selector(['probe'])},{wanted}")
+    wanted = f"{pods.selector(['probe'])},{pods.selecting(labels)}"
+    found = api.select(POD, pods.BENCH_NAMESPACE, labels=wanted)
     return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
 
 
@@ -200,9 +191,9 @@ def _delete(api: ClusterApi, names: Iterable[str]) -> None:
             api.delete(POD, name, pods.BENCH_NAMESPACE, grace_s=1)
 
 
-def _read(api: ClusterApi, node: str, pod: str, timeout_s: float) -> NodeProbe:
-    ended = pods.wait_ended(api, pod, timeout_s, pods.START_POLL_S)
-    seen = probe_of_log(node, api.logs(pods.BENCH_NAMESPACE, pod, pods.CONTAINER))
+def _read(api: ClusterApi, node: str, pod: str) -> NodeProbe:
+    ended = pods.wait_ended(api, pod, poll_s=pods.START_POLL_S)
+    seen = probe_of_log(node, pods.log_of(api, pod))
     return replace(seen, cpu_limit=pods.cpu_limit(ended))
 
 

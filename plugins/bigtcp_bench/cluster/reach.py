@@ -82,7 +82,7 @@ def _tried(api: ClusterApi, plan: Plan, place: Place, run_key: str) -> tuple[dic
     client = pods.create_pod(api, client_pod(plan, place, run_key, wanted, service))["metadata"]["name"]
     pods.wait_ready(api, created["metadata"]["name"])
     pods.wait_ended(api, client)
-    reach = parse_log(api.logs(pods.BENCH_NAMESPACE, client, pods.CONTAINER)).reach
+    reach = parse_log(pods.log_of(api, client)).reach
     if reach is None:
         raise pods.PodFailed(f"the pod on {place.sender} did not say whether it reached {place.receiver}")
     if service:
@@ -123,14 +123,6 @@ def client_pod(
 
 
 def _pod(role: pods.Role, plan: Plan, node: str, orders: ServeOrders | ReachOrders, run_key: str) -> JsonObject:
-    pod = pods.build_pod(
-        role,
-        image=plan.image,
-        node=node,
-        orders=orders.to_argument(),
-        deadline_s=LIFETIME_S,
-        labels={pods.RUN_LABEL: pods.run_label(run_key)},
-        pull_secrets=plan.image_pull_secrets,
-    )
+    pod = pods.plan_pod(role, plan, node, orders, deadline_s=LIFETIME_S, labels=pods.run_labels(run_key))
     pod["metadata"]["generateName"] = f"bigtcp-reach-{role}-"
     return pod

@@ -129,9 +129,7 @@ def preflight(
     unreachable: Mapping[Way, str] | None = None
     problems = []
     try:
-        probes = probe_nodes(
-            api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets, sample_s=LOAD_SAMPLE_S
-        )
+        probes = probe_nodes(api, plan, pair.names, sample_s=LOAD_SAMPLE_S)
         # Without its agent a node starts no pod of the cluster's own network.
         if agents_answer:
             api.settle(say)

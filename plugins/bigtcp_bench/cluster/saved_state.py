@@ -80,7 +80,7 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
     data = config_values(api, cilium)
     daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
     found = api.find(cilium.node_config, NODE_CONFIG_NAME, cilium.namespace) if cilium.node_config else None
-    probes = probe.probe_nodes(api, pair.names, plan.image, pull_secrets=plan.image_pull_secrets)
+    probes = probe.probe_nodes(api, plan, pair.names)
     nodes = {}
     for role, node in zip(("client", "server"), pair.nodes, strict=True):
         machine = api.get(NODE, node.name)

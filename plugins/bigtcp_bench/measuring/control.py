@@ -37,7 +37,7 @@ def measure_control(
         serving, name = (pods.create_pod(api, pod)["metadata"]["name"] for pod in (server, client))
         pods.wait_ready(api, serving, _START_S)
         pods.wait_ended(api, name, orders.time_limit_s + _START_S)
-        log = api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER)
+        log = pods.log_of(api, name)
     finally:
         pods.delete_pods(api, run_key=run_key)
     return _measured(log, orders)
@@ -96,15 +96,8 @@ def _node_pod(
     role: pods.Role, plan: Plan, node: NodeInfo, orders: ServeOrders | MeasureOrders, deadline_s: int, run_key: str
 ) -> JsonObject:
     """Return the pod of ``role`` in the network namespace of its node."""
-    pod = pods.build_pod(
-        role,
-        image=plan.image,
-        node=node.name,
-        orders=orders.to_argument(),
-        deadline_s=deadline_s,
-        labels={pods.RUN_LABEL: pods.run_label(run_key)},
-        pull_secrets=plan.image_pull_secrets,
-    )
+    labels = pods.run_labels(run_key)
+    pod = pods.plan_pod(role, plan, node.name, orders, deadline_s=deadline_s, labels=labels)
     pod["metadata"]["generateName"] = f"bigtcp-control-{role}-"
     spec, container = pod["spec"], pod["spec"]["containers"][0]
     spec.update(hostNetwork=True, dnsPolicy="ClusterFirstWithHostNet")

@@ -31,6 +31,7 @@ from bigtcp_bench.cluster.hands import ClusterHands
 from bigtcp_bench.cluster.lease import read_lease
 from bigtcp_bench.cluster.node_counters import LOAD_SAMPLE_S
 from bigtcp_bench.cluster.nodes import NodePair, Place
+from bigtcp_bench.cluster.probe import probe_pod
 from bigtcp_bench.cluster.rehearsal import Rehearsal, merge_patch
 from bigtcp_bench.cluster.requirements import Seen
 from bigtcp_bench.cluster.rights import Right
@@ -56,7 +57,6 @@ from bigtcp_bench.planning.plan import (
     pod_pairs,
     task_ids,
 )
-from bigtcp_bench.readings.orders import ProbeOrders
 from bigtcp_bench.resources import load_manifest
 from bigtcp_bench.settings import GUARDIAN_IMAGE
 
@@ -505,13 +505,9 @@ class _Sketch:
         return _guardian_removed("restore_config") if there else []
 
     def _probes(self, task: str, purpose: str) -> Iterator[Act]:
-        orders = ProbeOrders(sample_s=LOAD_SAMPLE_S).to_argument()
-        image, secrets = self.plan.image, self.plan.image_pull_secrets
-        found = [
-            pods.build_pod("probe", image=image, node=name, orders=orders, pull_secrets=secrets)
-            for name in self.pair.names
-        ]
-        yield _pods(task, purpose, *found)
+        yield _pods(
+            task, purpose, *(probe_pod(self.plan, name, sample_s=LOAD_SAMPLE_S) for name in self.pair.names)
+        )
 
 
 def _pods(task: str, purpose: str, *found: JsonObject, count: int = 1) -> Act:

@@ -64,9 +64,9 @@ class Generation(BaseModel):
     @property
     def labels(self) -> dict[str, str]:
         """Return the labels by which the pods of this generation are found."""
-        from bigtcp_bench.cluster.pods import RUN_LABEL, run_label
+        from bigtcp_bench.cluster.pods import run_labels
 
-        return {RUN_LABEL: run_label(self.run_key), GENERATION_LABEL: self.label}
+        return {**run_labels(self.run_key), GENERATION_LABEL: self.label}
 
     def __str__(self) -> str:
         return f"block {self.block} ({self.arm}), generation {self.generation}"
@@ -150,17 +150,11 @@ def server_pod(generation: Generation, plan: Plan, token: str) -> dict[str, Any]
 
     # No address is known yet; the time limit does not depend on them, only on their number.
     addresses = {"ipv4": "127.0.0.1", "ipv6": "::1"}
-    orders = orders_of(generation, plan, addresses, token, addresses if generation.has_service else None)
-    lifetime_s = orders.time_limit_s + int(pods.POD_START_S) + PREPARED_S
-    return pods.build_pod(
-        "server",
-        image=plan.image,
-        node=generation.server_node,
-        orders=ServeOrders(token=token, lifetime_s=lifetime_s).to_argument(),
-        deadline_s=lifetime_s,
-        labels=generation.labels,
-        pull_secrets=plan.image_pull_secrets,
-    )
+    told = orders_of(generation, plan, addresses, token, addresses if generation.has_service else None)
+    lifetime_s = told.time_limit_s + int(pods.POD_START_S) + PREPARED_S
+    orders = ServeOrders(token=token, lifetime_s=lifetime_s)
+    where = generation.server_node
+    return pods.plan_pod("server", plan, where, orders, deadline_s=lifetime_s, labels=generation.labels)
 
 
 def create_server(api: ClusterApi, fence: Fence, generation: Generation, plan: Plan) -> dict[str, Any]:
@@ -190,7 +184,7 @@ def prepare_end(api: ClusterApi, fence: Fence, generation: Generation, plan: Pla
     if plan.load_gate.mode == "warn":
         labels = look_labels(generation.run_key, "end", generation.block)
         with contextlib.suppress(BenchError):
-            probe.prepare(api, nodes, plan.image, labels, pull_secrets=plan.image_pull_secrets, before=fence.check)
+            probe.prepare(api, plan, nodes, labels, before=fence.check)
 
 
 def discard_end(api: ClusterApi, generation: Generation) -> None:
@@ -202,9 +196,9 @@ def discard_end(api: ClusterApi, generation: Generation) -> None:
 
 def look_labels(run_key: str, moment: Literal["begin", "end"], block: int) -> dict[str, str]:
     """Return the labels of the probes that look at both nodes at one end of a block."""
-    from bigtcp_bench.cluster.pods import RUN_LABEL, run_label
+    from bigtcp_bench.cluster.pods import run_labels
 
-    return {RUN_LABEL: run_label(run_key), LOOK_LABEL: f"{moment}-{block}"}
+    return {**run_labels(run_key), LOOK_LABEL: f"{moment}-{block}"}
 
 
 def prepared_server(api: ClusterApi, generation: Generation) -> dict[str, Any] | None:
@@ -221,8 +215,8 @@ def servers(api: ClusterApi, generation: Generation) -> list[dict[str, Any]]:
     from bigtcp_bench.cluster import pods
     from bigtcp_bench.cluster.api import POD
 
-    selector = ",".join(f"{name}={value}" for name, value in generation.labels.items())
-    found = api.select(POD, pods.BENCH_NAMESPACE, labels=f"{selector},{pods.ROLE_LABEL}=server")
+    wanted = f"{pods.selecting(generation.labels)},{pods.ROLE_LABEL}=server"
+    found = api.select(POD, pods.BENCH_NAMESPACE, labels=wanted)
     return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
 
 
@@ -230,12 +224,5 @@ def client_pod(generation: Generation, plan: Plan, orders: MeasureOrders) -> dic
     """Return the pod that sends, to be created."""
     from bigtcp_bench.cluster import pods
 
-    return pods.build_pod(
-        "client",
-        image=plan.image,
-        node=generation.client_node,
-        orders=orders.to_argument(),
-        deadline_s=orders.time_limit_s,
-        labels=generation.labels,
-        pull_secrets=plan.image_pull_secrets,
-    )
+    where, limit_s = generation.client_node, orders.time_limit_s
+    return pods.plan_pod("client", plan, where, orders, deadline_s=limit_s, labels=generation.labels)

@@ -108,7 +108,7 @@ class PacketSizes:
         pods.wait_ready(api, receiver, _START_S)
         # That is no load to speak of: no figure of a capture depends on what else the nodes do.
         pods.wait_ended(api, name, orders.time_limit_s + _START_S, pods.START_POLL_S)
-        captures = parse_log(api.logs(pods.BENCH_NAMESPACE, name, pods.CONTAINER), orders).captures
+        captures = parse_log(pods.log_of(api, name), orders).captures
         if service:
             close_service(api, server)
         return [one.model_copy(update={"node": place.sender}) for one in captures]
@@ -185,15 +185,7 @@ def _pod(
     role: pods.Role, plan: Plan, node: str, orders: ServeOrders | CaptureOrders, deadline_s: int, run_key: str
 ) -> JsonObject:
     """Return the pod of ``role`` with the one capability that a capture needs, which only root is given."""
-    pod = pods.build_pod(
-        role,
-        image=plan.image,
-        node=node,
-        orders=orders.to_argument(),
-        deadline_s=deadline_s,
-        labels={pods.RUN_LABEL: pods.run_label(run_key)},
-        pull_secrets=plan.image_pull_secrets,
-    )
+    pod = pods.plan_pod(role, plan, node, orders, deadline_s=deadline_s, labels=pods.run_labels(run_key))
     pod["metadata"]["generateName"] = f"bigtcp-capture-{role}-"
     pod["spec"]["securityContext"].update(runAsNonRoot=False, runAsUser=0, runAsGroup=0)
     pod["spec"]["containers"][0]["securityContext"]["capabilities"] = {"drop": ["ALL"], "add": ["NET_RAW"]}

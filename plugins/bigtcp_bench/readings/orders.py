@@ -23,7 +23,9 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-class _Orders(BaseModel):
+class Orders(BaseModel):
+    """What a pod is told to do."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     version: Literal[1] = 1
@@ -33,7 +35,7 @@ class _Orders(BaseModel):
         return self.model_dump_json()
 
 
-class _Ports(_Orders):
+class _Ports(Orders):
     iperf_port: Port = 5201
     rr_port: Port = 5202
     control_port: Port = 5203
@@ -61,7 +63,7 @@ class ServeOrders(_Ports):
     lifetime_s: int = Field(default=600, ge=1, le=86_400)
 
 
-class _Partner(_Orders):
+class _Partner(Orders):
     """Whom a pod connects to: the server pod, and that pod through the addresses of its Service."""
 
     server: dict[Family, str] = Field(min_length=1, description="the server pod's address in each family it has")
@@ -138,7 +140,7 @@ class ReachOrders(_Partner):
         return self._contact_s(1)
 
 
-class ProbeOrders(_Orders):
+class ProbeOrders(Orders):
     """A pod in the node's own network namespace: describe the node, and its load over ``sample_s`` seconds."""
 
     do: Literal["probe"] = "probe"

@@ -252,9 +252,8 @@ def _end_block_before(step: DagRunStep, number: int, sample_s: float = 0) -> dic
         return None
     documents = node_counters.read_nodes(
         step.api,
+        step.plan,
         step.pair,
-        step.plan.image,
-        pull_secrets=step.plan.image_pull_secrets,
         sample_s=sample_s,
         agents=True,
         # A sample of the load is taken now, not before.
