@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigtcp_bench.in_cluster.output import MARKER
+from bigtcp_bench.in_cluster.output import MARKER, print_frame
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.readings import frames
 from bigtcp_bench.readings.agent_log import MAX_NAMED, AgentLog, parse_log
@@ -157,6 +157,23 @@ def test_a_hostile_field_of_a_frame_costs_one_repetition(error: Any) -> None:
 
 def test_a_log_of_a_million_damaged_frames_names_some_of_them() -> None:
     assert len(parse_log(MARKER * 100_000).damaged) == MAX_NAMED
+
+
+@pytest.mark.parametrize("begun", ["{", '{"'])
+def test_a_line_of_frames_that_only_begin_is_decoded_once(monkeypatch: pytest.MonkeyPatch, begun: str) -> None:
+    decode, given = json.JSONDecoder.raw_decode, []
+    monkeypatch.setattr(json.JSONDecoder, "raw_decode", lambda *of: given.append(len(of[1])) or decode(*of))
+    line = (MARKER + begun) * 1_000
+    assert len([one for one in frames.frames_in(line) if isinstance(one, str)]) == 1_000
+    assert sum(given) <= len(line)
+
+
+def test_a_marker_in_what_a_frame_says_begins_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    said = f"iperf3: @{MARKER}{{}} \\{MARKER}"
+    print_frame("done", {"error": said})
+    (frame,) = frames.frames_in(capfd.readouterr().out)
+    assert isinstance(frame, dict)
+    assert frame["error"] == said
 
 
 _BOMBS = """

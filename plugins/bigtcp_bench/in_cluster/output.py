@@ -51,7 +51,9 @@ def print_frame(kind: str, fields: Json, document: Json | None = None) -> None:
     if document is not None:
         packed = zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 9)
         frame["doc"] = base64.b64encode(packed).decode()
-    _write_line(MARKER + json.dumps(frame, separators=(",", ":")))
+    # A frame ends where the next marker begins, so none may stand in what somebody else has said.
+    text = json.dumps(frame, separators=(",", ":")).replace(MARKER, f"\\u0040{MARKER[1:]}")
+    _write_line(MARKER + text)
 
 
 def _write_line(text: str) -> None:

@@ -36,20 +36,23 @@ class Damaged(Exception):
 
 
 def frames_in(line: str) -> Iterator[dict[str, Any] | str]:
-    """Yield every frame in ``line``, or a sentence where something only begins like one."""
-    position = line.find(MARKER)
-    while position >= 0:
-        start = position + len(MARKER)
-        frame, end = None, start
-        # A decoder that fails counts all lines before, each time anew.
-        if line.startswith("{", start):
+    """Yield every frame in ``line``, or a sentence where something only begins like one.
+
+    A frame ends before the next marker: the agent writes none within a frame.
+    """
+    decoder = json.JSONDecoder()
+    start = line.find(MARKER)
+    while start >= 0:
+        start += len(MARKER)
+        end = line.find(MARKER, start)
+        # Of this piece alone: a decoder that fails counts the lines of all that it was given.
+        piece = line[start:] if end < 0 else line[start:end]
+        frame = None
+        if piece.startswith("{"):
             with suppress(ValueError, RecursionError):
-                frame, end = json.JSONDecoder().raw_decode(line, start)
-        if isinstance(frame, dict):
-            yield frame
-        else:
-            yield f"a frame that is no whole JSON object: {line[start : start + 60]!r}"
-        position = line.find(MARKER, end)
+                frame, _ = decoder.raw_decode(piece)
+        yield f"a frame that is no whole JSON object: {piece[:60]!r}" if frame is None else frame
+        start = end
 
 
 def fields_of(frame: dict[str, Any]) -> dict[str, Any]:
