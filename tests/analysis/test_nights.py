@@ -18,7 +18,7 @@ def nights(off, on, scenario="ipv6-stream-1", metric="throughput_bps", verdict="
 
 def test_means_and_ratios_are_geometric():
     (found,) = compare_nights(nights([1.0, 4.0], [2.0, 8.0]), nights([4.0, 4.0], [8.0, 32.0]))
-    assert (found.nights_before, found.nights_after) == (2, 2)
+    assert found.runs == 4
     assert found.off.before == pytest.approx(2)
     assert found.off.after == pytest.approx(4)
     assert found.off.change == pytest.approx(1.0)
@@ -49,7 +49,20 @@ def test_unusable_nights_and_lonely_series_are_left_out():
     before = pd.concat([nights([1.0, 0.0, math.nan], [2.0, 2.0, 2.0]), nights([9.0], [9.0], verdict="invalid")])
     after = pd.concat([nights([1.0, 1.2], [2.0, 2.0]), nights([5.0], [5.0], metric="latency_p50_us")])
     (found,) = compare_nights(before, after)
-    assert (found.metric, found.nights_before, found.nights_after) == ("throughput_bps", 1, 2)
+    assert (found.metric, found.runs, found.off.before) == ("throughput_bps", 3, 1.0)
+
+
+def test_beyond_chance_is_what_is_so_with_all_figures_together():
+    before, after = nights([1.0, 1.01, 1.02], [1.0, 1.01, 1.02]), nights([1.028, 1.038, 1.048], [2.0, 2.1, 2.2])
+    (alone,) = compare_nights(before, after)
+    assert (alone.off.low > 0, alone.off.beyond_chance, alone.on.beyond_chance) == (True, False, True)
+    many = [
+        pd.concat([frame.assign(scenario=f"scenario {number}") for number in range(1000)])
+        for frame in (before, after)
+    ]
+    found = compare_nights(*many)
+    assert {one.on.low for one in found} == {alone.on.low}
+    assert not any(one.on.beyond_chance for one in found)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():

@@ -252,6 +252,11 @@ def test_two_versions_are_compared_by_their_nights(reader):
     found = re.search(r"ipv6-stream-1 throughput .*? ipv6-rate", shown)[0]
     assert re.search(r"−1[345]\.\d % \[−1\d\.\d, −1\d\.\d\]", found)
     assert "means over the newest 60 valid nights with 1.18.1 and 24 with 1.18.3" in shown
+    # Its first sentence has the one thing that is worse, and nothing that moved by chance.
+    assert re.search(
+        r"eu From 1\.18\.1 to 1\.18\.3: worse, ipv6-stream-1 throughput, gain went from \+4\d % to \+2\d % 1",
+        shown,
+    )
 
 
 def test_incidents(reader):

@@ -29,8 +29,8 @@ Numbers = npt.NDArray[np.floating[Any]]
 MIN_RUNS = 8
 #: Runs before the change that are asked, newest first: more would reach into other times.
 MAX_RUNS = 30
-#: What is compared of each scenario: both arms, and their ratio.
-_FIGURES = 3
+#: What is compared of each series: both arms, and their ratio.
+FIGURES = 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class ScenarioChange:
-    """The headline metric of one scenario in both arms, and the ratio of the arms. ``runs`` gave the interval."""
+    """One metric of one scenario in both arms, and the ratio of the arms. ``runs`` gave the interval."""
 
     scenario: str
     metric: str
@@ -85,7 +85,7 @@ def compare_runs(
     for scenario, (first, last) in pairs.items():
         metric = SCENARIOS[scenario].kind.headline
         past = np.array(earlier.get((scenario, metric), [])[-MAX_RUNS:]).reshape(-1, 2)
-        moved = functools.partial(_moved, thresholds=thresholds, figures=_FIGURES * len(pairs))
+        moved = functools.partial(_moved, thresholds=thresholds, figures=FIGURES * len(pairs))
         changes.append(
             ScenarioChange(
                 scenario,

@@ -7,16 +7,16 @@ narrower than what is really known.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from bigtcp_bench.analysis.change import Moved
+from bigtcp_bench.analysis.change import FIGURES, Moved, ScenarioChange
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,38 +27,25 @@ Numbers = npt.NDArray[np.floating[Any]]
 MIN_NIGHTS = 2
 
 
-@dataclass(frozen=True)
-class NightsChange:
-    """How one scenario and metric differ between two sets of nights, in both arms and in their ratio."""
-
-    scenario: str
-    metric: str
-    off: Moved
-    on: Moved
-    benefit: Moved
-    nights_before: int
-    nights_after: int
-
-
-def compare_nights(before: pd.DataFrame, after: pd.DataFrame, level: float = 0.95) -> list[NightsChange]:
-    """Return one NightsChange for each scenario and metric that both sets measured, in the order of ``after``.
+def compare_nights(before: pd.DataFrame, after: pd.DataFrame, level: float = 0.95) -> list[ScenarioChange]:
+    """Return how each scenario and metric that both sets measured has moved, in the order of ``after``.
 
     Both frames have one row per night, scenario and metric, with off_median, on_median and verdict. Nights whose
     verdict is invalid, or with an arm that is not above zero, are left out.
     """
     earlier, later = _arms(before), _arms(after)
+    pairs = {series: (earlier[series], last) for series, last in later.items() if series in earlier}
+    moved = functools.partial(_moved, level=level, figures=FIGURES * len(pairs))
     return [
-        NightsChange(
+        ScenarioChange(
             scenario,
             metric,
-            off=_moved(first[:, 0], last[:, 0], level),
-            on=_moved(first[:, 1], last[:, 1], level),
-            benefit=_moved(first[:, 1] / first[:, 0], last[:, 1] / last[:, 0], level),
-            nights_before=len(first),
-            nights_after=len(last),
+            off=moved(first[:, 0], last[:, 0]),
+            on=moved(first[:, 1], last[:, 1]),
+            benefit=moved(first[:, 1] / first[:, 0], last[:, 1] / last[:, 0]),
+            runs=len(first) + len(last),
         )
-        for (scenario, metric), last in later.items()
-        if (first := earlier.get((scenario, metric))) is not None
+        for (scenario, metric), (first, last) in pairs.items()
     ]
 
 
@@ -76,12 +63,15 @@ def _arms(frame: pd.DataFrame) -> dict[tuple[str, str], Numbers]:
     return {series: values[at] for series, at in places.items() if at}
 
 
-def _moved(before: Numbers, after: Numbers, level: float) -> Moved:
+def _moved(before: Numbers, after: Numbers, level: float, figures: int) -> Moved:
     """Return the geometric means of both sets, and how far the second is from the first."""
     logs = [np.log(values) for values in (before, after)]
     first, last = (math.exp(float(values.mean())) for values in logs)
     low, high = _interval(logs, level)
-    return Moved(first, last, last / first - 1, low, high)
+    # Of so many intervals some miss zero by chance: these hold at once (Bonferroni).
+    lowest, highest = _interval(logs, 1 - (1 - level) / figures)
+    beyond_chance = lowest is not None and highest is not None and not lowest <= 0 <= highest
+    return Moved(first, last, last / first - 1, low, high, beyond_chance)
 
 
 def _interval(logs: Sequence[Numbers], level: float) -> tuple[float | None, float | None]:

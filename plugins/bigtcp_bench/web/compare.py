@@ -21,8 +21,9 @@ from bigtcp_bench.web.rendering import page
 from bigtcp_bench.web.runs import newest_cluster, origin_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from bigtcp_bench.analysis.change import ScenarioChange
-    from bigtcp_bench.analysis.nights import NightsChange
     from bigtcp_bench.report.differences import Difference
     from bigtcp_bench.warehouse.store import Warehouse
 
@@ -59,8 +60,10 @@ class TwoVersions:
     nights_before: int
     nights_after: int
     runs: list[int]
-    main: list[NightsChange]
-    rest: list[NightsChange]
+    main: list[ScenarioChange]
+    #: What the main ones come to, in a clause; empty where there are none.
+    answer: str
+    rest: list[ScenarioChange]
 
 
 @router.get("/compare")
@@ -124,7 +127,7 @@ def _two_runs(warehouse: Warehouse, access: Access, choice: CompareChoice) -> Tw
 def _two_versions(
     warehouse: Warehouse, cluster: str, dags: frozenset[str], choice: CompareChoice, known: list[str]
 ) -> TwoVersions:
-    from bigtcp_bench.analysis.nights import compare_nights
+    from bigtcp_bench.report.change import moved_answer
 
     chosen = [version for version in (choice.before, choice.after) if version is not None]
     for version in chosen:
@@ -134,7 +137,7 @@ def _two_versions(
     before, after = (
         pages.nights_of_version(warehouse, cluster, dags, version, nights=NIGHTS) for version in chosen
     )
-    changes = sorted(compare_nights(before, after), key=lambda change: _place(change.scenario, change.metric))
+    main = _moved_nights(before, after, main=True)
     return TwoVersions(
         cluster=cluster,
         before=chosen[0],
@@ -142,9 +145,22 @@ def _two_versions(
         nights_before=before["run_id"].nunique(),
         nights_after=after["run_id"].nunique(),
         runs=sorted({*before["run_id"].tolist(), *after["run_id"].tolist()}),
-        main=[change for change in changes if _is_main(change)],
-        rest=[change for change in changes if not _is_main(change)],
+        main=main,
+        answer=moved_answer(main)[0] if main else "",
+        rest=_moved_nights(before, after, main=False),
     )
+
+
+def _moved_nights(before: pd.DataFrame, after: pd.DataFrame, *, main: bool) -> list[ScenarioChange]:
+    """Return how the ``main`` metrics moved between two sets of nights, or all others, by scenario."""
+    from bigtcp_bench.analysis.nights import compare_nights
+
+    def wanted(nights: pd.DataFrame) -> pd.DataFrame:
+        series = zip(nights["scenario"], nights["metric"], strict=True)
+        return nights.loc[[(main_metric(scenario) == metric) == main for scenario, metric in series]]
+
+    changes = compare_nights(wanted(before), wanted(after))
+    return sorted(changes, key=lambda change: _place(change.scenario, change.metric))
 
 
 def _verdicts(
@@ -155,10 +171,6 @@ def _verdicts(
     ]
     keys = sorted({*found[0], *found[1]}, key=lambda key: _place(*key))
     return [(key[0], METRICS[key[1]].short_label, found[0].get(key), found[1].get(key)) for key in keys]
-
-
-def _is_main(change: NightsChange) -> bool:
-    return change.metric == main_metric(change.scenario)
 
 
 def _place(scenario: str, metric: str) -> tuple[int, str, int]:
