@@ -12,7 +12,7 @@ from datetime import date
 from typing import Literal
 
 from bigtcp_bench.analysis.detector import Attribution, Judgement
-from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.metrics import gained
 from bigtcp_bench.planning.thresholds import Thresholds
 
 #: Open are the first two. A regression is over when its series are as usual again (``recovered``), when what they
@@ -98,9 +98,7 @@ class Change:
 
 def badness(metric: str, change: float | None) -> float:
     """Return how much worse a relative change is, in the metric's own direction."""
-    if change is None:
-        return 0.0
-    return change if METRICS[metric].better == "lower" else -change
+    return 0.0 if change is None else -gained(metric, change)
 
 
 def incident_transitions(

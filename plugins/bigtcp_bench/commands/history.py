@@ -23,7 +23,6 @@ from bigtcp_bench.errors import InvalidInput
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.judge import JudgedNight
-    from bigtcp_bench.warehouse.incidents import Member
     from bigtcp_bench.warehouse.store import Warehouse
 
 
@@ -121,12 +120,9 @@ def _sentence(last: JudgedNight) -> str:
 def _incident_list(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from bigtcp_bench.report.headline import main_first
+    from bigtcp_bench.report.incident import most_telling
     from bigtcp_bench.report.words import series_text
     from bigtcp_bench.warehouse import incidents
-
-    def telling(member: Member) -> tuple[bool, bool, float, str, str]:
-        return (not member.confirmed, *main_first(member.series, member.change))
 
     warehouse = usable_warehouse(options)
     if options.cluster is not None:
@@ -139,7 +135,7 @@ def _incident_list(options: argparse.Namespace) -> int:
             one.state,
             one.changed_on,
             one.attribution,
-            ", ".join(series_text(*member.series) for member in sorted(one.members, key=telling)),
+            ", ".join(series_text(*member.series) for member in most_telling(one.members)),
             one.acknowledged_by,
             one.acknowledged_note,
         )

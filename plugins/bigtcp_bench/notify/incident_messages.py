@@ -11,11 +11,11 @@ from bigtcp_bench.analysis.incidents import badness
 from bigtcp_bench.notify.message import Line, Link, Listing, Message
 from bigtcp_bench.notify.run_messages import conditions, likely_causes, origin, run_link
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import main_metric
 from bigtcp_bench.report import units
 from bigtcp_bench.report.headline import moved_text
 from bigtcp_bench.report.history import changes_text
-from bigtcp_bench.report.words import CAUSE_ADVICE, NO_CAUSE_ADVICE
+from bigtcp_bench.report.incident import most_telling
+from bigtcp_bench.report.words import CAUSE_ADVICE, NO_CAUSE_ADVICE, series_text
 
 if TYPE_CHECKING:
     from bigtcp_bench.report.history import SeriesView
@@ -57,16 +57,11 @@ class IncidentNews:
     @property
     def members(self) -> list[Member]:
         """Return every series, the most telling first."""
-        return sorted(self.incident.members, key=_telling)
+        return most_telling(self.incident.members)
 
     def judged(self, member: Member) -> SeriesView | None:
         """Return what this night says about ``member``."""
-        found = (
-            one
-            for one in self.view.history.series
-            if (one.scenario, one.metric) == (member.scenario, member.metric)
-        )
-        return next(found, None)
+        return self.view.history.of(member.series)
 
 
 def regression_message(news: IncidentNews) -> Message:
@@ -262,7 +257,7 @@ def _evidence(news: IncidentNews) -> list[str]:
     found = []
     for member in news.members:
         line = _series_and_change(member)
-        if tonight := compared.get((member.scenario, member.metric)):
+        if tonight := compared.get(member.series):
             unit = METRICS[member.metric].unit
             off, on = (units.value_text(value, unit) for value in (tonight.off_median, tonight.on_median))
             change = units.change_with_interval(tonight.change, tonight.ci_low, tonight.ci_high)
@@ -306,12 +301,7 @@ def _series_and_change(member: Member) -> str:
 
 
 def _label(member: Member) -> str:
-    return f"{member.scenario} {METRICS[member.metric].short_label}"
-
-
-def _telling(member: Member) -> tuple[bool, bool, float, str, str]:
-    main = main_metric(member.scenario) == member.metric
-    return (not member.confirmed, not main, -_badness(member), member.scenario, member.metric)
+    return series_text(*member.series)
 
 
 def _badness(member: Member) -> float:

@@ -200,9 +200,7 @@ def _night(view: RunView) -> str:
 
 
 def _changes(incident: Incident) -> dict[str, float | None]:
-    return {
-        _name((member.scenario, member.metric)): member.change for member in incident.members if member.confirmed
-    }
+    return {_name(member.series): member.change for member in incident.members if member.confirmed}
 
 
 def _name(series: Series) -> str:

@@ -85,15 +85,12 @@ def told_before(
 
 def _blamed_tonight(incident: Incident, view: RunView) -> str | None:
     series = {one.series for one in incident.members}
-    found = (one.attribution for one in view.history.series if (one.scenario, one.metric) in series)
+    found = (one.attribution for one in view.history.series if one.series in series)
     return next(filter(None, found), None)
 
 
 def _member(member: Member, view: RunView, night: str, confirmed: bool) -> Member:
-    tonight = next(
-        (one for one in view.history.series if (one.scenario, one.metric) == member.series),
-        None,
-    )
+    tonight = view.history.of(member.series)
     if tonight is None or tonight.state not in OPEN_STATES:
         # This night did not see it.
         return replace(member, last_seen=member.first_seen, confirmed=member.confirmed and confirmed)

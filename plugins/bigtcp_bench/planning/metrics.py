@@ -134,6 +134,11 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def gained(metric: str, change: float) -> float:
+    """Return a relative change as what it gains: positive when better in the metric's own direction."""
+    return -change if METRICS[metric].better == "lower" else change
+
+
 def metrics_of(traffic: str) -> list[Metric]:
     """Return the metrics that a scenario of ``traffic`` yields, in the order they are reported."""
     return [*KINDS[traffic].metrics, *OF_ENDS]

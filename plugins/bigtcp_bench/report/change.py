@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.cluster.fingerprint import Fingerprint
-from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.metrics import gained
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.planning.terms import same_terms
 from bigtcp_bench.planning.thresholds import thresholds_of
@@ -149,7 +149,7 @@ def moved_answer(scenarios: Sequence[ScenarioChange]) -> tuple[str, bool]:
     """
     moved = [(item, arm, getattr(item, arm)) for item in scenarios for arm in ("off", "on", "benefit")]
     if not _has_intervals(scenarios):
-        least = min(moved, key=lambda one: one[2].change * _sign(one[0]))
+        least = min(moved, key=lambda one: gained(one[0].metric, one[2].change))
         return f"at worst {_moved_text(*least)}; how much of it is chance nobody knows yet", False
     for word, sign in (("worse", -1), ("better", 1)):
         if of := [one for one in moved if _far(one[0], one[2]) * sign > 0]:
@@ -228,19 +228,15 @@ def _has_intervals(scenarios: Sequence[ScenarioChange]) -> bool:
     return any(item.off.low is not None for item in scenarios)
 
 
-def _sign(item: ScenarioChange) -> int:
-    return -1 if METRICS[item.metric].better == "lower" else 1
-
-
 def _far(item: ScenarioChange, moved: Moved) -> float:
     """Return how much better a figure became; negative when worse, 0 where chance may do it."""
-    return moved.change * _sign(item) if moved.beyond_chance else 0.0
+    return gained(item.metric, moved.change) if moved.beyond_chance else 0.0
 
 
 def _moved_text(item: ScenarioChange, arm: str, moved: Moved) -> str:
     series = series_text(item.scenario, item.metric)
     if arm == "benefit":
-        gains = (gain_text(_sign(item) * (ratio - 1)) for ratio in (moved.before, moved.after))
+        gains = (gain_text(gained(item.metric, ratio - 1)) for ratio in (moved.before, moved.after))
         return f"{series}, gain went from {' to '.join(gains)}"
     size = units.change_with_interval(moved.change, moved.low, moved.high)
     return f"{series} {size} with BIG TCP {arm}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.metrics import METRICS, gained
 from bigtcp_bench.planning.plan import main_metric
 from bigtcp_bench.report import units
 from bigtcp_bench.report.history import SeriesView
@@ -36,8 +36,7 @@ class Gain:
     @classmethod
     def of(cls, metric: str, before: float | None, now: float | None) -> Gain:
         """Return the gain for two changes of ``metric``, on against off (0.1 = 10 % more)."""
-        sign = -1.0 if METRICS[metric].better == "lower" else 1.0
-        return cls(*(None if change is None else sign * change for change in (before, now)))
+        return cls(*(None if change is None else gained(metric, change) for change in (before, now)))
 
 
 @dataclass(frozen=True)
@@ -114,14 +113,7 @@ def main_first(series: Series, change: float | None) -> tuple[bool, float, str, 
     That is the one whose scenario's main metric got worse most; ``change`` is relative.
     """
     scenario, metric = series
-    return (metric != main_metric(scenario), -badness(metric, change), scenario, metric)
-
-
-def badness(metric: str, change: float | None) -> float:
-    """Return how much worse a relative change is in the metric's own direction."""
-    if change is None:
-        return 0.0
-    return change if METRICS[metric].better == "lower" else -change
+    return (metric != main_metric(scenario), gained(metric, change or 0.0), scenario, metric)
 
 
 def moved_text(series: Series, change: float | None, attribution: str | None, gain: Gain | None) -> str:
@@ -176,14 +168,13 @@ def _regressions(outcome: Outcome) -> list[str]:
 
 
 def _regression(night: str, members: list[SeriesView], outcome: Outcome) -> str:
-    lead, *others = sorted(members, key=lambda one: main_first((one.scenario, one.metric), one.change))
-    series = lead.scenario, lead.metric
-    by = outcome.known.get(series)
+    lead, *others = sorted(members, key=lambda one: main_first(one.series, one.change))
+    by = outcome.known.get(lead.series)
     word = f"regression known to {by}" if by else "regression"
     since = f" since {day_text(night, outcome.night)}" if night else ""
     more = f" (and {len(others)} more)" if others else ""
     events = events_text(one.event for one in members)
-    moved = moved_text(series, lead.change, lead.attribution, outcome.gains.get(series))
+    moved = moved_text(lead.series, lead.change, lead.attribution, outcome.gains.get(lead.series))
     return f"{word}{since}{events}: {moved}{more}"
 
 
@@ -211,10 +202,10 @@ def _told(outcome: Outcome, state: str, word: str) -> str:
 def _first_of(found: Sequence[SeriesView], word: str) -> str:
     if not found:
         return ""
-    lead = min(found, key=lambda one: main_first((one.scenario, one.metric), one.change))
+    lead = min(found, key=lambda one: main_first(one.series, one.change))
     size = f" {units.change_text(lead.change)}" if word == "suspicion" else ""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{word}: {series_text(lead.scenario, lead.metric)}{size}{more}"
+    return f"{word}: {series_text(*lead.series)}{size}{more}"
 
 
 def _plan_changed(outcome: Outcome) -> str:

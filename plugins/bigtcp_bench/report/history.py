@@ -48,6 +48,11 @@ class SeriesView:
     plan_changed_on: str | None = None
     plan_changes: tuple[tuple[str, str, str], ...] = ()
 
+    @property
+    def series(self) -> tuple[str, str]:
+        """Scenario and metric."""
+        return self.scenario, self.metric
+
 
 @dataclass(frozen=True)
 class IncidentView:
@@ -99,7 +104,7 @@ class HistoryView:
                     state=one.state,
                     changed_on=one.changed_on,
                     attribution=one.attribution,
-                    series=frozenset((member.scenario, member.metric) for member in one.members),
+                    series=frozenset(member.series for member in one.members),
                     acknowledged_by=one.acknowledged_by if one.acknowledged else None,
                     acknowledged_note=one.acknowledged_note,
                 )
@@ -107,17 +112,21 @@ class HistoryView:
                 if one.suspected_on <= night
             ),
             closed={
-                (member.scenario, member.metric): (one.closed_on or "", one.closed_by or "somebody")
+                member.series: (one.closed_on or "", one.closed_by or "somebody")
                 for one in incidents.closed_by_hand(warehouse, run["cluster"])
                 for member in one.members
             },
             learning_nights=thresholds.learning_nights,
         )
 
+    def of(self, series: tuple[str, str]) -> SeriesView | None:
+        """Return what the night says of one ``series``, scenario and metric."""
+        return next((one for one in self.series if one.series == series), None)
+
     @property
     def known(self) -> dict[tuple[str, str], str]:
         """Return the series of incidents that somebody has acknowledged or closed, each with that name."""
-        since = {(one.scenario, one.metric): one.since for one in self.series if one.since is not None}
+        since = {one.series: one.since for one in self.series if one.since is not None}
         found = {
             series: by for series, (night, by) in self.closed.items() if series in since and since[series] <= night
         }
@@ -152,7 +161,7 @@ class HistoryView:
             of = [one for one in self.series if one.scenario == scenario]
             found += _plan_line(of)
             for state in _TOLD:
-                told = [one for one in of if one.state == state and (scenario, one.metric) not in self.known]
+                told = [one for one in of if one.state == state and one.series not in self.known]
                 if told:
                     found.append(_told_line(scenario, state, told))
             modes = [METRICS[one.metric].short_label for one in of if one.event == "two-modes"]

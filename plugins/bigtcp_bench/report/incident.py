@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.planning.metrics import gained
 from bigtcp_bench.report.differences import Difference, differences
 from bigtcp_bench.report.headline import Gain, main_first, moved_text
 from bigtcp_bench.report.units import change_text
@@ -44,10 +44,8 @@ class IncidentStory:
         lead = lead_of(incident.members)
         if lead is None:
             return cls(incident)
-        about = runs_about(
-            warehouse, incident.cluster, lead.scenario, lead.metric, incident.changed_on, incident.closed_on
-        )
-        key = (lead.scenario, lead.metric, incident.changed_on)
+        about = runs_about(warehouse, incident.cluster, *lead.series, incident.changed_on, incident.closed_on)
+        key = (*lead.series, incident.changed_on)
         before = gains_before(warehouse, incident.cluster, [key]).get(key)
         gain = Gain.of(lead.metric, before, about.newest_change)
         if not (about.before and about.after):
@@ -67,7 +65,7 @@ class IncidentStory:
         if lead is None:
             return "no series (any more)"
         others = len(self.incident.members) - 1
-        moved = moved_text((lead.scenario, lead.metric), lead.change, self.incident.attribution, self.gain)
+        moved = moved_text(lead.series, lead.change, self.incident.attribution, self.gain)
         return f"{moved}{f' (and {others} more)' if others else ''}"
 
     def two_numbers(self) -> str:
@@ -75,8 +73,7 @@ class IncidentStory:
         lead, gain = self.lead, self.gain
         if lead is None or gain is None or "gain fell" not in self.what():
             return ""
-        sign = -1 if METRICS[lead.metric].better == "lower" else 1
-        before, now = (1 + sign * (part or 0.0) for part in (gain.before, gain.now))
+        before, now = (1 + gained(lead.metric, part or 0.0) for part in (gain.before, gain.now))
         return (
             f"A gain from {gain_text(gain.before)} to {gain_text(gain.now)} is on against off from {before:.2f} "
             f"to {now:.2f}, which is {change_text(now / before - 1)}. That is the newest night; "
@@ -106,6 +103,4 @@ def lead_of(members: Iterable[Member]) -> Member | None:
 
 def most_telling(members: Iterable[Member]) -> list[Member]:
     """Return ``members``, the most telling first."""
-    return sorted(
-        members, key=lambda one: (not one.confirmed, *main_first((one.scenario, one.metric), one.change))
-    )
+    return sorted(members, key=lambda one: (not one.confirmed, *main_first(one.series, one.change)))
