@@ -500,7 +500,7 @@ def test_a_restart_of_all_agents_is_undone_without_a_saved_state() -> None:
     before = cluster.state()
     api = cluster.client()
     cilium = find_cilium(api)
-    rollout(api, cilium, api.get(DAEMONSET, "cilium", "kube-system"), protocol.RESTARTED, "w-on-1")
+    rollout(api, cilium, api.get(DAEMONSET, "cilium", "kube-system"), "w-on-1")
     assert restore.leftovers(api) == ["annotation bigtcp-bench/restarted on DaemonSet kube-system/cilium"]
     assert restore.restore(api, "orphan").outcome == "restored"
     assert cluster.state()["template"] == before["template"]

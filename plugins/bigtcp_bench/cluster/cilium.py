@@ -25,12 +25,12 @@ from bigtcp_bench.in_cluster.protocol import (
     AGENT_LABELS,
     CONFIGMAP_NAME,
     crashes,
-    is_agent,
     is_ready,
     merged_settings,
+    rollout_state,
     waiting_reason,
 )
-from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, FAMILIES, KEYS, LIMITS
+from bigtcp_bench.in_cluster.treatment import CLASSIC_MAX_PACKET_BYTES, FAMILIES, KEYS, LIMITS, proves
 from bigtcp_bench.planning.plan import Arm, Family
 
 #: How a DaemonSet numbers its pod templates (an annotation), and how a pod tells which it was made from (a label).
@@ -186,9 +186,7 @@ def parse_version(text: str) -> Version | None:
 def agent_pod(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject | None:
     """Return the agent pod of a node that is not being deleted, or None."""
     pods = api.select(POD, cilium.namespace, labels=AGENT_LABELS, fields=f"spec.nodeName={node}")
-    ours = [pod for pod in pods if is_agent(pod, cilium.daemonset)]
-    alive = [pod for pod in ours if not pod["metadata"].get("deletionTimestamp")]
-    return max(alive, key=lambda pod: pod["metadata"]["creationTimestamp"]) if alive else None
+    return protocol.present_agent(pods, cilium.daemonset)
 
 
 def ready_agent(api: ClusterApi, cilium: Cilium, node: str) -> JsonObject:
@@ -230,17 +228,8 @@ def _await_agent(api: ClusterApi, cilium: Cilium, node: str, *, other_than: str 
         # An agent that refuses its configuration exits at start; waiting leaves the node without one.
         if crashes(pod):
             raise SwitchFailed(f"the Cilium agent on node {node} does not start: {state}")
-    condition = _node_condition(api, node)
-    raise SwitchFailed(f"the Cilium agent on node {node} was not Ready within {timeout_s:g} s: {state}{condition}")
-
-
-def _node_condition(api: ClusterApi, node: str) -> str:
-    found = api.find(NODE, node)
-    if found is None:
-        return "; the node no longer exists"
-    conditions = found["status"].get("conditions") or []
-    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-    return "" if ready else "; the node is not Ready"
+    state += protocol.node_trouble(api.find(NODE, node))
+    raise SwitchFailed(f"the Cilium agent on node {node} was not Ready within {timeout_s:g} s: {state}")
 
 
 def read_merged(api: ClusterApi, cilium: Cilium, pod: str) -> Merged:
@@ -344,22 +333,21 @@ def _status_devices(document: JsonObject) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+#: What a size was wanted to be.
+_WITH: dict[Arm, str] = {
+    "on": f"with BIG TCP switched on, wanted more than {CLASSIC_MAX_PACKET_BYTES}",
+    "off": f"with BIG TCP switched off, wanted at most {CLASSIC_MAX_PACKET_BYTES}",
+}
+
+
 def judge_status(node: str, arm: Arm, status: AgentStatus, families: Iterable[Family]) -> list[str]:
     """Return what in an agent's status contradicts ``arm``, one sentence each; empty if nothing does."""
     problems = []
     for family in families if arm == "on" else FAMILIES:
         for name, value in (("maxGSO", status.max_gso[family]), ("maxGRO", status.max_gro[family])):
-            if arm == "on" and (value is None or value <= CLASSIC_MAX_PACKET_BYTES):
-                shown = "none" if value is None else value
-                problems.append(
-                    f"node {node}: Cilium reports {name} {shown} for {family} with BIG TCP switched on, "
-                    f"wanted more than {CLASSIC_MAX_PACKET_BYTES}"
-                )
-            if arm == "off" and value is not None and value > CLASSIC_MAX_PACKET_BYTES:
-                problems.append(
-                    f"node {node}: Cilium reports {name} {value} for {family} with BIG TCP switched off, "
-                    f"wanted at most {CLASSIC_MAX_PACKET_BYTES}"
-                )
+            if not proves(value or 0, arm):
+                what = f"Cilium reports {name} {'none' if value is None else value} for {family}"
+                problems.append(f"node {node}: {what} {_WITH[arm]}")
     return problems
 
 
@@ -376,38 +364,22 @@ def judge_limits(node: str, arm: Arm, limits: Limits, families: Iterable[Family]
         for family in families if arm == "on" else FAMILIES:
             for name in LIMITS[family]:
                 value = values.get(name)
-                if arm == "on" and (value is None or value <= CLASSIC_MAX_PACKET_BYTES):
-                    ceiling = values.get("tso_max_size")
-                    hint = f" (tso_max_size of the device: {ceiling})" if name.startswith("gso") else ""
-                    problems.append(
-                        f"node {node}: device {device} has {name} {'none' if value is None else value} with "
-                        f"BIG TCP switched on, wanted more than {CLASSIC_MAX_PACKET_BYTES}{hint}"
-                    )
-                if arm == "off" and value is not None and value > CLASSIC_MAX_PACKET_BYTES:
-                    problems.append(
-                        f"node {node}: device {device} has {name} {value} with BIG TCP switched off, "
-                        f"wanted at most {CLASSIC_MAX_PACKET_BYTES}"
-                    )
+                if not proves(value or 0, arm):
+                    ceiling = f" (tso_max_size of the device: {values.get('tso_max_size')})"
+                    hint = ceiling if arm == "on" and name.startswith("gso") else ""
+                    what = f"device {device} has {name} {'none' if value is None else value}"
+                    problems.append(f"node {node}: {what} {_WITH[arm]}{hint}")
     return problems
 
 
 def rollout(
-    api: ClusterApi,
-    cilium: Cilium,
-    found: JsonObject,
-    annotation: str,
-    value: str | None,
-    *,
-    before: Before | None = None,
+    api: ClusterApi, cilium: Cilium, found: JsonObject, value: str | None, *, before: Before | None = None
 ) -> None:
-    """Set (or, with None, remove) an annotation of the agents' pod template, which restarts them all in turn.
+    """Set (or, with None, remove) our annotation of the agents' pod template, which restarts them all in turn.
 
     ``found`` is the DaemonSet as read. Raises Conflict if it has changed since.
     """
-    body = {
-        "metadata": {"resourceVersion": found["metadata"]["resourceVersion"]},
-        "spec": {"template": {"metadata": {"annotations": {annotation: value}}}},
-    }
+    body = protocol.template_annotation(found, value)
     api.patch(DAEMONSET, cilium.daemonset, body, cilium.namespace, before=before)
 
 
@@ -440,22 +412,6 @@ def _hindrance(api: ClusterApi, cilium: Cilium) -> str:
     pod = unready[0]
     node = (pod.get("spec") or {}).get("nodeName", "no node")
     return f"; pod {pod['metadata']['name']} on {node} {waiting_reason(pod)}"
-
-
-def rollout_state(daemonset: JsonObject) -> str:
-    """Return how far a DaemonSet's rollout is, or nothing when every agent runs its template and is available."""
-    status = daemonset.get("status") or {}
-    desired = status.get("desiredNumberScheduled", 0)
-    updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
-    if is_observed(daemonset) and desired and updated == desired == available:
-        return ""
-    return f"{updated} of {desired} agents are updated, {available} available"
-
-
-def is_observed(daemonset: JsonObject) -> bool:
-    """Return whether a DaemonSet's status is about its present spec."""
-    status = daemonset.get("status") or {}
-    return bool(status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"])
 
 
 def is_of_template(pod: JsonObject, daemonset: JsonObject) -> bool:

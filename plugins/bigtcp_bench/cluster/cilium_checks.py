@@ -24,13 +24,12 @@ from bigtcp_bench.cluster.cilium import (
     Merged,
     Version,
     configured_routing,
-    is_observed,
     parse_version,
 )
 from bigtcp_bench.cluster.fingerprint import Difference
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.in_cluster import protocol
-from bigtcp_bench.in_cluster.protocol import merged_settings, selects
+from bigtcp_bench.in_cluster.protocol import is_observed, merged_settings, selects
 from bigtcp_bench.in_cluster.treatment import KEYS
 from bigtcp_bench.planning.plan import Plan
 

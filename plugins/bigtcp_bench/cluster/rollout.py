@@ -12,15 +12,14 @@ from bigtcp_bench.cluster.cilium import (
     Cilium,
     agent_pod,
     find_cilium,
-    is_observed,
     is_of_template,
     is_ready,
-    rollout_state,
 )
 from bigtcp_bench.cluster.environment import merged_config, overriding
 from bigtcp_bench.cluster.fingerprint import BIG_TCP_KEYS, DATAPATH_KEYS, Fingerprint
 from bigtcp_bench.cluster.lease import read_lease
 from bigtcp_bench.cluster.nodes import node_info
+from bigtcp_bench.in_cluster.protocol import is_observed, rollout_state
 
 #: Agents that cannot follow because their node is not Ready are left out of account up to this many. Each is
 #: looked up by itself, and a cluster with more dead nodes is not at rest in any case.

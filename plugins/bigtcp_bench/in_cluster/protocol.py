@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -493,6 +493,28 @@ def restarted_by(daemonset: Json | None) -> str | None:
     return ((template.get("metadata") or {}).get("annotations") or {}).get(RESTARTED)
 
 
+def rollout_state(daemonset: Json) -> str:
+    """Return how far a DaemonSet's rollout is, or nothing when every agent runs its template and is available."""
+    status = daemonset.get("status") or {}
+    desired = status.get("desiredNumberScheduled", 0)
+    updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
+    if is_observed(daemonset) and desired and updated == desired == available:
+        return ""
+    return f"{updated} of {desired} agents are updated, {available} available"
+
+
+def is_observed(daemonset: Json) -> bool:
+    """Return whether a DaemonSet's status is about its present spec."""
+    status = daemonset.get("status") or {}
+    return bool(status.get("observedGeneration", 0) >= daemonset["metadata"]["generation"])
+
+
+def present_agent(pods: Iterable[Json], daemonset: str) -> Json | None:
+    """Return the newest of ``pods`` that is Cilium's and is not being deleted, or None."""
+    ours = [pod for pod in pods if is_agent(pod, daemonset) and not pod["metadata"].get("deletionTimestamp")]
+    return max(ours, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+
+
 def is_agent(pod: Json, daemonset: str) -> bool:
     """Return whether a pod is of Cilium's DaemonSet: the label alone anybody may have."""
     owners = pod["metadata"].get("ownerReferences") or []
@@ -503,6 +525,13 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     """Return whether a pod, or a node, has the condition Ready."""
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def node_trouble(node: Json | None) -> str:
+    """Return what is wrong with a node, in words that fit after what was waited for; empty if it is Ready."""
+    if node is None:
+        return "; the node no longer exists"
+    return "" if is_ready(node) else "; the node is not Ready"
 
 
 def waiting_reason(pod: Mapping[str, Any]) -> str:

@@ -36,11 +36,13 @@ from bigtcp_bench.in_cluster.protocol import (
     annotations_of,
     changed_keys,
     epoch,
-    is_agent,
     is_ready,
     merged_settings,
     micro_time,
+    node_trouble,
+    present_agent,
     restarted_by,
+    rollout_state,
     template_annotation,
     words,
 )
@@ -169,26 +171,16 @@ class Restoration:
 
     def _await_rollout(self) -> None:
         """Wait until every agent runs the present pod template and is available, as long as it makes progress."""
-        seen: tuple[int, ...] = ()
-        since = self.hands.monotonic()
+        seen, since = "", self.hands.monotonic()
         for _ in self.hold.waiting(float("inf")):
-            found = self.hands.get(self._daemonset) or {"metadata": {"generation": 0}}
-            status = found.get("status") or {}
-            numbers = tuple(
-                int(status.get(key, 0))
-                for key in ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable")
-            )
-            current = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
-            if current and numbers[0] and len(set(numbers)) == 1:
+            state = rollout_state(self.hands.get(self._daemonset) or {"metadata": {"generation": 0}})
+            if not state:
                 return
-            if numbers != seen:
-                seen, since = numbers, self.hands.monotonic()
+            if state != seen:
+                seen, since = state, self.hands.monotonic()
             if self.hands.monotonic() - since >= self.means.agent_ready_s:
                 break
-        self.problems.append(
-            f"the rolling restart of the agents has stopped: {seen[1]} of {seen[0]} agents are updated, "
-            f"{seen[2]} available"
-        )
+        self.problems.append(f"the rolling restart of the agents has stopped: {seen}")
 
     # Agents
 
@@ -266,9 +258,7 @@ class Restoration:
     def _agent(self, node: str) -> Json | None:
         """Return the agent pod of a node that is not being deleted, or None."""
         pods = self.hands.select(self._agents, protocol.AGENT_LABELS, f"spec.nodeName={node}")
-        ours = [pod for pod in pods if is_agent(pod, self.state.cilium_daemonset)]
-        alive = [pod for pod in ours if not pod["metadata"].get("deletionTimestamp")]
-        return max(alive, key=lambda pod: str(pod["metadata"]["creationTimestamp"])) if alive else None
+        return present_agent(pods, self.state.cilium_daemonset)
 
     def _restart(self, node: str, agent: Json) -> Json:
         """Delete the agent pod of a node and return the next one once it is Ready. Raises NotRestored."""
@@ -337,12 +327,9 @@ class Restoration:
             if in_vain:
                 # An agent that refuses its configuration exits at start; waiting leaves the node without one.
                 raise NotRestored(f"the Cilium agent on node {node} does not start: {seen}")
-        found = self.hands.get(f"{NODES}/{node}")
-        of_node = (
-            "" if found and is_ready(found) else f"; the node {'is not Ready' if found else 'no longer exists'}"
-        )
+        seen += node_trouble(self.hands.get(f"{NODES}/{node}"))
         timeout_s = self.means.agent_ready_s
-        raise NotRestored(f"the Cilium agent on node {node} was not Ready within {timeout_s:g} s: {seen}{of_node}")
+        raise NotRestored(f"the Cilium agent on node {node} was not Ready within {timeout_s:g} s: {seen}")
 
     # Devices
 
