@@ -20,7 +20,7 @@ from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.requirements import preflight
-from bigtcp_bench.cluster.restore import leftovers
+from bigtcp_bench.cluster.restore import leftovers, restore
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
 from bigtcp_bench.planning.plan import validate_plan
@@ -218,6 +218,9 @@ def test_what_is_changed_for_another_node_stops_a_switch_that_would_restart_its_
     assert "mtu" not in cluster.nodes["node3"].told
     config = run(cluster.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
     assert config["data"]["enable-ipv4-big-tcp"] == ("true" if scope == "cluster" else "false")
+    notes = restore(api, "test", holder="dag/run").notes
+    told = "the restart of the agent on node node3 put in force what had waited for one: mtu"
+    assert (told in notes) == (scope == "cluster"), notes
 
 
 def test_the_two_keys_of_big_tcp_are_the_runs_own() -> None:

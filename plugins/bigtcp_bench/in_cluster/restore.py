@@ -36,6 +36,7 @@ from bigtcp_bench.in_cluster.protocol import (
     annotations_of,
     changed_keys,
     epoch,
+    is_agent,
     is_ready,
     merged_settings,
     micro_time,
@@ -156,8 +157,8 @@ class Restoration:
             if found is None:
                 raise Refused(f"there is no DaemonSet {self.state.cilium_namespace}/{name}", 404)
             if restarted_by(found) is not None:
-                for node in self.state.nodes:
-                    self._remember(node, self._agent(node))
+                for agent in self._all_agents():
+                    self._remember(agent["spec"]["nodeName"], agent)
                 self._await_next_second()
                 self.hands.change("PATCH", self._daemonset, template_annotation(found, None), self.hold.check)
                 self.report.did(f"restarted all agents of DaemonSet {name}")
@@ -168,6 +169,7 @@ class Restoration:
         self.objects.until_written(attempt, f"the agents of DaemonSet {name} could not be restarted")
         if len(self.problems) == before:
             self._await_rollout()
+            self._note_changed_elsewhere()
 
     def _await_rollout(self) -> None:
         """Wait until every agent runs the present pod template and is available, as long as it makes progress."""
@@ -260,6 +262,11 @@ class Restoration:
         pods = self.hands.select(self._agents, protocol.AGENT_LABELS, f"spec.nodeName={node}")
         return present_agent(pods, self.state.cilium_daemonset)
 
+    def _all_agents(self) -> list[Json]:
+        """Return the agents of all nodes, where they may be asked what they were told."""
+        pods = self.hands.select(self._agents, protocol.AGENT_LABELS) if self.hands.sees_all else []
+        return [pod for pod in pods if is_agent(pod, self.state.cilium_daemonset) and is_ready(pod)]
+
     def _restart(self, node: str, agent: Json) -> Json:
         """Delete the agent pod of a node and return the next one once it is Ready. Raises NotRestored."""
         counts = self._restart_counts()
@@ -298,11 +305,30 @@ class Restoration:
 
     def _note_changed(self, node: str, ready: Json) -> None:
         """Say what the restart of an agent has put in force besides."""
+        self._note_in_force(self._changed(node, ready), node)
+
+    def _note_changed_elsewhere(self) -> None:
+        """Say what the restart of all agents has put in force on nodes that were not measured."""
+        found: dict[str, list[str]] = {}
+        for agent in self._all_agents():
+            node = agent["spec"]["nodeName"]
+            if node not in self.state.nodes:
+                # One that does not say keeps nobody from putting back what is ours.
+                with contextlib.suppress(Refused, NotRestored):
+                    found.setdefault(self._changed(node, agent), []).append(node)
+        for changed, nodes in found.items():
+            more = f" and on {len(nodes) - 1} other nodes" if len(nodes) > 1 else ""
+            self._note_in_force(changed, f"{nodes[0]}{more}")
+
+    def _changed(self, node: str, agent: Json) -> str:
+        """Return the keys that an agent was told otherwise before its restart; empty where that is not known."""
         before = self._told_before.pop(node, {})
-        changed = changed_keys(before, self.hands.told(self.state.cilium_namespace, ready)) if before else ""
+        return changed_keys(before, self.hands.told(self.state.cilium_namespace, agent)) if before else ""
+
+    def _note_in_force(self, changed: str, where: str) -> None:
         if changed:
             self.report.note(
-                f"the restart of the agent on node {node} put in force what had waited for one: {changed}"
+                f"the restart of the agent on node {where} put in force what had waited for one: {changed}"
             )
 
     def _restart_counts(self) -> dict[str, int]:
