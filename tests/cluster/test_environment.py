@@ -94,7 +94,7 @@ def test_what_node_configurations_set_is_recorded_too(
         run(cluster.store.create(CILIUMNODECONFIGS, body))
     api = cluster.client()
     pair = choose_pair(api, PLAN)
-    row = describe(api, pair, requirements.preflight(api, PLAN, pair).probes, [])
+    row = describe(api, pair, requirements.preflight(api, PLAN, pair), [])
     assert (row["cilium_config"]["mtu"], row["cilium_config"]["enable-bbr"]) == (mtu, bbr)
     assert row["cilium_config"]["routing-mode"] == "native"
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.cluster.api import NAMESPACE, NODE, ClusterApi, Forbidden, JsonObject
 from bigtcp_bench.cluster.checks import Check
-from bigtcp_bench.cluster.cilium import Cilium, config_values, find_cilium, read_status, ready_agent
+from bigtcp_bench.cluster.cilium import AgentStatus, Cilium, ready_agent
 from bigtcp_bench.cluster.fingerprint import datapath_config
 from bigtcp_bench.cluster.load import busy_cpus
-from bigtcp_bench.cluster.nodes import NodePair
+from bigtcp_bench.cluster.nodes import NodeInfo, NodePair
 from bigtcp_bench.cluster.probe import NodeProbe
 from bigtcp_bench.in_cluster.protocol import NODE_CONFIG_NAME, selects
+
+if TYPE_CHECKING:
+    from bigtcp_bench.cluster.requirements import Preflight
 
 #: What the lab's nodes name as their container runtime; reports say that they are emulated.
 LAB_RUNTIME = "bigtcp-bench-lab://"
@@ -20,17 +23,19 @@ LAB_RUNTIME = "bigtcp-bench-lab://"
 FIRST_NAMESPACE = "kube-system"
 
 
-def describe(
-    api: ClusterApi, pair: NodePair, probes: Mapping[str, NodeProbe], checks: Sequence[Check]
-) -> dict[str, Any]:
-    """Return the columns of ``bigtcp_run`` that describe the environment; NIC and MTU are the sending node's."""
-    cilium = find_cilium(api)
+def describe(api: ClusterApi, pair: NodePair, found: Preflight, checks: Sequence[Check]) -> dict[str, Any]:
+    """Return the columns of ``bigtcp_run`` that describe the environment; NIC and MTU are the sending node's.
+
+    ``found`` is complete; ``checks`` are its own, and others.
+    """
+    cilium, probes, statuses = found.seen.cilium, found.probes, found.seen.statuses
     agent = ready_agent(api, cilium, pair.client.name)
-    status = read_status(api, cilium, agent["metadata"]["name"])
+    status = statuses[pair.client.name]
     client, server = probes[pair.client.name], probes[pair.server.name]
-    path = client.path_devices(status, pair.client.internal_ips)
+    paths = {node.name: _path(node, probes, statuses) for node in pair.nodes}
+    path = paths[pair.client.name]
     nic = client.devices[path[0]] if path else None
-    config = config_values(api, cilium)
+    config = found.seen.config.get("data") or {}
     tools = client.document.get("tools") or {}
     emulated = _runtime(api, pair.client.name).startswith(LAB_RUNTIME)
     return {
@@ -57,7 +62,7 @@ def describe(
             "cluster_uid": None if emulated else cluster_uid(api),
             "kubernetes_version": api.version(),
             "path_devices": path,
-            "tso_max_size": _ceilings(api, cilium, pair, probes),
+            "tso_max_size": {name: _ceilings(probes[name], of_node) for name, of_node in paths.items()},
             "busy_cpus": busy_cpus({name: probe.document for name, probe in probes.items()}),
             "boot_ids": {name: probe.document.get("boot_id") for name, probe in probes.items()},
         },
@@ -119,18 +124,14 @@ def merged_config(
     return result
 
 
-def _ceilings(
-    api: ClusterApi, cilium: Cilium, pair: NodePair, probes: Mapping[str, NodeProbe]
-) -> dict[str, dict[str, int]]:
-    """Return node → device → ``tso_max_size`` in bytes: of devices that Cilium selects, and of those below."""
-    found = {}
-    for node in pair.nodes:
-        seen = probes[node.name]
-        agent = ready_agent(api, cilium, node.name)
-        path = seen.path_devices(read_status(api, cilium, agent["metadata"]["name"]), node.internal_ips)
-        names = [*path, *(below for name in path for below in seen.carriers(name))]
-        found[node.name] = {name: size for name in names if (size := seen.devices[name].tso_max_size)}
-    return found
+def _path(node: NodeInfo, probes: Mapping[str, NodeProbe], statuses: Mapping[str, AgentStatus]) -> list[str]:
+    return probes[node.name].path_devices(statuses[node.name], node.internal_ips)
+
+
+def _ceilings(seen: NodeProbe, path: Sequence[str]) -> dict[str, int]:
+    """Return device → ``tso_max_size`` in bytes: of the devices of ``path``, and of those below."""
+    names = [*path, *(below for name in path for below in seen.carriers(name))]
+    return {name: size for name in names if (size := seen.devices[name].tso_max_size)}
 
 
 def _iperf3_version(line: str | None) -> str | None:

@@ -95,6 +95,11 @@ class Seen:
     #: Node → what its agent's next start would change, of the others that a run of scope cluster restarts.
     pending_elsewhere: Mapping[str, list[Difference]] = field(default_factory=dict)
 
+    @property
+    def statuses(self) -> dict[str, AgentStatus]:
+        """Return node → what its agent says of itself, of those that have answered."""
+        return {name: agent.status for name, agent in self.agents.items() if agent.status is not None}
+
 
 @dataclass(frozen=True)
 class Preflight:
@@ -195,7 +200,7 @@ def judge(
     ``probes`` are of both nodes, or of none; ``unreachable`` is way → reason, None where nobody tried.
     """
     cilium, probes = seen.cilium, probes or {}
-    statuses = {name: agent.status for name, agent in seen.agents.items() if agent.status is not None}
+    statuses = seen.statuses
     behind = [name for name, agent in seen.agents.items() if not agent.current]
     nodes = [node_info(node) for node in seen.nodes]
     usable, labelled = sum(node.usable for node in nodes), sum(node.labelled for node in nodes)

@@ -99,7 +99,7 @@ def _begin(step: DagRunStep) -> Result:
     _tell_checks(step, checks)
     row: Result = {"checks": [check.to_dict() for check in checks]}
     if found.complete:
-        row = environment.describe(step.api, pair, found.probes, checks)
+        row = environment.describe(step.api, pair, found, checks)
     step.warehouse.update_run(number, **row)
     refuse_failed(checks)
     seen = {name: probe.document for name, probe in found.probes.items()}
