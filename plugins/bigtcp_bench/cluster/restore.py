@@ -7,7 +7,6 @@ Teardown, command and next run go through ``restore`` here. What is undone, and 
 from __future__ import annotations
 
 import contextlib
-import copy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -27,12 +26,13 @@ from bigtcp_bench.cluster.api import NAMESPACE as NAMESPACE_KIND
 from bigtcp_bench.cluster.cilium import Cilium, Progress, cilium_of, find_cilium
 from bigtcp_bench.cluster.hands import ClusterHands, means_of
 from bigtcp_bench.cluster.lease import Fence, LeaseState, busy_sentence, read_lease
+from bigtcp_bench.cluster.rehearsal import Rehearsal
 from bigtcp_bench.cluster.saved_state import read_state
 from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed
 from bigtcp_bench.in_cluster import hold as holding
 from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.in_cluster import restore as core
-from bigtcp_bench.in_cluster.hold import Hands, Hold, Lost, Refused
+from bigtcp_bench.in_cluster.hold import Hold, Lost, Refused
 from bigtcp_bench.in_cluster.protocol import (
     ARM,
     CONFIGMAP_NAME,
@@ -164,17 +164,15 @@ def restore(
             pods.ensure_namespace(api)
         cilium = _cilium(api, state, agent_ready_s)
         hands = ClusterHands(api, cilium)
-        # As it is before it is taken over.
-        seen = copy.deepcopy(lease.raw) if lease is not None else None
+        seen = lease.raw if lease is not None else None
         try:
-            counted = {RESTARTS: None} if afresh else None
-            hold = holding.take_over(hands, lease.raw if lease is not None else None, owner, counted)
+            hold = holding.take_over(hands, seen, owner, {RESTARTS: None} if afresh else None)
         except Refused as error:
             raise RestoreFailed(f"the cluster could not be put back: {error}") from error
         if hold is None:
             continue
         report = RestoreReport("restored", owner, reason)
-        _restored(api, hands, hold, seen, state, report, progress, settle_s)
+        _restored(hands, hold, seen, state, report, progress, settle_s)
         report.seconds = api.monotonic() - started
         progress(str(report))
         return report
@@ -214,7 +212,6 @@ def _cilium(api: ClusterApi, state: SavedState | None, agent_ready_s: float | No
 
 
 def _restored(
-    api: ClusterApi,
     hands: ClusterHands,
     hold: Hold,
     seen: JsonObject | None,
@@ -225,21 +222,20 @@ def _restored(
 ) -> None:
     """Restore behind ``hold`` and give it back; else let it end at once. Raises RestoreFailed and FenceLost."""
     told = holding.Report(progress, report.actions, report.notes, report.nodes)
-    changed = state is None and bool(changes(api))
+    changed = state is None and bool(changes(hands.api))
     try:
         put_back(
             hands,
             hold,
             state,
             told,
-            cilium=hands.cilium,
             seen=seen,
             owner=report.owner,
             changed=changed,
             reason=report.reason,
             settle_s=settle_s,
         )
-        _remove_guardian(api, hold, report)
+        _remove_guardian(hands.api, hold, report)
         hold.release()
     except BaseException as error:
         with contextlib.suppress(Lost, Refused):
@@ -259,12 +255,11 @@ def _restored(
 
 
 def put_back(
-    hands: Hands,
+    hands: ClusterHands | Rehearsal,
     hold: Hold,
     state: SavedState | None,
     report: holding.Report,
     *,
-    cilium: Cilium,
     seen: JsonObject | None,
     owner: str,
     changed: bool,
@@ -275,26 +270,26 @@ def put_back(
 
     ``seen`` is the Lease before it was taken over. Raises what ``core.put_back`` raises.
     """
-    in_flight = annotations_of(seen).get(IN_FLIGHT, "")
     if state is None and changed:
-        state = _what_is_left(hands, seen, owner or "an unknown run", cilium)
+        state = _what_is_left(hands, seen, owner or "an unknown run")
         hands.change("POST", holding.CONFIGMAPS, protocol.state_object(state), hold.check)
         report.say("no state was saved; what is changed now is noted in its place")
     image, secrets = (state.image, state.image_pull_secrets) if state is not None else ("", ())
-    means = means_of(image, secrets, cilium.agent_ready_s)
+    means = means_of(image, secrets, hands.cilium.agent_ready_s)
     if state is None:
         # The run died before it had changed anything.
         holding.delete_pods(hands, hold, means.all_pods, report.did, report.note)
         return
-    by = f"a restore ({reason})"
+    in_flight, by = annotations_of(seen).get(IN_FLIGHT, ""), f"a restore ({reason})"
     core.put_back(hands, hold, state, report, means, in_flight=in_flight, by=by, settle_s=settle_s)
 
 
-def _what_is_left(hands: Hands, lease: JsonObject | None, owner: str, cilium: Cilium) -> SavedState:
+def _what_is_left(hands: ClusterHands | Rehearsal, lease: JsonObject | None, owner: str) -> SavedState:
     """Return a state of what is changed now, for a restore that finds changes but no saved state.
 
     It is saved before anything is undone, so that whoever comes next looks at the same nodes.
     """
+    cilium = hands.cilium
     noted = annotations_of(lease).get(protocol.NODES, "").split(",")
     labelled = [node["metadata"]["name"] for node in hands.select(holding.NODES, WINDOW)]
     where = f"/namespaces/{cilium.namespace}"

@@ -111,18 +111,28 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
         if elsewhere:
             text = agent_settings.elsewhere_text(elsewhere)
             raise PreconditionFailed(f"{text}; {agent_settings.PENDING_ADVICE}")
-    return state_of(plan, cilium, fence.holder, fence.window, api.now(), data, found, nodes)
+    return state_of(
+        plan,
+        cilium,
+        nodes,
+        holder=fence.holder,
+        window=fence.window,
+        saved_at_s=api.now(),
+        data=data,
+        node_config=found,
+    )
 
 
 def state_of(
     plan: Plan,
     cilium: Cilium,
+    nodes: dict[str, SavedNode],
+    *,
     holder: str,
     window: str,
     saved_at_s: float,
     data: Mapping[str, str],
     node_config: JsonObject | None,
-    nodes: dict[str, SavedNode],
 ) -> SavedState:
     """Return what a run saves; ``data`` is that of ``cilium-config``, ``node_config`` has our name."""
     return SavedState(

@@ -6,6 +6,7 @@ mounts this file into any image with python3: standard library only, no syntax n
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -294,11 +295,15 @@ def take(
 
     A run's concern no window before its own; a restore keeps what is noted, and waits for what is in flight.
     """
-    body: Json = seen or {
-        "apiVersion": "coordination.k8s.io/v1",
-        "kind": "Lease",
-        "metadata": {"name": LEASE_NAME, "namespace": NAMESPACE, "labels": dict(LABELS)},
-    }
+    body: Json = (
+        copy.deepcopy(seen)
+        if seen is not None
+        else {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": LEASE_NAME, "namespace": NAMESPACE, "labels": dict(LABELS)},
+        }
+    )
     spec = body.setdefault("spec", {})
     spec.update(
         holderIdentity=holder,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
@@ -199,16 +198,8 @@ def _start(api: ClusterApi, seen: Seen) -> _Start:
     owner = state.holder if state is not None else (lease.owner if lease is not None else "")
     limits = {name: node.limits for name, node in state.nodes.items()} if state is not None else {}
     rehearsal = Rehearsal(hands, seen.cilium, limits)
-    done = _rehearsed(
-        rehearsal,
-        "check_kernel",
-        state,
-        lease.raw if lease is not None else None,
-        owner,
-        rollout_rounds(seen.daemonset),
-        changed=state is None and bool(restore.changes(api)),
-        named=True,
-    )
+    changed, rounds = state is None and bool(restore.changes(api)), rollout_rounds(seen.daemonset)
+    done = _rehearsed(rehearsal, "check_kernel", state, owner, rounds, changed=changed, named=True)
     start.restarts = done.restarts
     start.acts = [
         replace(act, note=f"left behind by {owner or 'an earlier run'}; {act.note}".rstrip("; "))
@@ -239,7 +230,16 @@ def _restored(
         for name in names
     }
     now = hands.now()
-    state = saved_state.state_of(plan, cilium, sketch.holder, WINDOW_ID, now, start.data, start.node_config, nodes)
+    state = saved_state.state_of(
+        plan,
+        cilium,
+        nodes,
+        holder=sketch.holder,
+        window=WINDOW_ID,
+        saved_at_s=now,
+        data=start.data,
+        node_config=start.node_config,
+    )
     if plan.scope == "nodes":
         for name in names:
             _patch(hands, f"{holding.NODES}/{name}", {"metadata": {"labels": {protocol.WINDOW: WINDOW_ID}}})
@@ -259,10 +259,9 @@ def _restored(
     saved = protocol.state_object(state)
     saved["metadata"] |= {"uid": "rehearsed", "resourceVersion": "1"}
     hands.put(holding.STATE, saved)
-    lease = protocol.take(None, sketch.holder, WINDOW_ID, now, protocol.LEASE_S)
-    hands.put(holding.LEASE, lease)
+    hands.put(holding.LEASE, protocol.take(None, sketch.holder, WINDOW_ID, now, protocol.LEASE_S))
     untouched = bool(sketch.agents) and not any(block.rolls or block.restarts for block in told)
-    return _rehearsed(hands, "restore_config", state, lease, sketch.holder, rounds, changed=False, named=untouched)
+    return _rehearsed(hands, "restore_config", state, sketch.holder, rounds, changed=False, named=untouched)
 
 
 def _patch(hands: Rehearsal, path: str, patch: JsonObject) -> None:
@@ -283,7 +282,6 @@ def _rehearsed(
     hands: Rehearsal,
     task: str,
     state: SavedState | None,
-    lease: JsonObject | None,
     owner: str,
     rounds: int,
     *,
@@ -295,14 +293,11 @@ def _rehearsed(
     Raises RestoreFailed if it would not be verified.
     """
     report = holding.Report(lambda text: hands.say(text) if text in report.actions else None)
-    seen = copy.deepcopy(lease)
-    hold = holding.take_over(hands, lease, owner)
+    seen = hands.get(holding.LEASE)
+    hold = holding.take_over(hands, seen, owner)
     assert hold is not None, "nobody else has a rehearsed Lease"
-    cilium = hands.cilium
     try:
-        restore.put_back(
-            hands, hold, state, report, cilium=cilium, seen=seen, owner=owner, changed=changed, reason="rehearsed"
-        )
+        restore.put_back(hands, hold, state, report, seen=seen, owner=owner, changed=changed, reason="rehearsed")
     except (holding.Refused, holding.NotRestored) as error:
         who = owner or "an earlier run"
         raise RestoreFailed(f"what {who} has changed would not be put back: {error}") from error
@@ -318,7 +313,7 @@ def _rehearsed(
         if plural == "pods" and change.method == "POST":
             made.add(change.path)
             acts.append(_pods(task, "to verify the limits", change.body))
-        elif plural == "pods" and namespace == cilium.namespace:
+        elif plural == "pods" and namespace == hands.cilium.namespace:
             node = change.body["spec"]["nodeName"]
             what = what if named else f"Pod of Cilium's agent on {node}"
             acts.append(Act(task, "delete", what, f"{change.said}, with the settings as before"))
