@@ -36,7 +36,7 @@ from tests.support.cluster_state import NAMESPACE, cluster_state
 from bigtcp_bench.cluster import restore
 from bigtcp_bench.cluster.api import LEASE, ClusterApi, Kind
 from bigtcp_bench.cluster.guardian_objects import CRONJOB
-from bigtcp_bench.cluster.pods import delete_pods
+from bigtcp_bench.cluster.pods import FORGOTTEN_S, delete_pods
 from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME, LEASE_NAME
@@ -423,6 +423,9 @@ def inject(place: Place, name: str, step: str, into_step_s: float) -> Iterator[s
         yield run_guardian(place.api)
         left = differences(before, cluster_state(place.api))
     if name == "all of Airflow killed":
+        if left:
+            # Whoever comes next deletes pods that have ended, once nobody can be waiting for them any more.
+            time.sleep(FORGOTTEN_S)
         place.start_airflow()
         yield f"then {await_end(place, run)}"
         time.sleep(ORPHANS_S)
