@@ -101,7 +101,7 @@ def simulate(work: tuple[World, float, int, int, Plan]) -> np.ndarray:
     for _ in range(frames):
         made = make_generations(extended(plan), plan.repetitions, world, effect, random, series)
         first, later = split(made, plan)
-        own = compare_run(first, plan, generations=first)
+        own = compare_run(first, plan)
         both = again.replaced(own, again.pooled(first, later, plan))
         for name, metric in series:
             place = next(n for n, one in enumerate(own) if (one.scenario, one.metric) == (name, metric))

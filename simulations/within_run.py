@@ -229,7 +229,7 @@ def simulate(work: tuple[Case, float, int, int]) -> np.ndarray:
         )
         with _plain(case) as switch_sd:
             sds = None if switch_sd is None else dict.fromkeys(SERIES, switch_sd)
-            found = compare.compare_run(made, plan, switch_sds=sds, generations=made)
+            found = compare.compare_run(made, plan, switch_sds=sds)
         for item in found:
             if (item.scenario, item.metric) not in SERIES:
                 continue

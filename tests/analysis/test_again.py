@@ -82,7 +82,7 @@ def test_all_generations_are_in_one_model(order):
     plan = plan_of(order=order)
     own, later = both(plan)
     found = {(one.scenario, one.metric): one for one in again.pooled(own, later, plan)}
-    alone = {(one.scenario, one.metric): one for one in compare_run(own, plan, generations=own)}
+    alone = {(one.scenario, one.metric): one for one in compare_run(own, plan)}
     one, first = found[THROUGHPUT], alone[THROUGHPUT]
     assert (one.n_off, one.n_on) == (first.n_off + 4, first.n_on + 4)
     assert one.verdict == "faster"
@@ -113,7 +113,7 @@ def test_only_what_was_measured_again_is_pooled_and_what_may_not_be_judged_stays
     part = later[later["scenario"] == STREAM]
     found = again.pooled(own, part, plan)
     assert {one.scenario for one in found} == {STREAM}
-    first = compare_run(own, plan, generations=own)
+    first = compare_run(own, plan)
     wrong = [replace(one, verdict="invalid") if one.metric == "latency_p99_us" else one for one in first]
     kept = again.replaced(wrong, found)
     assert [(one.scenario, one.metric) for one in kept] == [(one.scenario, one.metric) for one in first]

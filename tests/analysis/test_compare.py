@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,18 +23,22 @@ KINDS = (
 )
 
 
+def compared(frame: pd.DataFrame, plan, **known) -> list[Comparison]:
+    return compare_run(generation_medians(frame, plan), plan, **known)
+
+
 def compare_one(metric: str, plan=None, frame=None, **fields) -> Comparison:
     plan = plan or make_plan()
     frame = make_frame(plan, **fields) if frame is None else frame
     # Each metric is compared by itself, so the others need not be.
-    compared = compare_run(frame[frame["metric"] == metric], plan)
-    (found,) = [comparison for comparison in compared if comparison.metric == metric]
+    of_frame = compared(frame[frame["metric"] == metric], plan)
+    (found,) = [comparison for comparison in of_frame if comparison.metric == metric]
     return found
 
 
 def test_every_metric_of_every_scenario_is_compared():
     plan = make_plan(scenarios=["ipv4-rr", "ipv6-stream-8", "ipv6-rate"])
-    found = [(comparison.scenario, comparison.metric) for comparison in compare_run(make_frame(plan), plan)]
+    found = [(comparison.scenario, comparison.metric) for comparison in compared(make_frame(plan), plan)]
     assert found == [
         (name, metric.name)
         for name, traffic in (("ipv4-rr", "rr"), ("ipv6-stream-8", "stream"), ("ipv6-rate", "rate"))
@@ -111,7 +116,7 @@ def test_no_interval_leaves_what_the_metric_can_be(order, scenario, seed, share,
     wild = np.exp(random.normal(0, noise, len(frame))) * (random.random(len(frame)) < share)
     value = np.where(linear, wild * np.where(frame["arm"] == "on", 1 + change, 1), frame["value"])
     frame["value"] = np.where(shares, np.minimum(value, 1.0), value)
-    for found in compare_run(frame, plan):
+    for found in compared(frame, plan):
         figures = (found.change, found.ci_low, found.ci_high)
         assert all(figure is None or figure >= -1 for figure in figures)
         if METRICS[found.metric].unit == "1" and found.change is not None:
@@ -128,7 +133,7 @@ def test_no_interval_leaves_what_the_metric_can_be(order, scenario, seed, share,
 def test_what_is_called_equivalent_is_drawn_within_the_margin(seed, noise, change):
     plan = make_plan(order="off,on,off,on,off", generations=2, repetitions=1)
     effect = {"throughput_bps": change, "retransmits_per_gb": change, "softirq_share_sender": change}
-    for found in compare_run(make_frame(plan, seed, noise=noise, effect=effect, metrics=KINDS), plan):
+    for found in compared(make_frame(plan, seed, noise=noise, effect=effect, metrics=KINDS), plan):
         drawn = found.ci_low, found.ci_high
         if found.verdict == "equivalent" and not METRICS[found.metric].floor:
             assert -found.margin < found.ci_low <= 0 <= found.ci_high < found.margin, drawn
@@ -170,8 +175,8 @@ def test_pods_of_two_kinds_take_turns_and_either_is_compared_as_if_it_were_alone
         assert sorted(set(medians["position"])) == list(range(sum(block.generations for block in blocks(one))))
     of_one = frame[frame["scenario"] == "ipv4-stream-1"].copy()
     of_one["generation"] = (of_one["generation"] + 1) // 2
-    expected = compare_run(of_one, alone)
-    assert [one for one in compare_run(frame, both) if one.scenario == "ipv4-stream-1"] == expected
+    expected = compared(of_one, alone)
+    assert [one for one in compared(frame, both) if one.scenario == "ipv4-stream-1"] == expected
     noise = [one for one in measure_noise(frame, both) if one.scenario == "ipv4-stream-1"]
     assert noise == measure_noise(of_one, alone)
 
@@ -254,7 +259,7 @@ def test_a_metric_without_an_arm_is_invalid():
 
 def test_reasons_make_invalid_but_keep_the_numbers():
     plan = make_plan(scenarios=["ipv4-stream-1", "ipv6-stream-1"])
-    found = compare_run(make_frame(plan), plan, scenario_reasons={"ipv4-stream-1": ["it drifted"]})
+    found = compared(make_frame(plan), plan, scenario_reasons={"ipv4-stream-1": ["it drifted"]})
     verdicts = {(item.scenario, item.verdict == "invalid") for item in found}
     assert verdicts == {("ipv4-stream-1", True), ("ipv6-stream-1", False)}
     assert found[0].reasons == ("it drifted",)
@@ -267,7 +272,7 @@ def test_a_noisier_switch_widens_the_interval():
     key = ("ipv4-stream-1", "throughput_bps")
     widths = []
     for spread in (0.0, 0.01, 0.05):
-        comparison = compare_run(frame, plan, switch_sds={key: spread})[0]
+        comparison = compared(frame, plan, switch_sds={key: spread})[0]
         widths.append(comparison.ci_high - comparison.ci_low)
     assert widths == sorted(widths)
     assert widths[2] > 2 * widths[0]
@@ -282,7 +287,7 @@ def test_scaling_units_never_changes_a_verdict(seed, factor, change):
     # Where there is a floor, it has the metric's own unit.
     fixed = frame["metric"].map(lambda name: METRICS[name].floor > 0)
     scaled = frame.assign(value=frame["value"] * np.where(fixed, 1.0, factor))
-    for before, after in zip(compare_run(frame, plan), compare_run(scaled, plan), strict=True):
+    for before, after in zip(compared(frame, plan), compared(scaled, plan), strict=True):
         assert before.verdict == after.verdict
         if before.metric not in KINDS:
             continue
@@ -299,7 +304,7 @@ def test_swapping_arms_mirrors_the_verdict(seed, change, order):
     effect = {"throughput_bps": change, "retransmits_per_gb": 5 * change}
     frame = make_frame(plan, seed, noise=0.03, effect=effect, metrics=KINDS)
     mirrored = frame.assign(arm=frame["arm"].map(swap))
-    for before, after in zip(compare_run(frame, plan), compare_run(mirrored, mirror), strict=True):
+    for before, after in zip(compared(frame, plan), compared(mirrored, mirror), strict=True):
         assert after.verdict == MIRRORED.get(before.verdict, before.verdict)
         assert after.below_margin == before.below_margin
         if before.off_median and before.on_median:  # nothing is relative to zero
@@ -319,4 +324,4 @@ def test_order_of_repetitions_changes_nothing(seed, shuffle):
     permuted = frame.copy()
     permuted["repetition"] = frame.groupby(keys)["repetition"].transform(lambda group: random.permutation(group))
     permuted = permuted.sample(frac=1, random_state=shuffle)
-    assert compare_run(permuted, plan) == compare_run(frame, plan)
+    assert compared(permuted, plan) == compared(frame, plan)

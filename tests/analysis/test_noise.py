@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from bigtcp_bench.analysis.compare import compare_run
+from bigtcp_bench.analysis.compare import compare_run, generation_medians
 from bigtcp_bench.analysis.noise import (
-    LEVELS,
     MAX_COUNT,
+    Level,
     Noise,
     measure_noise,
     pool_noise,
@@ -42,7 +44,7 @@ def test_the_three_levels_are_told_apart(drift):
     plan = make_plan(order="off,off", generations=6, repetitions=3)
     rows = [row for seed in range(80) for row in measure_noise(aa_frame(plan, seed, drift), plan)]
     pooled = {row.level: row.sd for row in pool_noise(rows)}
-    assert tuple(pooled) == LEVELS
+    assert tuple(pooled) == get_args(Level)
     assert pooled["repetition"] == pytest.approx(TRUE["repetition"], rel=0.05)
     assert pooled["generation"] == pytest.approx(TRUE["generation"], rel=0.15)
     # Negative estimates of single runs count as zero, so the pooled one is somewhat too high, never too low.
@@ -84,7 +86,7 @@ def test_smallest_detectable_change_agrees_with_what_a_run_says():
     predicted = smallest_detectable_change({"repetition": 0.02, "generation": 0.02, "switch": 0.01}, plan)
     said = []
     for seed in range(40):
-        comparison = compare_run(make_frame(plan, seed, noise=0.02), plan)[0]
+        comparison = compare_run(generation_medians(make_frame(plan, seed, noise=0.02), plan), plan)[0]
         said.append(comparison.smallest_detectable_change)
     assert np.mean(said) == pytest.approx(predicted, rel=0.15)
 
@@ -95,9 +97,9 @@ def test_the_optimal_count_is_that_of_kalibera_and_jones():
         Noise(*KEY, "generation", 0.02, 9),
         Noise(*KEY, "switch", 0.01, 3),
     ]
-    (found,) = suggest(noises, make_plan(duration_s=10, omit_s=2), generation_s=50)
-    # ceil(sqrt(50/12 × 9/4)) = ceil(3.06)
-    assert found.repetitions == 4
+    (found,) = suggest(noises, make_plan(duration_s=3, omit_s=1))
+    # ceil(sqrt(15/4 × 9/4)) = ceil(2.9)
+    assert found.repetitions == 3
 
 
 def test_more_noise_needs_more_generations_until_only_more_blocks_help():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigtcp_bench.analysis.compare import generation_medians
 from bigtcp_bench.analysis.verdicts import (
     NodePressure,
     RunFacts,
@@ -182,7 +183,7 @@ def test_missing_block(frame):
 def test_drift_of_one_scenario_spoils_only_that_one(frame):
     late = (frame["block"] == 3) & (frame["scenario"] == "ipv4-stream-1") & (frame["metric"] == "throughput_bps")
     drifted = frame.assign(value=frame["value"].mask(late, frame["value"] * 0.7))
-    (problem,) = drift_problems(drifted, PLAN)["ipv4-stream-1"]
+    (problem,) = drift_problems(generation_medians(drifted, PLAN), PLAN)["ipv4-stream-1"]
     assert "throughput of arm off moved by -3" in problem
     assert "from block 1 to block 3" in problem
     verdict = judge_run(drifted, PLAN, PROVEN)
@@ -200,7 +201,8 @@ def test_drift_of_every_scenario_spoils_the_run(frame):
 
 
 def test_noise_is_not_taken_for_drift():
-    tripped = [seed for seed in range(40) if drift_problems(make_frame(PLAN, seed, noise=0.15), PLAN)]
+    medians = [generation_medians(make_frame(PLAN, seed, noise=0.15), PLAN) for seed in range(40)]
+    tripped = [one for one in medians if drift_problems(one, PLAN)]
     assert len(tripped) <= 5
 
 

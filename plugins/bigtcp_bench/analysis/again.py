@@ -83,7 +83,7 @@ def pooled(
     names = tuple(name for name in plan.scenarios if name in set(again["scenario"]))
     both = pd.concat([own[own["scenario"].isin(names)], later], ignore_index=True)
     measured = plan.model_copy(update={"scenarios": names})
-    return compare_run(both, measured, switch_sds=switch_sds, generations=both)
+    return compare_run(both, measured, switch_sds=switch_sds)
 
 
 def replaced(own: Iterable[Comparison], by: Iterable[Comparison]) -> list[Comparison]:

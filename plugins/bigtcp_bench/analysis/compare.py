@@ -118,27 +118,23 @@ class Difference:
 
 
 def compare_run(
-    frame: pd.DataFrame,
+    generations: pd.DataFrame,
     plan: Plan,
-    thresholds: Thresholds | None = None,
     *,
     run_reasons: Sequence[str] = (),
     scenario_reasons: Mapping[str, Sequence[str]] | None = None,
     switch_sds: Mapping[tuple[str, str], float] | None = None,
-    generations: pd.DataFrame | None = None,
 ) -> list[Comparison]:
     """Return one Comparison for each scenario of ``plan`` and each metric of it, in the plan's order.
 
-    ``frame`` has the columns block, arm, generation, scenario, repetition, metric and value (failed repetitions
-    have no rows). ``thresholds`` default to the plan's. ``run_reasons`` (of the whole run) and
+    ``generations`` are the ``generation_medians`` of the run. ``run_reasons`` (of the whole run) and
     ``scenario_reasons`` (by scenario) make verdicts ``invalid``; the numbers are kept as evidence. ``switch_sds``
     is what A/A runs measured for (scenario, metric); without it ``thresholds.switch_sd`` is assumed.
-    ``generations`` are the ``generation_medians`` of ``frame``, where they are known already.
 
     In an A/A run the odd blocks take the place of off and the even ones that of on: whatever differs is noise.
     """
-    thresholds = thresholds or plan.thresholds
-    series = series_of(generation_medians(frame, plan) if generations is None else generations)
+    thresholds = plan.thresholds
+    series = series_of(generations)
     empty = SeriesOfRun(np.empty(0), np.empty(0, dtype=bool), np.empty(0), np.empty(0))
     comparisons = []
     for name in plan.scenarios:
@@ -160,16 +156,16 @@ def compare_run(
 def generation_medians(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """Return the median over repetitions of each generation, with columns for the model of the run.
 
-    Columns: scenario, metric, block, generation, value, ``on`` (whether it stands for arm on) and ``position``
-    (which turn of its pods in the run it is, from 0, as planned: a missing one leaves a gap). Rows of other
-    scenarios than the plan's, such as the control, are left out.
+    ``frame`` has the columns block, arm, generation, scenario, repetition, metric and value (failed repetitions
+    have no rows). What is returned has scenario, metric, block, generation, value, ``on`` (whether it stands for
+    arm on) and ``position`` (which turn of its pods in the run it is, from 0, as planned: a missing one leaves a
+    gap). Rows of other scenarios than the plan's, such as the control, are left out.
     """
     planned = blocks(plan)
     first_position, total = {}, 0
     for block in planned:
         first_position[block.number] = total
         total += block.generations
-    is_on = {block.number: block.number % 2 == 0 if plan.is_aa else block.arm == "on" for block in planned}
     rows, value = _medians(frame, np.isin(frame["block"], list(first_position)) & _is_in(frame, plan.scenarios))
     medians = {name: frame[name].array.take(rows) for name in ("scenario", "metric", "block", "generation")}
     number, generation = (medians[name].tolist() for name in ("block", "generation"))
@@ -179,10 +175,15 @@ def generation_medians(frame: pd.DataFrame, plan: Plan) -> pd.DataFrame:
         {
             **medians,
             "value": value,
-            "on": np.array([is_on[one] for one in number], dtype=bool),
+            "on": np.isin(number, _numbers_on(plan)),
             "position": np.array(position, dtype=np.int64),
         }
     )
+
+
+def _numbers_on(plan: Plan) -> list[int]:
+    """Return the blocks that stand for arm on: in an A/A run the even ones."""
+    return [block.number for block in blocks(plan) if (block.number % 2 == 0 if plan.is_aa else block.arm == "on")]
 
 
 def _is_in(frame: pd.DataFrame, scenarios: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -291,24 +292,10 @@ class Contrast:
         return rows, noise + float(rows[1] @ known @ rows[1]), noise
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where each generation of a plan stands: arrays with one entry per generation, in the order of the run."""
-
-    on: npt.NDArray[np.bool_]
-    position: FloatArray
-    block: FloatArray
-
-
-def layout_of(plan: Plan) -> Layout:
-    """Return the layout of ``plan`` with nothing missing; in an A/A run the even blocks stand for arm on."""
-    numbers = np.array([block.number for block in blocks(plan) for _ in range(block.generations)], dtype=float)
-    on = [
-        block.number % 2 == 0 if plan.is_aa else block.arm == "on"
-        for block in blocks(plan)
-        for _ in range(block.generations)
-    ]
-    return Layout(np.array(on, dtype=bool), np.arange(len(numbers), dtype=float), numbers)
+def contrast_of_plan(plan: Plan) -> Contrast | None:
+    """Return the contrast of ``plan`` with nothing missing, or None if it cannot say."""
+    number = np.array([block.number for block in blocks(plan) for _ in range(block.generations)], dtype=float)
+    return contrast_of(np.isin(number, _numbers_on(plan)), np.arange(len(number), dtype=float), number)
 
 
 def contrast_of(on: npt.NDArray[np.bool_], position: FloatArray, block: FloatArray) -> Contrast | None:
@@ -406,14 +393,16 @@ def _compare(
     values, on = series.value, series.on
     n_off, n_on = int((~on).sum()), int(on.sum())
     missing = " and ".join(arm for arm, count in (("off", n_off), ("on", n_on)) if not count)
+    wrong = ""
     if missing:
-        reasons = (*reasons, f"{metric.name} of {scenario} was not measured in arm {missing}")
+        wrong = f"{metric.name} of {scenario} was not measured in arm {missing}"
     elif metric.scale == "log" and values.min() <= 0:
-        reasons = (
-            *reasons,
+        wrong = (
             f"{metric.name} of {scenario} is {values.min():g} {metric.unit} in a generation; "
-            "only values above 0 can be compared as a ratio (measure longer)",
+            "only values above 0 can be compared as a ratio (measure longer)"
         )
+    if wrong:
+        reasons = (*reasons, wrong)
     found = Comparison(
         scenario=scenario,
         metric=metric.name,
@@ -431,9 +420,9 @@ def _compare(
         verdict="invalid" if reasons else "inconclusive",
         reasons=reasons,
     )
-    scale = scale_of(metric)
-    if missing or (metric.scale == "log" and values.min() <= 0):
+    if wrong:
         return found
+    scale = scale_of(metric)
     scaled = scale.of(values)
     usual_off, usual_on = float(scaled[~on].mean()), float(scaled[on].mean())
     # Between the arms: the same number when the arms are swapped, so that the verdict is mirrored exactly.

@@ -18,18 +18,17 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from bigtcp_bench.analysis.compare import SWITCH_PRIOR_DF, contrast_of, effective_df, layout_of
+from bigtcp_bench.analysis.compare import SWITCH_PRIOR_DF, contrast_of_plan, effective_df
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, turn_of
 from bigtcp_bench.planning.thresholds import Thresholds
 
 Level = Literal["repetition", "generation", "switch"]
-LEVELS: tuple[Level, Level, Level] = ("repetition", "generation", "switch")
 
 #: Bounds of the plan's fields ``generations`` and ``repetitions``.
 MAX_COUNT = 20
 
-#: Seconds to create a pod pair, where a cluster's own are not known.
+#: Seconds to create a pod pair.
 GENERATION_S = 15.0
 
 
@@ -181,8 +180,7 @@ def smallest_detectable_change(
     """
     thresholds = plan.thresholds
     sized = plan.model_copy(update={"generations": generations or plan.generations})
-    layout = layout_of(sized)
-    contrast = contrast_of(layout.on, layout.position, layout.block)
+    contrast = contrast_of_plan(sized)
     if contrast is None:
         return None
     generation_variance = sds.get("generation", 0.0) ** 2
@@ -194,11 +192,8 @@ def smallest_detectable_change(
     return math.expm1(min(700.0, float(quantiles) * math.sqrt(total)))
 
 
-def suggest(noises: Iterable[Noise], plan: Plan, generation_s: float = GENERATION_S) -> list[Suggestion]:
-    """Return how often to measure, for each scenario and judged metric of ``plan`` whose noise is known.
-
-    ``generation_s`` is the time to create a pod pair, in seconds.
-    """
+def suggest(noises: Iterable[Noise], plan: Plan) -> list[Suggestion]:
+    """Return how often to measure, for each scenario and judged metric of ``plan`` whose noise is known."""
     by_series: dict[tuple[str, str], dict[Level, float]] = {}
     for noise in pool_noise(noises):
         by_series.setdefault((noise.scenario, noise.metric), {})[noise.level] = noise.sd
@@ -209,7 +204,7 @@ def suggest(noises: Iterable[Noise], plan: Plan, generation_s: float = GENERATIO
             continue
         if "switch" not in sds:
             sds = {**sds, "switch": plan.thresholds.switch_sd}
-        repetitions = _optimal(generation_s / repetition_s, sds.get("repetition", 0.0), sds["generation"])
+        repetitions = _optimal(GENERATION_S / repetition_s, sds.get("repetition", 0.0), sds["generation"])
         generations, change = MAX_COUNT, math.inf
         for count in range(1, MAX_COUNT + 1):
             detectable = smallest_detectable_change(sds, plan, count, repetitions)

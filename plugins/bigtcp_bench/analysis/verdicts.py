@@ -91,8 +91,8 @@ def judge_run(
 ) -> RunVerdict:
     """Return status, reasons and comparisons of a run from its results, its plan and what else is known of it.
 
-    ``frame`` and ``switch_sds`` are as for ``compare.compare_run``. A run none of whose scenarios can be judged is
-    invalid as a whole.
+    ``frame`` is as for ``compare.generation_medians``, ``switch_sds`` as for ``compare.compare_run``. A run none
+    of whose scenarios can be judged is invalid as a whole.
     """
     facts = facts or RunFacts()
     thresholds = plan.thresholds
@@ -109,18 +109,13 @@ def judge_run(
     ]
     generations = generation_medians(frame, plan)
     by_scenario: dict[str, list[str]] = {}
-    for problems in (drift_problems(frame, plan, generations), loss_problems(frame, plan)):
+    for problems in (drift_problems(generations, plan), loss_problems(frame, plan)):
         for scenario, sentences in problems.items():
             by_scenario.setdefault(scenario, []).extend(sentences)
     if not run_reasons and all(name in by_scenario for name in plan.scenarios):
         run_reasons = [sentence for sentences in by_scenario.values() for sentence in sentences]
     comparisons = compare_run(
-        frame,
-        plan,
-        run_reasons=run_reasons,
-        scenario_reasons=by_scenario,
-        switch_sds=switch_sds,
-        generations=generations,
+        generations, plan, run_reasons=run_reasons, scenario_reasons=by_scenario, switch_sds=switch_sds
     )
     return RunVerdict("invalid" if run_reasons else "valid", tuple(run_reasons), tuple(comparisons))
 
@@ -245,22 +240,20 @@ def completeness_problems(frame: pd.DataFrame, plan: Plan) -> list[str]:
     return problems
 
 
-def drift_problems(
-    frame: pd.DataFrame, plan: Plan, generations: pd.DataFrame | None = None
-) -> dict[str, list[str]]:
+def drift_problems(generations: pd.DataFrame, plan: Plan) -> dict[str, list[str]]:
     """Return, by scenario, where the headline metric moved by itself between the first and last block of an arm.
 
     It must have moved by more than ``thresholds.drift_limit`` and beyond chance (at the confidence level, over all
-    scenarios and arms together). Moderate drift is no problem: the comparison models it. ``generations`` are the
-    ``generation_medians`` of ``frame``, where they are known already.
+    scenarios and arms together). Moderate drift is no problem: the comparison models it. ``generations`` are
+    those of ``compare.generation_medians``.
     """
     thresholds = plan.thresholds
-    series = series_of(generation_medians(frame, plan) if generations is None else generations)
+    series = series_of(generations)
     by_arm: dict[Arm, list[int]] = {"off": [], "on": []}
     for block in blocks(plan):
         by_arm[block.arm].append(block.number)
     pairs = {arm: (numbers[0], numbers[-1]) for arm, numbers in by_arm.items() if len(numbers) > 1}
-    tests = max(1, len(pairs) * len(plan.scenarios))
+    tests = len(pairs) * len(plan.scenarios)
     problems: dict[str, list[str]] = {}
     for name in plan.scenarios:
         headline = SCENARIOS[name].kind.headline
@@ -322,9 +315,7 @@ def limit_problems(device_limits: Mapping[tuple[int, int, str], Mapping[str, int
     for (block, generation, pod), limits in sorted(device_limits.items()):
         for name in (limit for family in families for limit in LIMITS[family]):
             value = limits.get(name)
-            if value is None or block not in arms:
-                continue
-            if not proves(value, arms[block]):
+            if value is not None and not proves(value, arms[block]):
                 wanted = "above" if arms[block] == "on" else "at most"
                 problems.append(
                     f"block {block} (arm {arms[block]}), generation {generation}: {name} of the {pod} pod is "
@@ -404,7 +395,7 @@ def control_problems(control: float | None, history: Sequence[float], thresholds
     usual = usual_control(history, thresholds)
     if control is None or usual is None:
         return []
-    _, sd = robust_level([math.log(value) for value in _recent(history, thresholds)])
+    _, sd = robust_level([math.log(value) for value in history[-thresholds.control_nights :]])
     limit = max(thresholds.control_limit, thresholds.suspect_sds * sd)
     if abs(control / usual - 1) <= limit:
         return []
@@ -420,14 +411,10 @@ def usual_control(history: Sequence[float], thresholds: Thresholds) -> float | N
 
     None while there are fewer than ``thresholds.learning_nights``: until then nothing is usual.
     """
-    recent = _recent(history, thresholds)
+    recent = history[-thresholds.control_nights :]
     if len(recent) < min(thresholds.learning_nights, thresholds.control_nights):
         return None
     return float(np.median(recent))
-
-
-def _recent(history: Sequence[float], thresholds: Thresholds) -> list[float]:
-    return [value for value in history if math.isfinite(value) and value > 0][-thresholds.control_nights :]
 
 
 def _changes(values: Iterable[tuple[Moment, str]]) -> list[tuple[Moment, str]]:

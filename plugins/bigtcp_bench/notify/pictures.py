@@ -37,6 +37,7 @@ def _evidence(warehouse: Warehouse, number: int) -> Chart | None:
     Packets of a wrong size are seen among the packet sizes of both arms, a drift among the repetitions of its
     scenario by block. Missing measurements, lost packets and an unusual control are single numbers.
     """
+    from bigtcp_bench.analysis.compare import generation_medians
     from bigtcp_bench.analysis.verdicts import drift_problems, effect_problems
     from bigtcp_bench.judging.facts import captures_of
     from bigtcp_bench.report.charts.all import png
@@ -50,7 +51,7 @@ def _evidence(warehouse: Warehouse, number: int) -> Chart | None:
         return None
     if effect_problems(results, plan, captures_of(sizes)):
         name = "packets"
-    elif drifted := drift_problems(results, plan):
+    elif drifted := drift_problems(generation_medians(results, plan), plan):
         name = f"repetitions-{next(iter(drifted))}"
     else:
         return None
