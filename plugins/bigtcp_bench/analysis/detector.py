@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from bigtcp_bench.analysis.levels import MEDIAN_FACTOR, change_point, changed_at, moves, robust_level, two_modes
 from bigtcp_bench.in_cluster.kind import Better, Scale
@@ -244,7 +244,7 @@ class Detector:
         """
         if self.learning or self.open or not is_number(value):
             return False
-        scaled = self._lifted(self.measure.scaled(float(value)))  # type: ignore[arg-type]
+        scaled = self._lifted(self.measure.scaled(float(value)))
         deviation, sds, unit = self._deviation(scaled, reference)
         return abs(sds) > self.thresholds.rerun_sds and abs(deviation) > self.thresholds.rerun_margin * unit
 
@@ -266,7 +266,7 @@ class Detector:
         if not is_number(value):
             since = self.open.since if self.open and self.state == "regression" else None
             return Judgement(night, self.state, since=since)
-        settled = statistics.median([float(value), *(item for item in reruns if is_number(item))])  # type: ignore[arg-type]
+        settled = statistics.median([float(value), *filter(is_number, reruns)])
         self.seen += 1
         if self.learning:
             self.newest.append((night, settled))
@@ -532,7 +532,7 @@ class Detector:
         return scaled - centre, math.copysign(size, t), self.measure.unit(centre, reference)
 
 
-def is_number(value: float | None) -> bool:
+def is_number(value: float | None) -> TypeGuard[float]:
     """Return whether there is a finite number."""
     return value is not None and math.isfinite(value)
 

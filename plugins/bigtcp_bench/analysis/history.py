@@ -227,7 +227,7 @@ class ArmsDetector:
 
     def _benefit(self, off: float | None, on: float | None) -> float | None:
         """Return on/off (judged on the log scale) or on − off; None when a night has no such pair."""
-        if not is_number(off) or not is_number(on) or off is None or on is None:
+        if not is_number(off) or not is_number(on):
             return None
         if self.scale == "linear":
             return on - off
@@ -235,7 +235,7 @@ class ArmsDetector:
 
     def _both(self, off: float | None, on: float | None) -> float | None:
         """Return the mean of both arms, on the log scale the geometric one; None when a night has no such pair."""
-        if not is_number(off) or not is_number(on) or off is None or on is None:
+        if not is_number(off) or not is_number(on):
             return None
         return (off + on) / 2 if self.scale == "linear" else math.sqrt(max(0.0, off) * max(0.0, on))
 

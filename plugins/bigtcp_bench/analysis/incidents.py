@@ -109,10 +109,11 @@ def incident_transitions(
 ) -> list[Change]:
     """Return how the open incidents change, and which are opened, by the judgements of one night.
 
-    ``known`` are the open incidents, and those closed by hand: a regression that began before somebody closed it
-    opens no other. A series joins the incident it is a member of, else one of its cluster whose change lies within
-    ``thresholds.incident_nights`` days. ``unmeasured`` are series that no night has measured for so long that they
-    are given up. An acknowledgement is withdrawn when the incident gets worse (``_exceeds_acknowledged``).
+    All are of one cluster. ``known`` are the open incidents, and those closed by hand: a regression that began
+    before somebody closed it opens no other. A series joins the incident it is a member of, else one whose change
+    lies within ``thresholds.incident_nights`` days. ``unmeasured`` are series that no night has measured for so
+    long that they are given up. An acknowledgement is withdrawn when the incident gets worse
+    (``_exceeds_acknowledged``).
     """
     thresholds = thresholds or Thresholds.model_validate({})
     everything = list(known)
@@ -155,22 +156,22 @@ def _is_alarm(judgement: Judgement) -> bool:
 def _is_covered(item: SeriesJudgement, by_hand: Iterable[Incident]) -> bool:
     """Return whether the alarm is of a regression that began before somebody closed its incident."""
     return any(
-        incident.cluster == item.cluster
-        and (item.judgement.since or "") <= (incident.closed_on or "")
+        (item.judgement.since or "") <= (incident.closed_on or "")
         and any(member.series == item.series for member in incident.members)
         for incident in by_hand
     )
 
 
-def _incident_of(incidents: Iterable[Incident], item: SeriesJudgement, thresholds: Thresholds) -> Incident | None:
+def _incident_of(
+    incidents: Collection[Incident], item: SeriesJudgement, thresholds: Thresholds
+) -> Incident | None:
     """Return the incident that the alarm belongs to: by membership, else by the nearest night of change."""
-    same = [incident for incident in incidents if incident.cluster == item.cluster]
-    for incident in same:
+    for incident in incidents:
         if any(member.series == item.series for member in incident.members):
             return incident
     distances = [
         (_days(night, item.judgement.since), incident.uid, incident)
-        for incident in same
+        for incident in incidents
         for night in (incident.changed_on, incident.worse_on)
         if night is not None
     ]
@@ -226,7 +227,7 @@ def _with_ends(
     incident: Incident, judgements: Sequence[SeriesJudgement], unmeasured: Collection[Series]
 ) -> Incident:
     """Return the incident with what tonight says of the end of each of its series."""
-    tonight = {item.series: item.judgement for item in judgements if item.cluster == incident.cluster}
+    tonight = {item.series: item.judgement for item in judgements}
 
     def end(member: Member) -> MemberEnd | None:
         judgement = tonight.get(member.series)
@@ -262,10 +263,9 @@ def _exceeds_acknowledged(incident: Incident, thresholds: Thresholds) -> bool:
 
 def _ended(incident: Incident, judgements: Sequence[SeriesJudgement], thresholds: Thresholds) -> Incident | None:
     """Return the incident closed, once every one of its series has ended, or None while it goes on."""
-    tonight = [item.judgement.night for item in judgements if item.cluster == incident.cluster]
-    if not tonight or any(member.ended is None for member in incident.members):
+    if not judgements or any(member.ended is None for member in incident.members):
         return None
-    night = max(tonight)
+    night = judgements[0].judgement.night
     ends = {member.ended for member in incident.members if member.confirmed or incident.state == "suspect"}
     if "unmeasured" in ends and "new-normal" not in ends:
         return replace(incident, state="unmeasured", closed_on=night)

@@ -16,7 +16,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pandas as pd
@@ -421,20 +421,7 @@ def _mark(thresholds: Thresholds) -> str:
 
 
 def _decidable(incident: incidents.Incident) -> decisions.Incident:
-    attribution: Any = incident.attribution
-    return decisions.Incident(
-        uid=incident.uid,
-        cluster=incident.cluster,
-        state=incident.state,
-        attribution=attribution,
-        changed_on=incident.changed_on,
-        suspected_on=incident.suspected_on,
-        members=incident.members,
-        confirmed_on=incident.confirmed_on,
-        worse_on=incident.worse_on,
-        closed_on=incident.closed_on,
-        acknowledged=incident.acknowledged,
-    )
+    return decisions.Incident(**{item.name: getattr(incident, item.name) for item in fields(decisions.Incident)})
 
 
 def _environment(run: Mapping[Any, Any]) -> dict[str, str | None]:

@@ -71,8 +71,13 @@ class _Partner(Orders):
 
     @model_validator(mode="after")
     def _addresses_fit(self) -> Self:
-        for addresses in (self.server, self.service):
-            _refuse_misfits(addresses)
+        for family, address in (*self.server.items(), *self.service.items()):
+            try:
+                version = ipaddress.ip_address(address).version
+            except ValueError:
+                version = None
+            if family != f"ipv{version}":
+                raise ValueError(f"server address {address!r} is not an {family} address")
         return self
 
     def _contact_s(self, times: int) -> int:
@@ -145,13 +150,3 @@ class ProbeOrders(Orders):
 
     do: Literal["probe"] = "probe"
     sample_s: float = Field(default=0, ge=0, le=60)
-
-
-def _refuse_misfits(addresses: dict[Family, str]) -> None:
-    for family, address in addresses.items():
-        try:
-            version = ipaddress.ip_address(address).version
-        except ValueError:
-            version = None
-        if family != f"ipv{version}":
-            raise ValueError(f"server address {address!r} is not an {family} address")
