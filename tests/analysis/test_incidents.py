@@ -13,12 +13,12 @@ def judged(
     state: str,
     scenario: str = "ipv4-stream-1",
     since: int | None = None,
-    change: float = -0.1,
+    change: float | None = -0.1,
     event: str | None = None,
     metric: str = "throughput_bps",
 ):
     night = f"2026-03-{day:02}"
-    start = f"2026-03-{since or day:02}" if state in ("suspect", "regression") else None
+    start = f"2026-03-{since or day:02}" if state in ("suspect", "regression", "recovered") else None
     judgement = Judgement(night, state, change, start, attribution="big-tcp", event=event)  # type: ignore[arg-type]
     return SeriesJudgement("lab", scenario, metric, judgement)
 
@@ -35,8 +35,9 @@ def test_steady_nights_change_nothing():
 def test_a_suspicion_opens_and_a_regression_confirms():
     (suspicion,) = incident_transitions([], [judged(10, "suspect")])
     assert (suspicion.kind, suspicion.incident.state) == ("opened", "suspect")
-    (confirmed,) = incident_transitions([suspicion.incident], [judged(12, "regression", since=10)])
-    assert confirmed.kind == "confirmed"
+    (confirmed,) = incident_transitions([suspicion.incident], [judged(12, "regression", since=9)])
+    assert (confirmed.kind, confirmed.incident.changed_on) == ("confirmed", "2026-03-09")
+    assert [one.incident.members[0].confirmed for one in (suspicion, confirmed)] == [False, True]
     assert confirmed.incident.uid == suspicion.incident.uid
     assert (confirmed.incident.suspected_on, confirmed.incident.confirmed_on) == ("2026-03-10", "2026-03-12")
 
@@ -49,21 +50,31 @@ def test_one_cause_is_one_incident_across_scenarios_and_neighbouring_nights():
     (later,) = incident_transitions([change.incident], [judged(14, "regression", "ipv4-rr", 12)])
     assert later.kind == "updated"
     assert [member.scenario for member in later.incident.members][-1] == "ipv4-rr"
+    # A member belongs to it whenever it changes.
+    (member,) = incident_transitions([later.incident], [judged(30, "regression", "ipv6-stream-1", 25)])
+    assert member.incident.uid == change.incident.uid
 
 
 def test_another_cause_is_another_incident():
     incident = opened(judged(5, "regression", since=3))
-    changes = incident_transitions([incident], [judged(20, "regression", "ipv4-rr", 18)])
-    assert [change.incident.uid for change in changes] != [incident.uid]
-    elsewhere = replace(judged(5, "regression", "ipv4-rr", 3), cluster="other")
-    assert incident_transitions([incident], [elsewhere])[0].incident.cluster == "other"
+    (within,) = incident_transitions([incident], [judged(10, "regression", "ipv4-rr", 8)])
+    assert within.incident.uid == incident.uid
+    (beyond,) = incident_transitions([incident], [judged(10, "regression", "ipv4-rr", 9)])
+    assert beyond.incident.uid != incident.uid
+    # What could be of either is of the nearer one.
+    (nearer,) = incident_transitions([incident, beyond.incident], [judged(11, "regression", "ipv6-rr", 7)])
+    assert nearer.incident.uid == beyond.incident.uid
 
 
 def test_a_regression_that_goes_on_is_seen_again():
     incident = opened(judged(5, "regression", since=3))
     (change,) = incident_transitions([incident], [judged(6, "regression", since=3)])
-    assert change.kind == "updated"
+    assert (change.kind, change.incident.worse_on) == ("updated", None)
     assert change.incident.members[0].last_seen == "2026-03-06"
+    (missing,) = incident_transitions([change.incident], [judged(7, "regression", since=3, change=None)])
+    assert missing.incident.members[0].change == change.incident.members[0].change
+    (fainter,) = incident_transitions([change.incident], [judged(7, "suspect")])
+    assert fainter.incident.members[0].confirmed
 
 
 def acknowledged(*judgements: SeriesJudgement) -> Incident:
@@ -129,6 +140,8 @@ def test_getting_worse_is_an_event_with_its_own_date():
         [change.incident], [judged(21, "regression", since=18), judged(21, "regression", "ipv4-rr", 17)]
     )
     assert len(joined.incident.members) == 2
+    both = [judged(24, "regression", "ipv4-rr", day, event="worse") for day in (22, 20)]
+    assert incident_transitions([joined.incident], both)[0].incident.worse_on == "2026-03-22"
 
 
 def test_a_level_that_became_the_usual_one_is_no_recovery():
@@ -151,8 +164,10 @@ def test_what_is_measured_no_longer_ends_as_that():
 
 
 def test_what_was_closed_by_hand_opens_again_only_when_it_gets_worse():
-    closed = replace(opened(judged(5, "regression", since=3)), state="closed", closed_on="2026-03-08")
-    assert incident_transitions([closed], [judged(9, "regression", since=3)]) == []
+    known = judged(5, "regression", since=3), judged(5, "regression", "ipv6-rr", 3)
+    closed = replace(opened(*known), state="closed", closed_on="2026-03-08")
+    for began in (3, 8):
+        assert incident_transitions([closed], [judged(9, "regression", since=began)]) == []
     (again,) = incident_transitions([closed], [judged(20, "regression", since=18, event="worse")])
     assert (again.kind, again.incident.changed_on) == ("confirmed", "2026-03-18")
     (other,) = incident_transitions([closed], [judged(9, "regression", "ipv4-rr", since=3)])
@@ -184,4 +199,6 @@ def test_a_suspicion_that_comes_to_nothing_is_dismissed_after_three_nights():
 
 def test_two_runs_that_see_the_same_nights_name_the_incident_alike():
     judgements = [judged(12, "regression", "ipv4-stream-1", 10), judged(12, "regression", "ipv6-stream-1", 11)]
+    judgements.append(judged(12, "suspect", "ipv4-rr"))
     assert incident_transitions([], judgements) == incident_transitions([], judgements[::-1])
+    assert opened(*judgements).uid == "lab/2026-03-10/2026-03-12", "a suspicion's night of change is a guess"

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from bigtcp_bench.analysis.compare import generation_medians
 from bigtcp_bench.analysis.verdicts import (
@@ -175,9 +179,47 @@ def test_missing_repetitions(frame):
     assert len(problems) == 2
 
 
+def test_as_many_repetitions_as_are_needed_are_enough_and_count_by_their_headline():
+    plan = make_plan(generations=1, repetitions=5)
+    frame = make_frame(plan)
+    for lost, problems in ((5,), 0), ((4, 5), 1):
+        missing = (frame["block"] == 1) & frame["repetition"].isin(lost)
+        for gone in (missing, missing & (frame["metric"] == "throughput_bps")):
+            assert len(completeness_problems(frame[~gone], plan)) == problems
+
+
 def test_missing_block(frame):
-    problems = completeness_problems(frame[frame["block"] != 3], PLAN)
-    assert problems[0] == "ipv4-stream-1: nothing was measured in block 3 (arm off)"
+    frame = frame[frame["block"] != 3]
+    problems = [f"{name}: nothing was measured in block 3 (arm off)" for name in PLAN.scenarios]
+    assert completeness_problems(frame, PLAN) == problems
+    assert judge_run(frame, PLAN, PROVEN).reasons == tuple(problems)
+
+
+def test_a_drift_is_beyond_the_limit_and_chance():
+    """As a t test of two blocks says it, with the spread within all blocks, for each scenario and arm at once."""
+    plan = make_plan(order="off,on,off,on,off", generations=2)
+    frame = generation_medians(make_frame(plan, metrics=["throughput_bps"]), plan)
+    spread = np.where(frame["position"] % 2, 1, -1)
+
+    def told(moved: float, noise: float, last: int = 5) -> int:
+        level = moved * (frame["block"] == last) + noise * spread
+        return len(drift_problems(frame.assign(value=np.exp(level)), plan))
+
+    # Sixteen generations in five blocks, each as far from the mean of its block as the noise is.
+    limit = stats.t.ppf(1 - 0.05 / 2 / 2, 16 - 5) * math.sqrt(16 / (16 - 5) * (1 / 2 + 1 / 2))
+    assert [told(share * limit, 1.0) for share in (-1.01, -0.99, 0.99, 1.01)] == [1, 0, 0, 1]
+    assert [told(math.log(1.15) + more, 1e-6) for more in (-0.001, 0.001)] == [0, 1]
+    assert told(1.0, 1e-6, last=3) == 0, "it is the first and the last block of an arm that are compared"
+
+
+def test_without_two_generations_in_a_block_no_drift_is_told():
+    plan = make_plan(generations=1)
+    frame = generation_medians(make_frame(plan, noise=0.0, metrics=["throughput_bps"]), plan)
+    for of_last, told in ((10, True), (0, False)):
+        moved = frame.assign(value=frame["value"].where(frame["block"] != 3, frame["value"] * of_last))
+        assert bool(drift_problems(moved, plan)) is told
+        assert drift_problems(moved[moved["position"] != 2], plan) == {}
+    assert drift_problems(frame[frame["block"] != 3], plan) == {}
 
 
 def test_drift_of_one_scenario_spoils_only_that_one(frame):
@@ -221,7 +263,10 @@ def test_limits_of_the_wrong_arm():
         "block 2 (arm on), generation 1: gro_max_size of the server pod is 65,536 B; it must be above 65,536 B"
     )
     assert more == []
-    assert len(limit_problems({(3, 2, "client"): ON}, PLAN)) == 4
+    too_large = limit_problems({(3, 2, "client"): ON}, PLAN)
+    assert len(too_large) == 4
+    assert too_large[0].endswith("it must be at most 65,536 B")
+    assert limit_problems({(2, 1, "client"): {}}, PLAN) == [], "what a kernel has not is the checks' business"
 
 
 def test_limits_of_a_family_that_is_not_measured_do_not_matter():
@@ -247,8 +292,8 @@ def test_environment_must_not_change():
 
 def test_what_a_block_began_with_must_be_there_at_its_end(frame):
     settings = {
-        (1, "begin"): {"agent": "a", "limit": None},
-        (1, "end"): {"agent": "a", "limit": "1 B"},
+        (1, "begin"): {"agent": "a", "limit": None, "restarts": "0"},
+        (1, "end"): {"agent": "a", "limit": "1 B", "restarts": None},
         (2, "begin"): {"agent": "b"},
         (2, "end"): {"agent": "c"},
         (3, "begin"): {"agent": "d"},
@@ -261,7 +306,7 @@ def test_what_a_block_began_with_must_be_there_at_its_end(frame):
 
 def test_cpu_time_must_be_the_benchmarks():
     steal, busy = pressure_problems(
-        [NodePressure(1, "node1", 0.2), NodePressure(2, "node2", 0.0, 0.9), NodePressure(3, "node1", 0.05, 0.1)],
+        [NodePressure(1, "node1", 0.2), NodePressure(2, "node2", 0.0, 0.9), NodePressure(3, "node1", 0.05, 0.5)],
         Thresholds.model_validate({}),
     )
     assert steal.startswith("block 1: the hypervisor took 20.0% of the CPU time of node node1")
@@ -271,7 +316,8 @@ def test_cpu_time_must_be_the_benchmarks():
 def test_control_must_be_as_usual():
     thresholds = Thresholds.model_validate({})
     assert control_problems(8.6, [10.0] * 20, thresholds) == []
-    assert control_problems(5.0, [10.0] * 3, thresholds) == []
+    assert [len(control_problems(5.0, [10.0] * nights, thresholds)) for nights in (13, 14)] == [0, 1]
+    assert control_problems(5.0, [10.0] * 5, Thresholds.model_validate({"control_nights": 5})) != []
     assert control_problems(None, [10.0] * 20, thresholds) == []
     (problem,) = control_problems(8.0, [1.0] * 20 + [10.0] * 20, thresholds)
     assert problem.startswith(

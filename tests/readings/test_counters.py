@@ -17,6 +17,7 @@ from bigtcp_bench.readings.counters import (
     machine_counters,
     network_counters,
     throttling_counters,
+    waiting_counters,
 )
 
 WORD = 2**32
@@ -270,7 +271,7 @@ def test_gauges_have_values_of_their_moment() -> None:
         "memory/MemAvailable_bytes": 1024 * 1024,
         "memory/Slab_bytes": 1024,
     }
-    assert gauges({}) == {}
+    assert gauges({}) == waiting_counters({}) == {}
 
 
 _text = st.one_of(st.none(), st.text(max_size=80), st.sampled_from([SNMP, PROC_STAT, _softnet((1, 2, 3))]))
