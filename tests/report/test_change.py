@@ -200,6 +200,6 @@ def test_a_run_on_other_terms_is_passed_over(warehouse):
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_nothing_is_wider_than_the_page(warehouse, width):
-    change = upgraded(warehouse, client_kernel="6.19.1-cloud-amd64-with-a-long-name").change
-    assert change is not None
-    assert max(map(len, change_text(change, width).splitlines())) <= width
+    view = upgraded(warehouse, client_kernel="6.19.1-cloud-amd64-with-a-long-name")
+    assert view.compared is not None
+    assert max(map(len, run_summary(view, width).splitlines())) <= width

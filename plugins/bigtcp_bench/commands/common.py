@@ -182,7 +182,7 @@ def newest_run(warehouse: Warehouse) -> int:
 
 def write(frame: pd.DataFrame, options: argparse.Namespace) -> None:
     """Write ``frame`` as the options of ``add_output`` say."""
-    from bigtcp_bench.report.summary import PLAIN_WIDTH
+    from bigtcp_bench.report.plain import PLAIN_WIDTH
     from bigtcp_bench.report.tables import frame_text, print_frame
     from bigtcp_bench.warehouse.output import write_frame
 

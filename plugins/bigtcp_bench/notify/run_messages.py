@@ -38,12 +38,12 @@ def run_message(view: RunView, failed_checks: Sequence[str] = (), airflow_url: s
         changed = "; ".join(view.compared.cilium)
         if changed not in headline:
             lines.append(Line(f"Cilium was changed before it: {changed}"))
-        tables.append(summary.change_text(view.compared, summary.MIN_WIDTH))
+        tables.append(summary.change_text(view.compared))
     judged = view.status in ("valid", "invalid") and not lost
     if judged and (comparisons := _worth_showing(view)):
-        tables.append(summary.comparison_text(view, comparisons, summary.MIN_WIDTH))
+        tables.append(summary.comparison_text(view, comparisons))
     if judged and (proofs := [proof for proof in view.proofs if proof.required]):
-        tables.append(summary.proof_text(view, proofs, summary.MIN_WIDTH))
+        tables.append(summary.proof_text(view, proofs))
     lists = [
         likely_causes(view),
         Listing((*summary.surprise_lines(view), *summary.history_lines(view)), "Besides"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,22 +15,21 @@ from rich.text import Text
 
 from bigtcp_bench.cluster.checks import counted
 from bigtcp_bench.report import units
+from bigtcp_bench.report.plain import bare_table, plain, print_wide
 from bigtcp_bench.warehouse.output import rounded
 
 if TYPE_CHECKING:
     from bigtcp_bench.measuring.dry_run import Act, Outline
     from bigtcp_bench.planning.duration import Estimate
 
-PLAIN_WIDTH = 100
 #: In manifests longer texts, such as the source of the pods' script, are left out.
 LONGEST_TEXT = 400
 
 
 def print_outline(outline: Outline, console: Console | None = None, *, manifests: bool = True) -> None:
     """Print the outline on a terminal, coloured only when it is one."""
-    console = console or Console(highlight=False)
-    console.width = max(console.width, 80) if console.is_terminal else PLAIN_WIDTH
-    console.print(_rendered(outline), highlight=False)
+    console = console or Console()
+    print_wide(_rendered(outline), console)
     if manifests:
         # Not by rich, which would fold long lines: these are for kubectl and diff.
         console.file.write(f"\n{manifests_text(outline)}")
@@ -39,11 +37,7 @@ def print_outline(outline: Outline, console: Console | None = None, *, manifests
 
 def outline_text(outline: Outline) -> str:
     """Return the outline as plain text, with the manifests."""
-    console = Console(file=io.StringIO(), width=PLAIN_WIDTH, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(_rendered(outline), highlight=False)
-    text = "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
-    return f"{text}\n\n{manifests_text(outline)}"
+    return f"{plain(_rendered(outline))}\n\n{manifests_text(outline)}"
 
 
 def outline_object(outline: Outline, *, manifests: bool = True) -> dict[str, Any]:
@@ -152,7 +146,8 @@ def _blocks(outline: Outline) -> list[str]:
 
 
 def _acts(acts: list[Act]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table = bare_table()
+    table.show_header = False
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     last = ""

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from bigtcp_bench.cluster.checks import Check, counted
+from bigtcp_bench.report.plain import bare_table, plain, print_wide
 
-PLAIN_WIDTH = 100
-MIN_WIDTH = 80
 _STYLES = {"pass": "green", "warn": "bold yellow", "fail": "bold red"}
 
 
 def print_checks(checks: Sequence[Check], console: Console | None = None) -> None:
     """Print the table on a terminal, coloured only when it is one."""
-    console = console or Console(highlight=False)
-    console.width = max(console.width, MIN_WIDTH) if console.is_terminal else PLAIN_WIDTH
-    console.print(_rendered(checks), highlight=False)
+    print_wide(_rendered(checks), console)
 
 
-def checks_text(checks: Sequence[Check], width: int = PLAIN_WIDTH) -> str:
-    """Return the table as plain text of at most ``width`` columns (80 or more)."""
-    console = Console(file=io.StringIO(), width=max(width, MIN_WIDTH), color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(_rendered(checks), highlight=False)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+def checks_text(checks: Sequence[Check]) -> str:
+    """Return the table as plain text."""
+    return plain(_rendered(checks))
 
 
 def checks_note(checks: Sequence[Check]) -> str:
@@ -41,7 +33,7 @@ def checks_note(checks: Sequence[Check]) -> str:
 
 
 def _rendered(checks: Sequence[Check]) -> RenderableType:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = bare_table()
     table.add_column("", no_wrap=True)
     table.add_column("check", no_wrap=True)
     table.add_column("node", no_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from bigtcp_bench.report import reasons, units
 from bigtcp_bench.report.change import ChangeView, note_conflict
 from bigtcp_bench.report.expectation import unexpected
 from bigtcp_bench.report.headline import RESTORE_ADVICE
+from bigtcp_bench.report.plain import MIN_WIDTH, PLAIN_WIDTH, bare_table, plain
 from bigtcp_bench.report.view import NodeView, Proof, RunView
 from bigtcp_bench.report.words import EXPECTATION_WORDS, RUN_ADVICE, TWO_CHANGES, TWO_GAINS, verdict_word
 
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from bigtcp_bench.analysis.change import Moved
     from bigtcp_bench.analysis.compare import Comparison
     from bigtcp_bench.analysis.diagnosis import Cause
-
-#: Width of plain text: what an Airflow log and a Slack message show on a laptop without folding.
-PLAIN_WIDTH = 100
-
-#: Below this the columns of the comparison no longer fit beside each other.
-MIN_WIDTH = 80
 
 _STYLES = {
     "valid": "bold green",
@@ -65,22 +59,22 @@ def print_summary(view: RunView, console: Console | None = None, *, after: str =
 
 def run_summary(view: RunView, width: int = PLAIN_WIDTH) -> str:
     """Return the summary of a run as plain text of at most ``width`` columns (80 or more)."""
-    return _plain(_summary(view, width), width)
+    return plain(_summary(view, width), max(width, MIN_WIDTH))
 
 
-def comparison_text(view: RunView, comparisons: Sequence[Comparison], width: int = PLAIN_WIDTH) -> str:
-    """Return the comparison table of some ``comparisons`` of ``view`` as plain text."""
-    return _plain(_comparison_table(view, comparisons, width), width)
+def comparison_text(view: RunView, comparisons: Sequence[Comparison]) -> str:
+    """Return the comparison table of some ``comparisons`` of ``view`` as plain text, as narrow as it can be."""
+    return plain(_comparison_table(view, comparisons, MIN_WIDTH), MIN_WIDTH)
 
 
-def proof_text(view: RunView, proofs: Sequence[Proof], width: int = PLAIN_WIDTH) -> str:
-    """Return only the table of the proof of effect of some ``proofs`` of ``view`` as plain text."""
-    return _plain(_proof_table(proofs, view.order), width)
+def proof_text(view: RunView, proofs: Sequence[Proof]) -> str:
+    """Return only the table of the proof of effect of some ``proofs`` of ``view``, likewise."""
+    return plain(_proof_table(proofs, view.order), MIN_WIDTH)
 
 
-def change_text(change: ChangeView, width: int = PLAIN_WIDTH) -> str:
-    """Return the comparison with the last run before a change of Cilium as plain text."""
-    return _plain(Group(*_change_parts(change)), width)
+def change_text(change: ChangeView) -> str:
+    """Return the comparison with the last run before a change of Cilium, likewise."""
+    return plain(Group(*_change_parts(change)), MIN_WIDTH)
 
 
 def headline(view: RunView) -> str:
@@ -184,13 +178,6 @@ def nodes_line(nodes: Iterable[NodeView]) -> str:
         if known:
             parts.append(f"{label} {' and '.join(known)}")
     return ", ".join(parts)
-
-
-def _plain(renderable: RenderableType, width: int) -> str:
-    console = Console(file=io.StringIO(), width=max(width, MIN_WIDTH), color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(renderable, highlight=False)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
 
 
 def _summary(view: RunView, width: int) -> Group:
@@ -395,7 +382,7 @@ def effect_text(arms: Sequence[Proof], order: Sequence[str]) -> tuple[str, str]:
 
 
 def _table(first: str, gap: int = 2) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    table = bare_table(gap)
     table.add_column(first, no_wrap=True)
     return table
 

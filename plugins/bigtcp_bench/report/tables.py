@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from bigtcp_bench.errors import clean
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import units
-from bigtcp_bench.report.summary import PLAIN_WIDTH
+from bigtcp_bench.report.plain import PLAIN_WIDTH, bare_table, plain
 from bigtcp_bench.report.words import CAUSES, VERDICT_WORDS, verdict_word
 
 if TYPE_CHECKING:
@@ -167,10 +165,7 @@ def print_frame(frame: pd.DataFrame, console: Console | None = None) -> None:
 
 def frame_text(frame: pd.DataFrame, width: int) -> str:
     """Return ``frame`` as plain text of at most ``width`` columns."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(_rendered(frame, width), highlight=False)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+    return plain(_rendered(frame, width), width) + "\n"
 
 
 def newest_first(frame: pd.DataFrame, nights: int | None) -> tuple[pd.DataFrame, str]:
@@ -212,7 +207,7 @@ def _rendered(frame: pd.DataFrame, width: int) -> Group | Text:
     # What nobody has written needs no column.
     columns, spared = _fitting([one for one in all_of if one not in same and any(one.cells)], width, gap)
     folded = sum(max(column.width, len(column.name)) + gap for column in columns) > width
-    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    table = bare_table(gap)
     for column, own in zip(columns, _widths(columns, width, gap, folded), strict=True):
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
         header = column.header(folded)
