@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -23,6 +23,7 @@ from bigtcp_bench.web.runs import newest_cluster, origin_of, unknown_cluster
 from bigtcp_bench.web.tables import csv_response
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
 
     from bigtcp_bench.warehouse.store import Warehouse
@@ -113,30 +114,32 @@ def trend_csv(access: AccessDep, choice: TrendQuery) -> Response:
 @router.get("/chart/trend.json")
 def trend_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of both arms as a Vega-Lite specification."""
-    from bigtcp_bench.report.charts import over_time as charts
-    from bigtcp_bench.report.charts.vega import specification
+    from bigtcp_bench.report.charts import over_time
 
-    warehouse = open_warehouse()
-    shown = _shown(warehouse, access, choice)
-    told, run_url = _incidents(warehouse, access, shown), _run_url(request)
-    return JSONResponse(specification(charts.trend_chart(shown.nights, incidents=told, run_url=run_url)))
+    return _drawn(over_time.trend_chart, request, access, choice)
 
 
 @router.get("/chart/benefit.json")
 def benefit_chart(request: Request, access: AccessDep, choice: TrendQuery) -> JSONResponse:
     """Return the chart of the benefit as a Vega-Lite specification."""
-    from bigtcp_bench.report.charts import over_time as charts
+    from bigtcp_bench.report.charts import over_time
+
+    return _drawn(over_time.benefit_chart, request, access, choice)
+
+
+def _drawn(
+    chart: Callable[..., alt.LayerChart], request: Request, access: Access, choice: TrendChoice
+) -> JSONResponse:
     from bigtcp_bench.report.charts.vega import specification
 
-    warehouse = open_warehouse()
+    warehouse, site = open_warehouse(), Site(request.scope["root_path"])
     shown = _shown(warehouse, access, choice)
-    told, run_url = _incidents(warehouse, access, shown), _run_url(request)
-    return JSONResponse(specification(charts.benefit_chart(shown.nights, incidents=told, run_url=run_url)))
-
-
-def _run_url(request: Request) -> Callable[[int], str]:
-    site = Site(request.scope["root_path"])
-    return lambda number: site.url(f"run/{number}")
+    # Incidents are judged from all runs of the cluster, whoever measured.
+    told = []
+    if shown.cluster in access.whole_clusters:
+        told = pages.incidents_of_series(warehouse, shown.cluster, shown.scenario, shown.metric)
+    drawn = chart(shown.nights, incidents=told, run_url=lambda number: site.url(f"run/{number}"))
+    return JSONResponse(specification(drawn))
 
 
 def _shown(warehouse: Warehouse, access: Access, choice: TrendChoice) -> Shown:
@@ -194,10 +197,3 @@ def _place(scenario: str) -> tuple[int, str]:
 
 def _dags(access: Access, cluster: str) -> frozenset[str]:
     return access.dags[cluster] & access.readable
-
-
-def _incidents(warehouse: Warehouse, access: Access, shown: Shown) -> list[dict[str, Any]]:
-    """Return the incidents that cover the series, if the user may see those of the cluster."""
-    if shown.cluster not in access.whole_clusters:
-        return []
-    return pages.incidents_of_series(warehouse, shown.cluster, shown.scenario, shown.metric)

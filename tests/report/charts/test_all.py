@@ -243,7 +243,7 @@ def test_less_is_a_benefit_where_lower_is_better():
 
 def test_incidents_and_changes_are_shaded_and_told():
     frame = nights(90, cilium_version=["1.18.1"] * 40 + ["1.18.2"] * 50)
-    specification = drawn(over_time.trend_chart(frame, incidents=pd.DataFrame(INCIDENTS)))
+    specification = drawn(over_time.trend_chart(frame, incidents=INCIDENTS))
     assert "incident 3: recovered, 2025-02-01 to 2025-02-10" in specification["description"]
     assert "incident 4: regression, since 2025-03-20" in specification["description"]
     assert "Cilium 1.18.2 from 2025-02-15" in specification["description"]
@@ -269,7 +269,7 @@ def test_incidents_of_other_times_are_not_drawn():
 @pytest.mark.parametrize(("width_px", "fewest"), [(1200, 10), (560, 10), (290, 3)])
 def test_labels_do_not_lie_on_each_other(width_px, fewest):
     frame = nights(90, cilium_version=[f"1.18.{day // 2}" for day in range(90)])
-    specification = drawn(over_time.trend_chart(frame, incidents=pd.DataFrame(INCIDENTS)))
+    specification = drawn(over_time.trend_chart(frame, incidents=INCIDENTS))
     rules = [row for row in rows_of(specification) if row.get("what") == "Cilium"]
     texts = [layer for layer in specification["layer"] if layer["mark"]["type"] == "text"]
     shown_if = {"calculate": "width >= datum.needs_px ? datum.label : ''", "as": "shown"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import altair as alt
 
-from bigtcp_bench.report.charts.parts import DAY_MS, chart_of, day_text, milliseconds, missing_columns, tooltip
+from bigtcp_bench.report.charts.parts import DAY_MS, chart_of, day_text, milliseconds, tooltip
 from bigtcp_bench.report.charts.style import INCIDENT_COLOUR
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ class Notes:
     def __init__(
         self,
         rows: Sequence[Mapping[str, Any]],
-        marks: pd.DataFrame,
-        incidents: pd.DataFrame | Iterable[Mapping[str, Any]] | None,
+        changes: pd.DataFrame,
+        incidents: Iterable[Mapping[str, Any]],
     ) -> None:
         begin, end = (choose(row["at"] for row in rows) for choose in (min, max))
         self._shaded = _incident_rows(incidents, begin, end)
-        self._marked = _mark_rows(marks, begin, end)
+        self._marked = _mark_rows(changes, begin, end)
         self._labels = _label_rows([*self._marked, *self._shaded], begin, end)
         #: Pixels that the labels take above the chart.
         self.height = _LABEL_HEIGHT * (1 + max((row["row"] for row in self._labels), default=-1))
@@ -87,43 +87,29 @@ class Notes:
         return f"Marked: {'; '.join(told)}." if told else ""
 
 
-def _mark_rows(marks: pd.DataFrame, begin: int, end: int) -> list[dict[str, Any]]:
-    if missing_columns(marks, ("started_at", "what", "text")):
-        return []
+def _mark_rows(changes: pd.DataFrame, begin: int, end: int) -> list[dict[str, Any]]:
+    """Return a row for each of ``epochs.changes_of`` that falls into the time of the chart."""
     return [
-        {
-            "at": at,
-            "night": day_text(at),
-            "text": row["text"],
-            "label": row.get("label", row["text"]),
-            "what": row["what"],
-        }
-        for row in marks.to_dict("records")
+        {"at": at, "night": day_text(at), "text": row["text"], "label": row["label"], "what": row["what"]}
+        for row in changes.to_dict("records")
         if begin <= (at := milliseconds(row["started_at"])) <= end
     ]
 
 
-def _incident_rows(
-    incidents: pd.DataFrame | Iterable[Mapping[str, Any]] | None, begin: int, end: int
-) -> list[dict[str, Any]]:
-    if incidents is None:
-        return []
-    records: Any = incidents.to_dict("records") if hasattr(incidents, "to_dict") else incidents
+def _incident_rows(incidents: Iterable[Mapping[str, Any]], begin: int, end: int) -> list[dict[str, Any]]:
     rows = []
-    for one in records:
-        first, closed = milliseconds(one["changed_on"]), one.get("closed_on")
-        is_open = not isinstance(closed, str) or not closed
-        last = end if is_open else min(milliseconds(closed) + DAY_MS, end)
+    for one in incidents:
+        first, closed = milliseconds(one["changed_on"]), one["closed_on"]
+        last = end if closed is None else min(milliseconds(closed) + DAY_MS, end)
         if last < begin or first > end:
             continue
-        number = one.get("id", one.get("incident"))
         rows.append(
             {
                 "at": max(first, begin),
                 "until": last,
-                "night": f"since {one['changed_on']}" if is_open else f"{one['changed_on']} to {closed}",
-                "text": f"incident {number}: {one['state']}",
-                "label": f"incident {number}{' (open)' if is_open else ''}",
+                "night": f"since {one['changed_on']}" if closed is None else f"{one['changed_on']} to {closed}",
+                "text": f"incident {one['id']}: {one['state']}",
+                "label": f"incident {one['id']}{' (open)' if closed is None else ''}",
             }
         )
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -23,7 +23,7 @@ from bigtcp_bench.report.charts.parts import (
     tooltip,
     zero_line,
 )
-from bigtcp_bench.report.charts.series import series_of
+from bigtcp_bench.report.charts.series import Series, series_of
 from bigtcp_bench.report.charts.style import ARM_COLOURS
 from bigtcp_bench.report.epochs import changes_of
 
@@ -37,8 +37,7 @@ _SPREAD = "Medians; the band is from the lowest to the highest night"
 
 def trend_chart(
     trend: pd.DataFrame,
-    marks: pd.DataFrame | None = None,
-    incidents: pd.DataFrame | Iterable[Mapping[str, Any]] | None = None,
+    incidents: Iterable[Mapping[str, Any]] = (),
     run_url: Callable[[int], str] | None = None,
 ) -> alt.LayerChart:
     """Return what both arms reached night by night, for one scenario and metric.
@@ -50,10 +49,10 @@ def trend_chart(
     The band about each arm is half as wide as the confidence interval of the change: where the bands of the arms
     do not touch, the night's change is surely not zero.
 
-    ``marks``: what changed when, with the columns started_at, what and text; default ``changes_of(trend)``.
+    What the figures depend on and has changed is marked (``changes_of(trend)``).
     ``run_url`` returns the address of a run by its number (column run_id): a click on a night's point opens it.
-    ``incidents``: those to be shaded, with id or incident, state, changed_on and closed_on, as
-    ``warehouse.pages.incidents`` and the trend query ``incident_history`` return them.
+    ``incidents``: those to be shaded, with id, state, changed_on and closed_on, as ``warehouse.pages`` returns
+    them.
     """
     series = series_of(trend)
     if isinstance(series, str):
@@ -66,23 +65,20 @@ def trend_chart(
     for row in (*rows, *by_hand):
         row |= {name: row[name] / divisor for name in ("value", "low", "high") if row.get(name) is not None}
     has_bands = any(row.get("low") is not None for row in rows)
-    notes = Notes(rows, changes_of(trend) if marks is None else marks, incidents)
+    notes = Notes(rows, changes_of(trend), incidents)
     layers = _arms(rows, by_hand, f"{metric.label} ({unit})", span, notes, linked)
     meaning = "Half of the change's interval about each arm: where the bands do not touch, the arms differ"
     newest = {row["arm"]: row["text"] for row in rows}
-    return finished(
+    return _finished(
+        series,
         [*notes.shades(), *layers, *notes.rules()],
-        title=f"{_capital(metric.label)} of {scenario}, {f'by {span}' if span else 'night by night'}",
-        subtitle=[
-            _SPREAD if span else meaning if has_bands else "",
-            _BY_HAND * bool(by_hand),
-            series.left_out_text,
-        ],
+        span,
+        title=f"{_capital(metric.label)} of {scenario}",
+        meaning=meaning if has_bands else "",
         description=(
             f"Line chart: {metric.label} of {scenario} with BIG TCP off and on, {series.period}. "
             f"Last: off {newest['off']}, on {newest['on']}. {notes.text()}"
         ),
-        height=HEIGHT,
     )
 
 
@@ -120,17 +116,16 @@ def _arms(
 
 
 def benefit_chart(
-    benefit: pd.DataFrame,
-    marks: pd.DataFrame | None = None,
-    incidents: pd.DataFrame | Iterable[Mapping[str, Any]] | None = None,
+    trend: pd.DataFrame,
+    incidents: Iterable[Mapping[str, Any]] = (),
     run_url: Callable[[int], str] | None = None,
 ) -> alt.LayerChart:
     """Return what BIG TCP gains over time, in per cent, positive when better in the metric's own direction.
 
-    ``benefit``: the frame of ``trend_chart`` with the columns change, ci_low and ci_high. ``marks``,
-    ``incidents`` and ``run_url`` as there.
+    ``trend``: the frame of ``trend_chart`` with the columns change, ci_low and ci_high. ``incidents`` and
+    ``run_url`` as there.
     """
-    series = series_of(benefit, "change")
+    series = series_of(trend, "change")
     if isinstance(series, str):
         return empty("Benefit of BIG TCP", series)
     metric, scenario = series.metric, series.scenario
@@ -138,7 +133,7 @@ def benefit_chart(
     linked = _linked(rows, run_url)
     by_hand = series.benefit_by_hand()
     has_bands = any(row.get("low") is not None for row in rows)
-    notes = Notes(rows, changes_of(benefit) if marks is None else marks, incidents)
+    notes = Notes(rows, changes_of(trend), incidents)
     base = chart_of(rows)
     named = "better with BIG TCP (%)"
     x, y, colour = time_axis(rows), alt.Y("value:Q", title=named, axis=aligned(SIGNED)), ARM_COLOURS["on"]
@@ -155,18 +150,28 @@ def benefit_chart(
     if by_hand:
         points = chart_of(by_hand).mark_point(size=_BY_HAND_SIZE, shape=_BY_HAND_SHAPE, color=colour)
         layers.append(points.encode(x=x, y=y, tooltip=tooltip(night="run by hand", text="on against off")))
-    return finished(
+    return _finished(
+        series,
         [*notes.shades(), *layers, *notes.rules()],
-        title=f"Benefit of BIG TCP: {metric.label} of {scenario}, {f'by {span}' if span else 'night by night'}",
-        subtitle=[
-            _SPREAD if span else "Band: confidence interval" if has_bands else "",
-            _BY_HAND * bool(by_hand),
-            series.left_out_text,
-        ],
+        span,
+        title=f"Benefit of BIG TCP: {metric.label} of {scenario}",
+        meaning="Band: confidence interval" if has_bands else "",
         description=(
             f"Line chart: how much better {metric.label} of {scenario} is with BIG TCP, {series.period}. "
             f"Last: {rows[-1]['text']}. {notes.text()}"
         ),
+    )
+
+
+def _finished(
+    series: Series, layers: Sequence[alt.Chart], span: str, *, title: str, meaning: str, description: str
+) -> alt.LayerChart:
+    """Return the chart of ``series`` by ``span``, else by night, whose band has that ``meaning``."""
+    return finished(
+        layers,
+        title=f"{title}, {f'by {span}' if span else 'night by night'}",
+        subtitle=[_SPREAD if span else meaning, _BY_HAND * (not series.by_hand.empty), series.left_out_text],
+        description=description,
         height=HEIGHT,
     )
 
