@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,35 @@ from bigtcp_bench.warehouse.upsert import upsert
 #: Of the file's layout: since 2 a run says which attempt it is, and whether it is a night. Later ones are refused.
 FORMAT_VERSION = 2
 
-#: Tables whose rows belong to a run, in the order in which they are written and read. Messages that wait in the
-#: outbox belong to the warehouse that is to send them, so they stay.
-_OF_RUNS: dict[str, sa.Table] = {
-    "block": schema.block,
-    "result": schema.result,
-    "failure": schema.failure,
-    "counter": schema.counter,
-    "prometheus": schema.prometheus,
-    "pod_counter": schema.pod_counter,
-    "packet_size": schema.packet_size,
-    "comparison": schema.comparison,
-    "diagnosis": schema.diagnosis,
-    "noise": schema.noise,
-    "judgement": schema.judgement,
-    "raw": schema.raw,
+
+def _store_blocks(warehouse: Warehouse, run: int, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        warehouse.store_block(run, row)
+
+
+def _store_raw(warehouse: Warehouse, run: int, rows: list[dict[str, Any]]) -> None:
+    try:
+        unpacked = [row | {"document": base64.b64decode(row["document"], validate=True)} for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"document is not base64: {error}") from error
+    warehouse.store_raw(run, unpacked)
+
+
+#: Tables whose rows belong to a run, and what stores them, in the order in which they are written and read.
+#: Messages that wait in the outbox belong to the warehouse that is to send them, so they stay.
+_OF_RUNS: dict[str, tuple[sa.Table, Callable[[Warehouse, int, list[dict[str, Any]]], None]]] = {
+    "block": (schema.block, _store_blocks),
+    "result": (schema.result, Warehouse.store_results),
+    "failure": (schema.failure, Warehouse.store_failures),
+    "counter": (schema.counter, Warehouse.store_counters),
+    "prometheus": (schema.prometheus, Warehouse.store_prometheus),
+    "pod_counter": (schema.pod_counter, Warehouse.store_pod_counters),
+    "packet_size": (schema.packet_size, Warehouse.store_packet_sizes),
+    "comparison": (schema.comparison, Warehouse.store_comparisons),
+    "diagnosis": (schema.diagnosis, Warehouse.store_diagnosis),
+    "noise": (schema.noise, Warehouse.store_noise),
+    "judgement": (schema.judgement, Warehouse.store_judgements),
+    "raw": (schema.raw, _store_raw),
 }
 
 #: Where a message about them stands in Slack. A file from elsewhere never says where to write.
@@ -95,7 +109,7 @@ def export_runs(
     statements: dict[str, sa.Select[Any]] = {
         "run": sa.select(*_portable(run)).where(run.c.id.in_(chosen)).order_by(run.c.id)
     }
-    for name, table in _OF_RUNS.items():
+    for name, (table, _store) in _OF_RUNS.items():
         if name != "raw" or raw:
             statements[name] = sa.select(table).where(table.c.run_id.in_(chosen)).order_by(*table.primary_key)
     statements["incident"] = (
@@ -150,14 +164,14 @@ def import_runs(warehouse: Warehouse, path: Path) -> dict[str, int]:
             with _named(where):
                 runs[number] = warehouse.start_run({"attempt": 1} | _without_place(row))
         counts["run"] = len(runs)
-        for name in _OF_RUNS:
+        for name, (_table, store) in _OF_RUNS.items():
             counts[name] = 0
             last = None
             for where, number, rows in _batches(archive, path, name, "run_id"):
                 with _named(where):
                     if name in _WHOLE and number == last:
                         raise InvalidInput(f"one run may have {_ROWS_AT_ONCE} rows, and {_BYTES_AT_ONCE} bytes")
-                    _store_rows(warehouse, name, _translated(runs, number, "run_id"), rows)
+                    store(warehouse, _translated(runs, number, "run_id"), rows)
                 last = number
                 counts[name] += len(rows)
         incidents: dict[int, int] = {}
@@ -301,32 +315,6 @@ def _translated(numbers: dict[int, int], old: int, key: str) -> int:
     if old not in numbers:
         raise InvalidInput(f"{key} = {old}: there is no such row in the file")
     return numbers[old]
-
-
-def _store_rows(warehouse: Warehouse, name: str, run: int, rows: list[dict[str, Any]]) -> None:
-    if name == "block":
-        for row in rows:
-            warehouse.store_block(run, row)
-        return
-    if name == "raw":
-        try:
-            rows = [row | {"document": base64.b64decode(row["document"], validate=True)} for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInput(f"document is not base64: {error}") from error
-    stores: dict[str, Callable[[int, Iterable[Any]], None]] = {
-        "result": warehouse.store_results,
-        "failure": warehouse.store_failures,
-        "counter": warehouse.store_counters,
-        "prometheus": warehouse.store_prometheus,
-        "pod_counter": warehouse.store_pod_counters,
-        "packet_size": warehouse.store_packet_sizes,
-        "comparison": warehouse.store_comparisons,
-        "diagnosis": warehouse.store_diagnosis,
-        "noise": warehouse.store_noise,
-        "judgement": warehouse.store_judgements,
-        "raw": warehouse.store_raw,
-    }
-    stores[name](run, rows)
 
 
 def _store_incident(warehouse: Warehouse, row: dict[str, Any]) -> int:

@@ -244,11 +244,14 @@ class BlockRecord(_Row):
     switch_report: JsonObject = None
 
 
-class ResultRow(_Row):
-    """One metric of one repetition. Generation 0 is the whole block: the control."""
-
+class _RowOfBlock(_Row):
     block: Ordinal
     arm: Arm
+
+
+class ResultRow(_RowOfBlock):
+    """One metric of one repetition. Generation 0 is the whole block: the control."""
+
     generation: Count
     scenario: Name
     repetition: Ordinal
@@ -262,32 +265,26 @@ class ResultRow(_Row):
         return self
 
 
-class FailureRow(_Row):
+class FailureRow(_RowOfBlock):
     """A repetition without a usable measurement, or a whole generation (no scenario, repetition 0)."""
 
-    block: Ordinal
-    arm: Arm
     generation: Ordinal
     scenario: Text = ""
     repetition: Count = 0
     reason: Text
 
 
-class CounterRow(_Row):
+class CounterRow(_RowOfBlock):
     """How much one counter of one node grew during a block."""
 
-    block: Ordinal
-    arm: Arm
     node: Name
     counter: Name
     value: Number
 
 
-class PrometheusRow(_Row):
+class PrometheusRow(_RowOfBlock):
     """One series of one query during a block; ``series`` are its labels as a JSON object with sorted names."""
 
-    block: Ordinal
-    arm: Arm
     query: Name
     series: Annotated[str, AfterValidator(_labels)]
     unit: Name
@@ -297,11 +294,9 @@ class PrometheusRow(_Row):
     samples: Ordinal
 
 
-class PodCounterRow(_Row):
+class PodCounterRow(_RowOfBlock):
     """How much one counter of one pod grew during a repetition."""
 
-    block: Ordinal
-    arm: Arm
     generation: Ordinal
     scenario: Name
     repetition: Ordinal
@@ -310,11 +305,9 @@ class PodCounterRow(_Row):
     value: Number
 
 
-class PacketSizeRow(_Row):
+class PacketSizeRow(_RowOfBlock):
     """How many packets were at most ``upper_bytes`` long, and longer than the bound before that."""
 
-    block: Ordinal
-    arm: Arm
     family: Family
     path: NetworkPath = "pod"
     node: Text = ""
@@ -428,11 +421,7 @@ class MemberRecord(_Row):
     acknowledged_change: Number | None = None
 
 
-class IncidentRecord(_Row):
-    """What is known of an incident, by whatever decided it; fields as in ``analysis.incidents.Incident``."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
+class _IncidentFields(_Row):
     uid: Name
     cluster: Name
     state: IncidentState
@@ -442,23 +431,21 @@ class IncidentRecord(_Row):
     confirmed_on: Night | None = None
     worse_on: Night | None = None
     closed_on: Night | None = None
+
+
+class IncidentRecord(_IncidentFields):
+    """What is known of an incident, by whatever decided it; fields as in ``analysis.incidents.Incident``."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
     #: False withdraws what somebody has said; None leaves it.
     acknowledged: bool | None = None
     members: list[MemberRecord] = []
 
 
-class StoredIncident(_Row):
+class StoredIncident(_IncidentFields):
     """An incident as it stands in another warehouse, with what people and Slack added."""
 
-    uid: Name
-    cluster: Name
-    state: IncidentState
-    attribution: Text | None = None
-    changed_on: Night
-    suspected_on: Night
-    confirmed_on: Night | None = None
-    worse_on: Night | None = None
-    closed_on: Night | None = None
     closed_by: Text | None = None
     closed_note: Text | None = None
     acknowledged_at: Moment | None = None
