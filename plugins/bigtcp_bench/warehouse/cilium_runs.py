@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from bigtcp_bench.cluster.fingerprint import Fingerprint
-from bigtcp_bench.warehouse.schema import run
+from bigtcp_bench.warehouse.schema import COMPARED, NEWEST_FIRST, run
 from bigtcp_bench.warehouse.sightings import UID
 from bigtcp_bench.warehouse.store import Warehouse
 
@@ -55,8 +55,8 @@ def newest(
     """
     statement = (
         sa.select(*(run.c[name] for name in _COLUMNS), UID.label("uid"))
-        .where(*_compared(cluster))
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .where(COMPARED, run.c.cluster == cluster)
+        .order_by(*NEWEST_FIRST)
         .execution_options(yield_per=_PAGE)
     )
     if before is not None:
@@ -71,10 +71,9 @@ def newest(
 
 def between(warehouse: Warehouse, cluster: str, after: int, before: int) -> list[int]:
     """Return the valid runs of ``cluster`` that compared both arms and began between two runs, oldest first."""
+    within = (run.c.started_at > _beginning(after)) & (run.c.started_at < _beginning(before))
     statement = (
-        sa.select(run.c.id)
-        .where(*_compared(cluster), run.c.started_at > _beginning(after), run.c.started_at < _beginning(before))
-        .order_by(run.c.started_at, run.c.id)
+        sa.select(run.c.id).where(COMPARED, run.c.cluster == cluster, within).order_by(run.c.started_at, run.c.id)
     )
     return warehouse.read(lambda connection: list(connection.execute(statement).scalars()))
 
@@ -84,27 +83,17 @@ def first_of_version(warehouse: Warehouse, cluster: str) -> int | None:
 
     A version that came back is as new as its last coming.
     """
-    of_cluster = (*_compared(cluster), run.c.cilium_version.is_not(None))
-    version = (
-        sa.select(run.c.cilium_version)
-        .where(*of_cluster)
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
-        .limit(1)
-    ).scalar_subquery()
-    last_before = (
-        sa.select(sa.func.max(run.c.started_at)).where(*of_cluster, run.c.cilium_version != version)
-    ).scalar_subquery()
+    known = COMPARED & (run.c.cluster == cluster) & run.c.cilium_version.is_not(None)
+    newest_of = sa.select(run.c.cilium_version).where(known).order_by(*NEWEST_FIRST).limit(1)
+    others = known & (run.c.cilium_version != newest_of.scalar_subquery())
+    last_before = sa.select(sa.func.max(run.c.started_at)).where(others).scalar_subquery()
     statement = (
         sa.select(run.c.id)
-        .where(*of_cluster, run.c.started_at > last_before)
+        .where(known, run.c.started_at > last_before)
         .order_by(run.c.started_at, run.c.id)
         .limit(1)
     )
     return warehouse.read(lambda connection: connection.execute(statement).scalar())
-
-
-def _compared(cluster: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return run.c.cluster == cluster, run.c.status == "valid", ~run.c.is_aa, ~run.c.superseded
 
 
 def _beginning(number: int) -> sa.ScalarSelect[datetime]:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from bigtcp_bench.planning.plan import CONTROL
-from bigtcp_bench.warehouse.schema import result, run
+from bigtcp_bench.warehouse.schema import NEWEST_FIRST, result, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: The metric that stands for the control.
@@ -55,7 +55,7 @@ def control_history(warehouse: Warehouse, run_id: int, nights: int) -> list[floa
             ~run.c.superseded,
             *(run.c[name].is_not_distinct_from(this_run.c[name]) for name in _MACHINES),
         )
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .order_by(*NEWEST_FIRST)
         .limit(_LOOKED_AT * nights)
     )
     numbers = warehouse.read(lambda connection: list(connection.execute(before).scalars()))

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bigtcp_bench.warehouse.schema import comparison, run
+from bigtcp_bench.warehouse.schema import COMPARED, NEWEST_FIRST, comparison, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: Newest nights before a change whose median is the usual gain.
@@ -65,7 +65,6 @@ def runs_about(
     The newest one is of the nights before ``closed_on``, if that is given.
     """
     valid, begin = _valid(cluster, scenario, metric), _moment(night)
-    newest_first = (run.c.started_at.desc(), run.c.id.desc())
     until = run.c.started_at < _moment(closed_on) if closed_on else sa.true()
 
     def runs(connection: sa.Connection, statement: sa.Select[Any]) -> tuple[RunOfSeries, ...]:
@@ -73,10 +72,10 @@ def runs_about(
         return tuple(RunOfSeries(row.id, row.started_at, row.cilium_version) for row in rows)
 
     def work(connection: sa.Connection) -> RunsAbout:
-        newest = valid.where(run.c.started_at >= begin, until).order_by(*newest_first).limit(1)
+        newest = valid.where(run.c.started_at >= begin, until).order_by(*NEWEST_FIRST).limit(1)
         found = connection.execute(newest).first()
         return RunsAbout(
-            runs(connection, valid.where(run.c.started_at < begin).order_by(*newest_first)),
+            runs(connection, valid.where(run.c.started_at < begin).order_by(*NEWEST_FIRST)),
             runs(connection, valid.where(run.c.started_at >= begin).order_by(run.c.started_at, run.c.id)),
             found.change if found else None,
         )
@@ -89,7 +88,7 @@ def _before(cluster: str, scenario: str, metric: str, night: str) -> sa.Select[A
         _valid(cluster, scenario, metric)
         .with_only_columns(comparison.c.change)
         .where(run.c.started_at < _moment(night))
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .order_by(*NEWEST_FIRST)
         .limit(NIGHTS)
     )
 
@@ -100,10 +99,8 @@ def _valid(cluster: str, scenario: str, metric: str) -> sa.Select[Any]:
         sa.select(run.c.id, run.c.started_at, run.c.cilium_version, comparison.c.change)
         .join(comparison, run.c.id == comparison.c.run_id)
         .where(
+            COMPARED,
             run.c.cluster == cluster,
-            run.c.status == "valid",
-            ~run.c.is_aa,
-            ~run.c.superseded,
             run.c.is_night,
             comparison.c.scenario == scenario,
             comparison.c.metric == metric,

@@ -70,7 +70,8 @@ def revise(
 
     def work(connection: sa.Connection) -> list[Incident]:
         _lock(connection, cluster)
-        found = decide(_relevant(connection, cluster))
+        still = table.c.closed_on.is_(None) | (table.c.state == "closed")
+        found = decide(_select(connection, still & (table.c.cluster == cluster)))
         decided = [row_of(IncidentRecord, item, f"incident of {cluster}") for item in found]
         for record in decided:
             if record.cluster != cluster:
@@ -217,7 +218,8 @@ def several(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Inciden
 
 def open_incidents(warehouse: Warehouse, cluster: str | None = None) -> list[Incident]:
     """Return the incidents that are not closed, oldest first, of one cluster or of all."""
-    return warehouse.read(lambda connection: _open(connection, cluster))
+    of_cluster = sa.true() if cluster is None else table.c.cluster == cluster
+    return warehouse.read(lambda connection: _select(connection, table.c.closed_on.is_(None) & of_cluster))
 
 
 def of_night(warehouse: Warehouse, cluster: str, night: str, night_before: str | None = None) -> list[Incident]:
@@ -305,16 +307,6 @@ def _get(connection: sa.Connection, incident_id: int) -> Incident:
     if not found:
         raise InvalidInput(f"incident {incident_id} is not in the warehouse")
     return found[0]
-
-
-def _open(connection: sa.Connection, cluster: str | None) -> list[Incident]:
-    where = table.c.closed_on.is_(None)
-    return _select(connection, where if cluster is None else where & (table.c.cluster == cluster))
-
-
-def _relevant(connection: sa.Connection, cluster: str) -> list[Incident]:
-    still = table.c.closed_on.is_(None) | (table.c.state == "closed")
-    return _select(connection, still & (table.c.cluster == cluster))
 
 
 def _select(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Incident]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bigtcp_bench.warehouse.schema import judgement, run
+from bigtcp_bench.warehouse.schema import NEWEST_FIRST, VALID, judgement, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: Scenario and metric.
@@ -64,7 +64,7 @@ def judged_before(warehouse: Warehouse, run_id: int) -> dict[Series, list[Judged
 def with_details(warehouse: Warehouse, chosen: Mapping[Series, Judged]) -> dict[Series, Judged]:
     """Return ``chosen`` with the details of each judgement."""
     keys = [(one.run, *series) for series, one in chosen.items()]
-    details = warehouse.read(lambda connection: _details(connection, keys))
+    details = warehouse.read(lambda connection: _details(connection, _in(keys)))
     return {series: replace(one, details=details.get((one.run, *series), {})) for series, one in chosen.items()}
 
 
@@ -79,13 +79,12 @@ def _newest_before() -> sa.Select[Any]:
         .where(
             run.c.cluster == sa.select(this.c.cluster).scalar_subquery(),
             run.c.started_at < sa.select(this.c.started_at).scalar_subquery(),
-            run.c.status == "valid",
+            VALID,
             run.c.is_night,
-            ~run.c.superseded,
             run.c.plan_name.is_not_distinct_from(sa.select(this.c.plan_name).scalar_subquery()),
             judged,
         )
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .order_by(*NEWEST_FIRST)
         .limit(_RUNS)
     )
 
@@ -107,15 +106,7 @@ def _outdated() -> sa.ColumnElement[bool]:
 
 def details_of_runs(warehouse: Warehouse, runs: Sequence[int]) -> dict[tuple[int, str, str], dict[str, Any]]:
     """Return the details of every judgement of ``runs``, by run, scenario and metric."""
-
-    def work(connection: sa.Connection) -> dict[tuple[int, str, str], dict[str, Any]]:
-        statement = sa.select(*_KEY, judgement.c.details).where(judgement.c.run_id.in_(list(runs)))
-        return {
-            (number, scenario, metric): details or {}
-            for number, metric, scenario, details in connection.execute(statement)
-        }
-
-    return warehouse.read(work)
+    return warehouse.read(lambda connection: _details(connection, judgement.c.run_id.in_(list(runs))))
 
 
 def forget_carried(warehouse: Warehouse, keys: Iterable[tuple[int, str, str]]) -> None:
@@ -128,7 +119,7 @@ def forget_carried(warehouse: Warehouse, keys: Iterable[tuple[int, str, str]]) -
     def work(connection: sa.Connection) -> None:
         updates = [
             {"of_run": number, "of_scenario": scenario, "of_metric": metric, "rest": _without_carried(details)}
-            for (number, scenario, metric), details in _details(connection, wanted).items()
+            for (number, scenario, metric), details in _details(connection, _in(wanted)).items()
             if CARRIED in details
         ]
         if updates:
@@ -151,11 +142,14 @@ def _without_carried(details: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in details.items() if name != CARRIED}
 
 
+def _in(keys: Sequence[tuple[int, str, str]]) -> sa.ColumnElement[bool]:
+    return sa.tuple_(*_KEY).in_([(number, metric, scenario) for number, scenario, metric in keys])
+
+
 def _details(
-    connection: sa.Connection, keys: Sequence[tuple[int, str, str]]
+    connection: sa.Connection, where: sa.ColumnElement[bool]
 ) -> dict[tuple[int, str, str], dict[str, Any]]:
-    places = [(number, metric, scenario) for number, scenario, metric in keys]
-    statement = sa.select(*_KEY, judgement.c.details).where(sa.tuple_(*_KEY).in_(places))
+    statement = sa.select(*_KEY, judgement.c.details).where(where)
     return {
         (number, scenario, metric): details or {}
         for number, metric, scenario, details in connection.execute(statement)

@@ -16,7 +16,8 @@ from bigtcp_bench.warehouse.store import Warehouse
 
 _Row = TypeVar("_Row")
 
-_JUDGED = sorted(name for name, metric in METRICS.items() if metric.judged)
+#: Metrics that have a verdict.
+JUDGED = sorted(name for name, metric in METRICS.items() if metric.judged)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def listed_comparisons(warehouse: Warehouse, numbers: Collection[int]) -> dict[i
     """Return the judged comparisons of each of these runs."""
     names = ("run_id", "scenario", "metric", "verdict", "change")
     statement = sa.select(*(comparison.c[name] for name in names)).where(
-        comparison.c.run_id.in_(list(numbers)), comparison.c.metric.in_(_JUDGED)
+        comparison.c.run_id.in_(list(numbers)), comparison.c.metric.in_(JUDGED)
     )
     return _by_run(warehouse, numbers, statement, ListedComparison)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from bigtcp_bench.planning.plan import SCENARIOS
-from bigtcp_bench.warehouse.schema import comparison, is_true, run
+from bigtcp_bench.warehouse.schema import COMPARED, comparison, is_true, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 
@@ -60,7 +60,7 @@ def period(warehouse: Warehouse, cluster: str, since: datetime, until: datetime)
             compared.smallest_detectable_change,
         )
         .join(run, columns.id == compared.run_id)
-        .where(within, columns.status == "valid", sa.not_(columns.is_aa), main, compared.verdict != "invalid")
+        .where(within, COMPARED, main, compared.verdict != "invalid")
         .order_by(columns.started_at)
     )
     origins = sa.select(*(is_true(columns.environment, name) for name in ("emulated", "generated"))).where(within)

@@ -11,7 +11,7 @@ from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import main_metric
 from bigtcp_bench.resources import include_dir
-from bigtcp_bench.warehouse.schema import run
+from bigtcp_bench.warehouse.schema import VALID, run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,12 +131,7 @@ def _metric(metric: str | None, scenario: str) -> str:
 def _newest_version(connection: sa.Connection, cluster: str) -> str:
     statement = (
         sa.select(run.c.cilium_version)
-        .where(
-            run.c.cluster == cluster,
-            run.c.status == "valid",
-            ~run.c.superseded,
-            run.c.cilium_version.is_not(None),
-        )
+        .where(VALID, run.c.cluster == cluster, run.c.cilium_version.is_not(None))
         .order_by(run.c.started_at.desc())
         .limit(1)
     )

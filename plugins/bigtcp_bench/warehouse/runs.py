@@ -103,12 +103,7 @@ class Runs(Connected):
         Of each run the newest attempt.
         """
         columns = [c for c in schema.run.c if not isinstance(c.type, schema.Json) or c.name == "reasons"]
-        statement = (
-            sa.select(*columns)
-            .where(~schema.run.c.superseded)
-            .order_by(schema.run.c.started_at.desc(), schema.run.c.id.desc())
-            .limit(limit)
-        )
+        statement = sa.select(*columns).where(~schema.run.c.superseded).order_by(*schema.NEWEST_FIRST).limit(limit)
         if cluster is not None:
             statement = statement.where(schema.run.c.cluster == cluster)
         if since is not None:

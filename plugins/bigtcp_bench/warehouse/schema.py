@@ -148,6 +148,12 @@ run = sa.Table(
     sa.CheckConstraint("status IN ('running', 'valid', 'invalid', 'failed')", name="ck_bigtcp_run_status"),
 )
 
+#: Runs that count: what a cleared one measured is told by its newest attempt.
+VALID = (run.c.status == "valid") & ~run.c.superseded
+#: Those of them that compared both arms, and not one with itself.
+COMPARED = VALID & ~run.c.is_aa
+NEWEST_FIRST = (run.c.started_at.desc(), run.c.id.desc())
+
 #: One row per block of a run: which arm was in force, from when to when, and what proved it.
 block = sa.Table(
     "bigtcp_block",

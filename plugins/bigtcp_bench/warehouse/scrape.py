@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
-from bigtcp_bench.warehouse.schema import comparison, incident, is_true, judgement, run
+from bigtcp_bench.warehouse.schema import COMPARED, NEWEST_FIRST, comparison, incident, is_true, judgement, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: Newest valid runs among which the newest verdict of a series is looked for: not every plan measures every
@@ -122,18 +122,13 @@ def open_incidents(warehouse: Warehouse, cluster: str) -> dict[tuple[str, bool],
 
 def _newest(statement: sa.Select[Any], cluster: str, dags: Collection[str]) -> sa.Select[Any]:
     of_cluster = (run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags)), ~run.c.superseded)
-    return statement.where(*of_cluster).order_by(run.c.started_at.desc(), run.c.id.desc())
+    return statement.where(*of_cluster).order_by(*NEWEST_FIRST)
 
 
 def _newest_of_series(
     warehouse: Warehouse, cluster: str, dags: Collection[str], table: sa.Table, columns: Iterable[sa.Column[Any]]
 ) -> Series:
-    chosen = (
-        _newest(sa.select(run.c.id, run.c.started_at), cluster, dags)
-        .where(run.c.status == "valid", ~run.c.is_aa)
-        .limit(NIGHTS)
-        .subquery()
-    )
+    chosen = _newest(sa.select(run.c.id, run.c.started_at), cluster, dags).where(COMPARED).limit(NIGHTS).subquery()
     rank = sa.func.row_number().over(
         partition_by=(table.c.scenario, table.c.metric), order_by=(chosen.c.started_at.desc(), chosen.c.id.desc())
     )

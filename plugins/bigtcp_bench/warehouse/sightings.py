@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from bigtcp_bench.warehouse.schema import run
+from bigtcp_bench.warehouse.schema import NEWEST_FIRST, run
 from bigtcp_bench.warehouse.store import Warehouse
 
 #: Of the cluster: that of its namespace kube-system. Runs on the lab have none.
@@ -34,7 +34,7 @@ def newest(
     statement = (
         sa.select(run.c.id, run.c.cluster, UID, run.c.started_at)
         .where(UID.is_not(None))
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .order_by(*NEWEST_FIRST)
         .limit(1)
     )
     if cluster is not None:

@@ -85,18 +85,12 @@ class Verdicts(Connected):
     def noise_frame(self, cluster: str) -> pd.DataFrame:
         """Return the newest known noise of a cluster: metric, scenario, level, sd (relative), n, run_id."""
         noise, run = schema.noise.c, schema.run.c
-        rank = (
-            sa.func.row_number()
-            .over(
-                partition_by=(noise.metric, noise.scenario, noise.level),
-                order_by=(run.started_at.desc(), run.id.desc()),
-            )
-            .label("rank")
-        )
+        of_series = (noise.metric, noise.scenario, noise.level)
+        rank = sa.func.row_number().over(partition_by=of_series, order_by=schema.NEWEST_FIRST).label("rank")
         known = (
-            sa.select(noise.metric, noise.scenario, noise.level, noise.sd, noise.n, noise.run_id, rank)
+            sa.select(*of_series, noise.sd, noise.n, noise.run_id, rank)
             .join(schema.run, run.id == noise.run_id)
-            .where(run.cluster == cluster, run.status == "valid", ~run.superseded)
+            .where(schema.VALID, run.cluster == cluster)
             .subquery()
         )
         columns = [column for column in known.c if column.name != "rank"]
@@ -170,9 +164,7 @@ def _series(
 ) -> tuple[sa.Select[Any], sa.Select[Any]]:
     """Return what selects the runs of ``Verdicts.series_frame``, newest first, and the rows of whatever runs."""
     run, comparison = schema.run.c, schema.comparison.c
-    counted = (run.status == "valid") & ~run.is_aa & ~run.superseded
-    if only_nights:
-        counted &= run.is_night
+    counted = schema.COMPARED & run.is_night if only_nights else schema.COMPARED
     chosen = (
         sa.select(
             run.id.label("run_id"),
@@ -182,7 +174,7 @@ def _series(
             run.plan,
         )
         .where(run.cluster == cluster)
-        .order_by(run.started_at.desc(), run.id.desc())
+        .order_by(*schema.NEWEST_FIRST)
         .limit(nights)
     )
     if until_run is None:
