@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from bigtcp_bench.errors import InvalidInput
-from bigtcp_bench.planning.metrics import METRICS
+from bigtcp_bench.warehouse.lists import JUDGED
 from bigtcp_bench.warehouse.records import RawDocument
-from bigtcp_bench.warehouse.schema import comparison, incident, incident_member, is_true, prometheus, raw, run
+from bigtcp_bench.warehouse.schema import (
+    COMPARED,
+    NEWEST_FIRST,
+    VALID,
+    comparison,
+    incident,
+    incident_member,
+    is_true,
+    prometheus,
+    raw,
+    run,
+)
 from bigtcp_bench.warehouse.store import Warehouse
 from bigtcp_bench.warehouse.verdicts import ENVIRONMENT
 
@@ -40,8 +51,6 @@ _LISTED = (
 #: Runs that are asked what there is to choose from.
 _RECENT = 30
 
-_JUDGED = sorted(name for name, metric in METRICS.items() if metric.judged)
-
 
 @dataclass(frozen=True)
 class DocumentKey:
@@ -61,6 +70,12 @@ class Origin:
 
     emulated: bool = False
     generated: bool = False
+
+    @classmethod
+    def of_all(cls, of: Iterable[Origin]) -> Origin:
+        """Return what of any of several runs is not real."""
+        found = list(of)
+        return cls(any(one.emulated for one in found), any(one.generated for one in found))
 
 
 def dags_by_cluster(warehouse: Warehouse) -> dict[str, frozenset[str]]:
@@ -89,7 +104,7 @@ def runs(
     statement = (
         sa.select(*(run.c[name] for name in _LISTED))
         .where(run.c.dag_id.in_(sorted(dags)), ~run.c.superseded)
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .order_by(*NEWEST_FIRST)
         .limit(limit)
     )
     if cluster is not None:
@@ -97,7 +112,7 @@ def runs(
     if status is not None:
         statement = statement.where(run.c.status == status)
     if compared:
-        statement = statement.where(run.c.status == "valid", ~run.c.is_aa)
+        statement = statement.where(COMPARED)
     if before is not None:
         this = sa.select(run.c.started_at, run.c.id).where(run.c.id == before).subquery()
         started, number = (sa.select(this.c[name]).scalar_subquery() for name in ("started_at", "id"))
@@ -123,17 +138,11 @@ def neighbours(warehouse: Warehouse, dags: Collection[str], number: int) -> tupl
     cluster, started = (sa.select(this.c[name]).scalar_subquery() for name in ("cluster", "started_at"))
     wanted = (run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags)), ~run.c.superseded)
     others = sa.select(run.c.id).where(*wanted).limit(1)
-    before = others.where(run.c.started_at < started).order_by(run.c.started_at.desc(), run.c.id.desc())
+    before = others.where(run.c.started_at < started).order_by(*NEWEST_FIRST)
     after = others.where(run.c.started_at > started).order_by(run.c.started_at, run.c.id)
     return warehouse.read(
         lambda connection: (connection.execute(before).scalar(), connection.execute(after).scalar())
     )
-
-
-def restore_results(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, dict[str, Any] | None]:
-    """Return run → how its restore ended, None while there is no result."""
-    statement = sa.select(run.c.id, run.c.restore_result).where(run.c.id.in_(list(numbers)))
-    return warehouse.read(lambda connection: {row.id: row.restore_result for row in connection.execute(statement)})
 
 
 def origins(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, Origin]:
@@ -182,11 +191,9 @@ def trend_frame(
         )
         .join(comparison, comparison.c.run_id == run.c.id)
         .where(
+            COMPARED,
             run.c.cluster == cluster,
             run.c.dag_id.in_(sorted(dags)),
-            run.c.status == "valid",
-            ~run.c.is_aa,
-            ~run.c.superseded,
             run.c.started_at >= since,
             run.c.started_at < until,
             comparison.c.metric == metric,
@@ -204,13 +211,7 @@ def versions(warehouse: Warehouse, cluster: str, dags: Collection[str]) -> list[
     last = sa.func.max(run.c.started_at)
     statement = (
         sa.select(run.c.cilium_version)
-        .where(
-            run.c.cluster == cluster,
-            run.c.dag_id.in_(sorted(dags)),
-            run.c.status == "valid",
-            ~run.c.superseded,
-            run.c.cilium_version.is_not(None),
-        )
+        .where(VALID, run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags)), run.c.cilium_version.is_not(None))
         .group_by(run.c.cilium_version)
         .order_by(last.desc())
     )
@@ -229,14 +230,12 @@ def nights_of_version(
     newest = (
         sa.select(run.c.id, run.c.started_at)
         .where(
+            COMPARED,
             run.c.cluster == cluster,
             run.c.cilium_version == version,
             run.c.dag_id.in_(sorted(dags)),
-            run.c.status == "valid",
-            ~run.c.is_aa,
-            ~run.c.superseded,
         )
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .order_by(*NEWEST_FIRST)
         .limit(nights)
         .subquery()
     )
@@ -244,24 +243,17 @@ def nights_of_version(
     statement = (
         sa.select(newest.c.id.label("run_id"), newest.c.started_at, *(comparison.c[name] for name in names))
         .join(comparison, comparison.c.run_id == newest.c.id)
-        .where(comparison.c.metric.in_(_JUDGED))
+        .where(comparison.c.metric.in_(JUDGED))
     )
     return warehouse.read(lambda connection: frame_of(connection, statement))
 
 
-def scenarios_of(
-    warehouse: Warehouse, cluster: str, dags: Collection[str], *, runs_looked_at: int = 30
-) -> set[str]:
+def scenarios_of(warehouse: Warehouse, cluster: str, dags: Collection[str]) -> set[str]:
     """Return the scenarios that the newest runs of ``cluster`` compared."""
     newest = (
         sa.select(run.c.id)
-        .where(
-            run.c.cluster == cluster,
-            run.c.dag_id.in_(sorted(dags)),
-            run.c.status == "valid",
-            ~run.c.superseded,
-        )
-        .order_by(run.c.started_at.desc(), run.c.id.desc())
+        .where(VALID, run.c.cluster == cluster, run.c.dag_id.in_(sorted(dags)))
+        .order_by(*NEWEST_FIRST)
         .limit(_RECENT)
     )
     statement = sa.select(comparison.c.scenario).where(comparison.c.run_id.in_(newest)).distinct()

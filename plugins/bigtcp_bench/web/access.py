@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -127,11 +127,7 @@ def check_same_origin(request: Request) -> None:
 
 def _own_origins(request: Request) -> Collection[str]:
     urls = [str(request.base_url), conf.get("api", "base_url", fallback="")]
-    return {f"{parts.scheme}://{parts.netloc}".lower() for url in _given(urls) if (parts := urlsplit(url)).netloc}
-
-
-def _given(urls: Iterable[str]) -> list[str]:
-    return [url for url in urls if url]
+    return {f"{parts.scheme}://{parts.netloc}".lower() for url in urls if (parts := urlsplit(url)).netloc}
 
 
 def _allowed(

@@ -6,7 +6,7 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Response
@@ -74,9 +74,9 @@ def document(access: AccessDep, number: NumberPath, choice: DocumentQuery) -> Re
     found = pages.document(warehouse, number, key)
     plain = _is_plain(found)
     return StreamingResponse(
-        _content(found),
+        _content(found, plain),
         media_type="application/json" if plain else "application/octet-stream",
-        headers={"Content-Disposition": attachment(_name(number, found))},
+        headers={"Content-Disposition": attachment(_name(number, found, plain))},
     )
 
 
@@ -91,10 +91,11 @@ def documents(access: AccessDep, number: NumberPath) -> Response:
         for count, key in enumerate(pages.document_keys(warehouse, number), 1):
             place = (key.block, key.generation, key.kind, key.scenario, key.repetition)
             found = pages.document(warehouse, number, place)
-            name = _name(number, found)
+            plain = _is_plain(found)
+            name = _name(number, found, plain)
             # Two strange kinds may have become one name.
             with archive.open(f"{count}_{name}" if name in archive.NameToInfo else name, "w") as entry:
-                for chunk in _content(found):
+                for chunk in _content(found, plain):
                     entry.write(chunk)
     file.seek(0)
     return StreamingResponse(
@@ -116,11 +117,11 @@ def _is_plain(found: RawDocument) -> bool:
     return True
 
 
-def _name(number: int, found: RawDocument) -> str:
+def _name(number: int, found: RawDocument, plain: bool) -> str:
     parts = [f"run-{number}", f"block-{found.block}", f"generation-{found.generation}", _as_name(found.kind)]
     if found.scenario:
         parts += [_as_name(found.scenario), f"repetition-{found.repetition}"]
-    return f"{'_'.join(parts)}.{'json' if _is_plain(found) else 'bin'}"
+    return f"{'_'.join(parts)}.{'json' if plain else 'bin'}"
 
 
 def _as_name(word: str) -> str:
@@ -128,12 +129,9 @@ def _as_name(word: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", word)[:80]
 
 
-def _content(found: RawDocument) -> Iterator[bytes]:
-    """Yield a document in pieces, unpacked where that can be done."""
-    if _is_plain(found):
-        yield from _unpacked(found)
-    else:
-        yield found.document
+def _content(found: RawDocument, plain: bool) -> Iterable[bytes]:
+    """Return a document in pieces, unpacked where it is ``plain``."""
+    return _unpacked(found) if plain else [found.document]
 
 
 def _unpacked(found: RawDocument) -> Iterator[bytes]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
@@ -19,11 +20,11 @@ from bigtcp_bench.web.rendering import Site, page
 from bigtcp_bench.web.runs import origin_of, unknown_cluster
 
 if TYPE_CHECKING:
-    from bigtcp_bench.report.incident import IncidentStory
+    from bigtcp_bench.warehouse.store import Warehouse
 
 router = APIRouter()
 
-#: Days around an incident that the links to the trend show.
+#: Days before an incident that the links to the trend show.
 _DAYS_BEFORE = 45
 
 
@@ -77,12 +78,11 @@ def incident(request: Request, access: AccessDep, number: NumberPath) -> Respons
         incident=found,
         story=story,
         members=most_telling(found.members),
-        comparable=_versions(story),
         meaning=CAUSE_MEANINGS.get(found.attribution or ""),
         advice=CAUSE_ADVICE.get(found.attribution or "", NO_CAUSE_ADVICE),
         may_edit=access.may_edit(found.cluster),
         note_chars=stored.NOTE_CHARS,
-        since=_day_before(found.changed_on),
+        since=(date.fromisoformat(found.changed_on) - timedelta(days=_DAYS_BEFORE)).isoformat(),
         until=found.closed_on,
         origin=_origin(warehouse, access, {found.cluster}),
     )
@@ -133,21 +133,7 @@ def _readable(access: Access, number: int) -> stored.Incident:
     return found
 
 
-def _versions(story: IncidentStory) -> dict[str, str] | None:
-    """Return the choice of *Compare* for the Cilium versions about the beginning, where it was changed then."""
-    if story.versions is None:
-        return None
-    before, after = story.versions
-    return {"cluster": story.incident.cluster, "before": before, "after": after}
-
-
-def _origin(warehouse: Any, access: Access, clusters: set[str]) -> pages.Origin:
+def _origin(warehouse: Warehouse, access: Access, clusters: set[str]) -> pages.Origin:
     """Return what of the clusters' newest runs is not real."""
     newest = [pages.runs(warehouse, access.readable, cluster=cluster, limit=1) for cluster in clusters]
     return origin_of(warehouse, [row["id"] for rows in newest for row in rows])
-
-
-def _day_before(night: str) -> str:
-    from datetime import date, timedelta
-
-    return (date.fromisoformat(night) - timedelta(days=_DAYS_BEFORE)).isoformat()

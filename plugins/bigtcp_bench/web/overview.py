@@ -37,7 +37,6 @@ class ClusterCard:
     name: str
     last: dict[str, Any]
     headline: Headline
-    restore: dict[str, Any] | None
     compared: dict[str, Any] | None
     #: Headline comparisons of that run: scenario, metric, change, ci_low, ci_high, verdict.
     benefits: list[dict[Any, Any]]
@@ -57,9 +56,7 @@ def overview(request: Request, access: AccessDep) -> HTMLResponse:
     """Show every cluster that the user may see."""
     warehouse = open_warehouse()
     cards = [_card(warehouse, access, name) for name in access.clusters]
-    origin = pages.Origin(
-        any(card.origin.emulated for card in cards), any(card.origin.generated for card in cards)
-    )
+    origin = pages.Origin.of_all(card.origin for card in cards)
     planned = [] if cards else sorted(access.readable)
     refresh = any(card.last["status"] == "running" for card in cards)
     return page(request, "overview.html", access, cards=cards, origin=origin, planned=planned, refresh=refresh)
@@ -69,13 +66,12 @@ def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
     from bigtcp_bench.report.outcomes import headlines
 
     recent = pages.runs(warehouse, access.readable, cluster=name, limit=_RECENT)
-    last = recent[0]
+    last = warehouse.run(recent[0]["id"])
     compared = next(iter(pages.runs(warehouse, access.readable, cluster=name, compared=True, limit=1)), None)
     return ClusterCard(
         name=name,
         last=last,
         headline=headlines(warehouse, [last["id"]], access.whole_clusters)[last["id"]],
-        restore=pages.restore_results(warehouse, [last["id"]])[last["id"]],
         compared=compared,
         benefits=main_comparisons(warehouse, compared["id"]) if compared else [],
         incidents=_open_incidents(warehouse, name) if name in access.whole_clusters else None,

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, model_validator
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.warehouse.queries import DEFAULT_PERIOD
@@ -36,10 +28,22 @@ def _without_control_characters(value: str) -> str:
     return value
 
 
+def _one_of(allowed: Collection[str]) -> AfterValidator:
+    """Return what refuses a value that is neither None nor one of ``allowed``, and names these."""
+
+    def checked(value: str | None) -> str | None:
+        if value is not None and value not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return value
+
+    return AfterValidator(checked)
+
+
 #: Names and texts out of the warehouse; which of them exist is asked there.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253), AfterValidator(_without_control_characters)]
 Day = Annotated[date, Field(ge=date(2000, 1, 1), le=date(2100, 1, 1))]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+OptionalText = Annotated[str | None, BeforeValidator(_none_if_empty)]
 OptionalName = Annotated[Name | None, BeforeValidator(_none_if_empty)]
 OptionalNumber = Annotated[Number | None, BeforeValidator(_none_if_empty)]
 OptionalDate = Annotated[Day | None, BeforeValidator(_none_if_empty)]
@@ -67,26 +71,16 @@ class RunsChoice(_Choice):
     """Which runs are listed; ``before`` is the last one of the page before."""
 
     cluster: OptionalName = None
-    status: Annotated[str | None, BeforeValidator(_none_if_empty)] = None
+    status: Annotated[OptionalText, _one_of(("running", "valid", "invalid", "failed"))] = None
     before: OptionalNumber = None
-
-    @field_validator("status")
-    @classmethod
-    def _known_status(cls, value: str | None) -> str | None:
-        return one_of(value, ("running", "valid", "invalid", "failed"))
 
 
 class IncidentsChoice(_Choice):
     """Which incidents are listed; ``before`` is the last one of the page before."""
 
     cluster: OptionalName = None
-    state: Annotated[str | None, BeforeValidator(_none_if_empty)] = None
+    state: Annotated[OptionalText, _one_of(("open", "closed"))] = None
     before: OptionalNumber = None
-
-    @field_validator("state")
-    @classmethod
-    def _known_state(cls, value: str | None) -> str | None:
-        return one_of(value, ("open", "closed"))
 
 
 class TrendChoice(_Choice):
@@ -94,15 +88,10 @@ class TrendChoice(_Choice):
 
     cluster: OptionalName = None
     scenario: OptionalName = None
-    metric: OptionalName = None
+    metric: Annotated[OptionalName, _one_of(METRICS)] = None
     since: OptionalDate = None
     until: OptionalDate = None
     version: OptionalName = None
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, value: str | None) -> str | None:
-        return one_of(value, METRICS)
 
     @model_validator(mode="after")
     def _dates_in_order(self) -> TrendChoice:
@@ -145,13 +134,6 @@ IncidentsQuery = Annotated[IncidentsChoice, Query()]
 TrendQuery = Annotated[TrendChoice, Query()]
 CompareQuery = Annotated[CompareChoice, Query()]
 DocumentQuery = Annotated[DocumentChoice, Query()]
-
-
-def one_of(value: str | None, allowed: Any) -> str | None:
-    """Return ``value`` if it is None or one of ``allowed``; raises ValueError, naming what is allowed."""
-    if value is not None and value not in allowed:
-        raise ValueError(f"must be one of {', '.join(allowed)}")
-    return value
 
 
 def sentence_of(errors: Sequence[Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
@@ -31,14 +31,15 @@ def runs(request: Request, access: AccessDep, choice: RunsQuery) -> Response:
         warehouse, access.readable, cluster=choice.cluster, status=choice.status, before=choice.before, limit=ROWS
     )
     numbers = [row["id"] for row in rows]
+    origins = pages.origins(warehouse, numbers)
     return page(
         request,
         "runs.html",
         access,
         rows=rows,
         headlines=headlines(warehouse, numbers, access.whole_clusters),
-        origins=pages.origins(warehouse, numbers),
-        origin=origin_of(warehouse, numbers),
+        origins=origins,
+        origin=pages.Origin.of_all(origins.values()),
         choice=choice,
         limit=ROWS,
     )
@@ -47,7 +48,9 @@ def runs(request: Request, access: AccessDep, choice: RunsQuery) -> Response:
 @router.get("/run")
 def run_of_dag_run(request: Request, access: AccessDep, choice: RunOfDagQuery) -> Response:
     """Lead from a run of the DAG to the page of what it has stored."""
-    found = [] if choice.dag_id not in access.readable else _stored(choice.dag_id, choice.run_id, choice.cluster)
+    readable = choice.dag_id in access.readable
+    stored = pages.runs_of_dag_run(open_warehouse(), choice.dag_id, choice.run_id) if readable else []
+    found = [row for row in stored if choice.cluster in (None, row["cluster"])]
     if not found:
         sentence = (
             f"Nothing is stored of run {choice.run_id} of DAG {choice.dag_id}: it is not one of the benchmark's, "
@@ -71,11 +74,6 @@ def trend_of_dag(request: Request, access: AccessDep, choice: DagQuery) -> Respo
     )
 
 
-def _stored(dag_id: str, run_id: str, cluster: str | None) -> list[dict[str, Any]]:
-    rows = pages.runs_of_dag_run(open_warehouse(), dag_id, run_id)
-    return [row for row in rows if cluster in (None, row["cluster"])]
-
-
 def unknown_cluster(request: Request, access: Access, cluster: str) -> Response:
     """Return the page that says that there is no such cluster, for this user at least."""
     known = ", ".join(access.clusters) or "none"
@@ -91,5 +89,4 @@ def newest_cluster(warehouse: Warehouse, access: Access) -> str | None:
 
 def origin_of(warehouse: Warehouse, numbers: list[int]) -> pages.Origin:
     """Return what of any of these runs is not real."""
-    found = pages.origins(warehouse, numbers).values()
-    return pages.Origin(any(one.emulated for one in found), any(one.generated for one in found))
+    return pages.Origin.of_all(pages.origins(warehouse, numbers).values())
