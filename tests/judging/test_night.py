@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bigtcp_bench.judging.night import Night, Nightly, Rerun, rerun_pairs
+from bigtcp_bench.judging import night as judging
+from bigtcp_bench.judging.night import NEAR_NIGHTS, REPLAY_NIGHTS, Night, Nightly, Rerun, rerun_pairs
 from bigtcp_bench.planning.plan import Plan, blocks, rerun_plan, validate_plan
 from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report.history import HistoryView
@@ -135,6 +136,34 @@ def test_only_the_last_two_nights_keep_the_state_of_their_detectors(warehouse):
     runs = warehouse.runs_frame(CLUSTER)["id"].tolist()
     kept = [all(CARRIED in details for details in warehouse.judgements_frame(run)["details"]) for run in runs]
     assert kept == [True, True, False, False, False]
+
+
+def test_no_more_nights_are_read_than_must_be(warehouse, monkeypatch):
+    """All only where no state can be gone on from, and none where the night before is at hand."""
+    read, nights_until = [], Warehouse.nights_until
+
+    def recorded(self: Warehouse, *of, nights: int, **known):
+        read.append(nights)
+        return nights_until(self, *of, nights=nights, **known)
+
+    monkeypatch.setattr(Warehouse, "nights_until", recorded)
+
+    def nights_read(number: int, limits: Thresholds = LIMITS, after: Nightly | None = None) -> list[int]:
+        nonlocal last
+        read.clear()
+        last = Nightly(warehouse, add_night(warehouse, number), limits, after=after)
+        last.judge()
+        return [*read]
+
+    last: Nightly | None = None
+    assert nights_read(0) == [NEAR_NIGHTS, REPLAY_NIGHTS]
+    assert nights_read(1) == [NEAR_NIGHTS]
+    assert nights_read(2, after=last) == nights_read(3, after=last) == []
+    assert nights_read(4) == [NEAR_NIGHTS]
+    assert nights_read(5, OTHER_LIMITS) == [NEAR_NIGHTS, REPLAY_NIGHTS]
+    assert nights_read(6, LIMITS.model_copy(update={"new_normal_nights": 900})) == [NEAR_NIGHTS, 14 + 60 + 900]
+    monkeypatch.setattr(judging, "__version__", "another")
+    assert nights_read(7, LIMITS.model_copy(update={"new_normal_nights": 900}))[1:] == [14 + 60 + 900]
 
 
 def test_far_off_scenarios_are_due_again_either_way_and_the_median_of_three_counts(after_22_nights):
@@ -330,9 +359,14 @@ def test_an_edited_plan_begins_a_series_and_is_named(warehouse):
         plan = plan_of(request_bytes)
         return add_night(warehouse, number, on=factors, off=factors, scenarios=[RR, STREAM], plan=plan)
 
+    last: Nightly | None = None
+
     def night(number: int, request_bytes: int) -> tuple[int, Night]:
+        """Judge a night, every second one with what the one before has in memory."""
+        nonlocal last
         run = measured(number, request_bytes)
-        return run, Nightly(warehouse, run, LIMITS).judge()
+        last = Nightly(warehouse, run, LIMITS, after=last if number % 2 else None)
+        return run, last.judge()
 
     for number in range(18):
         measured(number, 80_000)
@@ -409,21 +443,26 @@ def test_several_runs_of_one_night_count_once_and_the_newest_does(after_22_night
     once, chained = (
         Warehouse(f"sqlite:///{copied(warehouse, tmp_path / name)}") for name in ("once.db", "chained.db")
     )
-    after, more = None, range(23, 27)
+    after = None
     for number in range(22, 28):
-        hours = (0, 1, 2) if number in more else (2,)
+        hours = {22: (2,), 24: (0, 1, 2, 3), 27: (2,)}.get(number, (0, 1, 2))
         for hour in hours:
-            # The first two of a night are far off, and its last one is as usual.
+            # The first two of a night are far off, its last one is as usual; the one after it may not be judged.
             factors = {} if hour == 2 else dict.fromkeys(SCENARIO_NAMES, 0.7)
+            verdict = "invalid" if hour == 3 else "faster"
             first = FIRST_NIGHT + timedelta(hours=hour)
             runs = [
-                add_night(one, number, on=factors, first=first, run_id=f"{number} {hour}")
+                add_night(one, number, on=factors, first=first, run_id=f"{number} {hour}", verdict=verdict)
                 for one in (warehouse, chained)
             ]
             after = Nightly(chained, runs[1], LIMITS, after=after)
-            nights = [Nightly(warehouse, runs[0], LIMITS).judge(), after.judge()]
-        alone = Nightly(once, add_night(once, number, first=first), LIMITS).judge()
-        assert [night.judgements for night in nights] == [alone.judgements] * 2
+            night = [one.judge().judgements for one in (Nightly(warehouse, runs[0], LIMITS), after)]
+            if hour == 3:
+                assert night == [(), ()]
+            else:
+                judged = night
+        alone = Nightly(once, add_night(once, number, first=FIRST_NIGHT + timedelta(hours=2)), LIMITS).judge()
+        assert judged == [alone.judgements] * 2
         for one in (warehouse, chained):
             assert "regression" not in {incident.state for incident in incidents.open_incidents(one)}
     # Judged again from its values alone, the history is the same.
