@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigtcp_bench.analysis.detector import Detector, Judgement
-from bigtcp_bench.analysis.history import ArmsDetector
+from bigtcp_bench.analysis.history import ArmsDetector, EpochLog
 from bigtcp_bench.analysis.levels import robust_level
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.thresholds import Thresholds
@@ -177,6 +177,34 @@ def test_what_moved_is_to_blame(off_factor, on_factor, blamed):
     alarms = [judgement for judgement in replay_arms(off, on) if judgement.alarm]
     assert [judgement.attribution for judgement in alarms] == ([blamed] if blamed else [])
     assert all(abs(int(judgement.since) - 40) <= 2 for judgement in alarms)
+
+
+@pytest.mark.parametrize(("off_factor", "blamed"), [(1.0, "big-tcp"), (0.85, "platform")])
+@pytest.mark.parametrize("gap", [(None, None), (None, 20.0), (10.0, math.nan), (0.0, 20.0)])
+def test_a_night_without_a_pair_goes_on_with_what_was_before(off_factor, blamed, gap):
+    pairs = list(zip(nights(80, 1), nights(80, 12, level=20.0), strict=True))
+    pairs[40:60] = [(off * off_factor, on * 0.85) for off, on in pairs[40:60]]
+    expected = replay_arms(*zip(*pairs, strict=True))
+    for at in (70, 50, 30, 5):
+        pairs.insert(at, gap)
+    found = replay_arms(*zip(*pairs, strict=True))
+    missing = [found.pop(at) for at in (73, 52, 31, 5)]
+    assert states(missing) == ["steady", "regression", "steady", "learning"]
+    assert [one.attribution for one in missing] == [None, blamed, None, None]
+    assert [(one.state, one.change, one.alarm, one.attribution) for one in found] == [
+        (one.state, one.change, one.alarm, one.attribution) for one in expected
+    ]
+    assert [one.attribution for one in found if one.state == "recovered"] == [blamed]
+
+
+def test_what_changed_within_three_nights_coincides():
+    for changed in (1, 10):
+        log = EpochLog()
+        for night in range(20):
+            log.note(str(night), {"cilium": "1.19" if night >= changed else "1.18"})
+        near = [night for night in range(20) if log.near(str(night))]
+        assert near == list(range(max(0, changed - 3), changed + 4))
+    assert log.near("long ago") == {}
 
 
 def test_an_improved_baseline_is_named_but_is_no_regression():

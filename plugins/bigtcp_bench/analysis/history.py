@@ -152,8 +152,8 @@ class ArmsDetector:
         reruns: Sequence[tuple[float, float]],
         control: float | None,
     ) -> Judgement:
-        value, both = self._benefit(off, on), self._both(off, on)
-        if value is None or both is None or off is None or on is None:
+        value = self._benefit(off, on)
+        if value is None or off is None or on is None:
             known = self.benefit.judge(night, None)
             if known.state != "regression" and self.platform_told:
                 known = self.platform.judge(night, None)
@@ -162,8 +162,8 @@ class ArmsDetector:
         self.recent = [*self.recent, (night, off, on, control)][-_RECENT_NIGHTS:]
         repeated = [item for pair in reruns if (item := self._benefit(*pair)) is not None]
         judgement = self.benefit.judge(night, value, repeated, reference)
-        repeated = [item for pair in reruns if (item := self._both(*pair)) is not None]
-        platform = self.platform.judge(night, both, repeated, reference, self._both_fell)
+        repeated = [self._both(*pair) for pair in reruns]
+        platform = self.platform.judge(night, self._both(off, on), repeated, reference, self._both_fell)
 
         if judgement.alarm and judgement.since:
             self.blamed = self._blame(judgement.since)
@@ -233,10 +233,8 @@ class ArmsDetector:
             return on - off
         return on / off if off > 0 else None
 
-    def _both(self, off: float | None, on: float | None) -> float | None:
-        """Return the mean of both arms, on the log scale the geometric one; None when a night has no such pair."""
-        if not is_number(off) or not is_number(on):
-            return None
+    def _both(self, off: float, on: float) -> float:
+        """Return the mean of both arms, on the log scale the geometric one."""
         return (off + on) / 2 if self.scale == "linear" else math.sqrt(max(0.0, off) * max(0.0, on))
 
     def _reference(self) -> float | None:
