@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 from simulations.before_after import WORLDS, coverage
 
-from bigtcp_bench.analysis.change import MAX_RUNS, MIN_RUNS, compare_runs
+from bigtcp_bench.analysis.change import MAX_RUNS, MIN_RUNS, compare_runs, usual_difference
 from bigtcp_bench.planning.thresholds import Thresholds
 
 THRESHOLDS = Thresholds.model_validate({})
@@ -79,6 +80,13 @@ def test_too_few_runs_before_give_no_interval():
     assert (few.on.change, few.on.low, few.on.high) == (0.0, None, None)
     (enough,) = compare_runs(run(10, 15), run(11, 15), quiet(MIN_RUNS), [SCENARIO], THRESHOLDS)
     assert enough.on.low < 0 < enough.on.high
+
+
+def test_how_far_neighbours_are_apart_is_known_by_von_neumanns_degrees_of_freedom():
+    past = np.exp([0.0, 0.1] * 5)
+    for figures in (1, 12):
+        quantile = special.stdtrit(2 * 9**2 / (3 * 10 - 4), 1 - 0.05 / (2 * figures))
+        assert usual_difference(past, THRESHOLDS, figures) == pytest.approx(0.1 * quantile)
 
 
 def test_runs_that_never_differed_still_have_the_smallest_spread():

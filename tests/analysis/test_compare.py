@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigtcp_bench.analysis.compare import Comparison, compare_run, generation_medians
+from bigtcp_bench.analysis.compare import Comparison, compare_run, effective_df, generation_medians
 from bigtcp_bench.analysis.noise import measure_noise
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
 from bigtcp_bench.planning.plan import blocks, load_plan
@@ -278,6 +278,10 @@ def test_a_noisier_switch_widens_the_interval():
     assert widths[2] > 2 * widths[0]
 
 
+def test_what_is_known_beforehand_adds_degrees_of_freedom_up_to_a_limit():
+    assert [effective_df(10, noise, 3.0) for noise in (3.0, 2.0, 1.0, 0.0)] == [10, 22.5, 30, 30]
+
+
 @given(seed=seeds, factor=st.floats(1e-6, 1e6), change=st.floats(-0.2, 0.2))
 @settings(max_examples=25)
 def test_scaling_units_never_changes_a_verdict(seed, factor, change):
@@ -291,6 +295,8 @@ def test_scaling_units_never_changes_a_verdict(seed, factor, change):
         assert before.verdict == after.verdict
         if before.metric not in KINDS:
             continue
+        if before.ci_low is not None:
+            assert (before.p_value < 0.05) == (before.ci_low > 0 or before.ci_high < 0)
         assert before.change == pytest.approx(after.change, rel=1e-6, abs=1e-9)
         assert before.ci_low == pytest.approx(after.ci_low, rel=1e-6, abs=1e-9)
 

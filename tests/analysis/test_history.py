@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bigtcp_bench.analysis.detector import Detector, Judgement
 from bigtcp_bench.analysis.history import ArmsDetector, EpochLog
-from bigtcp_bench.analysis.levels import robust_level
+from bigtcp_bench.analysis.levels import changed_at, robust_level, two_modes
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.thresholds import Thresholds
 
@@ -279,6 +279,26 @@ def test_level_and_spread_withstand_outliers():
     spoilt, spoilt_sd = robust_level([math.log(value) for value in values[:57]] + [0.0, 0.1, -0.5])
     assert spoilt == pytest.approx(centre, abs=0.01)
     assert spoilt_sd < 1.5 * sd
+
+
+def test_nights_between_two_levels_are_no_two_modes():
+    """As many of them as a level must have, 15 % of all."""
+    to_and_fro = [0.0, 10.0] * 20
+    border, gap = two_modes([*to_and_fro, *[4.9] * 7], 1.0)
+    assert (round(border), gap) == (5, 10)
+    assert two_modes([*to_and_fro, *[4.9] * 8], 1.0) is None
+    assert two_modes(to_and_fro, 10.1) is None
+
+
+def test_two_levels_are_told_apart_beyond_four_and_a_half_standard_errors():
+    values = [-1.0, 1.0, 0.0, -1.0, 1.0, 0.0]
+    later = [-1.0, 1.0, 0.0, 0.0]
+    # By the mean absolute deviation, with two degrees of freedom less than nights.
+    error = 1.2533 * (4 + 2) / (10 - 2) * math.sqrt(1 / 6 + 1 / 4)
+    for share, at in ((0.99, None), (1.01, 6)):
+        assert changed_at([*values, *(value + share * 4.5 * error for value in later)], 0.0, 0.0) == at
+    assert changed_at([*values, *(value + 9.0 for value in later)], 8.9, 0.0) == 6
+    assert changed_at([*values, *(value + 9.0 for value in later)], 9.1, 0.0) is None
 
 
 def test_a_few_retransmits_after_quiet_nights_are_no_alarm_but_many_are():

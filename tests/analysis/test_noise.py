@@ -105,7 +105,10 @@ def test_the_optimal_count_is_that_of_kalibera_and_jones():
 def test_more_noise_needs_more_generations_until_only_more_blocks_help():
     def suggested(generation: float, switch: float):
         noises = [Noise(*KEY, "generation", generation, 9), Noise(*KEY, "switch", switch, 3)]
-        return suggest(noises, make_plan())[0]
+        others = (KEY[0], "bytes_per_packet_sender"), ("ipv6-rr", "transactions_per_s")
+        noises += [Noise(*other, "generation", generation, 9) for other in others]
+        (found,) = suggest(noises, make_plan())
+        return found
 
     quiet, loud, hopeless = suggested(0.01, 0.005), suggested(0.03, 0.005), suggested(0.03, 0.05)
     assert quiet.generations < loud.generations < MAX_COUNT

@@ -54,3 +54,13 @@ def test_a_relative_spread_keeps_its_size(kind, value):
 def test_what_noise_puts_outside_of_the_range_counts_as_its_end():
     assert ModelScale("share").of(np.array([-0.1, 1.2])).tolist() == [0, math.pi / 2]
     assert ModelScale("amount").of(np.array([-3.0])).tolist() == [0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_cannot_be_leaves_the_range(kind):
+    scale = ModelScale(kind)
+    low, high = scale.ends
+    assert not scale.leaves_range(1.0, -0.9)
+    assert not scale.leaves_range(1.0, 0.5)
+    assert scale.leaves_range(1.0, -1.0) is (low == 0)
+    assert scale.leaves_range(1.0, 0.6) is (high < 2)

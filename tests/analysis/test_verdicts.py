@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special
 
 from bigtcp_bench.analysis.compare import generation_medians
 from bigtcp_bench.analysis.verdicts import (
@@ -206,7 +206,7 @@ def test_a_drift_is_beyond_the_limit_and_chance():
         return len(drift_problems(frame.assign(value=np.exp(level)), plan))
 
     # Sixteen generations in five blocks, each as far from the mean of its block as the noise is.
-    limit = stats.t.ppf(1 - 0.05 / 2 / 2, 16 - 5) * math.sqrt(16 / (16 - 5) * (1 / 2 + 1 / 2))
+    limit = special.stdtrit(16 - 5, 1 - 0.05 / 2 / 2) * math.sqrt(16 / (16 - 5) * (1 / 2 + 1 / 2))
     assert [told(share * limit, 1.0) for share in (-1.01, -0.99, 0.99, 1.01)] == [1, 0, 0, 1]
     assert [told(math.log(1.15) + more, 1e-6) for more in (-0.001, 0.001)] == [0, 1]
     assert told(1.0, 1e-6, last=3) == 0, "it is the first and the last block of an arm that are compared"
