@@ -36,7 +36,7 @@ from tests.support.cluster_state import NAMESPACE, cluster_state
 from bigtcp_bench.cluster import restore
 from bigtcp_bench.cluster.api import LEASE, ClusterApi, Kind
 from bigtcp_bench.cluster.guardian_objects import CRONJOB
-from bigtcp_bench.cluster.pods import FORGOTTEN_S, delete_pods
+from bigtcp_bench.cluster.pods import delete_pods
 from bigtcp_bench.demo.local_airflow import LocalAirflow
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.in_cluster.protocol import GUARDIAN_NAME, LEASE_NAME
@@ -153,7 +153,15 @@ class Place:
             time.sleep(0.05)
         for pid in its:
             kill(pid)
+        # It would start a task that it finds waiting, which fails where the API server does not answer yet.
+        while not self._api_server_answers() and time.monotonic() < deadline:
+            time.sleep(0.2)
         self.start_scheduler()
+
+    def _api_server_answers(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.airflow.url}/api/v2/version", timeout=5):
+            return True
+        return False
 
     def _its_schedulers(self) -> list[int]:
         session = self.airflow.pid()
@@ -423,9 +431,6 @@ def inject(place: Place, name: str, step: str, into_step_s: float) -> Iterator[s
         yield run_guardian(place.api)
         left = differences(before, cluster_state(place.api))
     if name == "all of Airflow killed":
-        if left:
-            # Whoever comes next deletes pods that have ended, once nobody can be waiting for them any more.
-            time.sleep(FORGOTTEN_S)
         place.start_airflow()
         yield f"then {await_end(place, run)}"
         time.sleep(ORPHANS_S)
