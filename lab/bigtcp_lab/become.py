@@ -13,8 +13,9 @@ Nothing may be imported late: once the root has changed, the interpreter's own f
 
 from __future__ import annotations
 
-import marshal
+import json
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -32,12 +33,10 @@ OWN_DIRECTORIES = frozenset(
 CILIUM_DIRECTORY, CILIUM_COMMANDS = "/.lab/cilium", ("cilium-agent", "cilium-dbg")
 """Where the emulated Cilium's scripts are in its containers, and which there are."""
 _OLD_ROOT = "/.machine"
-_ENDINGS = (1, 2, 15)
-"""SIGHUP, SIGINT and SIGTERM, which are meant for the program."""
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+"""Those that the forking process ignores, and those that Python does; a program expects neither."""
 _IMPORTED_BY_EXEC = warnings
 """``os.execvpe`` imports it, which is late."""
-_IGNORED_BY_PYTHON = (13, 25)
-"""SIGPIPE and SIGXFSZ."""
 
 
 def main(control: int, ended: int, stdin: int, stdout: int, stderr: int, *join: int) -> None:
@@ -50,7 +49,7 @@ def main(control: int, ended: int, stdin: int, stdout: int, stderr: int, *join: 
             os.close(stream)
         received = b"".join(iter(lambda: os.read(control, 1 << 16), b""))
         if received:
-            _become(SimpleNamespace(**marshal.loads(received)), control, ended, join)
+            _become(SimpleNamespace(**json.loads(received)), control, ended, join)
     except Exception as error:  # whatever it is, the lab must hear of it
         os.write(control, f"{error}".encode())
     finally:  # never back to what forked this process
@@ -106,7 +105,8 @@ def _execute(launch: SimpleNamespace, control: int) -> None:
         os.setgid(launch.group)
     if launch.user is not None:
         os.setuid(launch.user)
-    syscalls.restore_signals(*_ENDINGS, *_IGNORED_BY_PYTHON)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
     program = launch.argv[0]
     os.write(control, b"ready\n")
     if _is_emulated(launch):

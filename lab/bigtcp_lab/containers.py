@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import marshal
+import json
 import os
 import signal
 import socket
@@ -116,7 +116,7 @@ class ProcessNamespace:
         container = Container(process, ended, streams)
         try:
             await streams.connect()
-            await asyncio.get_running_loop().sock_sendall(ours, marshal.dumps(asdict(launch)))
+            await asyncio.get_running_loop().sock_sendall(ours, json.dumps(asdict(launch)).encode())
             ours.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(_START_TIMEOUT_S):
                 pid, problem = await _answer(ours)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 
 # linux/sched.h
 CLONE_NEWNS = 0x00020000
@@ -23,9 +24,6 @@ MNT_DETACH = 2
 AT_RECURSIVE = 0x8000
 AT_FDCWD = -100
 MOUNT_ATTR_RDONLY = 1
-# signal.h; Python's own module would take longer to import than all the rest
-SIGKILL = 9
-SIG_DFL = ctypes.c_void_p(0)
 # asm-generic/ioctls.h
 TIOCSCTTY = 0x540E
 # linux/prctl.h
@@ -103,7 +101,7 @@ def unmount_lazily(target: str) -> None:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends."""
-    _check(_libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "prctl")
+    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
 
 
 def drop_capabilities_except(kept: set[int]) -> None:
@@ -113,12 +111,6 @@ def drop_capabilities_except(kept: set[int]) -> None:
     for number in range(last + 1):
         if number not in kept:
             _check(_libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0), "prctl")
-
-
-def restore_signals(*numbers: int) -> None:
-    """Let these signals do what they do by default."""
-    for number in numbers:
-        _libc.signal(number, SIG_DFL)
 
 
 def take_terminal(descriptor: int) -> None:
