@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Coroutine, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bigtcp_lab.cilium import ask_agent
 from bigtcp_lab.containers import ProcessNamespace
 from bigtcp_lab.control import with_control
 from bigtcp_lab.controllers import run_controllers
-from bigtcp_lab.faults import LOST_SHARE, SLOW_PATH_MBIT, FaultState
+from bigtcp_lab.faults import FAULTS, LOST_SHARE, SLOW_PATH_MBIT, FaultState
 from bigtcp_lab.fittings import API_PORT, Fittings
 from bigtcp_lab.kubelet import Kubelet
 from bigtcp_lab.listening import ListenAddress, listen
@@ -89,12 +88,9 @@ class Lab:
             Sources(self._store, self._tokens.service_account),
             self._processes,
             root,
-            self._fittings.of,
-            self._fittings.hardships,
-            self._fittings.start_delay_s,
+            self._fittings,
+            self.faults,
             self._pod_limits,
-            partial(self.faults.is_on, "ip-forwarding-hop"),
-            lambda node: not self.faults.is_on("no-service-route", node),
             self._proxy,
         )
         self._kubelets = {
@@ -105,25 +101,15 @@ class Lab:
         for name in self._kubelets:
             self._fittings.write_faults(name)
         self._neighbours = Neighbours(self._processes)
-        for fault in (
-            "slow-path",
-            "outer-veth-64k",
-            "ip-forwarding-hop",
-            "lossy-path",
-            "cilium-drops",
-            "policy-within-node",
-            "noisy-neighbour",
-        ):
+        await objects.seed(self._store, self._fabric.nodes.values(), cilium=self._cilium)
+        for fault in FAULTS:
             for name in ["", *self._kubelets]:
                 if self.faults.is_on(fault, name):
                     self._apply_fault(fault, name, True)
-        await objects.seed(self._store, tuple(map(_lab_node, self._fabric.nodes.values())), cilium=self._cilium)
         await self._start_api(listening)
         for name, kubelet in self._kubelets.items():
             self._keep(f"kubelet {name}", kubelet.run())
             self._keep(f"heartbeat {name}", self._beat(kubelet))
-            if self.faults.is_on("node-dies", name):
-                self._apply_fault("node-dies", name, True)
 
     async def _start_api(self, listening: list[socket.socket]) -> None:
         hosts = [API_ADDRESS, "127.0.0.1", "localhost", "kubernetes.default.svc"]
@@ -272,7 +258,3 @@ class Lab:
             if condition["type"] == "Ready":
                 condition |= {"status": value, "reason": reason, "message": message, "lastTransitionTime": now()}
         await self._store.update(NODES, node, "status")
-
-
-def _lab_node(node: NodeNetwork) -> objects.LabNode:
-    return objects.LabNode(node.name, node.ipv4, node.ipv6, *node.pod_networks, f"zone-{node.name[4:]}")

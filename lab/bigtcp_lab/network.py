@@ -42,16 +42,24 @@ class PodNetwork:
     host_device: str
 
 
-class NodeNetwork:
-    """One node: a namespace with ``eth0`` (the NIC) and the pods' ``lxc…`` devices on one bridge."""
+class LabNode:
+    """A node by its number, from 1: its name and addresses, and those of its pods."""
 
     def __init__(self, number: int) -> None:
         self.name = f"node{number}"
+        self.zone = f"zone-{number}"
         self.ipv4 = f"172.30.0.{FIRST_NODE + number - 1}"
         self.ipv6 = f"fd30::{FIRST_NODE + number - 1}"
         self.pod_prefix_ipv4 = f"10.244.{number - 1}"
         self.pod_prefix_ipv6 = "fd44:" if number == 1 else f"fd44:0:0:{number - 1:x}:"
         self.pod_networks = (f"{self.pod_prefix_ipv4}.0/24", f"{self.pod_prefix_ipv6}:/64")
+
+
+class NodeNetwork(LabNode):
+    """The network of a node: a namespace with ``eth0`` (the NIC) and the pods' ``lxc…`` devices on one bridge."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
         self.namespace = NetworkNamespace()
         self._mac = f"02:30:00:00:00:{FIRST_NODE + number - 1:02x}"
         self._suffixes: Iterator[int] = cycle(range(2, 255))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from bigtcp_lab.api.discovery import NAMESPACES, NODES, PRIORITYCLASSES, resource_of_kind
 from bigtcp_lab.api.server import VERSION
 from bigtcp_lab.api.store import Store, now
+from bigtcp_lab.network import LabNode
 
 Object = dict[str, Any]
 
@@ -21,25 +22,6 @@ _CILIUM = Path(__file__).with_name("cilium-objects.yaml")
 _NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 #: The two classes that every cluster has, with the values Kubernetes gives them.
 _PRIORITIES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
-
-
-@dataclass(frozen=True)
-class LabNode:
-    """A node to be: its name, its addresses, and the ranges of its pods' addresses."""
-
-    name: str
-    ipv4: str
-    ipv6: str
-    pod_cidr_ipv4: str
-    pod_cidr_ipv6: str
-    zone: str
-
-
-#: The lab's nodes, with the addresses of the network that ``network.py`` builds.
-LAB_NODES = (
-    LabNode("node1", "172.30.0.11", "fd30::11", "10.244.0.0/24", "fd44::/64", "zone-1"),
-    LabNode("node2", "172.30.0.12", "fd30::12", "10.244.1.0/24", "fd44:0:0:1::/64", "zone-2"),
-)
 
 
 def node_object(node: LabNode) -> Object:
@@ -56,7 +38,7 @@ def node_object(node: LabNode) -> Object:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node.name, "labels": labels},
-        "spec": {"podCIDR": node.pod_cidr_ipv4, "podCIDRs": [node.pod_cidr_ipv4, node.pod_cidr_ipv6]},
+        "spec": {"podCIDR": node.pod_networks[0], "podCIDRs": list(node.pod_networks)},
         "status": {
             "addresses": [
                 {"type": "InternalIP", "address": node.ipv4},
@@ -110,13 +92,13 @@ def cilium_objects() -> list[Object]:
     return list(yaml.load_all(_CILIUM.read_text(encoding="utf-8"), loader))
 
 
-async def seed(store: Store, nodes: tuple[LabNode, ...] = LAB_NODES, *, cilium: bool = True) -> None:
-    """Put the initial objects into an empty ``store``."""
+async def seed(store: Store, nodes: Iterable[LabNode] = (), *, cilium: bool = True) -> None:
+    """Put the initial objects into an empty ``store``; without ``nodes`` it gets the usual two."""
     for name in _NAMESPACES:
         await store.create(NAMESPACES, {"metadata": {"name": name}})
     for name, value in _PRIORITIES.items():
         await store.create(PRIORITYCLASSES, {"metadata": {"name": name}, "value": value})
-    for node in nodes:
+    for node in nodes or map(LabNode, (1, 2)):
         await store.create(NODES, node_object(node))
     for obj in cilium_objects() if cilium else []:
         resource = resource_of_kind(obj["apiVersion"], obj["kind"])

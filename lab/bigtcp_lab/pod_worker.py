@@ -19,6 +19,8 @@ from bigtcp_lab.api.discovery import PODS
 from bigtcp_lab.api.events import record_event
 from bigtcp_lab.api.store import ApiError, Store, now
 from bigtcp_lab.become import START_ERROR
+from bigtcp_lab.faults import FaultState
+from bigtcp_lab.fittings import Fittings
 from bigtcp_lab.hardship import CGROUP_DIRECTORY
 from bigtcp_lab.images import entrypoint, is_known
 from bigtcp_lab.launch import Bind, Launch
@@ -56,18 +58,10 @@ class Surroundings:
     processes: containers.ProcessNamespace
     #: An empty directory that new roots are built on.
     root: Path
-    #: What every container sees, and the variables that come with it; by (pod, container, node name).
-    fittings: Callable[[Object, Object, str], tuple[list[Bind], dict[str, str]]]
-    #: The faults under which a pod's processes suffer; by (pod, node name).
-    hardships: Callable[[Object, str], list[str]]
-    #: Seconds that a pod waits before it is set up; by (pod, node name).
-    start_delay_s: Callable[[Object, str], float]
+    fittings: Fittings
+    faults: FaultState
     #: The limits that the network plugin gives a pod's devices on this node; raises NetworkNotReady.
     pod_limits: Callable[[NodeNetwork], Awaitable[Limits]]
-    #: Whether new pods reach other nodes by the router.
-    routed: Callable[[], bool]
-    #: Whether new pods on this node have a route to Services; by node name.
-    services: Callable[[str], bool]
     proxy: ServiceProxy
 
 
@@ -226,7 +220,7 @@ class PodWorker:
     async def _set_up(self) -> None:
         """Create volumes and network, again and again until it works."""
         surroundings, node = self._surroundings, self._node
-        await asyncio.sleep(surroundings.start_delay_s(self.pod, node.name))
+        await asyncio.sleep(surroundings.fittings.start_delay_s(self.pod, node.name))
         while True:
             try:
                 self._volumes = await surroundings.sources.volume_directories(
@@ -244,8 +238,11 @@ class PodWorker:
                 await self.event("FailedCreatePodSandBox", message, warning=True)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            services = surroundings.services(node.name)
-            self._network = node.attach_pod(limits, routed=surroundings.routed(), services=services)
+            self._network = node.attach_pod(
+                limits,
+                routed=surroundings.faults.is_on("ip-forwarding-hop"),
+                services=not surroundings.faults.is_on("no-service-route", node.name),
+            )
             surroundings.proxy.add(self._network.namespace)
             self._facts.pod_ips = [self._network.ipv4, self._network.ipv6]
             break
@@ -391,7 +388,7 @@ class PodWorker:
     async def _launch(self, container: RunningContainer) -> Launch:
         """Return what to start; waits for ConfigMaps and Secrets that its environment needs."""
         surroundings, spec, pod = self._surroundings, container.spec, self.pod
-        binds, base = surroundings.fittings(pod, spec, self._node.name)
+        binds, base = surroundings.fittings.of(pod, spec, self._node.name)
         base["HOSTNAME"] = self._hostname
         while True:
             try:
@@ -416,7 +413,7 @@ class PodWorker:
             *binds_of(spec, self._volumes),
             Bind(str(termination), spec["terminationMessagePath"]),
         ]
-        hardships = surroundings.hardships(pod, self._node.name)
+        hardships = surroundings.fittings.hardships(pod, self._node.name)
         if "cpu-limit" in hardships:
             cgroup = self._directory / "cgroup"
             cgroup.mkdir(exist_ok=True)

@@ -17,7 +17,8 @@ from bigtcp_lab.api.pods import set_condition
 from bigtcp_lab.api.store import Store, now
 from bigtcp_lab.controllers import garbage, run_controllers
 from bigtcp_lab.controllers.cronjobs import last_due
-from bigtcp_lab.objects import LAB_NODES, cilium_objects, node_object, seed
+from bigtcp_lab.network import LabNode
+from bigtcp_lab.objects import cilium_objects, node_object, seed
 
 from .api_cluster import ApiCluster, pod, recorded
 from .helpers import eventually
@@ -85,7 +86,7 @@ def test_cilium_has_the_recorded_shape() -> None:
     shape(daemonset, recorded("daemonset-cilium.json"))
     assert crd["spec"]["names"] == recorded("crd-ciliumnodeconfigs.json")["spec"]["names"]
     theirs = recorded("nodes.json")["items"][0]
-    ours = node_object(LAB_NODES[0])
+    ours = node_object(LabNode(1))
     assert ours["spec"] == theirs["spec"]
     assert ours["status"]["addresses"] == theirs["status"]["addresses"]
     assert ours["status"].keys() <= theirs["status"].keys()

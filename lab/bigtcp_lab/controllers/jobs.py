@@ -63,7 +63,7 @@ async def _run(store: Store, job: Object) -> None:
         await record_event(store, job, "DeadlineExceeded", text, warning=True, component=_COMPONENT)
     elif spec.get("suspend"):
         status.pop("startTime")
-        status["conditions"] = [_condition("Suspended")]
+        status["conditions"] = [_condition("Suspended", "JobSuspended", "Job suspended")]
     if "conditions" in status:
         for pod in active:
             await store.delete(PODS, pod["metadata"]["name"], namespace)
@@ -97,14 +97,15 @@ def _failure(reason: str, message: str) -> list[Object]:
     return [_condition("FailureTarget", reason, message), _condition("Failed", reason, message)]
 
 
-def _condition(kind: str, reason: str = "CompletionsReached", message: str = "") -> Object:
+def _condition(
+    kind: str, reason: str = "CompletionsReached", message: str = "Reached expected number of succeeded pods"
+) -> Object:
     time = now()
     return {
         "type": kind,
         "status": "True",
-        "reason": "JobSuspended" if kind == "Suspended" else reason,
-        "message": message
-        or ("Job suspended" if kind == "Suspended" else "Reached expected number of succeeded pods"),
+        "reason": reason,
+        "message": message,
         "lastProbeTime": time,
         "lastTransitionTime": time,
     }
