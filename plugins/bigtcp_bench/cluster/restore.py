@@ -278,7 +278,7 @@ def put_back(
     means = means_of(image, secrets, hands.cilium.agent_ready_s)
     if state is None:
         # The run died before it had changed anything.
-        holding.delete_pods(hands, hold, means.all_pods, report.did, report.note)
+        holding.delete_pods(hands, hold, means.all_pods, report)
         return
     in_flight, by = annotations_of(seen).get(IN_FLIGHT, ""), f"a restore ({reason})"
     core.put_back(hands, hold, state, report, means, in_flight=in_flight, by=by, settle_s=settle_s)

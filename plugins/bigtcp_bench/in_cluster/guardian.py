@@ -265,7 +265,7 @@ class Guardian:
     def _tidy(self, lease: Json | None, own: Mapping[str, Json | None]) -> None:
         """Delete itself, and the pods of a run that died before it had saved, and so changed, anything."""
         holder = ((lease or {}).get("spec") or {}).get("holderIdentity") or ""
-        owner = holder[len(protocol.REVOKED) :] if holder.startswith(protocol.REVOKED) else holder
+        owner = holder.removeprefix(protocol.REVOKED)
         if not owner:
             self._retire(own)
             return
@@ -274,7 +274,7 @@ class Guardian:
             say("somebody else took the cluster at the same moment; nothing to do")
             return
         try:
-            holding.delete_pods(self.hands, hold, self.means.all_pods, say)
+            holding.delete_pods(self.hands, hold, self.means.all_pods, holding.Report(say))
             self._retire(own, before=hold.check)
             hold.release()
         except (Lost, Refused) as error:

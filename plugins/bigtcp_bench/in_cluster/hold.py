@@ -255,13 +255,7 @@ def forget_state(hands: Hands, before: Check) -> None:
                 raise
 
 
-def delete_pods(
-    hands: Hands,
-    hold: Hold,
-    labels: str,
-    did: Callable[[str], object],
-    note: Callable[[str], object] | None = None,
-) -> None:
+def delete_pods(hands: Hands, hold: Hold, labels: str, report: Report) -> None:
     """Delete the benchmark's pods that have ``labels`` (a selector) and wait until they are gone."""
     names: dict[str, None] = {}
     for _ in hold.waiting(60):
@@ -276,7 +270,7 @@ def delete_pods(
                 hands.delete(path, uid=meta["uid"], before=hold.check, gracePeriodSeconds=1)
     else:
         # Pods on a node that is away stop nobody from putting the configuration back.
-        (note or did)(f"benchmark pods are still there 60 s after they were deleted: {', '.join(names)}")
+        report.note(f"benchmark pods are still there 60 s after they were deleted: {', '.join(names)}")
         return
     if names:
-        did(f"deleted benchmark pods {', '.join(names)}")
+        report.did(f"deleted benchmark pods {', '.join(names)}")

@@ -133,7 +133,7 @@ class Restoration:
             self.hold.note(IN_FLIGHT=None)
 
     def _delete_pods(self, labels: str) -> None:
-        delete_pods(self.hands, self.hold, labels, self.report.did, self.report.note)
+        delete_pods(self.hands, self.hold, labels, self.report)
 
     def _note_undone(self, *, changed: bool) -> None:
         """Note on the Lease when the settings were undone: in this restore, or in one that got no further."""
