@@ -17,9 +17,13 @@ import urllib.request
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bigtcp_bench.errors import BenchError
 from bigtcp_bench.resources import dags_dir
+
+if TYPE_CHECKING:
+    from bigtcp_bench.warehouse.store import Warehouse
 
 #: Everything that demo and up create lies below this folder of the current directory; never in the user's home.
 DEFAULT_FOLDER = Path(".bigtcp")
@@ -151,6 +155,12 @@ class LocalAirflow:
         folder = self.home / "config"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "airflow_local_settings.py").write_text(_LOCAL_SETTINGS, encoding="utf-8")
+
+    def warehouse(self) -> Warehouse:
+        """Return the warehouse of its runs."""
+        from bigtcp_bench.warehouse.store import Warehouse
+
+        return Warehouse(f"sqlite:///{self.warehouse_file}")
 
     def check_port(self) -> None:
         """Raise BenchError if another program has the port."""

@@ -48,13 +48,10 @@ def run_demo(folder: Path, plan_name: str, kubeconfig: Path | None = None) -> in
         telling.say(f"{plan_text(plan)}; {about(*telling.expected_s)} in all")
         telling.say("preparing Airflow's database")
         prepared = background.submit(airflow.prepare)
-        from bigtcp_bench.warehouse.store import Warehouse
-
         # What a killed demo left behind.
         _session(airflow).end(patience_s=1)
         with _lab(airflow.kubeconfig.parent, telling.say) if kubeconfig is None else nullcontext():
-            warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
-            warehouse.migrate()
+            airflow.warehouse().migrate()
             prepared.result()
             telling.say(f"running the DAG {DAG_ID} through Airflow on {airflow.cluster}")
             _run_dag(airflow, plan_name, telling)
@@ -121,11 +118,9 @@ def _run_dag(airflow: LocalAirflow, plan_name: str, telling: Telling) -> None:
             _session(airflow).end(patience_s=1)
             if process.poll() not in (0, 1):
                 from bigtcp_bench.cluster.api import ClusterApi
-                from bigtcp_bench.warehouse.store import Warehouse
 
-                warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
                 api = ClusterApi.from_kubeconfig(airflow.kubeconfig)
-                put_back(api, warehouse, airflow.installation, telling.say)
+                put_back(api, airflow.warehouse(), airflow.installation, telling.say)
     if process.returncode not in (0, 1):
         raise BenchError(f"Airflow ended with status {process.returncode}; see {log_path}")
 
@@ -175,9 +170,8 @@ def _report(airflow: LocalAirflow, telling: Telling) -> int:
     from bigtcp_bench.report.html import write_report
     from bigtcp_bench.report.verdict import verdict_lines
     from bigtcp_bench.report.view import RunView
-    from bigtcp_bench.warehouse.store import Warehouse
 
-    warehouse = Warehouse(f"sqlite:///{airflow.warehouse_file}")
+    warehouse = airflow.warehouse()
     runs = warehouse.runs_frame(limit=1)
     if runs.empty:
         raise BenchError(f"the run ended before it stored anything; see {airflow.home / 'demo.log'}")
