@@ -120,6 +120,7 @@ class IperfGenerationOperator(KubernetesPodOperator):
         """Measure behind the run's fence, begin what comes next, and return what ``execute`` does."""
         from bigtcp_bench.cluster import pods
         from bigtcp_bench.cluster.lease import Fence
+        from bigtcp_bench.cluster.services import open_service
 
         plan = store.plan_of(generation.run)
         fence = Fence(api, generation.run_key)
@@ -129,11 +130,11 @@ class IperfGenerationOperator(KubernetesPodOperator):
             discard_end(api, generation)
             server = self._running_server(api, generation) if self._client_runs(context) else None
             if server is None:
-                server = self._fresh_server(api, fence, generation, plan, first=_is_first_try(context))
+                server = self._fresh_server(api, fence, generation, plan, first=context["ti"].try_number == 1)
             token = pods.orders_in(server)["token"]
             # The provider logs a pod that cannot be created as a whole.
             mask_secret(token)
-            service = self._service(api, fence, generation, server)
+            service = open_service(api, server, before=fence.check) if generation.has_service else None
             orders = orders_of(generation, plan, pods.pod_addresses(server), token, service)
             self.pod_template_dict = client_pod(generation, plan, orders)
             self._stored = _Stored(api, store, generation, orders)
@@ -251,15 +252,6 @@ class IperfGenerationOperator(KubernetesPodOperator):
         return manager
 
     @staticmethod
-    def _service(
-        api: ClusterApi, fence: Fence, generation: Generation, server: dict[str, Any]
-    ) -> dict[str, str] | None:
-        """Return the addresses of the generation's Service, where something goes through one."""
-        from bigtcp_bench.cluster.services import open_service
-
-        return open_service(api, server, before=fence.check) if generation.has_service else None
-
-    @staticmethod
     def _remove(api: ClusterApi, generation: Generation, server: dict[str, Any], *, wait: bool) -> None:
         """Delete the pods of the run, and before them the Service, which the cluster would delete later."""
         from bigtcp_bench.cluster import pods
@@ -282,11 +274,6 @@ class IperfGenerationOperator(KubernetesPodOperator):
         pods.delete_pods(api, before=fence.check, keep=prepared["metadata"]["name"] if prepared else "")
         server = prepared or create_server(api, fence, generation, plan)
         return pods.wait_addressed(api, server["metadata"]["name"], in_service=generation.has_service)
-
-
-def _is_first_try(context: Context) -> bool:
-    """Return whether nobody has measured this generation before, with the server that was prepared for it."""
-    return bool(context["ti"].try_number == 1)
 
 
 def _runs_on(runs: Callable[[V1Pod, str], bool], pod: V1Pod, container_name: str) -> bool:

@@ -43,7 +43,7 @@ def dag_params() -> dict[str, Param]:
             type="string",
             enum=plan_names(),
             title="Plan",
-            description_md="What to measure. " + " ".join(f"**{name}**: {text}." for name, text in _plans()),
+            description_md="What to measure. " + " ".join(map(_description, plan_names())),
         ),
         "scenarios": Param(
             None,
@@ -123,17 +123,14 @@ def refuse_unknown(params: Mapping[str, Any], allowed: Sequence[str]) -> None:
             )
 
 
-def _plans() -> list[tuple[str, str]]:
-    """Return every plan with what it is for, in its own words."""
-    return [(name, _description(name)) for name in plan_names()]
-
-
 def _description(name: str) -> str:
+    """Return what a plan is for, in its own words."""
     try:
-        return load_plan(name).description.rstrip(".")
+        text = load_plan(name).description.rstrip(".")
     except InvalidInput:
         # A run with it says what is wrong; the form and all other plans stay usable.
-        return "cannot be used"
+        text = "cannot be used"
+    return f"**{name}**: {text}."
 
 
 def _integer(name: str, title: str, section: str | None = None) -> Param:

@@ -9,7 +9,6 @@ from bigtcp_bench.cluster import saved_state
 from bigtcp_bench.cluster.agent_settings import (
     NODE_PREFIX,
     PENDING_ADVICE,
-    elsewhere_text,
     merging_of,
     pending_text,
 )
@@ -190,8 +189,7 @@ def _correcting(daemonset: JsonObject, config: JsonObject) -> str:
     """Return who puts Cilium's objects back when they are changed, as a finding; empty if nobody says so."""
     found: set[str] = set()
     for item in (daemonset, config):
-        meta = item["metadata"]
-        present = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
+        present = _marks(item)
         found |= {tool for mark, tool in GITOPS_MARKS.items() if mark in present}
         if present.get(ADDON_MODE) == "Reconcile":
             found.add("the addon manager")
@@ -199,6 +197,12 @@ def _correcting(daemonset: JsonObject, config: JsonObject) -> str:
             found.add("Argo CD (label tracking) or a similar tool")
     source = "in Git" if found <= {*GITOPS_MARKS.values()} else "at their source"
     return f"{' and '.join(sorted(found))} keeps Cilium's objects as they are {source}" if found else ""
+
+
+def _marks(item: JsonObject) -> dict[str, str]:
+    """Return the labels and annotations of an object."""
+    meta = item["metadata"]
+    return {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
 
 
 def _kind(source: str) -> str:
@@ -209,8 +213,7 @@ def manager_checks(daemonset: JsonObject, config: JsonObject, plan: Plan) -> Ite
     """Judge who else looks after Cilium's objects, and what they would do about our changes."""
     managers: set[str] = set()
     for item in (daemonset, config):
-        meta = item["metadata"]
-        present = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
+        present = _marks(item)
         managers |= {present[MANAGED_BY]} if MANAGED_BY in present else set()
     others, correcting = sorted(managers - {"Helm"}), _correcting(daemonset, config)
     if correcting and plan.scope == "nodes":
@@ -296,11 +299,6 @@ def pending_checks(node: str, pending: Sequence[Difference] | None) -> Iterator[
         yield Check("pending settings", node, "warn", found, advice)
     elif pending:
         yield Check("pending settings", node, "fail", pending_text(pending), PENDING_ADVICE)
-
-
-def elsewhere_check(pending: Mapping[str, Sequence[Difference]]) -> Check:
-    """Tell what the next start of agents on nodes that are not measured would change; scope cluster starts all."""
-    return Check("pending settings", "", "fail", elsewhere_text(pending), PENDING_ADVICE)
 
 
 def agent_checks(node: str, cilium: Cilium, status: AgentStatus, config: JsonObject) -> Iterator[Check]:

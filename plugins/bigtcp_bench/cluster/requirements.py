@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bigtcp_bench.cluster import (
@@ -241,7 +241,8 @@ def judge(
             checks.append(cilium_checks.tunnel_check(node.name, cilium, agent.status, probed))
             checks += node_checks.device_checks(node, agent.status, agent.merged, probed, plan, seen.abandoned)
     if seen.pending_elsewhere and not seen.abandoned:
-        checks.append(cilium_checks.elsewhere_check(seen.pending_elsewhere))
+        found = agent_settings.elsewhere_text(seen.pending_elsewhere)
+        checks.append(Check("pending settings", "", "fail", found, agent_settings.PENDING_ADVICE))
     checks.append(node_checks.alike_check(pair, probes, statuses))
     if unreachable is not None:
         checks += node_checks.reach_checks(pair, plan, unreachable)
@@ -284,16 +285,11 @@ def _hold(api: ClusterApi, holder: str | None) -> tuple[list[Check], bool]:
         advice = "wait for its end; if it has crashed, its hold ends by itself"
         return [Check("lease", "", "fail", f"held by {lease.owner}, renewed {age:.0f} s ago", advice)], False
     abandoned = restore.leftovers(api)
-    return list(_free(abandoned, f"held by this run ({holder})" if live else "free")), bool(abandoned)
-
-
-def _free(abandoned: list[str], lease: str) -> Iterator[Check]:
-    yield Check("lease", "", "pass", lease)
+    advice = "put back first, when the cluster is taken for a run; or at once by bigtcp-bench restore"
+    free = Check("lease", "", "pass", f"held by this run ({holder})" if live else "free")
     if abandoned:
-        advice = "put back first, when the cluster is taken for a run; or at once by bigtcp-bench restore"
-        yield Check("leftovers", "", "warn", ", ".join(abandoned), advice)
-    else:
-        yield Check("leftovers", "", "pass", "none")
+        return [free, Check("leftovers", "", "warn", ", ".join(abandoned), advice)], True
+    return [free, Check("leftovers", "", "pass", "none")], False
 
 
 def _rights(api: ClusterApi, plan: Plan, cilium: Cilium, pair: NodePair) -> Check:

@@ -6,7 +6,6 @@ The pod owns it. So whoever deletes the pod (the next run, the restore, the guar
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,7 +27,7 @@ _SELECTED_BY = (pods.RUN_LABEL, "bigtcp-bench/generation")
 
 def build_service(server: Mapping[str, Any]) -> JsonObject:
     """Return the Service of a stored ``server`` pod, to be created."""
-    service = copy.deepcopy(load_manifest("service.yaml"))
+    service = load_manifest("service.yaml")
     meta = server["metadata"]
     service["metadata"]["ownerReferences"] = [
         {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}

@@ -59,12 +59,8 @@ def close_run(step: DagRunStep) -> Result:
     # Judged or told once more, it ended when it ended.
     ended = row["finished_at"]
     step.warehouse.finish_run(step.number, status, reasons, finished_at=ended)
-    telling.diagnose(step)
-    view = telling.view_of(step)
-    if states.get("notify") != "success" or restored is None or restored["state"] == "not_verified":
-        telling.print_summary(view)
-    telling.note_headline(step, view)
-    telling.tell_slack(step, view, budget_s=300)
+    untold = states.get("notify") != "success" or restored is None or restored["state"] == "not_verified"
+    _tell_end(step, print_summary=untold, budget_s=300)
     if status != "valid":
         raise AirflowFailException(f"the run is {status}: {reasons[0]}")
     return {"status": status}
@@ -86,13 +82,19 @@ def close_unopened(step: DagRunStep, failure: BaseException) -> None:
             result = {"state": "not_verified", "detail": str(cause)}
             step.warehouse.update_run(number, restore_result=result)
         step.warehouse.finish_run(number, "failed", reasons)
-        telling.diagnose(step)
-        view = telling.view_of(step)
-        telling.print_summary(view)
-        telling.note_headline(step, view)
-        telling.tell_slack(step, view, budget_s=60)
+        _tell_end(step, print_summary=True, budget_s=60)
     except Exception as error:
         say(f"the run could not be closed: {first_line(error)}")
+
+
+def _tell_end(step: DagRunStep, *, print_summary: bool, budget_s: float) -> None:
+    """Tell how the run ended, wherever runs are told."""
+    telling.diagnose(step)
+    view = telling.view_of(step)
+    if print_summary:
+        telling.print_summary(view)
+    telling.note_headline(step, view)
+    telling.tell_slack(step, view, budget_s=budget_s)
 
 
 def _restored(step: DagRunStep) -> RestoreReport:
