@@ -7,18 +7,13 @@ import http.client
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from bigtcp_lab import containers
 from bigtcp_lab.become import START_ERROR
-from bigtcp_lab.namespaces import NetworkNamespace
 
 if TYPE_CHECKING:
     from bigtcp_lab.pod_worker import PodWorker, RunningContainer
-
-Run = Callable[[list[str]], Awaitable[int]]
-"""Runs a command in the container and returns its exit code."""
 
 _IMPATIENCE_S = 0.2
 """Between attempts of a probe that has not succeeded yet (a kubelet waits for its whole period)."""
@@ -78,12 +73,29 @@ class Probing:
         """Probe once, or ``patiently`` for one period until it succeeds, so that nobody waits in vain."""
         loop = asyncio.get_running_loop()
         end = loop.time() + probe["periodSeconds"]
-        network = self._worker.network
         while True:
-            problem = await check(probe, self._container.spec, network, self._address, self._run)
+            problem = await self._check_once(probe)
             if not problem or not patiently or loop.time() >= end:
                 return problem
             await asyncio.sleep(_IMPATIENCE_S)
+
+    async def _check_once(self, probe: dict[str, Any]) -> str:
+        """Return an empty string when ``probe`` succeeds, else why not, as a kubelet words it."""
+        run, timeout_s = self._worker.network.run, probe["timeoutSeconds"]
+        try:
+            async with asyncio.timeout(timeout_s):
+                if "exec" in probe:
+                    code = await self._run(probe["exec"]["command"])
+                    return "" if code == 0 else f"command failed with exit code {code}"
+                kind = "httpGet" if "httpGet" in probe else "tcpSocket"
+                target = probe[kind]
+                host = target.get("host") or self._address
+                port = _port(target["port"], self._container.spec)
+                if kind == "tcpSocket":
+                    return await asyncio.to_thread(run, lambda: _connect(host, port, timeout_s))
+                return await asyncio.to_thread(run, lambda: _get(target, host, port, timeout_s))
+        except TimeoutError:
+            return f"timeout: no answer within {timeout_s}s"
 
     async def _run(self, command: list[str]) -> int:
         nowhere = asyncio.subprocess.DEVNULL
@@ -96,30 +108,6 @@ class Probing:
         finally:
             process.signal(signal.SIGKILL)
             process.close()
-
-
-async def check(
-    probe: dict[str, Any], container: dict[str, Any], network: NetworkNamespace, address: str, run: Run
-) -> str:
-    """Return an empty string when ``probe`` succeeds, else why not, as a kubelet words it.
-
-    ``address`` is the pod's, for probes that name no host.
-    """
-    timeout_s = probe["timeoutSeconds"]
-    try:
-        async with asyncio.timeout(timeout_s):
-            if "exec" in probe:
-                code = await run(probe["exec"]["command"])
-                return "" if code == 0 else f"command failed with exit code {code}"
-            kind = "httpGet" if "httpGet" in probe else "tcpSocket"
-            target = probe[kind]
-            host = target.get("host") or address
-            port = _port(target["port"], container)
-            if kind == "tcpSocket":
-                return await asyncio.to_thread(network.run, lambda: _connect(host, port, timeout_s))
-            return await asyncio.to_thread(network.run, lambda: _get(target, host, port, timeout_s))
-    except TimeoutError:
-        return f"timeout: no answer within {timeout_s}s"
 
 
 def _port(port: int | str, container: dict[str, Any]) -> int:

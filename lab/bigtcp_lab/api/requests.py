@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import yaml
@@ -13,6 +12,7 @@ from starlette.requests import Request
 
 from . import protobuf, status
 from .runtime_protocol import LogOptions
+from .store import seconds_since
 
 Object = dict[str, Any]
 
@@ -107,8 +107,7 @@ def log_options(query: QueryParams) -> LogOptions:
     """Return which part of a log is asked for."""
     since_s = integer(query, "sinceSeconds")
     if since_time := query.get("sinceTime"):
-        start = datetime.fromisoformat(since_time.replace("Z", "+00:00"))
-        since_s = max(1, round((datetime.now(UTC) - start).total_seconds()))
+        since_s = max(1, round(seconds_since(since_time)))
     return LogOptions(
         follow=boolean(query, "follow"),
         previous=boolean(query, "previous"),

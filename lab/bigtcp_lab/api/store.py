@@ -58,7 +58,7 @@ def now() -> str:
 
 def seconds_since(stamp: str) -> float:
     """Return how many seconds ago ``stamp``, of Kubernetes, was."""
-    return (datetime.now(UTC) - datetime.fromisoformat(stamp.replace("Z", "+00:00"))).total_seconds()
+    return (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
 
 
 @dataclass(frozen=True)

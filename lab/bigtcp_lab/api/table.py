@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
+from .conditions import condition
 from .discovery import Resource
+from .store import seconds_since
 
 Object = dict[str, Any]
 #: Name, whether only shown with ``-o wide``, and the cell of an object.
@@ -70,11 +71,7 @@ def age(timestamp: str | None) -> str:
     """Return how long ago ``timestamp`` was, in kubectl's short form (``42s``, ``3m7s``, ``5h``, ``2d``)."""
     if not timestamp:
         return "<unknown>"
-    return _duration((datetime.now(UTC) - _time(timestamp)).total_seconds())
-
-
-def _time(timestamp: str) -> datetime:
-    return datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
+    return _duration(seconds_since(timestamp))
 
 
 def _duration(seconds: float) -> str:
@@ -144,8 +141,7 @@ def _pod_restarts(pod: Object) -> str:
 
 
 def _node_status(node: Object) -> str:
-    conditions = {c["type"]: c["status"] for c in (node.get("status") or {}).get("conditions") or []}
-    ready = {"True": "Ready", "False": "NotReady"}.get(conditions.get("Ready", ""), "Unknown")
+    ready = {"True": "Ready", "False": "NotReady"}.get(condition(node, "Ready"), "Unknown")
     return f"{ready},SchedulingDisabled" if (node.get("spec") or {}).get("unschedulable") else ready
 
 
@@ -161,8 +157,11 @@ def _node_ip(node: Object) -> str:
 
 
 def _selector(obj: Object) -> str:
-    selector = obj["spec"].get("template", {}).get("spec", {}).get("nodeSelector") or {}
-    return ",".join(f"{key}={value}" for key, value in selector.items()) or "<none>"
+    return _pairs(obj["spec"].get("template", {}).get("spec", {}).get("nodeSelector"))
+
+
+def _pairs(labels: Object | None) -> str:
+    return ",".join(f"{key}={value}" for key, value in (labels or {}).items()) or "<none>"
 
 
 def _service_ports(service: Object) -> str:
@@ -171,32 +170,32 @@ def _service_ports(service: Object) -> str:
 
 
 def _service_selector(service: Object) -> str:
-    selector = (service.get("spec") or {}).get("selector") or {}
-    return ",".join(f"{key}={value}" for key, value in selector.items()) or "<none>"
+    return _pairs((service.get("spec") or {}).get("selector"))
 
 
 def _endpoints(endpoints: Object) -> str:
-    """Return the first three, as kubectl does, and how many more there are."""
     found = [
         f"[{one['ip']}]:{port['port']}" if ":" in one["ip"] else f"{one['ip']}:{port['port']}"
         for subset in endpoints.get("subsets") or []
         for port in subset.get("ports") or []
         for one in subset.get("addresses") or []
     ]
-    more = f" + {len(found) - 3} more..." if len(found) > 3 else ""
-    return ",".join(found[:3]) + more or "<none>"
+    return _first_three(found) or "<none>"
 
 
 def _slice_endpoints(endpoints: Object) -> str:
     found = [address for one in endpoints.get("endpoints") or [] for address in one["addresses"]]
-    more = f" + {len(found) - 3} more..." if len(found) > 3 else ""
-    return ",".join(found[:3]) + more or "<unset>"
+    return _first_three(found) or "<unset>"
+
+
+def _first_three(found: list[str]) -> str:
+    """Return how kubectl lists addresses: the first ones, and how many more there are."""
+    return ",".join(found[:3]) + (f" + {len(found) - 3} more..." if len(found) > 3 else "")
 
 
 def _job_status(job: Object) -> str:
-    conditions = (job.get("status") or {}).get("conditions") or []
-    held = {c["type"] for c in conditions if c["status"] == "True"}
-    return next((kind for kind in ("Complete", "Failed", "Suspended") if kind in held), "Running")
+    kinds = ("Complete", "Failed", "Suspended")
+    return next((kind for kind in kinds if condition(job, kind) == "True"), "Running")
 
 
 def _job_completions(job: Object) -> str:
@@ -207,8 +206,8 @@ def _job_duration(job: Object) -> str:
     status = job.get("status") or {}
     if "startTime" not in status:
         return ""
-    end = _time(status["completionTime"]) if "completionTime" in status else datetime.now(UTC)
-    return _duration((end - _time(status["startTime"])).total_seconds())
+    ended_s = seconds_since(status["completionTime"]) if "completionTime" in status else 0
+    return _duration(seconds_since(status["startTime"]) - ended_s)
 
 
 def _cronjob_last(cronjob: Object) -> str:

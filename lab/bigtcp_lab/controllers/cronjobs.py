@@ -75,7 +75,7 @@ def last_due(cronjob: Object, time: datetime) -> datetime | None:
     """
     spec, zone = cronjob["spec"], ZoneInfo(cronjob["spec"].get("timeZone") or "UTC")
     text = (cronjob.get("status") or {}).get("lastScheduleTime") or cronjob["metadata"]["creationTimestamp"]
-    last = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    last = datetime.fromisoformat(text)
     local = time.astimezone(zone)
     # croniter's "previous" is strictly before its start: a moment that is exactly now is due, too
     due = croniter(spec["schedule"], local + timedelta(microseconds=1)).get_prev(datetime).astimezone(UTC)

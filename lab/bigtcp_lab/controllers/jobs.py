@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigtcp_lab.api.conditions import is_ready
+from bigtcp_lab.api.conditions import condition, is_ready
 from bigtcp_lab.api.discovery import JOBS, PODS
 from bigtcp_lab.api.events import record_event
 from bigtcp_lab.api.store import Store, now, seconds_since
@@ -35,9 +35,7 @@ async def reconcile(store: Store) -> float | None:
 
 def finished(job: Object) -> str | None:
     """Return ``Complete`` or ``Failed`` for a job that has ended, else ``None``."""
-    conditions = (job.get("status") or {}).get("conditions") or []
-    held = [c["type"] for c in conditions if c["status"] == "True"]
-    return next((kind for kind in ("Complete", "Failed") if kind in held), None)
+    return next((kind for kind in ("Complete", "Failed") if condition(job, kind) == "True"), None)
 
 
 async def _run(store: Store, job: Object) -> None:
