@@ -11,7 +11,7 @@ from bigtcp_bench.cluster.api import ApiProblem, ClusterApi, NotFound
 from bigtcp_bench.cluster.cilium import Cilium
 from bigtcp_bench.errors import SwitchFailed
 from bigtcp_bench.in_cluster.hold import Check, Means, NotRestored, Refused
-from bigtcp_bench.in_cluster.protocol import Json, crashes, waiting_reason
+from bigtcp_bench.in_cluster.protocol import Json
 from bigtcp_bench.in_cluster.treatment import settings_of
 from bigtcp_bench.readings.orders import ProbeOrders
 
@@ -81,9 +81,8 @@ class ClusterHands:
                 return False
         return True
 
-    def told(self, namespace: str, agent: Json) -> dict[str, str]:
+    def told(self, agent: Json) -> dict[str, str]:
         """Return key → value as this agent was told when it started; those of BIG TCP at least."""
-        del namespace
         pod = agent["metadata"]["name"]
         with _refusing():
             try:
@@ -91,10 +90,6 @@ class ClusterHands:
             except SwitchFailed as error:
                 raise NotRestored(str(error)) from error
         return {**(settings or {}), **settings_of(merged)}
-
-    def waits_for(self, agent: Json) -> tuple[str, bool]:
-        """Return what an agent that is not Ready waits for, and whether it ends again and again."""
-        return waiting_reason(agent), crashes(agent)
 
     def devices(self, node: str, pod: str) -> dict[str, dict[str, Any]]:
         """Return device → limit → bytes from the log of a probe pod."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bigtcp_bench.cluster.api import CONFIGMAP
 from bigtcp_bench.cluster.cilium import Cilium
 from bigtcp_bench.in_cluster.hold import LEASE, Check, Hands
 from bigtcp_bench.in_cluster.protocol import AGENT_LABELS, CONFIGMAP_NAME, Json, is_agent, merged_settings
@@ -114,7 +115,7 @@ class Rehearsal:
             self._objects[path] = None
         return True
 
-    def told(self, namespace: str, agent: Json) -> dict[str, str]:
+    def told(self, agent: Json) -> dict[str, str]:
         """Return what an agent has been told by then."""
         node = agent["spec"]["nodeName"]
         if self._restarts(node):
@@ -122,12 +123,8 @@ class Rehearsal:
         elif node in self.pretended:
             told = self.pretended[node]
         else:
-            return self.real.told(namespace, agent)
+            return self.real.told(agent)
         return settings_of(told)
-
-    def waits_for(self, agent: Json) -> tuple[str, bool]:
-        """Return what an agent waits for."""
-        return self.real.waits_for(agent)
 
     def devices(self, node: str, pod: str) -> dict[str, dict[str, Any]]:
         """Return the limits that the devices of ``node`` are to have."""
@@ -135,8 +132,7 @@ class Rehearsal:
         return {device: dict(limits) for device, limits in self.limits.get(node, {}).items()}
 
     def _by_rules(self, node: str) -> dict[Any, bool]:
-        where = f"/api/v1/namespaces/{self.cilium.namespace}/configmaps/{CONFIGMAP_NAME}"
-        data = (self.get(where) or {}).get("data") or {}
+        data = (self.get(CONFIGMAP.path(self.cilium.namespace, CONFIGMAP_NAME)) or {}).get("data") or {}
         kind = self.cilium.node_config
         configs = self.select(kind.path(self.cilium.namespace)) if kind is not None else []
         labels = ((self.get(f"/api/v1/nodes/{node}") or {}).get("metadata") or {}).get("labels") or {}

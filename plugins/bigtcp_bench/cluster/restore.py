@@ -292,9 +292,8 @@ def _what_is_left(hands: ClusterHands | Rehearsal, lease: JsonObject | None, own
     cilium = hands.cilium
     noted = annotations_of(lease).get(protocol.NODES, "").split(",")
     labelled = [node["metadata"]["name"] for node in hands.select(holding.NODES, WINDOW)]
-    where = f"/namespaces/{cilium.namespace}"
-    config_map = hands.get(f"/api/v1{where}/configmaps/{CONFIGMAP_NAME}") or {"metadata": {}}
-    rolled = restarted_by(hands.get(f"/apis/apps/v1{where}/daemonsets/{cilium.daemonset}"))
+    config_map = hands.get(CONFIGMAP.path(cilium.namespace, CONFIGMAP_NAME)) or {"metadata": {}}
+    rolled = restarted_by(hands.get(DAEMONSET.path(cilium.namespace, cilium.daemonset)))
     wrote = annotations_of(lease).get(protocol.WROTE, "")
     changed = ARM in annotations_of(config_map) or rolled is not None or bool(wrote)
     return SavedState(

@@ -105,13 +105,9 @@ class Api:
             raise
         return True
 
-    def told(self, namespace: str, agent: Json) -> dict[str, str]:
+    def told(self, agent: Json) -> dict[str, str]:
         """Say that it may not ask."""
-        raise Refused(f"no command may be run in pod {namespace}/{agent['metadata']['name']}", 403)
-
-    def waits_for(self, agent: Json) -> tuple[str, bool]:
-        """Return what an agent that is not Ready waits for, and whether it ends again and again."""
-        return protocol.waiting_reason(agent), protocol.crashes(agent)
+        raise Refused(f"no command may be run in pod {agent['metadata']['name']}", 403)
 
     def devices(self, node: str, pod: str) -> dict[str, dict[str, Any]]:
         """Return device → what the kernel of ``node`` says of it, from the log of a probe pod."""

@@ -71,14 +71,11 @@ class Hands(Protocol):
     def delete(self, path: str, *, uid: str | None = None, before: Check | None = None, **options: Any) -> bool:
         """Delete an object; False if it was gone already. 409 if it is not the one with ``uid``."""
 
-    def told(self, namespace: str, agent: Json) -> dict[str, str]:
+    def told(self, agent: Json) -> dict[str, str]:
         """Return key → value as this agent was told when it started, those of BIG TCP at least.
 
         Only if ``sees_all``.
         """
-
-    def waits_for(self, agent: Json) -> tuple[str, bool]:
-        """Return what an agent that is not Ready waits for, in words, and whether waiting is in vain."""
 
     def devices(self, node: str, pod: str) -> dict[str, dict[str, Any]]:
         """Return device → limit → bytes from the log of the probe ``pod`` that has ended on ``node``."""

@@ -35,6 +35,7 @@ from bigtcp_bench.in_cluster.protocol import (
     SavedState,
     annotations_of,
     changed_keys,
+    crashes,
     epoch,
     is_agent,
     is_ready,
@@ -45,6 +46,7 @@ from bigtcp_bench.in_cluster.protocol import (
     restarted_by,
     rollout_state,
     template_annotation,
+    waiting_reason,
     words,
 )
 from bigtcp_bench.in_cluster.treatment import ALL_LIMITS, CLASSIC_MAX_PACKET_BYTES, KEYS
@@ -231,7 +233,7 @@ class Restoration:
         return bool(wanted == saved.merged and saved.limits and not replaced)
 
     def _told(self, agent: Json) -> dict[str, bool]:
-        told = treatment.told(self.hands.told(self.state.cilium_namespace, agent))
+        told = treatment.told(self.hands.told(agent))
         return {str(family): on for family, on in told.items()}
 
     def _is_stale(
@@ -301,7 +303,7 @@ class Restoration:
         """Keep what an agent that is to be restarted was told; one that does not say is left out."""
         if self.hands.sees_all and agent is not None and is_ready(agent):
             with contextlib.suppress(Refused, NotRestored):
-                self._told_before[node] = self.hands.told(self.state.cilium_namespace, agent)
+                self._told_before[node] = self.hands.told(agent)
 
     def _note_changed(self, node: str, ready: Json) -> None:
         """Say what the restart of an agent has put in force besides."""
@@ -323,7 +325,7 @@ class Restoration:
     def _changed(self, node: str, agent: Json) -> str:
         """Return the keys that an agent was told otherwise before its restart; empty where that is not known."""
         before = self._told_before.pop(node, {})
-        return changed_keys(before, self.hands.told(self.state.cilium_namespace, agent)) if before else ""
+        return changed_keys(before, self.hands.told(agent)) if before else ""
 
     def _note_in_force(self, changed: str, where: str) -> None:
         if changed:
@@ -348,9 +350,8 @@ class Restoration:
                 continue
             if is_ready(pod):
                 return pod
-            text, in_vain = self.hands.waits_for(pod)
-            seen = f"pod {pod['metadata']['name']} {text}"
-            if in_vain:
+            seen = f"pod {pod['metadata']['name']} {waiting_reason(pod)}"
+            if crashes(pod):
                 # An agent that refuses its configuration exits at start; waiting leaves the node without one.
                 raise NotRestored(f"the Cilium agent on node {node} does not start: {seen}")
         seen += node_trouble(self.hands.get(f"{NODES}/{node}"))

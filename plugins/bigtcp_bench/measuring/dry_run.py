@@ -18,6 +18,7 @@ from bigtcp_bench.cluster import (
 )
 from bigtcp_bench.cluster.api import (
     CONFIGMAP,
+    DAEMONSET,
     LEASE,
     NAMESPACE,
     PRIORITYCLASS,
@@ -145,7 +146,7 @@ def outline(api: ClusterApi, plan: Plan, pair: NodePair, holder: str) -> Outline
         *sketch.preparation(),
         *sketch.window(),
         *(act for position in range(len(told)) for act in sketch.block(told, position)),
-        *sketch.end(),
+        *sketch.probes("collect_counters", "read the counters at the end"),
         *end.acts,
         *sketch.guardian_removed(),
         Act("restore_config", "change", f"Lease {pods.BENCH_NAMESPACE}/{protocol.LEASE_NAME}", "given back"),
@@ -207,8 +208,8 @@ def _start(api: ClusterApi, seen: Seen) -> _Start:
     ]
     if guardian_objects.is_there(api):
         start.acts += _guardian_removed("check_kernel", f"left behind by {owner or 'an earlier run'}")
-    where = f"/api/v1/namespaces/{seen.cilium.namespace}/configmaps/{CONFIGMAP_NAME}"
-    start.data = dict((rehearsal.get(where) or {}).get("data") or {})
+    config = rehearsal.get(CONFIGMAP.path(seen.cilium.namespace, CONFIGMAP_NAME)) or {}
+    start.data = dict(config.get("data") or {})
     start.node_config = rehearsal.get(_node_config_path(seen.cilium)) if seen.cilium.node_config else None
     start.merged.update({name: node["merged"] for name, node in done.nodes.items()})
     start.hands = rehearsal
@@ -250,12 +251,11 @@ def _restored(
             hands.put(_node_config_path(cilium), {**ours, "metadata": meta})
     elif any(block.writes for block in told):
         marks = {"annotations": {protocol.ARM: arm, protocol.WINDOW: WINDOW_ID}}
-        where = f"/api/v1/namespaces/{cilium.namespace}/configmaps/{CONFIGMAP_NAME}"
-        _patch(hands, where, {"metadata": marks, "data": bigtcp_switch.settings(arm)})
+        changed = {"metadata": marks, "data": bigtcp_switch.settings(arm)}
+        _patch(hands, CONFIGMAP.path(cilium.namespace, CONFIGMAP_NAME), changed)
     if any(block.rolls for block in told):
         template = {"template": {"metadata": {"annotations": {protocol.RESTARTED: WINDOW_ID}}}}
-        where = f"/apis/apps/v1/namespaces/{cilium.namespace}/daemonsets/{cilium.daemonset}"
-        _patch(hands, where, {"spec": template})
+        _patch(hands, DAEMONSET.path(cilium.namespace, cilium.daemonset), {"spec": template})
     saved = protocol.state_object(state)
     saved["metadata"] |= {"uid": "rehearsed", "resourceVersion": "1"}
     hands.put(holding.STATE, saved)
@@ -379,7 +379,7 @@ class _Sketch:
             yield Act(task, "create", _name(body), "the script that pods run; stays", (body,))
         elif there.get("data") != body["data"]:
             yield Act(task, "change", _name(body), "to the script of this package; stays", (body,))
-        yield from self._probes(task, "look at both nodes, end after seconds")
+        yield from self.probes(task, "look at both nodes, end after seconds")
         for place in reach.places(self.plan, self.pair):
             server = reach.server_pod(self.plan, place, self.holder, TOKEN)
             service = SERVICE_ADDRESSES if place.has_service else {}
@@ -399,7 +399,7 @@ class _Sketch:
         yield Act(
             task, verb, _name(body), "holds the cluster, renewed while tasks work; given back, stays", (body,)
         )
-        yield from self._probes(task, "read the limits that are saved")
+        yield from self.probes(task, "read the limits that are saved")
         if self.plan.guardian and not guardian_objects.obstacle(self.api):
             secrets = self.plan.image_pull_secrets
             note = "puts the cluster back if Airflow never comes back; deleted at the end"
@@ -415,22 +415,24 @@ class _Sketch:
         told, earlier = all_told[position], all_told[:position]
         switch, measure = told.tasks
         if position:
-            yield from self._probes(switch, "read the counters, and the load, at the end of the block before")
+            yield from self.probes(switch, "read the counters, and the load, at the end of the block before")
         elif self.plan.load_gate.mode != "warn":
-            yield from self._probes(switch, "sample the load before the switch")
-        change = self._cluster_settings if self.plan.scope == "cluster" else self._node_settings
-        yield from change(switch, told, first=position == 0)
+            yield from self.probes(switch, "sample the load before the switch")
+        if self.plan.scope == "cluster":
+            yield from self._cluster_settings(switch, told)
+        else:
+            yield from self._node_settings(switch, told, first=position == 0)
         for name in told.restarts:
             gone = any(block.rolls or name in block.restarts for block in earlier)
             pod = None if gone else self.agents.get(name)
             what = f"Pod {self.cilium.namespace}/{pod}" if pod else f"Pod of Cilium's agent on {name}"
             yield Act(switch, "delete", what, f"its DaemonSet makes a new one: a restart of the agent on {name}")
-        yield from self._probes(switch, "prove the arm on the devices")
+        yield from self.probes(switch, "prove the arm on the devices")
         for place in packet_sizes.places(self.plan, self.pair, told.block):
             yield from self._capture(switch, place, told.block)
         if self.plan.control:
             yield from self._control(switch, told.block)
-        yield from self._probes(switch, "read the counters at the beginning")
+        yield from self.probes(switch, "read the counters at the beginning")
         yield from self._generations(measure, told.block)
 
     def _capture(self, task: str, place: Place, block: Block) -> Iterator[Act]:
@@ -478,8 +480,7 @@ class _Sketch:
             return
         yield _pods(task, "the control between the nodes themselves", server, client)
 
-    def _cluster_settings(self, task: str, told: BlockOutline, *, first: bool) -> Iterator[Act]:
-        del first
+    def _cluster_settings(self, task: str, told: BlockOutline) -> Iterator[Act]:
         where = self.cilium.namespace
         if told.writes:
             body = {"data": bigtcp_switch.settings(told.block.arm)}
@@ -490,16 +491,13 @@ class _Sketch:
             yield Act(task, "change", f"DaemonSet {where}/{self.cilium.daemonset}", note)
             yield Act(task, "restart", "every agent of Cilium", "in turn, as the DaemonSet's update strategy says")
 
-    def end(self) -> Iterator[Act]:
-        """Yield what comes after the blocks, before the restore."""
-        yield from self._probes("collect_counters", "read the counters at the end")
-
     def guardian_removed(self) -> list[Act]:
         """Return what becomes of the guardian, if there can be one."""
         there = self.plan.guardian and not guardian_objects.obstacle(self.api)
         return _guardian_removed("restore_config") if there else []
 
-    def _probes(self, task: str, purpose: str) -> Iterator[Act]:
+    def probes(self, task: str, purpose: str) -> Iterator[Act]:
+        """Yield the looks at both nodes."""
         yield _pods(
             task, purpose, *(probe_pod(self.plan, name, sample_s=LOAD_SAMPLE_S) for name in self.pair.names)
         )
