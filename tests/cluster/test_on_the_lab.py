@@ -20,11 +20,11 @@ from kubernetes import client as k8s
 from kubernetes import config as k8s_config
 
 from bigtcp_bench.analysis.verdicts import pressure_problems
-from bigtcp_bench.cluster import pods, requirements, restore, rights, saved_state
+from bigtcp_bench.cluster import agent_settings, pods, requirements, restore, rights, saved_state
 from bigtcp_bench.cluster.api import DAEMONSET, LEASE, NODE, POD, ClusterApi, Forbidden, Kind
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
-from bigtcp_bench.cluster.cilium import config_values, expected_merged, find_cilium
+from bigtcp_bench.cluster.cilium import config_values, find_cilium
 from bigtcp_bench.cluster.guardian_objects import CRONJOB
 from bigtcp_bench.cluster.lease import Fence, LeaseState, read_lease
 from bigtcp_bench.cluster.node_counters import CILIUM_METRICS, counters_of, node_growth, read_nodes
@@ -66,12 +66,13 @@ def api(lab: LabInfo, lab_dir: Path) -> Iterator[ClusterApi]:
 
 def settings(api: ClusterApi) -> object:
     cilium = find_cilium(api)
+    daemonset = api.select(DAEMONSET, cilium.namespace)[0]
     return (
         [item["spec"] for item in api.select(cilium.node_config_kind, cilium.namespace)],
         config_values(api, cilium),
-        {node: expected_merged(api, cilium, node) for node in ("node1", "node2")},
+        {node: agent_settings.of_next_start(api, cilium, daemonset, node) for node in ("node1", "node2")},
         {node["metadata"]["name"]: node["metadata"]["labels"] for node in api.select(NODE)},
-        api.select(DAEMONSET, cilium.namespace)[0]["spec"]["template"],
+        daemonset["spec"]["template"],
     )
 
 

@@ -26,7 +26,6 @@ from bigtcp_bench.in_cluster.protocol import (
     CONFIGMAP_NAME,
     crashes,
     is_ready,
-    merged_settings,
     rollout_state,
     waiting_reason,
 )
@@ -447,15 +446,3 @@ def config_values(api: ClusterApi, cilium: Cilium) -> dict[str, str]:
     if found is None:
         raise PreconditionFailed(f"namespace {cilium.namespace} has no ConfigMap {CONFIGMAP_NAME}")
     return dict(found.get("data") or {})
-
-
-def expected_merged(api: ClusterApi, cilium: Cilium, node: str) -> Merged:
-    """Return what an agent started now on ``node`` would be told, by Cilium's own rules.
-
-    ``cilium-config`` first, then every CiliumNodeConfig that selects the node, in the order of their names.
-    """
-    data = config_values(api, cilium)
-    found = api.find(NODE, node)
-    labels = (found["metadata"].get("labels") or {}) if found else {}
-    configs = api.select(cilium.node_config, cilium.namespace) if cilium.node_config is not None else []
-    return merged_settings(KEYS, data, configs, labels)

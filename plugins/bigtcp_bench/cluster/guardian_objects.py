@@ -41,6 +41,8 @@ SERVICEACCOUNT = Kind("", "v1", "serviceaccounts")
 #: What the guardian mounts, as the package that these files are of.
 FILES = [Path(str(module.__file__)) for module in (script, core, objects, hold, protocol, treatment)]
 ORDERS_FILE = "orders.json"
+#: Of CronJob, ConfigMap and service account.
+NAME, NAMESPACE = protocol.GUARDIAN_NAME, protocol.NAMESPACE
 #: How often it looks, in minutes: a dead run's changes stay for the time of the Lease, and up to so much more.
 EVERY_MIN = 5
 #: What its first look may take beyond that, with an image that has to be pulled.
@@ -83,9 +85,9 @@ def config_map(image: str, pull_secrets: Iterable[str] = (), agent_ready_s: floa
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": protocol.GUARDIAN_NAME,
-            "namespace": pods.BENCH_NAMESPACE,
-            "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
+            "name": NAME,
+            "namespace": NAMESPACE,
+            "labels": dict(protocol.LABELS),
         },
         "data": {
             **{file.name: file.read_text(encoding="utf-8") for file in FILES},
@@ -96,15 +98,14 @@ def config_map(image: str, pull_secrets: Iterable[str] = (), agent_ready_s: floa
 
 def obstacle(api: ClusterApi) -> str:
     """Return why no guardian can be had here; empty if one can. ``REMEDY`` helps."""
-    name, namespace = protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE
     try:
-        if api.find(SERVICEACCOUNT, name, namespace) is None:
-            return f"namespace {namespace} has no ServiceAccount {name}"
+        if api.find(SERVICEACCOUNT, NAME, NAMESPACE) is None:
+            return f"namespace {NAMESPACE} has no ServiceAccount {NAME}"
     except Forbidden:
-        return f"the account in use may not look for ServiceAccount {namespace}/{name}"
+        return f"the account in use may not look for ServiceAccount {NAMESPACE}/{NAME}"
     wanted = [
-        Right("create", CRONJOB.group, CRONJOB.plural, namespace),
-        Right("delete", CRONJOB.group, CRONJOB.plural, namespace, name),
+        Right("create", CRONJOB.group, CRONJOB.plural, NAMESPACE),
+        Right("delete", CRONJOB.group, CRONJOB.plural, NAMESPACE, NAME),
     ]
     lacking = rights.missing(api, wanted)
     return f"the account in use may not {lacking[0]}" if lacking else ""
@@ -141,14 +142,14 @@ def _create(api: ClusterApi, kind: Kind, body: Mapping[str, Any], before: Before
     """Create an object whose predecessor may be still going away."""
     for _ in api.poll(30, 0.2):
         try:
-            api.create(kind, body, pods.BENCH_NAMESPACE, before=before)
+            api.create(kind, body, NAMESPACE, before=before)
             return
         except Conflict:
-            found = api.find(kind, body["metadata"]["name"], pods.BENCH_NAMESPACE)
+            found = api.find(kind, body["metadata"]["name"], NAMESPACE)
             if found is not None and not found["metadata"].get("deletionTimestamp"):
                 return  # our own, by an attempt whose answer was lost: nobody else holds the cluster
-    name = f"{pods.BENCH_NAMESPACE}/{body['metadata']['name']}"
-    raise PreconditionFailed(f"{body['kind']} {name} is still there 30 s after it was deleted")
+    name = body["metadata"]["name"]
+    raise PreconditionFailed(f"{body['kind']} {NAMESPACE}/{name} is still there 30 s after it was deleted")
 
 
 def is_there(api: ClusterApi) -> bool:
@@ -156,9 +157,8 @@ def is_there(api: ClusterApi) -> bool:
 
     One that is about to go does not count: it stays until its Jobs are cut loose.
     """
-    name, namespace = protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE
     with contextlib.suppress(Forbidden):
-        found = [api.find(CRONJOB, name, namespace), api.find(CONFIGMAP, name, namespace)]
+        found = [api.find(CRONJOB, NAME, NAMESPACE), api.find(CONFIGMAP, NAME, NAMESPACE)]
         return any(item is not None and not item["metadata"].get("deletionTimestamp") for item in found)
     return False
 
@@ -168,17 +168,16 @@ def silence(api: ClusterApi) -> str:
 
     Its image may not be there for it, or no node may want it; a run would learn of neither before it needs it.
     """
-    name, namespace = protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE
     with contextlib.suppress(Forbidden):
-        found = api.find(CRONJOB, name, namespace) or {}
+        found = api.find(CRONJOB, NAME, NAMESPACE) or {}
         created = (found.get("metadata") or {}).get("creationTimestamp")
         if not created or (found.get("status") or {}).get("lastSuccessfulTime"):
             return ""
         age_s = api.now() - datetime.fromisoformat(created).timestamp()
         if age_s > EVERY_MIN * 60 + FIRST_LOOK_S:
             return (
-                f"the guardian {namespace}/{name} has not looked in {age_s / 60:.0f} minutes, so the cluster may "
-                f"stay as it is if Airflow never comes back; kubectl -n {namespace} get jobs,pods -l "
+                f"the guardian {NAMESPACE}/{NAME} has not looked in {age_s / 60:.0f} minutes, so the cluster may "
+                f"stay as it is if Airflow never comes back; kubectl -n {NAMESPACE} get jobs,pods -l "
                 f"{pods.ROLE_LABEL}=guardian tells why"
             )
     return ""
@@ -186,12 +185,11 @@ def silence(api: ClusterApi) -> str:
 
 def remove(api: ClusterApi, *, jobs: Jobs, before: Before) -> bool:
     """Delete CronJob and script; return whether there was a guardian. ``before`` is the fence."""
-    name, namespace = protocol.GUARDIAN_NAME, pods.BENCH_NAMESPACE
     there = False
     for kind in (CRONJOB, CONFIGMAP):
-        found = api.find(kind, name, namespace)
+        found = api.find(kind, NAME, NAMESPACE)
         if found is not None:
             # The uid, so that a restore which was overtaken cannot delete the guardian of the next window.
             uid, propagation = found["metadata"]["uid"], jobs if kind is CRONJOB else None
-            there |= api.delete(kind, name, namespace, uid=uid, propagation=propagation, before=before)
+            there |= api.delete(kind, NAME, NAMESPACE, uid=uid, propagation=propagation, before=before)
     return there

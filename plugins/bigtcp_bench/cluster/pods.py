@@ -24,23 +24,7 @@ from bigtcp_bench.cluster.api import (
 )
 from bigtcp_bench.cluster.cilium import is_ready, waiting_reason
 from bigtcp_bench.errors import BenchError, PreconditionFailed
-from bigtcp_bench.in_cluster import (
-    capture,
-    children,
-    client,
-    devices,
-    exchange,
-    iperf3,
-    kind,
-    measure,
-    output,
-    partner,
-    probe,
-    protocol,
-    server,
-    snapshot,
-    traffic,
-)
+from bigtcp_bench.in_cluster import protocol
 from bigtcp_bench.planning.plan import Plan
 from bigtcp_bench.readings.orders import Orders
 from bigtcp_bench.resources import load_manifest
@@ -54,29 +38,14 @@ CONTAINER = "base"
 AGENT_CONFIGMAP = "bigtcp-bench-agent"
 #: Where they are a package: the folder above this one's.
 _ROOT = Path(__file__).parents[2]
+_IN_CLUSTER = _ROOT / "bigtcp_bench" / "in_cluster"
+_AGENT = "capture children client devices exchange iperf3 kind measure output partner probe server snapshot"
 #: What the pods mount: the package that the agent is, with every kind of traffic that there is.
 AGENT_FILES = (
     _ROOT / "bigtcp_bench" / "__init__.py",
-    _ROOT / "bigtcp_bench" / "in_cluster" / "__init__.py",
-    *(
-        Path(str(module.__file__))
-        for module in (
-            capture,
-            children,
-            client,
-            devices,
-            exchange,
-            iperf3,
-            kind,
-            measure,
-            output,
-            partner,
-            probe,
-            server,
-            snapshot,
-        )
-    ),
-    *sorted(Path(str(traffic.__file__)).parent.glob("*.py")),
+    _IN_CLUSTER / "__init__.py",
+    *(_IN_CLUSTER / f"{name}.py" for name in _AGENT.split()),
+    *sorted((_IN_CLUSTER / "traffic").glob("*.py")),
 )
 #: Of include/manifests/networkpolicy.yaml.
 POLICY_NAME = "bigtcp-bench"
@@ -220,7 +189,7 @@ def agent_configmap() -> JsonObject:
         "metadata": {
             "name": AGENT_CONFIGMAP,
             "namespace": BENCH_NAMESPACE,
-            "labels": {"app.kubernetes.io/name": "bigtcp-bench"},
+            "labels": dict(protocol.LABELS),
         },
         "data": dict(_agent_sources()),
     }

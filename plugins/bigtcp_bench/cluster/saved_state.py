@@ -15,7 +15,6 @@ from bigtcp_bench.cluster.cilium import (
     Cilium,
     Merged,
     config_values,
-    expected_merged,
     find_cilium,
     read_status,
     ready_agent,
@@ -31,6 +30,7 @@ from bigtcp_bench.in_cluster.protocol import (
     WINDOW,
     SavedNode,
     SavedState,
+    merged_settings,
     words,
 )
 from bigtcp_bench.in_cluster.treatment import KEYS
@@ -79,7 +79,8 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
     cilium = find_cilium(api)
     data = config_values(api, cilium)
     daemonset = api.get(DAEMONSET, cilium.daemonset, cilium.namespace)
-    found = api.find(cilium.node_config, NODE_CONFIG_NAME, cilium.namespace) if cilium.node_config else None
+    configs = api.select(cilium.node_config, cilium.namespace) if cilium.node_config else []
+    found = next((one for one in configs if one["metadata"]["name"] == NODE_CONFIG_NAME), None)
     probes = probe.probe_nodes(api, plan, pair.names)
     nodes = {}
     for role, node in zip(("client", "server"), pair.nodes, strict=True):
@@ -88,7 +89,7 @@ def describe(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair) -> Saved
         name = agent["metadata"]["name"]
         seen = probes[node.name]
         told, merged = agent_settings.read_told(api, cilium, name)
-        expected = expected_merged(api, cilium, node.name)
+        expected = merged_settings(KEYS, data, configs, machine["metadata"].get("labels") or {})
         if merged != expected:
             # No restart could bring back what is in force now.
             raise PreconditionFailed(f"node {node.name}: {drift_text(merged, expected)}; {DRIFT_ADVICE}")
