@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from bigtcp_bench.analysis.scales import ModelScale
+from bigtcp_bench.analysis.scales import FloatArray, ModelScale
 from bigtcp_bench.in_cluster.kind import Metric
 from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, turn_of
@@ -52,8 +52,6 @@ SWITCH_PRIOR_DF = 4
 
 #: A change of more than this (1,000 %) that is not sure to be one is no figure to print.
 MAX_UNSURE_CHANGE = 10.0
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import special
 
 from bigtcp_bench.analysis.compare import SWITCH_PRIOR_DF, contrast_of_plan, effective_df
+from bigtcp_bench.analysis.scales import FloatArray
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS, Plan, blocks, turn_of
 from bigtcp_bench.planning.thresholds import Thresholds
@@ -107,8 +108,8 @@ def measure_noise(frame: pd.DataFrame, plan: Plan) -> list[Noise]:
 def _components(
     cells: Sequence[Sequence[float]],
     block: npt.NDArray[np.int64],
-    position: npt.NDArray[np.float64],
-    on: npt.NDArray[np.float64],
+    position: FloatArray,
+    on: FloatArray,
 ) -> dict[Level, tuple[float, int]]:
     """Return variance and degrees of freedom of each level that the data can tell (Henderson's method III).
 
@@ -138,7 +139,7 @@ def _components(
     return found
 
 
-def _residual(design: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> tuple[float, int]:
+def _residual(design: FloatArray, values: FloatArray) -> tuple[float, int]:
     """Return the residual sum of squares and its degrees of freedom."""
     rank = int(np.linalg.matrix_rank(design))
     residuals = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]

@@ -21,6 +21,7 @@ from bigtcp_bench.analysis.diagnosis import (
     diagnose,
 )
 from bigtcp_bench.analysis.verdicts import ENDS, Captures
+from bigtcp_bench.judging.comparisons import known
 from bigtcp_bench.judging.facts import captures_of, facts_of, throttled_of
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, unproven_ways
 from bigtcp_bench.readings.counters import BUSY, USED_CPUS, WATCHED, WINDOW_LIMITED
@@ -147,9 +148,9 @@ def _measured(counters: pd.DataFrame, arms: Mapping[int, Arm], results: pd.DataF
             generation=generation,
             scenario=scenario,
             repetition=repetition,
-            sender_b=_known(metrics.get("bytes_per_packet_sender")),
-            receiver_b=_known(metrics.get("bytes_per_packet_receiver")),
-            retransmits_per_gb=_known(metrics.get("retransmits_per_gb")),
+            sender_b=known(metrics.get("bytes_per_packet_sender")),
+            receiver_b=known(metrics.get("bytes_per_packet_receiver")),
+            retransmits_per_gb=known(metrics.get("retransmits_per_gb")),
             window_limited_share=_share(sender, WINDOW_LIMITED, BUSY),
             sender_cpus=sender.get(USED_CPUS),
             receiver_cpus=receiver.get(USED_CPUS),
@@ -185,7 +186,3 @@ def _counters(frame: pd.DataFrame) -> Iterator[NodeCounters]:
     groups: Any = frame.groupby(["block", "arm", "node"])
     for (block, arm, node), rows in groups:
         yield NodeCounters(int(block), arm, node, dict(zip(rows["counter"], rows["value"], strict=True)))
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or value != value else float(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -18,20 +17,12 @@ def stored_comparisons(frame: pd.DataFrame) -> list[Comparison]:
     names = {item.name for item in fields(Comparison)}
     found = []
     for row in frame.to_dict("records"):
-        values = {str(name): _known(value) for name, value in row.items() if name in names}
+        values = {str(name): known(value) for name, value in row.items() if name in names}
         values["reasons"] = tuple(values["reasons"] or ())
-        values.setdefault("below_margin", _is_below_margin(values))
         found.append(Comparison(**values))
     return found
 
 
-def _known(value: Any) -> Any:
+def known(value: Any) -> Any:
+    """Return a value out of a frame, where what is not known may be NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _is_below_margin(values: Mapping[str, Any]) -> bool:
-    """Return whether a change is real but, on the scale of ratios, smaller than the margin."""
-    change, margin = values["change"], values["margin"]
-    if values["verdict"] not in ("faster", "slower") or change is None or margin is None or change <= -1:
-        return False
-    return abs(math.log1p(change)) < math.log1p(margin)

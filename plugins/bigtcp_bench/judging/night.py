@@ -13,7 +13,6 @@ import base64
 import hashlib
 import itertools
 import json
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -25,6 +24,7 @@ from bigtcp_bench import __version__
 from bigtcp_bench.analysis import incidents as decisions
 from bigtcp_bench.analysis.compare import generation_medians
 from bigtcp_bench.analysis.history import ArmsDetector, Judgement
+from bigtcp_bench.judging.comparisons import known
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import Plan, blocks
 from bigtcp_bench.planning.terms import changed_terms, terms_of
@@ -363,46 +363,35 @@ class Nightly:
 
     def _read_tonight(self, row: Mapping[str, Any]) -> dict[Series, _Value]:
         """Return what ``_read`` has of this run, whose columns are ``row``, without looking at any other."""
-        frame = self._warehouse.comparisons_frame(self._run)
-        environment = _environment(row)
-        control = control_values(self._warehouse, [self._run]).get(self._run)
-        plan = row["plan"] or {}
-        columns = (frame[name].tolist() for name in ("scenario", "metric", "off_median", "on_median", "verdict"))
-        return {
-            (scenario, metric): _Value(
-                self._run,
-                self._night,
-                *_arms(off, on, verdict),
-                environment,
-                control,
-                terms_of(plan, scenario),
-            )
-            for scenario, metric, off, on, verdict in zip(*columns, strict=True)
-            if METRICS[metric].judged
-        }
+        figures = self._warehouse.comparisons_frame(self._run).to_dict("records")
+        judged = [one for one in figures if METRICS[one["metric"]].judged]
+        return _values(self._run, row, judged, control_values(self._warehouse, [self._run]).get(self._run))
 
     def _read(self, nights: int) -> dict[int, dict[Series, _Value]]:
         """Return this run and the valid ones before it, oldest first: run → series → value."""
         metrics = [metric.name for metric in METRICS.values() if metric.judged]
         read = self._warehouse.nights_until(self._cluster, self._run, metrics=metrics, nights=nights)
         controls = control_values(self._warehouse, [row["run_id"] for row, _ in read])
-        found: dict[int, dict[Series, _Value]] = {}
-        for row, figures in read:
-            run, plan = row["run_id"], row["plan"] or {}
-            night, environment = row["started_at"].date().isoformat(), _environment(row)
-            terms = {scenario: terms_of(plan, scenario) for scenario in {one["scenario"] for one in figures}}
-            found[run] = {
-                (one["scenario"], one["metric"]): _Value(
-                    run,
-                    night,
-                    *_arms(one["off_median"], one["on_median"], one["verdict"]),
-                    environment,
-                    controls.get(run),
-                    terms[one["scenario"]],
-                )
-                for one in figures
-            }
-        return found
+        return {
+            row["run_id"]: _values(row["run_id"], row, figures, controls.get(row["run_id"]))
+            for row, figures in read
+        }
+
+
+def _values(
+    run: int, row: Mapping[Any, Any], figures: Sequence[Mapping[Any, Any]], control: float | None
+) -> dict[Series, _Value]:
+    """Return the value of each series of a run, by its ``row`` and what its comparisons say."""
+    plan = row["plan"] or {}
+    night = row["started_at"].date().isoformat()
+    environment = {name: None if row[name] is None else str(row[name]) for name in ENVIRONMENT}
+    terms = {scenario: terms_of(plan, scenario) for scenario in {one["scenario"] for one in figures}}
+    found = {}
+    for one in figures:
+        scenario, metric, off, on = (one[name] for name in ("scenario", "metric", "off_median", "on_median"))
+        off, on = (None, None) if one["verdict"] == "invalid" else (known(off), known(on))
+        found[scenario, metric] = _Value(run, night, off, on, environment, control, terms[scenario])
+    return found
 
 
 def _packed(state: Mapping[str, Any]) -> str:
@@ -422,15 +411,3 @@ def _mark(thresholds: Thresholds) -> str:
 
 def _decidable(incident: incidents.Incident) -> decisions.Incident:
     return decisions.Incident(**{item.name: getattr(incident, item.name) for item in fields(decisions.Incident)})
-
-
-def _environment(run: Mapping[Any, Any]) -> dict[str, str | None]:
-    return {name: None if run[name] is None else str(run[name]) for name in ENVIRONMENT}
-
-
-def _arms(off: float | None, on: float | None, verdict: str) -> tuple[float | None, float | None]:
-    return (None, None) if verdict == "invalid" else (_known(off), _known(on))
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)

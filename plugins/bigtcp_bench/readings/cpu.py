@@ -16,15 +16,20 @@ def busy_share(before: str | None, after: str | None) -> float | None:
 
     None if one of them cannot be read, no time passed between them, or a counter ran back.
     """
+    grown = _grown(before, after)
+    if grown is None or sum(grown.values()) <= 0:
+        return None
+    return sum(ticks for kind, ticks in grown.items() if kind not in NOT_BUSY) / sum(grown.values())
+
+
+def _grown(before: str | None, after: str | None) -> dict[str, int] | None:
+    """Return the ticks of each kind between two readings; None if one cannot be read, or a counter was reset."""
     first, last = cpu_ticks(before), cpu_ticks(after)
     if first is None or last is None:
         return None
     grown = {kind: last[kind] - first[kind] for kind in CPU_KINDS}
-    total = sum(grown.values())
     # Idle time of a single CPU may run back by a tick (proc(5)); anything else was a reset.
-    if total <= 0 or any(ticks < 0 for kind, ticks in grown.items() if kind not in NOT_BUSY):
-        return None
-    return sum(ticks for kind, ticks in grown.items() if kind not in NOT_BUSY) / total
+    return None if any(ticks < 0 for kind, ticks in grown.items() if kind not in NOT_BUSY) else grown
 
 
 #: What CPU cost is split into. The rest of what is busy is interrupts and what the hypervisor took.
@@ -47,11 +52,8 @@ def cpu_load(earlier: Mapping[str, Any] | None, later: Mapping[str, Any] | None)
     """
     if earlier is None or later is None:
         return None
-    first, last = (cpu_ticks(one.get("proc_stat")) for one in (earlier, later))
+    grown = _grown(earlier.get("proc_stat"), later.get("proc_stat"))
     passed_s = later["monotonic_s"] - earlier["monotonic_s"]
-    if first is None or last is None or passed_s <= 0:
-        return None
-    grown = {kind: last[kind] - first[kind] for kind in CPU_KINDS}
-    if any(ticks < 0 for kind, ticks in grown.items() if kind not in NOT_BUSY):
+    if grown is None or passed_s <= 0:
         return None
     return cpu_parts({kind: ticks / later["user_hz"] / passed_s for kind, ticks in grown.items()})
