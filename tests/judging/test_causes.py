@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bigtcp_bench.analysis.diagnosis import CAUSES, NodeSetting, PodLimits, Throttled
+from bigtcp_bench.analysis.diagnosis import CAUSES, CapturedStream, NodeSetting, PodLimits, Throttled
 from bigtcp_bench.judging.causes import (
     AGENT_NOT_READY,
     NONE_FOUND,
@@ -15,6 +15,7 @@ from bigtcp_bench.judging.causes import (
     needs_diagnosis,
 )
 from bigtcp_bench.measuring.pod_counters import pod_counters
+from bigtcp_bench.planning.plan import CONTROL
 from bigtcp_bench.readings.frames import packed
 from bigtcp_bench.report.summary import run_summary
 from bigtcp_bench.report.view import RunView
@@ -90,6 +91,8 @@ def fill(warehouse: Warehouse, *, on_limit: int = BIG, retransmits: float = 5.0,
             ],
             counters=[{**place, "arm": arm, **vars(one)} for one in pod_counters(seen(repetition()))],
         )
+        control = {"generation": 0, "scenario": CONTROL, "repetition": 1, "metric": "transactions_per_s"}
+        warehouse.store_results(number, [{**control, "block": block, "arm": arm, "value": 9.0}])
         counters = {"snmp6/Ip6InTooBigErrors": 3, "cilium/Success/egress/packets": 9, "cpu/user_s": 1}
         warehouse.store_counters(
             number,
@@ -110,7 +113,7 @@ def test_evidence_is_read_out_of_rows_and_documents(warehouse):
         2, "on", "node1", {"ipv4": True, "ipv6": True}, {"ipv4": BIG}, {"eth0": limits}
     )
     assert evidence.pods[2] == PodLimits(2, "on", 1, "client", limits)
-    row = evidence.measured[1]
+    _, row = evidence.measured
     assert (row.block, row.arm, row.scenario) == (2, "on", "ipv4-stream-1")
     assert (row.sender_b, row.receiver_b, row.retransmits_per_gb) == (BIG - 1, BIG - 2, 5.0)
     shares = (row.window_limited_share, row.sender_cpus, row.receiver_cpus)
@@ -118,6 +121,19 @@ def test_evidence_is_read_out_of_rows_and_documents(warehouse):
     assert (row.too_big_messages, row.zero_windows, row.cpu_wait_share) == (3, 20, 0.75)
     assert evidence.counters[0].grown == {"snmp6/Ip6InTooBigErrors": 3, "cilium/Success/egress/packets": 9}
     assert evidence.throttled == (Throttled(1, 1, "server", 0.1), Throttled(2, 1, "server", 0.1))
+
+
+def test_captured_streams_are_evidence_on_ways_that_no_stream_of_the_plan_takes(warehouse):
+    plan = RUN["plan"] | {"scenarios": ["ipv4-stream-1", "ipv6-rr"]}
+    number = fill(warehouse, plan=plan)
+    packets = {"block": 2, "arm": "on", "upper_bytes": BIG, "packets": 2}
+    ends = (("ipv6", "sender", "sent", 360_000), ("ipv6", "receiver", "received", 120_000))
+    rows = [
+        {**packets, "family": family, "end": end, "direction": direction, "bytes": size}
+        for family, end, direction, size in (*ends, ("ipv4", "sender", "sent", 1))
+    ]
+    warehouse.store_packet_sizes(number, rows)
+    assert evidence_of(warehouse, number).captured == (CapturedStream(2, "on", "ipv6", 180_000, 60_000),)
 
 
 def test_what_is_known_of_a_run_outlives_its_documents(warehouse):

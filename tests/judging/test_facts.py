@@ -35,7 +35,8 @@ def verdict(documents: list[RawDocument], plan=PLAN) -> tuple[str, tuple[str, ..
 def test_a_node_that_was_busy_before_a_block_makes_the_run_invalid():
     idle = document("begin", stat(110, 190), earlier=stat(100, 0))
     busy = document("begin", stat(240, 60), block=2, earlier=stat(100, 0))
-    assert verdict([idle]) == ("valid", ())
+    other = RawDocument(block=1, generation=0, kind="capture:ipv4", document=packed({"sender": None}))
+    assert verdict([idle, other]) == ("valid", ())
     assert verdict([idle, busy]) == (
         "invalid",
         ("block 2: node n1 was 70% busy with other work before the block; at most 50% is allowed",),
@@ -112,6 +113,11 @@ def test_a_card_that_is_not_the_same_in_every_block_makes_the_run_invalid():
         "eth0 of n1 changed during the run: 'mlx5_core, 16.35, MTU 9000, 25000 Mbit/s' in block 1, "
         "'mlx5_core, 16.35, MTU 9000, 10000 Mbit/s' in block 3"
     ]
+    gone = facts_of([begin(1), begin(2), document("begin", {**stat(0, 0), "devices": {"lxc1": {}}}, 3)], reports)
+    (problem,) = environment_problems(gone.environments)
+    assert problem.endswith("in block 1, 'gone' in block 3")
+    unread = facts_of([begin(1), begin(2), document("begin", stat(0, 0), 3)], reports)
+    assert environment_problems(unread.environments) == []
 
 
 @pytest.mark.parametrize(

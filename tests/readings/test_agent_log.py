@@ -13,7 +13,9 @@ from bigtcp_bench.planning.metrics import metrics_of
 from bigtcp_bench.planning.plan import SCENARIOS
 from bigtcp_bench.readings.agent_log import parse_log
 from bigtcp_bench.readings.measurements import absences, measurements, problems, proof
+from bigtcp_bench.readings.orders import CaptureOrders
 from tests.readings.documents import (
+    TOKEN,
     frame,
     orders,
     recorded_document,
@@ -165,6 +167,11 @@ _RECEIVER = _cpu_cost("receiver") | {"bytes_per_packet_receiver"}
             "the user time of the sender's node went back from 316208 to 1 ticks",
         ),
         (
+            lambda document: document["client"].update(after=document["client"]["before"]),
+            _SENDER | {"softirq_share_sender"},
+            "the sender's ",
+        ),
+        (
             _replace("client.after.proc_stat", None),
             _cpu_cost("sender") | {"softirq_share_sender"},
             "the sender's /proc/stat does not begin with",
@@ -220,6 +227,36 @@ def test_frames_of_another_version_or_kind_are_named() -> None:
     ]
 
 
+def test_captures_are_taken_once_for_each_way_that_was_ordered() -> None:
+    told = {
+        "token": TOKEN,
+        "run_key": "k",
+        "block": 1,
+        "arm": "on",
+        "server": {"ipv4": "10.0.0.2"},
+        "duration_s": 1,
+    }
+    wanted = CaptureOrders.model_validate({**told, "ways": [("ipv4", "pod"), ("ipv4", "service")]})
+    sizes = {"device": "eth0", "sent": [], "received": [], "seen": 9, "dropped": 0}
+
+    def captured(path: str, family: str = "ipv4", **fields: Any) -> str:
+        key = {"run_key": "k", "block": 1, "arm": "on", "family": family, "path": path, "error": None, **fields}
+        return frame("capture", {"sender": sizes, "receiver": sizes}, **key)
+
+    lines = [captured("pod"), captured("service"), captured("pod", error="again")]
+    lines += [captured("pod", "ipv6"), captured("same-node"), captured("pod", block=2)]
+    log = parse_log("\n".join(lines), wanted)
+    assert [(one.kind, one.error) for one in log.captures] == [
+        ("capture:ipv4", None),
+        ("capture:ipv4@service", None),
+    ]
+    assert [sentence.partition(": ")[2] for sentence in log.damaged] == [
+        "is of family 'ipv6' and path 'pod', not ordered",
+        "is of family 'ipv4' and path 'same-node', not ordered",
+        "is of block 2, where 1 was ordered",
+    ]
+
+
 def test_hello_and_probe_carry_hosts_with_their_devices() -> None:
     host = {
         "hostname": "cli",
@@ -268,3 +305,7 @@ def test_a_node_that_was_busier_before_the_block_has_no_cpu_cost() -> None:
     } == _cpu_cost("receiver")
     for reason in absences(one, {"receiver": load}):
         assert reason.endswith("hardly more CPU time than before the block, when 1.80 of its CPUs were busy")
+    restless = absences(one, {"receiver": "node2 had not come to rest"})
+    assert [reason.partition(": no ")[2].rpartition(": ")[2] for reason in restless] == [
+        "node2 had not come to rest"
+    ] * len(_cpu_cost("receiver"))

@@ -124,6 +124,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "millions of empty lists": lambda: b'{"x": [' + b"[]," * 2_000_000 + b"0]}",
     "100 MB of blanks": lambda: b" " * 100_000_000 + b"{}",
     "no object": lambda: b"[]",
+    "nothing": lambda: b"",
 }
 
 
