@@ -67,6 +67,7 @@ def test_only_packets_that_carry_data_are_the_proof_of_a_captured_stream():
         (1, "ipv4", "same-node", "n1", "sender", "sent", 196_608, 1, 180_000),
         (1, "ipv4", "same-node", "n2", "sender", "sent", 65_536, 90, 5_400_000),
         (2, "ipv6", "pod", "n1", "sender", "received", 1_500, 9, 600),
+        (2, "ipv6", "pod", "n1", "receiver", "received", 1_500, 0, 0),
     ]
     names = ["block", "family", "path", "node", "end", "direction", "upper_bytes", "packets", "bytes"]
     found = captures_of(pd.DataFrame(rows, columns=names))
@@ -125,8 +126,9 @@ def test_a_card_that_is_not_the_same_in_every_block_makes_the_run_invalid():
     [
         [document("begin", stat(0, 0))],
         [document("begin", {"proc_stat": None}, earlier={"proc_stat": None})],
+        [document("begin", stat(0, 0, 60)), document("end", stat(0, 90, 50))],
     ],
-    ids=["no second reading", "nothing could be read"],
+    ids=["no second reading", "nothing could be read", "a counter ran back"],
 )
 def test_what_is_not_known_trips_nothing(documents):
     (item,) = facts_of(documents, {}).pressure

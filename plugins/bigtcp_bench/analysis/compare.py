@@ -297,7 +297,10 @@ def contrast_of_plan(plan: Plan) -> Contrast | None:
 
 
 def contrast_of(on: npt.NDArray[np.bool_], position: FloatArray, block: FloatArray) -> Contrast | None:
-    """Return the contrast of on against off in the model of this module, or None if the design cannot say."""
+    """Return the contrast of on against off in the model of this module, or None if the design cannot say.
+
+    Each arm has a generation at least, and each generation a position of its own.
+    """
     return _contrast_of(
         np.asarray(on, dtype=bool).tobytes(),
         np.asarray(position, dtype=float).tobytes(),
@@ -313,10 +316,8 @@ def _contrast_of(on_bytes: bytes, position_bytes: bytes, block_bytes: bytes) -> 
         for raw, kind in ((on_bytes, bool), (position_bytes, float), (block_bytes, float))
     )
     n = len(on)
-    if n < 3 or on.all() or not on.any():
-        return None
     columns = [np.ones(n), on.astype(float)]
-    place = (position - position.min()) / (np.ptp(position) or 1.0)
+    place = (position - position.min()) / np.ptp(position)
     bend = (2 * place - 1) ** 2
     has_drift = _wants_drift(on, position)
     if has_drift:
@@ -374,8 +375,6 @@ def estimate_difference(
 
 def _wants_drift(on: npt.NDArray[np.bool_], position: FloatArray) -> bool:
     """Return whether the drift term belongs into the model of this design."""
-    if np.ptp(position) == 0:
-        return False
     unbalanced = abs(float(np.corrcoef(on, position)[0, 1])) > BALANCED_CORRELATION
     return unbalanced or len(on) - 3 >= MIN_DF_FOR_DRIFT
 

@@ -203,8 +203,6 @@ def suggest(noises: Iterable[Noise], plan: Plan) -> list[Suggestion]:
     for (scenario, metric), sds in by_series.items():
         if scenario not in plan.scenarios or "generation" not in sds or not METRICS[metric].judged:
             continue
-        if "switch" not in sds:
-            sds = {**sds, "switch": plan.thresholds.switch_sd}
         repetitions = _optimal(GENERATION_S / repetition_s, sds.get("repetition", 0.0), sds["generation"])
         generations, change = MAX_COUNT, math.inf
         for count in range(1, MAX_COUNT + 1):

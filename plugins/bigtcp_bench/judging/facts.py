@@ -136,8 +136,6 @@ def throttled_of(counters: pd.DataFrame) -> dict[tuple[int, int, str], float]:
     keys = ["block", "generation", "scenario", "repetition", "end"]
     of_limits = counters[counters["counter"].isin(["cgroup/nr_periods", "cgroup/nr_throttled"])]
     found: dict[tuple[int, int, str], float] = {}
-    if of_limits.empty:
-        return found
     wide = of_limits.pivot_table(index=keys, columns="counter", values="value").fillna(0.0)
     shares: Any = wide.to_dict("index")
     for (block, generation, _, _, end), values in shares.items():
