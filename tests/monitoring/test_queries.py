@@ -10,6 +10,7 @@ import yaml
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.monitoring.queries import Query, filled_in, load_queries
+from bigtcp_bench.monitoring.settings import PrometheusSettings
 
 GOOD = {"name": "a", "unit": "s", "promql": "sum by ($node) (rate(x_total{$nodes}[$window]))", "says": "x"}
 #: What exists: in Cilium 1.16 and newer, and in node_exporter with its default collectors.
@@ -50,7 +51,7 @@ def test_no_rate_reaches_over_more_than_the_window():
 
 def test_nodes_are_found_by_name_and_address_with_any_port():
     query = Query.model_validate(GOOD)
-    promql = filled_in(query, ["node1.example", "10.0.0.1", "fd00::1"], window_s=120)
+    promql = filled_in(query, ["node1.example", "10.0.0.1", "fd00::1"], "lab", PrometheusSettings(url="http://p"))
     matched = re.fullmatch(r'sum by \(instance\) \(rate\(x_total\{instance=~"(.*)"\}\[120s\]\)\)', promql)
     assert matched
     # Prometheus anchors its patterns; those of a string have their backslashes twice.
@@ -63,7 +64,8 @@ def test_nodes_are_found_by_name_and_address_with_any_port():
 
 def test_other_labels_and_clusters():
     query = Query.model_validate(GOOD | {"promql": "x{$nodes}"})
-    promql = filled_in(query, ["n"], window_s=1, node_label="node", cluster_label="cluster", cluster='a"b\\')
+    settings = PrometheusSettings(url="http://p", node_label="node", cluster_label="cluster")
+    promql = filled_in(query, ["n"], 'a"b\\', settings)
     assert promql.endswith(r', cluster="a\"b\\"}')
     assert promql.startswith('x{node=~"')
 

@@ -78,10 +78,6 @@ def test_what_is_not_real(warehouse, nights):
     assert pages.origins(warehouse, []) == {}
 
 
-def test_restores_by_run(warehouse, nights):
-    warehouse.update_run(nights[0], restore_result={"state": "verified"})
-
-
 def test_a_trend_has_the_nights_that_compared_both_arms(warehouse, nights):
     def shown(dags, **more):
         return pages.trend_frame(warehouse, CLUSTER, dags, **SERIES, **{**PERIOD, **more})["run_id"].tolist()

@@ -52,16 +52,13 @@ def add(commands: Any) -> None:
     ack = add_command(
         actions, "ack", "say that an incident is known: silent until it ends or gets worse", _incident_ack
     )
-    ack.add_argument("id", type=int, help="number of the incident")
-    ack.add_argument("--note", required=True, help="why, for those who come after you")
-    ack.add_argument("--by", default=None, help="your name (default: the name of your account)")
     unack = add_command(actions, "unack", "undo an acknowledgement: the incident is told again", _incident_unack)
-    unack.add_argument("id", type=int, help="number of the incident")
     close = add_command(actions, "close", "end an open incident by hand", _incident_close)
-    close.add_argument("id", type=int, help="number of the incident")
-    close.add_argument("--note", required=True, help="why, for those who come after you")
-    close.add_argument("--by", default=None, help="your name (default: the name of your account)")
     for command in (ack, unack, close):
+        command.add_argument("id", type=int, help="number of the incident")
+        if command is not unack:
+            command.add_argument("--note", required=True, help="why, for those who come after you")
+            command.add_argument("--by", help="your name (default: the name of your account)")
         add_json(command)
     for command in (listed, ack, unack, close):
         add_warehouse(command)

@@ -121,7 +121,7 @@ class _Writer:
             self._nightly = self._nightly if story.fate == "unrestored" else nightly
         self._finish(number, story, started + (len(planned) + 1) * _BLOCK)
 
-    def _start(self, story: NightStory, plan: Plan, started: datetime, between: Intervention | None = None) -> int:
+    def _start(self, story: NightStory, plan: Plan, started: datetime, between: Intervention | None) -> int:
         config = settings_of(switched("off"))
         config |= {"datapath-mode": "veth", "routing-mode": "native"}
         cilium = Fingerprint(f"quay.io/cilium/cilium:v{story.cilium}", config)

@@ -6,7 +6,7 @@ import json
 import statistics
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -74,14 +74,7 @@ def _collected(
     try:
         with Prometheus(settings, budget_s=BUDGET_S) as prometheus:
             for query in queries:
-                promql = filled_in(
-                    query,
-                    nodes,
-                    window_s=settings.window_s,
-                    node_label=settings.node_label,
-                    cluster_label=settings.cluster_label,
-                    cluster=cluster,
-                )
+                promql = filled_in(query, nodes, cluster, settings)
                 try:
                     for window in windows:
                         found = _answer(prometheus, promql, window, settings)
@@ -123,7 +116,7 @@ def measurable(windows: Sequence[Window], window_s: float) -> tuple[list[Window]
                 f"block {one.block} is not longer than the {window_s:g} s of a rate, so Prometheus is not asked"
             )
         else:
-            kept.append(Window(one.block, one.arm, one.started_at + shift, one.finished_at))
+            kept.append(replace(one, started_at=one.started_at + shift))
     return kept, lines
 
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
 from bigtcp_bench.errors import InvalidInput, validation_sentence
+from bigtcp_bench.monitoring.settings import PrometheusSettings
 from bigtcp_bench.resources import include_dir, read_yaml
 
 PLACEHOLDERS = ("nodes", "node", "window")
@@ -59,23 +60,16 @@ def load_queries(path: Path | None = None) -> tuple[Query, ...]:
     return queries
 
 
-def filled_in(
-    query: Query,
-    nodes: Sequence[str],
-    *,
-    window_s: int,
-    node_label: str = "instance",
-    cluster_label: str | None = None,
-    cluster: str = "",
-) -> str:
-    """Return the PromQL of ``query`` for ``nodes`` (names and addresses) and rates over ``window_s`` seconds."""
+def filled_in(query: Query, nodes: Sequence[str], cluster: str, settings: PrometheusSettings) -> str:
+    """Return the PromQL of ``query`` for ``nodes`` (names and addresses) of ``cluster``."""
     # An address may stand in brackets, and all of them before a port: 10.0.0.1:9100, [fd00::1]:9100, node1.
     names = "|".join(re.escape(name) for name in nodes)
     pattern = rf"\[?(?:{names})\]?(?::[0-9]+)?"
-    selected = f"{node_label}=~{_quoted(pattern)}"
-    if cluster_label is not None:
-        selected += f", {cluster_label}={_quoted(cluster)}"
-    return Template(query.promql).substitute(nodes=selected, node=node_label, window=f"{window_s}s")
+    selected = f"{settings.node_label}=~{_quoted(pattern)}"
+    if settings.cluster_label is not None:
+        selected += f", {settings.cluster_label}={_quoted(cluster)}"
+    window = f"{settings.window_s}s"
+    return Template(query.promql).substitute(nodes=selected, node=settings.node_label, window=window)
 
 
 def _quoted(text: str) -> str:
