@@ -15,7 +15,7 @@ from bigtcp_bench.report import units
 from bigtcp_bench.report.headline import moved_text
 from bigtcp_bench.report.history import changes_text
 from bigtcp_bench.report.incident import most_telling
-from bigtcp_bench.report.words import CAUSE_ADVICE, NO_CAUSE_ADVICE, series_text
+from bigtcp_bench.report.words import CAUSE_ADVICE, NO_CAUSE_ADVICE, SILENT, series_text
 
 if TYPE_CHECKING:
     from bigtcp_bench.report.history import SeriesView
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 #: Scenario and metric.
 Series = tuple[str, str]
-
-#: What an acknowledgement does, wherever one is told of.
-ACKNOWLEDGED = "Silent until it ends, or gets worse by half of what it is now and at least 3 %."
 
 #: Facts that say more about a run than about an incident.
 _OF_THE_RUN = ("history", "time", "restore")
@@ -131,7 +128,7 @@ def acknowledged(news: IncidentNews) -> Message:
     incident = news.incident
     note = f": {incident.acknowledged_note}" if incident.acknowledged_note else ""
     who = incident.acknowledged_by or "somebody"
-    return _reply(f"Acknowledged by {who}{note}. {ACKNOWLEDGED}", news, kind="acknowledged")
+    return _reply(f"Acknowledged by {who}{note}. {units.capital(SILENT)}.", news, kind="acknowledged")
 
 
 def closed(news: IncidentNews) -> Message:

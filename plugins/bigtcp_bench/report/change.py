@@ -15,6 +15,8 @@ from bigtcp_bench.planning.terms import same_terms
 from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.report import units
 from bigtcp_bench.report.words import day_text, gain_text, series_text
+from bigtcp_bench.warehouse.controls import MACHINES
+from bigtcp_bench.warehouse.records import BY_HAND
 from bigtcp_bench.warehouse.verdicts import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -24,10 +26,8 @@ if TYPE_CHECKING:
     from bigtcp_bench.warehouse.cilium_runs import CiliumRun
     from bigtcp_bench.warehouse.store import Warehouse
 
-#: Runs that are not of the same of these say nothing about how much runs like the one before differ.
-_MACHINES = ("client_node", "server_node", "client_kernel", "server_kernel", "nic_driver", "mtu")
-#: What Airflow calls a run that somebody has started, and how the ids of the upgrade watch's begin.
-_BY_HAND, _BY_WATCH = "manual", "upgrade__"
+#: How the ids of the upgrade watch's runs begin.
+_BY_WATCH = "upgrade__"
 #: A run by hand that says nothing is about the last change of Cilium when that is not longer ago.
 _RECENT = timedelta(days=14)
 _ABOUT_CILIUM = re.compile(r"cilium|upgrade|downgrade|rollout", re.IGNORECASE)
@@ -173,7 +173,7 @@ def compared_before(warehouse: Warehouse, cluster: str, number: int, before: int
 
 def asks(note: str | None, trigger: str | None, run_id: str) -> bool:
     """Return whether a run was started for a reason of its own, by a person or by the upgrade watch."""
-    return bool(note) or trigger == _BY_HAND or run_id.startswith(_BY_WATCH)
+    return bool(note) or trigger == BY_HAND or run_id.startswith(_BY_WATCH)
 
 
 def note_conflict(note: str | None, cilium_version: str | None) -> str:
@@ -254,9 +254,12 @@ def _cilium(
 
 
 def runs_like(warehouse: Warehouse, cluster: str, number: int, scenarios: list[str]) -> pd.DataFrame:
-    """Return the history of run ``number``, oldest first: runs of its plan on its machines."""
+    """Return the history of run ``number``, oldest first: runs of its plan on its machines.
+
+    Others say nothing about how much runs like it differ.
+    """
     from bigtcp_bench.analysis.change import MAX_RUNS
 
     frame = warehouse.series_frame(cluster, scenarios=scenarios, nights=MAX_RUNS, until_run=number)
-    machines = frame.loc[frame["run_id"] == number, list(_MACHINES)].drop_duplicates()
-    return frame.merge(machines, on=list(_MACHINES), how="inner") if len(machines) == 1 else frame.iloc[:0]
+    machines = frame.loc[frame["run_id"] == number, list(MACHINES)].drop_duplicates()
+    return frame.merge(machines, on=list(MACHINES), how="inner") if len(machines) == 1 else frame.iloc[:0]

@@ -30,7 +30,7 @@ from bigtcp_bench.report import summary, units
 from bigtcp_bench.report.charts import vega
 from bigtcp_bench.report.charts.of_run import RunChart, run_charts
 from bigtcp_bench.report.headline import RESTORE_ADVICE
-from bigtcp_bench.report.words import verdict_word
+from bigtcp_bench.report.words import EMULATED, verdict_word
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.compare import Comparison
@@ -118,11 +118,12 @@ def _templates() -> jinja2.Environment:
         "change": units.change_text,
         "number": _number,
         "verdict": verdict_word,
-        "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        "capital": units.capital,
     }
     environment.globals |= {
         "interval": units.change_with_interval,
         "summary": summary,
+        "EMULATED": EMULATED,
         "MISSING": units.MISSING,
         "RESTORE_ADVICE": RESTORE_ADVICE,
     }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 #: Where Airflow mounts the pages, below its own address.
 URL_PREFIX = "/bigtcp-bench"
@@ -35,10 +34,8 @@ def incident_url(airflow_url: str, number: int) -> str:
     return page_url(airflow_url, f"incidents/{number}")
 
 
-def page_url(airflow_url: str, path: str, query: Mapping[str, str | None] | None = None) -> str:
-    """Return the address of the page ``path`` within Airflow's frame; values of None are left out."""
+def page_url(airflow_url: str, path: str) -> str:
+    """Return the address of the page ``path`` within Airflow's frame."""
     base = airflow_url.rstrip("/")
-    given = {name: value for name, value in (query or {}).items() if value is not None}
     # Behind its own route Airflow's UI repeats the path of what it frames, with its own path prefix.
-    framed = f"{urlsplit(base).path}{URL_PREFIX}/{path}"
-    return f"{base}/plugin/{NAV_ROUTE}{framed}{'?' if given else ''}{urlencode(given)}"
+    return f"{base}/plugin/{NAV_ROUTE}{urlsplit(base).path}{URL_PREFIX}/{path}"

@@ -103,6 +103,11 @@ def minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def capital(text: str) -> str:
+    """Return ``text`` as a sentence begins; what else is a capital letter stays one."""
+    return text[:1].upper() + text[1:]
+
+
 def signs(sentence: str) -> str:
     """Return ``sentence`` with that sign before its negative numbers, and a space before ``%``.
 

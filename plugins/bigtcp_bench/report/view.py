@@ -27,13 +27,10 @@ if TYPE_CHECKING:
 
     from bigtcp_bench.analysis.compare import Comparison
     from bigtcp_bench.analysis.diagnosis import Cause
+    from bigtcp_bench.warehouse.records import RunStatus
     from bigtcp_bench.warehouse.store import Warehouse
 
-RunStatus = Literal["running", "valid", "invalid", "failed"]
 RestoreState = Literal["pending", "verified", "not_verified", "not_needed"]
-
-#: Verdicts in the order in which they are counted and listed: what needs a look comes first.
-VERDICTS = ("slower", "faster", "equivalent", "inconclusive", "invalid")
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,13 @@ TWO_CHANGES = (
     "A change among the nights is on against off now, divided by what it usually was; a gain is on against off "
     "itself."
 )
+#: What an acknowledgement does.
+SILENT = "silent until it ends, or gets worse by half of what it is now and at least 3 %"
+#: What a figure of the lab is worth.
+EMULATED = (
+    "The Kubernetes API and the Cilium agent are the lab's; the traffic, the kernel's BIG TCP and every counter "
+    "are real. The figures do not say what a cluster would gain."
+)
 #: What to do about an incident that nothing is blamed for yet.
 NO_CAUSE_ADVICE = "Wait for the next nights: a suspicion is confirmed or comes to nothing by itself."
 

@@ -14,8 +14,8 @@ from bigtcp_bench.warehouse.store import Warehouse
 #: The metric that stands for the control.
 METRIC = "transactions_per_s"
 
-#: What the control depends on; runs that differ in these are not comparable.
-_MACHINES = ("client_node", "server_node", "client_kernel", "server_kernel", "nic_driver", "mtu")
+#: The machines of a run: what was measured on others is not comparable.
+MACHINES = ("client_node", "server_node", "client_kernel", "server_kernel", "nic_driver", "mtu")
 
 #: Runs among which the newest with a control are looked for, as a multiple of those that are wanted.
 _LOOKED_AT = 3
@@ -44,7 +44,7 @@ def control_history(warehouse: Warehouse, run_id: int, nights: int) -> list[floa
 
     Invalid runs are among them: a control that has changed for good makes runs invalid, until it is the usual one.
     """
-    this = sa.select(run.c.cluster, run.c.started_at, *(run.c[name] for name in _MACHINES))
+    this = sa.select(run.c.cluster, run.c.started_at, *(run.c[name] for name in MACHINES))
     this_run = this.where(run.c.id == run_id).subquery()
     before = (
         sa.select(run.c.id)
@@ -53,7 +53,7 @@ def control_history(warehouse: Warehouse, run_id: int, nights: int) -> list[floa
             run.c.started_at < this_run.c.started_at,
             run.c.status.in_(("valid", "invalid")),
             ~run.c.superseded,
-            *(run.c[name].is_not_distinct_from(this_run.c[name]) for name in _MACHINES),
+            *(run.c[name].is_not_distinct_from(this_run.c[name]) for name in MACHINES),
         )
         .order_by(*NEWEST_FIRST)
         .limit(_LOOKED_AT * nights)

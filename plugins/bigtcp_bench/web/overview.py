@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS, main_metric
 from bigtcp_bench.warehouse import outbox, pages
 from bigtcp_bench.web.access import AccessDep
@@ -73,7 +72,7 @@ def _card(warehouse: Warehouse, access: Access, name: str) -> ClusterCard:
         last=last,
         headline=headlines(warehouse, [last["id"]], access.whole_clusters)[last["id"]],
         compared=compared,
-        benefits=main_comparisons(warehouse, compared["id"]) if compared else [],
+        benefits=_main_comparisons(warehouse, compared["id"]) if compared else [],
         incidents=_open_incidents(warehouse, name) if name in access.whole_clusters else None,
         upgrade=_upgrade(warehouse, name) if name in access.whole_clusters else None,
         origin=pages.origins(warehouse, [last["id"]])[last["id"]],
@@ -104,14 +103,9 @@ def _open_incidents(warehouse: Warehouse, cluster: str) -> list[IncidentStory]:
     return [IncidentStory.from_warehouse(warehouse, one) for one in open_incidents(warehouse, cluster)]
 
 
-def main_comparisons(warehouse: Warehouse, number: int) -> list[dict[Any, Any]]:
+def _main_comparisons(warehouse: Warehouse, number: int) -> list[dict[Any, Any]]:
     """Return the comparison that stands for each scenario of a run, in the order of the scenarios."""
     order = list(SCENARIOS)
-    found = [
-        row
-        for row in warehouse.comparisons_frame(number).to_dict("records")
-        if row["metric"] == main_metric(row["scenario"])
-    ]
-    for row in found:
-        row["label"] = METRICS[row["metric"]].short_label
+    rows = warehouse.comparisons_frame(number).to_dict("records")
+    found = [row for row in rows if row["metric"] == main_metric(row["scenario"])]
     return sorted(found, key=lambda row: order.index(row["scenario"]))

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.report import links, units
-from bigtcp_bench.report.words import CAUSES, TWO_GAINS, verdict_word
+from bigtcp_bench.report.words import CAUSES, EMULATED, SILENT, TWO_GAINS, verdict_word
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -135,7 +135,12 @@ def _templates() -> jinja2.Environment:
         "cause": lambda name: CAUSES.get(name or "", name or units.MISSING),
         "zip": lambda one, other: list(zip(one, other, strict=True)),
     }
-    environment.globals |= {"interval": units.change_with_interval, "TWO_GAINS": TWO_GAINS}
+    environment.globals |= {
+        "interval": units.change_with_interval,
+        "EMULATED": EMULATED,
+        "SILENT": SILENT,
+        "TWO_GAINS": TWO_GAINS,
+    }
     return environment
 
 

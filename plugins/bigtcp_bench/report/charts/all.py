@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import altair as alt
 
 from bigtcp_bench.in_cluster.capture import PACKET_BOUNDS
-from bigtcp_bench.in_cluster.treatment import ARMS, CLASSIC_MAX_PACKET_BYTES
+from bigtcp_bench.in_cluster.treatment import ARMS, CLASSIC_MAX_PACKET_BYTES, FAMILIES
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import PATHS, SCENARIOS, Family, Way
+from bigtcp_bench.planning.plan import PATHS, SCENARIOS, Way
 from bigtcp_bench.readings.cpu import CPU_PARTS
 from bigtcp_bench.report import units
 from bigtcp_bench.report.charts.parts import (
@@ -34,10 +34,8 @@ from bigtcp_bench.report.charts.parts import (
     chart_of,
     empty,
     finished,
-    from_zero,
     list_height,
     log_axis,
-    log_scale,
     missing_columns,
     room_for_words,
     scenario_axis,
@@ -66,7 +64,6 @@ if TYPE_CHECKING:
 End = Literal["sender", "receiver"]
 
 _RESULT_COLUMNS = ("block", "arm", "generation", "scenario", "repetition", "metric", "value")
-_FAMILIES: tuple[Family, Family] = ("ipv4", "ipv6")
 _SIZE_COLUMNS = ("family", "path", "end", "direction", "upper_bytes", "arm", "packets", "bytes")
 _PERCENTILES = {
     "latency_p50_us": "p50",
@@ -197,7 +194,7 @@ def repetitions_chart(results: pd.DataFrame, scenario: str, metric: str) -> alt.
 def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
     """Return the mean bytes per packet at sender and receiver in both arms; ``proofs`` are those of a RunView."""
     title = "Packet sizes: what BIG TCP really did"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"scenario": proof.scenario, "end": end, "arm": proof.arm, "value": value, "text": units.byte_count(value)}
         for proof in proofs
         for end, value in (("sender", proof.sender_b), ("receiver", proof.receiver_b))
@@ -205,12 +202,12 @@ def packet_size_chart(proofs: Sequence[Proof]) -> alt.LayerChart:
     ]
     if not rows:
         return empty(title, "No packet sizes were measured.")
-    sizes = [end for proof in proofs for end in (proof.sender_b, proof.receiver_b) if end is not None]
+    largest = max(CLASSIC_MAX_PACKET_BYTES, *(row["value"] for row in rows))
     limit = chart_of([{"value": CLASSIC_MAX_PACKET_BYTES, "text": f"{CLASSIC_MAX_PACKET_BYTES:,} B"}])
     x = alt.X(
         "value:Q",
         title="mean bytes per packet (B)",
-        scale=from_zero(max(CLASSIC_MAX_PACKET_BYTES, *sizes)),
+        scale=alt.Scale(domain=[0, largest * 1.05], nice=False),
         axis=alt.Axis(format=",d", **ACROSS),
     )
     above = limit.mark_text(align="left", dx=4, dy=-4, baseline="bottom")
@@ -309,7 +306,7 @@ def _shares_of_sizes(data: pd.DataFrame) -> tuple[list[dict[str, Any]], list[dic
     known: dict[Any, dict[int, tuple[int, int]]] = {}
     for (*where_at, bound), size, packets in sums.itertuples(name=None):
         known.setdefault(tuple(where_at), {})[bound] = int(size), int(packets)
-    for path, family, end, arm in itertools.product(PATHS, _FAMILIES, _DATA_DIRECTIONS, ARMS):
+    for path, family, end, arm in itertools.product(PATHS, FAMILIES, _DATA_DIRECTIONS, ARMS):
         of = known.get((path, family, end, arm))
         if of is None:
             continue
@@ -404,7 +401,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     found = [one for one in found if one[-1] / divisor > 0]
     if not found:
         return empty(title, "This run measured no latency.")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "scenario": scenario,
             "percentile": percentile,
@@ -416,9 +413,7 @@ def latency_chart(view: RunView) -> alt.LayerChart:
     ]
     base = chart_of(rows)
     y, offset = scenario_axis(rows), alt.YOffset("arm:N", sort=list(ARMS))
-    scale = log_scale([value / divisor for _, _, _, value in found])
-    axis = log_axis([value / divisor for _, _, _, value in found])
-    x = alt.X("value:Q", title=f"latency ({unit})", scale=scale, axis=axis)
+    x = log_axis([row["value"] for row in rows], f"latency ({unit})")
     measured = {row["percentile"] for row in rows}
     known = {name: shape for name, shape in _PERCENTILE_SHAPES.items() if name in measured}
     shapes = alt.Scale(domain=list(known), range=list(known.values()))

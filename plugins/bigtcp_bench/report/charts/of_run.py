@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS
+from bigtcp_bench.report import units
 from bigtcp_bench.report.charts import all as charts
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _repetitions(results: pd.DataFrame, scenario: str, metric: str) -> RunChart:
     return RunChart(
         f"repetitions-{scenario.replace('@', '-')}",
         "repetitions",
-        title[:1].upper() + title[1:],
+        units.capital(title),
         lambda: charts.repetitions_chart(results, scenario, metric),
     )
 

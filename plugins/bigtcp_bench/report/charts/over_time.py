@@ -73,7 +73,7 @@ def trend_chart(
         series,
         [*notes.shades(), *layers, *notes.rules()],
         span,
-        title=f"{_capital(metric.label)} of {scenario}",
+        title=f"{units.capital(metric.label)} of {scenario}",
         meaning=meaning if has_bands else "",
         description=(
             f"Line chart: {metric.label} of {scenario} with BIG TCP off and on, {series.period}. "
@@ -183,7 +183,3 @@ def _linked(rows: list[dict[str, Any]], run_url: Callable[[int], str] | None) ->
     for row in rows:
         row["href"] = run_url(row["run"])
     return {"href": alt.Href("href:N")}
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

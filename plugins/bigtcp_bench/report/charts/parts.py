@@ -89,25 +89,10 @@ def scenario_axis(rows: Sequence[Mapping[str, Any]]) -> alt.Y:
     return alt.Y("scenario:N", title=None, sort=names, axis=alt.Axis(labelLimit=140))
 
 
-def from_zero(largest: float, room: float = 0.05) -> alt.Scale:
-    """Return a scale from 0 to ``largest`` and some ``room`` behind it, a share of it."""
-    return alt.Scale(domain=[0, largest * (1 + room)], nice=False)
-
-
 def room_for_words(largest: float, words_px: int) -> alt.Scale:
     """Return a scale from 0 to ``largest`` with ``words_px`` pixels behind it, however narrow the chart is."""
     end = alt.ExprRef(expr=f"{largest} * width / max(width - {words_px}, 1)")
     return alt.Scale(domainMin=0, domainMax=end, nice=False, zero=True)
-
-
-def log_scale(values: Sequence[float]) -> alt.Scale:
-    """Return a logarithmic scale that holds ``values``, above zero, with some room at both ends."""
-    return alt.Scale(type="log", domain=list(_log_ends(values)), nice=False)
-
-
-def _log_ends(values: Sequence[float]) -> tuple[float, float]:
-    # The largest number there is has no room above it.
-    return min(values) / 1.08, min(max(values) * 1.08, sys.float_info.max)
 
 
 #: Where ticks of a logarithmic axis may stand within a power of ten, from few to many.
@@ -121,9 +106,13 @@ _LOG_STEPS: tuple[tuple[float, ...], ...] = (
 _FEWEST_TICKS = 3
 
 
-def log_axis(values: Sequence[float]) -> alt.Axis:
-    """Return the axis of ``log_scale(values)``: at round numbers, or at both ends where there are too few."""
-    low, high = _log_ends(values)
+def log_axis(values: Sequence[float], title: str) -> alt.X:
+    """Return the logarithmic x axis for ``values``, above zero, with some room at both ends.
+
+    Its ticks are at round numbers, or at both ends where there are too few of these.
+    """
+    # The largest number there is has no room above it.
+    low, high = min(values) / 1.08, min(max(values) * 1.08, sys.float_info.max)
     powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in _LOG_STEPS:
@@ -133,7 +122,9 @@ def log_axis(values: Sequence[float]) -> alt.Axis:
     if len(ticks) < _FEWEST_TICKS:
         ticks = sorted({min(values), max(values)})
     # Vega's own format leaves out the numbers of most ticks of such an axis.
-    return alt.Axis(values=ticks, labelExpr="format(datum.value, ',.3~r')", **_APART)
+    axis = alt.Axis(values=ticks, labelExpr="format(datum.value, ',.3~r')", **_APART)
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    return alt.X("value:Q", title=title, scale=scale, axis=axis)
 
 
 def aligned(axis: alt.Axis) -> alt.Axis:
@@ -188,7 +179,7 @@ def finished(
     ``description`` is what a screen reader says.
     """
     lines = [units.unbroken(line) for line in subtitle if line]
-    lines[:1] = [line[:1].upper() + line[1:] for line in lines[:1]]
+    lines[:1] = map(units.capital, lines[:1])
     return alt.LayerChart(
         layer=list(layers),
         title=alt.TitleParams(title, offset=_TITLE_OFFSET, subtitle=lines or alt.Undefined),
