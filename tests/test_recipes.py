@@ -43,6 +43,7 @@ from bigtcp_bench.report.detail import RunDetail
 from bigtcp_bench.report.html import report_file
 from bigtcp_bench.report.charts.of_run import run_charts
 from bigtcp_bench.report.summary import run_summary
+from bigtcp_bench.report.stored import StoredRun
 from bigtcp_bench.report.view import RunView
 from bigtcp_bench.warehouse import outbox
 from bigtcp_bench.warehouse.store import Warehouse
@@ -53,7 +54,7 @@ from tests.readings.documents import recorded_document, repetition
 warehouse = Warehouse(f"sqlite:///{Path.cwd()}/warehouse.db")
 warehouse.migrate()
 write_history(warehouse, 2, last_night=date(2026, 11, 23))
-view, detail = RunView.from_warehouse(warehouse, 2), RunDetail.from_warehouse(warehouse, 2)
+view, detail = RunView.from_warehouse(warehouse, 2), RunDetail.of(StoredRun(warehouse, 2))
 
 USUAL["packets_per_gb"] = 17_000.0
 plan = validate_plan({"scenarios": "ipv4-stream-16"})

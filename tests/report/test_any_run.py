@@ -15,6 +15,7 @@ from bigtcp_bench.notify.slack.settings import ClusterSettings
 from bigtcp_bench.report.charts.all import latency_chart
 from bigtcp_bench.report.charts.of_run import run_charts
 from bigtcp_bench.report.detail import RunDetail
+from bigtcp_bench.report.stored import StoredRun
 from bigtcp_bench.report.summary import headline, run_summary
 from bigtcp_bench.report.view import RunView
 from tests.any_run import HISTORIES, SEARCH, filled
@@ -26,7 +27,7 @@ def test_whatever_is_stored_of_a_run_can_be_told(migrated_file, tmp_path_factory
     folder = tmp_path_factory.mktemp("one")
     with filled(migrated_file, folder, history) as (warehouse, numbers):
         number = numbers[-1]
-        view, detail = RunView.from_warehouse(warehouse, number), RunDetail.from_warehouse(warehouse, number)
+        view, detail = RunView.from_warehouse(warehouse, number), RunDetail.of(StoredRun(warehouse, number))
         assert headline(view) in " ".join(run_summary(view, 2_000).split("\n"))
         for chart in run_charts(view, detail.results, detail.packet_sizes).values():
             assert chart.draw().to_dict()

@@ -22,6 +22,7 @@ from bigtcp_bench.report.charts.of_run import run_charts
 from bigtcp_bench.report.detail import RunDetail
 from bigtcp_bench.report.history import HistoryView, IncidentView
 from bigtcp_bench.report.html import report_file, run_body
+from bigtcp_bench.report.stored import StoredRun
 from bigtcp_bench.report.view import RestoreView, RunView
 from bigtcp_bench.warehouse.store import Warehouse
 from tests.report.views import CAUSES, run_view
@@ -46,7 +47,7 @@ def view(warehouse: Warehouse) -> RunView:
 
 @pytest.fixture(scope="module")
 def detail(warehouse: Warehouse) -> RunDetail:
-    return RunDetail.from_warehouse(warehouse, 2)
+    return RunDetail.of(StoredRun(warehouse, 2))
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_likely_causes_stand_before_the_figures_and_have_their_own(detail):
 
 
 def test_a_run_that_has_only_begun_has_a_body(warehouse):
-    text = body(RunView.from_warehouse(warehouse, 3), RunDetail.from_warehouse(warehouse, 3))
+    text = body(RunView.from_warehouse(warehouse, 3), RunDetail.of(StoredRun(warehouse, 3)))
     assert "the run has not ended" in text
     assert re.findall(r'<h2 id="([a-z]+)"', text) == ["validity", "restore", "conditions"]
 

@@ -14,7 +14,7 @@ from bigtcp_bench.report import units
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bigtcp_bench.warehouse.store import Warehouse
+    from bigtcp_bench.report.stored import StoredRun
 
 #: Counters that a reader looks at first; the others are behind a fold.
 FIRST_COUNTERS = (
@@ -95,10 +95,10 @@ class RunDetail:
     packet_sizes: pd.DataFrame
 
     @classmethod
-    def from_warehouse(cls, warehouse: Warehouse, number: int) -> RunDetail:
-        """Return the details that ``warehouse`` has of run ``number``. Raises InvalidInput if it is unknown."""
-        row = warehouse.run(number)
-        blocks = warehouse.blocks_frame(number).to_dict("records")
+    def of(cls, stored: StoredRun) -> RunDetail:
+        """Return the details of the run ``stored``."""
+        warehouse, number, row = stored.warehouse, stored.number, stored.row
+        blocks = stored.blocks.to_dict("records")
         failures: Any = warehouse.failures_frame(number).to_dict("records")
         return cls(
             blocks=tuple(map(_block, blocks)),
@@ -109,8 +109,8 @@ class RunDetail:
             checks=tuple(_CHECK | check for check in row["checks"] or ()),
             failures=tuple(dict(failure) for failure in failures),
             counters=tuple(_counters(warehouse.counters_frame(number), [block["block"] for block in blocks])),
-            results=warehouse.results_frame(number),
-            packet_sizes=warehouse.packet_sizes_frame(number),
+            results=stored.results,
+            packet_sizes=stored.packet_sizes,
         )
 
     @property

@@ -6,7 +6,7 @@ Pure: who shows a run (pages, terminal, Slack, the note in Airflow) hands over a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -37,6 +37,26 @@ class Gain:
     def of(cls, metric: str, before: float | None, now: float | None) -> Gain:
         """Return the gain for two changes of ``metric``, on against off (0.1 = 10 % more)."""
         return cls(*(None if change is None else gained(metric, change) for change in (before, now)))
+
+
+def regressions(series: Iterable[SeriesView]) -> list[tuple[str, str, str]]:
+    """Return scenario, metric and first night of every one of ``series`` that is a regression."""
+    return [(*one.series, one.since) for one in series if one.state == "regression" and one.since]
+
+
+def gains_of(
+    series: Iterable[SeriesView],
+    before: Mapping[tuple[str, str, str], float],
+    now: Mapping[Series, float | None],
+) -> dict[Series, Gain]:
+    """Return what BIG TCP gained in every regression among ``series``.
+
+    ``before`` are the changes, on against off, before each of ``regressions(series)``; ``now`` are those of now.
+    """
+    return {
+        (scenario, metric): Gain.of(metric, before.get((scenario, metric, night)), now.get((scenario, metric)))
+        for scenario, metric, night in regressions(series)
+    }
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -173,7 +172,7 @@ class HistoryView:
 
 def _series(row: Mapping[Any, Any]) -> SeriesView:
     details: Mapping[str, Any] = row["details"] or {}
-    change, since, attribution = (_known(row[name]) for name in ("change", "since", "attribution"))
+    change, since, attribution = (units.known(row[name]) for name in ("change", "since", "attribution"))
     rerun, changed = details.get("rerun"), details.get("plan_changed") or {}
     return SeriesView(
         scenario=row["scenario"],
@@ -192,10 +191,6 @@ def _series(row: Mapping[Any, Any]) -> SeriesView:
         plan_changed_on=changed.get("on"),
         plan_changes=tuple((name, before, now) for name, (before, now) in changed.get("terms", {}).items()),
     )
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _told_line(scenario: str, state: str, told: list[SeriesView]) -> str:

@@ -2,8 +2,9 @@
 
 For the page::
 
-    view, detail = RunView.from_warehouse(store, number), RunDetail.from_warehouse(store, number)
-    body = run_body(view, detail, chart=lambda chart: Markup(...))     # one place for each chart
+    stored = StoredRun(warehouse, number)
+    # One place for each chart:
+    body = run_body(RunView.of(stored), RunDetail.of(stored), chart=lambda chart: Markup(...))
 
 ``chart`` is called with every RunChart where it belongs, and returns what stands there: by default the drawn chart
 itself (``vega.figure``), or a place into which the page loads it later, by its name. The body begins with headings
@@ -90,9 +91,11 @@ def report_file(view: RunView, detail: RunDetail) -> str:
 def write_report(warehouse: Warehouse, number: int, path: Path) -> None:
     """Write run ``number`` into the file ``path``. Raises InvalidInput if that cannot be done."""
     from bigtcp_bench.report.detail import RunDetail
+    from bigtcp_bench.report.stored import StoredRun
     from bigtcp_bench.report.view import RunView
 
-    text = report_file(RunView.from_warehouse(warehouse, number), RunDetail.from_warehouse(warehouse, number))
+    stored = StoredRun(warehouse, number)
+    text = report_file(RunView.of(stored), RunDetail.of(stored))
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

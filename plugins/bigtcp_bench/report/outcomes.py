@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 from bigtcp_bench.cluster.fingerprint import Fingerprint
 from bigtcp_bench.planning.thresholds import Thresholds
 from bigtcp_bench.report.change import ChangeView, asks
-from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
+from bigtcp_bench.report.headline import Headline, Outcome, gains_of, headline, regressions
 from bigtcp_bench.report.history import SeriesView
-from bigtcp_bench.report.view import RunView, against_of
+from bigtcp_bench.report.running import progress_line
+from bigtcp_bench.report.view import against_of
 
 if TYPE_CHECKING:
-    from bigtcp_bench.warehouse.lists import ListedComparison, ListedRun, ListedSeries
+    from bigtcp_bench.warehouse.lists import ListedRun
     from bigtcp_bench.warehouse.store import Warehouse
-
-#: Scenario, metric, and the night since when it is a regression, → the change of arm on against off before.
-_Before = dict[tuple[str, str, str], float]
 
 
 def headlines(
@@ -33,29 +31,30 @@ def headlines(
     from bigtcp_bench.warehouse.lists import listed_comparisons, listed_runs, listed_series
 
     runs = listed_runs(warehouse, numbers)
-    comparisons, series = listed_comparisons(warehouse, numbers), listed_series(warehouse, numbers)
-    before: dict[str, _Before] = {}
+    comparisons = listed_comparisons(warehouse, numbers)
+    series = {
+        number: [SeriesView(**vars(one) | {"nights": one.nights or 0}) for one in found]
+        for number, found in listed_series(warehouse, numbers).items()
+    }
+    before: dict[str, dict[tuple[str, str, str], float]] = {}
     whole = {
         number: run for number, run in runs.items() if whole_clusters is None or run.cluster in whole_clusters
     }
     for cluster in {run.cluster for run in whole.values()}:
         of = [one for number, run in runs.items() if run.cluster == cluster for one in series[number]]
-        before[cluster] = gains_before(
-            warehouse,
-            cluster,
-            [(one.scenario, one.metric, one.since) for one in of if one.state == "regression" and one.since],
-        )
+        before[cluster] = gains_before(warehouse, cluster, regressions(of))
     changes = {number: ChangeView.from_warehouse(warehouse, warehouse.run(number)) for number in _asking(whole)}
     incidents = [one for cluster in before for one in open_incidents(warehouse, cluster) if one.acknowledged_by]
     found = {}
     for number, run in runs.items():
+        progress = ""
         if run.status == "running":
             # There are few, and how far one has come stands in its blocks and its plan.
-            found[number] = RunView.from_warehouse(warehouse, number).headline
-            continue
+            progress = progress_line(warehouse.run(number), warehouse.blocks_frame(number))
+        now = {(one.scenario, one.metric): one.change for one in comparisons[number]}
         night = run.started_at.date()
         known = {
-            (member.scenario, member.metric): one.acknowledged_by or ""
+            member.series: one.acknowledged_by or ""
             for one in incidents
             if one.cluster == run.cluster and one.suspected_on <= night.isoformat()
             for member in one.members
@@ -71,10 +70,11 @@ def headlines(
                 restore_detail=restore.get("detail") or "",
                 verdicts=Counter(one.verdict for one in comparisons[number]),
                 worse=[(one.scenario, one.metric) for one in comparisons[number] if one.verdict == "slower"],
-                series=[SeriesView(**vars(one) | {"nights": one.nights or 0}) for one in series[number]],
-                gains=_gains(series[number], comparisons[number], before.get(run.cluster, {})),
+                series=series[number],
+                gains=gains_of(series[number], before.get(run.cluster, {}), now),
                 learning_nights=run.learning_nights or Thresholds.model_validate({}).learning_nights,
                 known=known,
+                progress=progress,
                 **against_of(changes.get(number), run.note, run.cilium_version, run.started_at),
             )
         )
@@ -88,24 +88,9 @@ def _asking(runs: Mapping[int, ListedRun]) -> list[int]:
     valid = [run for run in newest_first if run.status == "valid" and not run.is_aa]
     for place, run in enumerate(valid):
         before = next((one for one in valid[place + 1 :] if one.cluster == run.cluster), None)
-        known = [Fingerprint.of_row(vars(one)) for one in (before, run) if one is not None]
-        same = (
-            len(known) == 2
-            and known[0] is not None
-            and known[1] is not None
-            and not known[0].differences(known[1])
-        )
+        earlier = Fingerprint.of_row(vars(before)) if before is not None else None
+        now = Fingerprint.of_row(vars(run))
+        same = earlier is not None and now is not None and not earlier.differences(now)
         if asks(run.note, run.trigger, run.run_id) or not same:
             found.append(run.number)
     return found
-
-
-def _gains(series: list[ListedSeries], comparisons: list[ListedComparison], before: _Before) -> dict[Series, Gain]:
-    now = {(one.scenario, one.metric): one.change for one in comparisons}
-    return {
-        (one.scenario, one.metric): Gain.of(
-            one.metric, before.get((one.scenario, one.metric, one.since)), now.get((one.scenario, one.metric))
-        )
-        for one in series
-        if one.state == "regression" and one.since
-    }

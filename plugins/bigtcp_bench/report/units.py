@@ -19,6 +19,11 @@ _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?bit/s|[kMG]?B|s/GB|/GB|/s|[µ
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
+def known(value: Any) -> Any:
+    """Return ``value`` out of a frame, and None for the NaN that stands there for a missing text or number."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def value_text(value: float | None, unit: str) -> str:
     """Return ``value`` of a ``unit`` of metrics.py for people, with three significant digits (bytes: all).
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.in_cluster.treatment import ARMS, proves
@@ -17,10 +15,13 @@ from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import SCENARIOS, Arm, Expectation, Plan, main_metric, unproven_ways
 from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.report.change import ChangeView, NotCompared, note_conflict
-from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, headline
+from bigtcp_bench.report.headline import Gain, Headline, Outcome, Series, gains_of, headline, regressions
 from bigtcp_bench.report.history import HistoryView
+from bigtcp_bench.report.links import airflow_run_url
 from bigtcp_bench.report.precision import unknown_line
-from bigtcp_bench.report.units import signs
+from bigtcp_bench.report.running import progress_line
+from bigtcp_bench.report.stored import StoredRun
+from bigtcp_bench.report.units import known, signs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,14 +146,17 @@ class RunView:
         ``airflow_url`` is the address of Airflow's own pages, for the link. Raises InvalidInput if the run is
         unknown.
         """
-        row = warehouse.run(number)
+        return cls.of(StoredRun(warehouse, number), airflow_url)
+
+    @classmethod
+    def of(cls, stored: StoredRun, airflow_url: str | None = None) -> RunView:
+        """Return all that is known of the run ``stored``; ``airflow_url`` as above."""
+        warehouse, number, row = stored.warehouse, stored.number, stored.row
         plan: Mapping[str, Any] = row["plan"] or {}
         environment: Mapping[str, Any] = row["environment"] or {}
         scenarios = list(plan.get("scenarios", SCENARIOS))
-        results = warehouse.results_frame(number)
-        blocks = warehouse.blocks_frame(number)
+        results, blocks, sizes = stored.results, stored.blocks, stored.packet_sizes
         again = set(blocks[blocks["purpose"] == "rerun"]["block"])
-        sizes = warehouse.packet_sizes_frame(number)
         of_plan = results[results["scenario"].isin(scenarios)]
         repetitions = len(of_plan[["block", "generation", "scenario", "repetition"]].drop_duplicates())
         comparisons = _comparisons(warehouse.comparisons_frame(number), scenarios)
@@ -185,14 +189,14 @@ class RunView:
             measuring_time_s=repetitions * ((plan.get("duration_s") or 0) + (plan.get("omit_s") or 0)),
             emulated=bool(environment.get("emulated")),
             generated=bool(environment.get("generated")),
-            url=_run_url(airflow_url, row["dag_id"], row["run_id"]),
+            url=airflow_run_url(airflow_url, row["dag_id"], row["run_id"]) if airflow_url else None,
             history=history,
             unknown=unknown_line(comparisons, plan) if row["status"] == "valid" else "",
             **_causes(warehouse.diagnosis_frame(number)),
             noise=_noise(warehouse, row) if row["is_aa"] else (),
             change=ChangeView.from_warehouse(warehouse, row),
             gains=_gains(warehouse, row["cluster"], history, comparisons),
-            progress=_progress(row, blocks) if row["status"] == "running" else "",
+            progress=progress_line(row, blocks) if row["status"] == "running" else "",
         )
 
     @property
@@ -281,9 +285,9 @@ def _causes(frame: pd.DataFrame) -> dict[str, Any]:
             sentence=row["sentence"],
             figures=row["figures"] or {},
             strength=row["strength"],
-            scenario=_known(row["scenario"]),
-            arm=_known(row["arm"]),
-            node=_known(row["node"]),
+            scenario=known(row["scenario"]),
+            arm=known(row["arm"]),
+            node=known(row["node"]),
             explains=tuple(row["explains"]),
         )
         for row in frame.to_dict("records")
@@ -297,48 +301,8 @@ def _gains(
 ) -> dict[Series, Gain]:
     from bigtcp_bench.warehouse.gains import gains_before
 
-    now = {(one.scenario, one.metric): one.change for one in comparisons}
-    since = {
-        (one.scenario, one.metric): one.since for one in history.series if one.state == "regression" and one.since
-    }
-    before = gains_before(warehouse, cluster, [(*series, night) for series, night in since.items()])
-    return {
-        series: Gain.of(series[1], before.get((*series, night)), now.get(series))
-        for series, night in since.items()
-    }
-
-
-def _progress(row: Mapping[str, Any], blocks: pd.DataFrame) -> str:
-    """Return which block of how many goes on, and when the run should end."""
-    from bigtcp_bench.errors import InvalidInput
-    from bigtcp_bench.planning.duration import estimate, estimate_again
-    from bigtcp_bench.planning.plan import blocks as planned_blocks
-    from bigtcp_bench.planning.plan import validate_plan
-
-    try:
-        plan = validate_plan(row["plan"] or {})
-    except InvalidInput:
-        return ""
-    planned = planned_blocks(plan)
-    expected = estimate(plan, restarts=2 * len(planned))
-    took = [expected.quick_s, expected.slow_s]
-    if blocks.empty:
-        before = f"before the first of {len(planned)} blocks: checks, and the state to be put back"
-        return f"{before}; {_end(row, took)}"
-    last = blocks.iloc[-1]
-    number = int(last["block"])
-    word = "re-run, block" if last["purpose"] == "rerun" else "block"
-    of = number - len(planned) if last["purpose"] == "rerun" else f"{number} of {len(planned)}"
-    ended = "measured, the next one follows" if last["finished_at"] == last["finished_at"] else "is being measured"
-    if last["purpose"] == "rerun":
-        again = estimate_again(plan)
-        took = [took[0] + again.quick_s, took[1] + again.slow_s]
-    return f"{word} {of} (BIG TCP {last['arm']}) {ended}; {_end(row, took)}"
-
-
-def _end(row: Mapping[str, Any], took: Iterable[float]) -> str:
-    ends = " and ".join(f"{row['started_at'] + timedelta(seconds=one):%H:%M}" for one in took)
-    return f"the end is expected between {ends} UTC"
+    before = gains_before(warehouse, cluster, regressions(history.series))
+    return gains_of(history.series, before, {(one.scenario, one.metric): one.change for one in comparisons})
 
 
 def _noise(warehouse: Warehouse, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -393,10 +357,6 @@ def _comparisons(frame: pd.DataFrame, scenarios: list[str]) -> tuple[Comparison,
     )
 
 
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _proofs(results: pd.DataFrame, scenarios: list[str]) -> tuple[Proof, ...]:
     sizes: dict[tuple[str, str, str], list[float]] = {}
     arms: dict[tuple[Any, ...], str] = {}
@@ -448,9 +408,3 @@ def _captured_proofs(sizes: pd.DataFrame, scenarios: list[str]) -> Iterator[Proo
 
 def _restore(result: Mapping[str, Any] | None) -> RestoreView:
     return RestoreView(result["state"], result.get("detail") or "") if result else RestoreView("pending")
-
-
-def _run_url(airflow_url: str | None, dag_id: str, run_id: str) -> str | None:
-    if not airflow_url:
-        return None
-    return f"{airflow_url.rstrip('/')}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"

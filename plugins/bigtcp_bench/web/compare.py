@@ -100,7 +100,7 @@ def _two_runs(warehouse: Warehouse, access: Access, choice: CompareChoice) -> Tw
     from bigtcp_bench.report.change import moved_answer, runs_like
     from bigtcp_bench.report.differences import differences
 
-    a, b = (readable_run(warehouse, access, number) for number in (choice.a or 0, choice.b or 0))
+    a, b = (readable_run(warehouse, access, number).row for number in (choice.a or 0, choice.b or 0))
     before, after = (warehouse.comparisons_frame(row["id"]) for row in (a, b))
     thresholds = thresholds_of(b["plan"])
     scenarios = [name for name in SCENARIOS if all(name in set(frame["scenario"]) for frame in (before, after))]

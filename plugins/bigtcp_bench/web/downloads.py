@@ -55,9 +55,8 @@ def report(access: AccessDep, number: NumberPath) -> Response:
     from bigtcp_bench.report.detail import RunDetail
     from bigtcp_bench.report.html import report_file
 
-    warehouse = open_warehouse()
-    row = readable_run(warehouse, access, number)
-    text = report_file(view_of(warehouse, access, row), RunDetail.from_warehouse(warehouse, number))
+    stored = readable_run(open_warehouse(), access, number)
+    text = report_file(view_of(stored, access), RunDetail.of(stored))
     return Response(
         text,
         media_type="text/html; charset=utf-8",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.report import links
+from bigtcp_bench.report.stored import StoredRun
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
 from bigtcp_bench.web.data import open_warehouse
@@ -33,11 +34,12 @@ def run(request: Request, access: AccessDep, number: NumberPath) -> Response:
     from bigtcp_bench.report.html import run_body
 
     warehouse = open_warehouse()
-    row = readable_run(warehouse, access, number)
+    stored = readable_run(warehouse, access, number)
+    row = stored.row
     site = Site(request.scope["root_path"])
     body = run_body(
-        view_of(warehouse, access, row),
-        RunDetail.from_warehouse(warehouse, number),
+        view_of(stored, access),
+        RunDetail.of(stored),
         chart=lambda one: remote_chart(site.url(f"chart/run/{number}/{one.name}.json"), one.title),
         restore_url=links.restore_url(site.airflow, row["dag_id"]),
         page_url=site.url,
@@ -68,31 +70,29 @@ def run_chart(access: AccessDep, number: NumberPath, name: ChartName) -> JSONRes
     from bigtcp_bench.report.charts.of_run import run_charts
     from bigtcp_bench.report.charts.vega import specification
 
-    warehouse = open_warehouse()
-    row = readable_run(warehouse, access, number)
-    results, packet_sizes = warehouse.results_frame(number), warehouse.packet_sizes_frame(number)
-    known = run_charts(view_of(warehouse, access, row), results, packet_sizes)
+    stored = readable_run(open_warehouse(), access, number)
+    known = run_charts(view_of(stored, access), stored.results, stored.packet_sizes)
     if name not in known:
         raise HTTPException(404, f"Run {number} has no chart {name!r}; it has {', '.join(known)}.")
     return JSONResponse(specification(known[name].draw()))
 
 
-def readable_run(warehouse: Warehouse, access: Access, number: int) -> dict[str, Any]:
-    """Return every column of a run. Answers 404, in the same words, if it is unknown or may not be read."""
+def readable_run(warehouse: Warehouse, access: Access, number: int) -> StoredRun:
+    """Return a run. Answers 404, in the same words, if it is unknown or may not be read."""
     try:
-        row = warehouse.run(number)
+        stored = StoredRun(warehouse, number)
     except InvalidInput:
-        row = None
-    if row is None or row["dag_id"] not in access.readable:
+        stored = None
+    if stored is None or stored.row["dag_id"] not in access.readable:
         raise HTTPException(404, f"There is no run {number} that you may read.")
-    return row
+    return stored
 
 
-def view_of(warehouse: Warehouse, access: Access, row: dict[str, Any]) -> RunView:
+def view_of(stored: StoredRun, access: Access) -> RunView:
     """Return what is known of a run, without what runs of other DAGs say that the user may not read."""
     from bigtcp_bench.report.view import RunView
 
-    view = RunView.from_warehouse(warehouse, row["id"])
-    if row["cluster"] in access.whole_clusters:
+    view = RunView.of(stored)
+    if stored.row["cluster"] in access.whole_clusters:
         return view
     return replace(view, history=replace(view.history, incidents=()), change=None, gains={})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,9 +162,8 @@ def ago(value: datetime, now: datetime) -> str:
 
 
 def text(value: Any) -> str:
-    """Return ``value`` as text, a dash where there is none; frames have NaN in place of a missing text."""
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return units.MISSING if missing else str(value)
+    """Return ``value`` as text, a dash where there is none."""
+    return units.MISSING if units.known(value) is None else str(value)
 
 
 def metric_label(name: str) -> str:
