@@ -20,11 +20,11 @@ import yaml
 from bigtcp_bench.cluster import guardian_objects, pods, requirements, restore, saved_state
 from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ApiProblem
 from bigtcp_bench.cluster.bigtcp_switch import switch
-from bigtcp_bench.cluster.cilium import AGENT_READY_MAX_S, find_cilium
+from bigtcp_bench.cluster.cilium import AGENT_READY_MAX_S
 from bigtcp_bench.cluster.lease import Fence, annotate
 from bigtcp_bench.cluster.nodes import NodePair, choose_pair
 from bigtcp_bench.cluster.window import open_window
-from bigtcp_bench.errors import FenceLost, PreconditionFailed, SwitchFailed
+from bigtcp_bench.errors import FenceLost, PreconditionFailed
 from bigtcp_bench.in_cluster import guardian as script
 from bigtcp_bench.in_cluster import output, protocol
 from bigtcp_bench.in_cluster import restore as core
@@ -32,7 +32,7 @@ from bigtcp_bench.in_cluster.hold import Means
 from bigtcp_bench.resources import load_manifest, load_manifests
 from bigtcp_lab.api.discovery import CONFIGMAPS, CRONJOBS, DAEMONSETS, PODS, SERVICEACCOUNTS
 
-from .simulated import BIG, SMALL, Client, Cluster, Killed, dies_everywhere, run
+from .simulated import SMALL, Client, Cluster, Killed, dies_everywhere, run
 from .test_restore import RUN, begun, plan, put_node_config_of_our_name
 
 
@@ -300,17 +300,6 @@ def test_a_guardian_that_dies_while_it_waits_leaves_the_waiting_to_the_next() ->
     assert restore.restore(cluster.client(), "next", force=True).waited_s == protocol.SETTLE_S
 
 
-def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings() -> None:
-    cluster = Cluster()
-    before = cluster.state()
-    cluster.faults.add("crashes-when-on")
-    with pytest.raises(SwitchFailed):
-        abandon(cluster, "on")
-    cluster.time += protocol.LEASE_S + 1
-    assert wake(cluster) == 0
-    assert cluster.state() == before
-
-
 def test_why_an_agent_does_not_start_is_said_and_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster()
     abandon(cluster, "on")
@@ -382,16 +371,6 @@ def test_limits_that_stay_wrong_keep_the_state_and_restart_no_agent_over_and_ove
     assert cluster.state() == before
 
 
-def test_limits_left_by_a_broken_agent_are_mended_by_a_restart() -> None:
-    cluster = Cluster()
-    before = cluster.state()
-    abandon(cluster, "off")
-    cluster.nodes["node2"].limits["gro_max_size"] = BIG
-    assert wake(cluster) == 0
-    assert started(cluster) == [1, 2]
-    assert cluster.state() == before
-
-
 def test_it_waits_for_agents_as_long_as_cilium_does() -> None:
     cluster = Cluster()
     found = run(cluster.store.get(DAEMONSETS, "cilium", "kube-system"))
@@ -425,39 +404,6 @@ def test_an_agent_that_stays_unready_keeps_the_state(capsys: pytest.CaptureFixtu
     for pod in api.select(POD, "kube-system"):
         api.delete(POD, pod["metadata"]["name"], "kube-system")
     cluster.time += guardian_objects.EVERY_MIN * 60
-    assert wake(cluster) == 0
-    assert cluster.state() == before
-
-
-def test_what_somebody_else_changed_meanwhile_stays(capsys: pytest.CaptureFixture[str]) -> None:
-    cluster = Cluster()
-    abandon(cluster, "off")
-    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
-    cluster.client().patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
-    assert wake(cluster) == 0
-    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG}
-    assert "somebody else changed the configuration of node node1" in capsys.readouterr().out
-
-
-def test_a_node_config_of_our_name_is_put_back_or_left_alone() -> None:
-    cluster = Cluster()
-    api = cluster.client()
-    kind = find_cilium(api).node_config_kind
-    prior = {
-        "kind": "CiliumNodeConfig",
-        "metadata": {"name": "zz-bigtcp-bench", "namespace": "kube-system", "labels": {"by": "hand"}},
-        "spec": {"nodeSelector": {"matchLabels": {"a": "b"}}, "defaults": {"enable-ipv4-big-tcp": "true"}},
-    }
-    api.create(kind, prior, "kube-system")
-    before = cluster.state()
-    abandon(cluster, "on")
-    assert wake(cluster) == 0
-    assert cluster.state() == before
-
-    api.delete(kind, "zz-bigtcp-bench", "kube-system")
-    abandon(cluster, "on")
-    api.delete(kind, "zz-bigtcp-bench", "kube-system")
-    api.create(kind, prior, "kube-system")
     assert wake(cluster) == 0
     assert cluster.state() == before
 

@@ -415,28 +415,6 @@ def test_settings_that_no_restart_would_bring_back_are_not_saved() -> None:
     assert cluster.lease()["holderIdentity"] == ""
 
 
-def test_what_somebody_else_changed_meanwhile_stays() -> None:
-    cluster = Cluster()
-    begun(cluster, "off")
-    api = cluster.client()
-    values = {"enable-ipv4-big-tcp": "true", "enable-ipv6-big-tcp": "true"}
-    api.patch(CONFIGMAP, "cilium-config", {"data": values}, "kube-system")
-    report = restore.restore(api, "test", holder=RUN)
-    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG}
-    assert any("somebody else" in note for note in report.notes)
-
-
-def test_a_node_config_of_our_name_that_was_there_before_is_put_back() -> None:
-    cluster = Cluster()
-    api = cluster.client()
-    put_node_config_of_our_name(cluster, "true")
-    before = cluster.state()
-    assert before["limits"]["node1"]["gso_max_size"] == BIG
-    begun(cluster, "off", "on")
-    restore.restore(api, "test", holder=RUN)
-    assert cluster.state() == before
-
-
 def test_an_agent_that_stays_unready_fails_the_restore_and_keeps_the_state() -> None:
     cluster = Cluster()
     before = cluster.state()
@@ -455,17 +433,6 @@ def test_an_agent_that_stays_unready_fails_the_restore_and_keeps_the_state() -> 
     for name in cluster.nodes:
         cluster.client().delete(pods.POD, _agent(cluster.client(), name), "kube-system")
     restore.restore(cluster.client(), "again", holder=RUN)
-    assert cluster.state() == before
-
-
-@pytest.mark.parametrize("scope", ["nodes", "cluster"])
-def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings_in_a_new_pod(scope: str) -> None:
-    cluster = Cluster()
-    before = cluster.state()
-    cluster.faults.add("crashes-when-on")
-    with pytest.raises(SwitchFailed, match=r"node node[12] does not start: .* CrashLoopBackOff"):
-        begun(cluster, "on", scope=scope)
-    assert restore.restore(cluster.client(), "test", holder=RUN).outcome == "restored"
     assert cluster.state() == before
 
 
@@ -688,17 +655,6 @@ def test_a_daemonset_that_is_always_changed_by_somebody_else_is_named(monkeypatc
     )
     with pytest.raises(RestoreFailed, match=words):
         restore.restore(client, "test", holder=RUN)
-
-
-def test_limits_left_by_a_broken_agent_are_mended_by_another_restart() -> None:
-    cluster = Cluster()
-    before = cluster.state()
-    begun(cluster, "off")
-    cluster.nodes["node2"].limits["gro_max_size"] = BIG
-    report = restore.restore(cluster.client(), "test", holder=RUN)
-    assert report.nodes["node2"]["restarted"]
-    assert not report.nodes["node1"]["restarted"]
-    assert cluster.state() == before
 
 
 def test_nothing_is_changed_without_a_saved_state() -> None:

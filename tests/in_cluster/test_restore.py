@@ -16,7 +16,7 @@ from bigtcp_bench.cluster.cilium import find_cilium
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.requirements import put_back_abandoned
 from bigtcp_bench.cluster.saved_state import read_state
-from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed
+from bigtcp_bench.errors import FenceLost, PreconditionFailed, RestoreFailed, SwitchFailed
 from bigtcp_bench.in_cluster.protocol import (
     ARM,
     FINALIZER,
@@ -43,7 +43,7 @@ from bigtcp_lab.api.discovery import (
 )
 from tests.cluster.simulated import BIG, SMALL, Cluster, Node, dies_everywhere, run
 from tests.cluster.test_guardian import started, wake
-from tests.cluster.test_restore import RUN, begun, open_and_switch, plan
+from tests.cluster.test_restore import RUN, begun, open_and_switch, plan, put_node_config_of_our_name
 
 Restorer = Callable[[Cluster], str]
 IPV4, IPV6 = KEYS.values()
@@ -56,17 +56,21 @@ def switched(*arms: str) -> Cluster:
     return cluster
 
 
+def told(report: restore.RestoreReport) -> str:
+    return "; ".join([str(report), *report.notes])
+
+
 def teardown(cluster: Cluster) -> str:
     """Restore as the run's own teardown does; return what was said."""
     try:
-        return str(restore.restore(cluster.client(), "the run ended", holder=RUN))
+        return told(restore.restore(cluster.client(), "the run ended", holder=RUN))
     except RestoreFailed as error:
         return f"RESTORE NOT VERIFIED: {error}"
 
 
 def command(cluster: Cluster) -> str:
     try:
-        return str(restore.restore(cluster.client(), "by hand", force=True, afresh=True))
+        return told(restore.restore(cluster.client(), "by hand", force=True, afresh=True))
     except RestoreFailed as error:
         return f"RESTORE NOT VERIFIED: {error}"
 
@@ -247,6 +251,49 @@ class TestWithoutASavedState:
             cluster.client().patch(NODE, name, {"metadata": {"labels": {WINDOW: None}}})
         assert restore.restore(cluster.client(), "by hand").outcome == "restored"
         assert cluster.state() == before
+
+
+def test_what_somebody_else_changed_meanwhile_stays(
+    restorer: Restorer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = switched("off")
+    patch_config(cluster, {"data": {IPV4: "true", IPV6: "true"}})
+    said = restorer(cluster) + capsys.readouterr().out
+    assert {node.limits["gso_max_size"] for node in cluster.nodes.values()} == {BIG}
+    assert "somebody else changed the configuration of node node1" in said
+
+
+def test_a_node_config_of_our_name_that_was_there_before_is_put_back(restorer: Restorer) -> None:
+    cluster = Cluster()
+    put_node_config_of_our_name(cluster, "true")
+    before = cluster.state()
+    assert before["limits"]["node1"]["gso_max_size"] == BIG
+    begun(cluster, "off", "on")
+    assert "NOT" not in restorer(cluster)
+    assert cluster.state() == before
+
+
+@pytest.mark.parametrize("scope", ["nodes", "cluster"])
+def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings_in_a_new_pod(
+    restorer: Restorer, scope: str
+) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    cluster.faults.add("crashes-when-on")
+    with pytest.raises(SwitchFailed, match=r"node node[12] does not start: .* CrashLoopBackOff"):
+        begun(cluster, "on", scope=scope)
+    assert "NOT" not in restorer(cluster)
+    assert cluster.state() == before
+
+
+def test_limits_left_by_a_broken_agent_are_mended_by_another_restart(restorer: Restorer) -> None:
+    cluster = Cluster()
+    before = cluster.state()
+    begun(cluster, "off")
+    cluster.nodes["node2"].limits["gro_max_size"] = BIG
+    assert "NOT" not in restorer(cluster)
+    assert started(cluster) == [1, 2]
+    assert cluster.state() == before
 
 
 class TestMachines:
