@@ -169,9 +169,9 @@ class Hold:
             return
         raise Lost("the Lease is being changed all the time by somebody else; this restore stops")
 
-    def note(self, **annotations: str | None) -> None:
-        """Set annotations by the names of the protocol's constants; None removes one."""
-        self.update(lambda body: annotate(body, {getattr(protocol, key): to for key, to in annotations.items()}))
+    def note(self, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of the Lease; None removes one."""
+        self.update(lambda body: annotate(body, annotations))
 
     def waiting(self, timeout_s: float, interval_s: float = POLL_S) -> Iterator[float]:
         """Poll, and renew the Lease meanwhile."""

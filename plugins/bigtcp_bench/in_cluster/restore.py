@@ -27,8 +27,10 @@ from bigtcp_bench.in_cluster.hold import (
 )
 from bigtcp_bench.in_cluster.objects import Objects
 from bigtcp_bench.in_cluster.protocol import (
+    IN_FLIGHT,
     NAMESPACE,
     RESTARTS,
+    RESTORED,
     UNDONE,
     Json,
     SavedNode,
@@ -70,7 +72,7 @@ def put_back(
     """
     Restoration(hands, hold, state, report, means).run(in_flight, settle_s)
     # Before the saved state goes: whoever asks after that must not hear that nothing was changed.
-    hold.note(RESTORED=f"{state.holder} by {by} at {micro_time(hands.now())}")
+    hold.note({RESTORED: f"{state.holder} by {by} at {micro_time(hands.now())}"})
     forget_state(hands, hold.check)
 
 
@@ -132,7 +134,7 @@ class Restoration:
             self._undo_rollout()
         if self.objects.in_flight and not self.problems:
             # It was waited for, and fits nothing any more.
-            self.hold.note(IN_FLIGHT=None)
+            self.hold.note({IN_FLIGHT: None})
 
     def _delete_pods(self, labels: str) -> None:
         delete_pods(self.hands, self.hold, labels, self.report)
@@ -144,7 +146,7 @@ class Restoration:
             self.undone_at = epoch(at)
             return
         self.undone_at = self.hands.now()
-        self.hold.note(UNDONE=f"{self.state.window} {micro_time(self.undone_at)}")
+        self.hold.note({UNDONE: f"{self.state.window} {micro_time(self.undone_at)}"})
 
     def _await_next_second(self) -> None:
         """Times of creation are whole seconds: the next agent must have a later one than the undoing."""
@@ -282,17 +284,17 @@ class Restoration:
         self._await_next_second()
         mark = f"restart the Cilium agent on node {node} since {micro_time(self.hands.now())}"
         counts[node] = counts.get(node, 0) + 1
-        self.hold.note(IN_FLIGHT=mark, RESTARTS=json.dumps(counts))
+        self.hold.note({IN_FLIGHT: mark, RESTARTS: json.dumps(counts)})
         try:
             self.hands.delete(f"{self._agents}/{meta['name']}", uid=meta["uid"], before=self.hold.check)
         except Refused as error:
             # Without an answer nobody knows what became of it, and the mark stays.
             if error.status != 0:
-                self.hold.note(IN_FLIGHT=None)
+                self.hold.note({IN_FLIGHT: None})
             if error.status != 409:
                 raise
         else:
-            self.hold.note(IN_FLIGHT=None)
+            self.hold.note({IN_FLIGHT: None})
         self._restarted.add(node)
         ready = self._await_agent(node, other_than=meta["uid"])
         self.report.did(f"restarted the Cilium agent on node {node}")

@@ -436,10 +436,11 @@ class _Sketch:
         yield from self._generations(measure, told.block)
 
     def _capture(self, task: str, place: Place, block: Block) -> Iterator[Act]:
-        receives = packet_sizes.server_pod(self.plan, place, self.holder, block, TOKEN)
+        capturing = packet_sizes.CapturePods(self.plan, self.holder, block)
+        receives = capturing.server(place, TOKEN)
         addresses = {family: ADDRESSES[family] for family in place.families}
         service = SERVICE_ADDRESSES if place.has_service else {}
-        sends, _ = packet_sizes.client_pod(self.plan, place, self.holder, block, addresses, TOKEN, service)
+        sends, _ = capturing.client(place, addresses, TOKEN, service)
         if place.has_service:
             yield _service(task, receives)
         yield _pods(task, f"capture a second of traffic on {' and '.join(map(str, place.ways))}", receives, sends)

@@ -7,6 +7,7 @@ CAP_NET_RAW in Kubernetes even where it is asked for, and the pods that measure 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bigtcp_bench.cluster import pods
@@ -18,7 +19,7 @@ from bigtcp_bench.errors import MeasurementFailed
 from bigtcp_bench.measuring.generation import GENERATION_LABEL
 from bigtcp_bench.planning.plan import CAPTURE_S, Block, Plan, captured_places, captured_ways
 from bigtcp_bench.readings.agent_log import Captured, parse_log
-from bigtcp_bench.readings.orders import CaptureOrders, ServeOrders, new_token
+from bigtcp_bench.readings.orders import CaptureOrders, Orders, ServeOrders, new_token
 
 #: The image is on both nodes already, since they were probed with it.
 _START_S = 60.0
@@ -53,7 +54,8 @@ class PacketSizes:
         before: Before | None = None,
     ) -> None:
         """Keep what is to be captured; ``before`` is that of ClusterApi.create."""
-        self._api, self._plan, self._run_key, self._block, self._before = api, plan, run_key, block, before
+        self._api, self._before = api, before
+        self._pods = CapturePods(plan, run_key, block)
         self.ways = captured_ways(plan)
         self.scenarios = plan.scenarios
         self._places = places(plan, pair, block)
@@ -65,7 +67,7 @@ class PacketSizes:
         for number, place in enumerate(self._places):
             if place not in self._servers and node in (None, place.receiver):
                 token = new_token()
-                pod = server_pod(self._plan, place, self._run_key, self._block, token)
+                pod = self._pods.server(place, token)
                 # A Service leads to one of them.
                 pod["metadata"]["labels"][GENERATION_LABEL] = f"capture-{number}"
                 created = pods.create_pod(self._api, pod, before=self._before)
@@ -92,7 +94,7 @@ class PacketSizes:
     def end(self) -> None:
         """Delete all pods of the run, and do not wait for that."""
         self._servers.clear()
-        pods.delete_pods(self._api, run_key=self._run_key, wait=False)
+        pods.delete_pods(self._api, run_key=self._pods.run_key, wait=False)
 
     def _captured_at(self, place: Place) -> list[Captured]:
         api = self._api
@@ -103,7 +105,7 @@ class PacketSizes:
         if not wanted:
             raise MeasurementFailed(f"the pod that receives has no {' or '.join(place.families)} address")
         service = open_service(api, server) if place.has_service else {}
-        client, orders = client_pod(self._plan, place, self._run_key, self._block, wanted, token, service)
+        client, orders = self._pods.client(place, wanted, token, service)
         name = pods.create_pod(api, client, before=self._before)["metadata"]["name"]
         pods.wait_ready(api, receiver, _START_S)
         # That is no load to speak of: no figure of a capture depends on what else the nodes do.
@@ -114,27 +116,52 @@ class PacketSizes:
         return [one.model_copy(update={"node": place.sender}) for one in captures]
 
 
-def server_pod(plan: Plan, place: Place, run_key: str, block: Block, token: str) -> JsonObject:
-    """Return the pod that receives, to be created; it answers only to whom has ``token``."""
-    limit_s = _orders(place, run_key, block, _ANY_ADDRESSES, token, _ANY_ADDRESSES).time_limit_s
-    # Meanwhile another agent may restart, and up to two other places come first.
-    lifetime_s = int(AGENT_READY_MAX_S + _START_S) + 3 * limit_s
-    orders = ServeOrders(token=token, lifetime_s=lifetime_s)
-    return _pod("server", plan, place.receiver, orders, lifetime_s, run_key)
+@dataclass(frozen=True)
+class CapturePods:
+    """The pods that capture in one block of a run, to be created."""
 
+    plan: Plan
+    run_key: str
+    block: Block
 
-def client_pod(
-    plan: Plan,
-    place: Place,
-    run_key: str,
-    block: Block,
-    addresses: Mapping[Any, str],
-    token: str,
-    service: Mapping[Any, str],
-) -> tuple[JsonObject, CaptureOrders]:
-    """Return the pod that sends, to be created, and what it is told; ``addresses`` are the server's by family."""
-    orders = _orders(place, run_key, block, addresses, token, service)
-    return _pod("client", plan, place.sender, orders, orders.time_limit_s, run_key), orders
+    def server(self, place: Place, token: str) -> JsonObject:
+        """Return the pod that receives; it answers only to whom has ``token``."""
+        limit_s = self._orders(place, _ANY_ADDRESSES, token, _ANY_ADDRESSES).time_limit_s
+        # Meanwhile another agent may restart, and up to two other places come first.
+        lifetime_s = int(AGENT_READY_MAX_S + _START_S) + 3 * limit_s
+        return self._pod("server", place.receiver, ServeOrders(token=token, lifetime_s=lifetime_s), lifetime_s)
+
+    def client(
+        self, place: Place, addresses: Mapping[Any, str], token: str, service: Mapping[Any, str]
+    ) -> tuple[JsonObject, CaptureOrders]:
+        """Return the pod that sends, and what it is told; ``addresses`` are the server's by family."""
+        orders = self._orders(place, addresses, token, service)
+        return self._pod("client", place.sender, orders, orders.time_limit_s), orders
+
+    def _orders(
+        self, place: Place, addresses: Mapping[Any, str], token: str, service: Mapping[Any, str]
+    ) -> CaptureOrders:
+        return CaptureOrders.model_validate(
+            {
+                "token": token,
+                "run_key": self.run_key,
+                "block": self.block.number,
+                "arm": self.block.arm,
+                "server": dict(addresses),
+                "service": dict(service),
+                "ways": [way for way in place.ways if way.family in addresses],
+                "duration_s": CAPTURE_S,
+            }
+        )
+
+    def _pod(self, role: pods.Role, node: str, orders: Orders, deadline_s: int) -> JsonObject:
+        """Return the pod of ``role`` with the one capability that a capture needs, which only root is given."""
+        labels = pods.run_labels(self.run_key)
+        pod = pods.plan_pod(role, self.plan, node, orders, deadline_s=deadline_s, labels=labels)
+        pod["metadata"]["generateName"] = f"bigtcp-capture-{role}-"
+        pod["spec"]["securityContext"].update(runAsNonRoot=False, runAsUser=0, runAsGroup=0)
+        pod["spec"]["containers"][0]["securityContext"]["capabilities"] = {"drop": ["ALL"], "add": ["NET_RAW"]}
+        return pod
 
 
 def rows(captured: Sequence[Captured]) -> Iterator[dict[str, Any]]:
@@ -157,36 +184,3 @@ def losses(captured: Sequence[Captured]) -> Iterator[str]:
             if sizes is not None and sizes.dropped:
                 missed = f"{sizes.dropped:,} of {sizes.seen:,} packets"
                 yield f"the capture of {one.way} missed {missed} at the {end}"
-
-
-def _orders(
-    place: Place,
-    run_key: str,
-    block: Block,
-    addresses: Mapping[Any, str],
-    token: str,
-    service: Mapping[Any, str],
-) -> CaptureOrders:
-    return CaptureOrders.model_validate(
-        {
-            "token": token,
-            "run_key": run_key,
-            "block": block.number,
-            "arm": block.arm,
-            "server": dict(addresses),
-            "service": dict(service),
-            "ways": [way for way in place.ways if way.family in addresses],
-            "duration_s": CAPTURE_S,
-        }
-    )
-
-
-def _pod(
-    role: pods.Role, plan: Plan, node: str, orders: ServeOrders | CaptureOrders, deadline_s: int, run_key: str
-) -> JsonObject:
-    """Return the pod of ``role`` with the one capability that a capture needs, which only root is given."""
-    pod = pods.plan_pod(role, plan, node, orders, deadline_s=deadline_s, labels=pods.run_labels(run_key))
-    pod["metadata"]["generateName"] = f"bigtcp-capture-{role}-"
-    pod["spec"]["securityContext"].update(runAsNonRoot=False, runAsUser=0, runAsGroup=0)
-    pod["spec"]["containers"][0]["securityContext"]["capabilities"] = {"drop": ["ALL"], "add": ["NET_RAW"]}
-    return pod
