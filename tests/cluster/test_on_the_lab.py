@@ -78,8 +78,9 @@ def settings(api: ClusterApi) -> object:
 
 @pytest.mark.parametrize("killed_after_s", [0.3, 1.5, 2.5])
 def test_a_process_killed_in_the_middle_of_a_switch_leaves_nothing(
-    api: ClusterApi, lab: LabInfo, killed_after_s: float
+    api: ClusterApi, lab: LabInfo, killed_after_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(protocol, "SETTLE_S", 2)
     before = settings(api), limits(api)
     pair = choose_pair(api, PLAN)
     open_window(api, "test/killed", PLAN, pair)
@@ -91,11 +92,13 @@ def test_a_process_killed_in_the_middle_of_a_switch_leaves_nothing(
 
     with _beside(change):
         time.sleep(killed_after_s)
-    restore.restore(api, "test", holder="test/killed", settle_s=2)
+    restore.restore(api, "test", holder="test/killed")
     assert (settings(api), limits(api)) == before
 
 
-def test_what_goes_wrong_on_a_node_is_named(api: ClusterApi, lab_dir: Path) -> None:
+def test_what_goes_wrong_on_a_node_is_named(
+    api: ClusterApi, lab_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = choose_pair(api, PLAN)
     window = open_window(api, "test/faults", PLAN, pair)
     daemon.set_fault(lab_dir, "setting-ignored:node2", True)
@@ -105,10 +108,11 @@ def test_what_goes_wrong_on_a_node_is_named(api: ClusterApi, lab_dir: Path) -> N
     assert (config["routing-mode"], "enable-ipv4-big-tcp" in config) == ("native", False)
     daemon.set_fault(lab_dir, "setting-ignored:node2", False)
     daemon.set_fault(lab_dir, "agent-never-ready:node1", True)
+    monkeypatch.setattr("bigtcp_bench.cluster.cilium.AGENT_READY_MAX_S", 4)
     with pytest.raises(
         SwitchFailed, match=r"agent on node node1 was not Ready within 4 s: pod cilium-.* container"
     ):
-        switch(api, window.fence, "off", pair, PLAN, agent_ready_s=4)
+        switch(api, window.fence, "off", pair, PLAN)
 
 
 def test_the_check_names_a_node_that_cannot_take_big_packets(
@@ -138,8 +142,11 @@ def test_the_check_names_a_node_that_cannot_take_big_packets(
     assert api.select(POD, pods.BENCH_NAMESPACE) == []
 
 
-def test_a_window_opens_and_closes_through_an_api_that_fails_now_and_then(api: ClusterApi, lab_dir: Path) -> None:
+def test_a_window_opens_and_closes_through_an_api_that_fails_now_and_then(
+    api: ClusterApi, lab_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One request in five fails, some of them after they took effect."""
+    monkeypatch.setattr(protocol, "SETTLE_S", 1)
     before = settings(api), limits(api)
     pair = choose_pair(api, PLAN)
     daemon.set_fault(lab_dir, "api-errors", True)
@@ -147,7 +154,7 @@ def test_a_window_opens_and_closes_through_an_api_that_fails_now_and_then(api: C
     for number in range(5):
         with window.fence.mutating(f"change {number}"):
             window.fence.check()
-    restore.restore(api, "test", holder="test/errors", settle_s=1)
+    restore.restore(api, "test", holder="test/errors")
     daemon.set_fault(lab_dir, "api-errors", False)
     assert (settings(api), limits(api)) == before
     assert restore.leftovers(api) == []

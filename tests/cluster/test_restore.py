@@ -421,13 +421,13 @@ def test_an_agent_that_stays_unready_fails_the_restore_and_keeps_the_state() -> 
     begun(cluster, "on")
     cluster.faults.add("never-ready")
     with pytest.raises(
-        RestoreFailed, match=r"not Ready within 40 s: pod cilium-.* container cilium-agent runs but"
+        RestoreFailed, match=r"not Ready within 180 s: pod cilium-.* container cilium-agent runs but"
     ):
-        restore.restore(cluster.client(), "test", holder=RUN, agent_ready_s=40)
+        restore.restore(cluster.client(), "test", holder=RUN)
     assert saved_state.read_state(cluster.client()) is not None
     counts = [node.agents_started for node in cluster.nodes.values()]
-    with pytest.raises(RestoreFailed, match="not Ready within 40 s"):
-        restore.restore(cluster.client(), "again", holder=RUN, agent_ready_s=40)
+    with pytest.raises(RestoreFailed, match="not Ready within 180 s"):
+        restore.restore(cluster.client(), "again", holder=RUN)
     assert [node.agents_started for node in cluster.nodes.values()] == counts, "each had its chance"
     cluster.faults.clear()
     for name in cluster.nodes:

@@ -271,7 +271,6 @@ class ClusterApi:
         namespace: str | None = None,
         *,
         uid: str | None = None,
-        resource_version: str | None = None,
         grace_s: int | None = None,
         propagation: Literal["Background", "Orphan"] | None = None,
         before: Before | None = None,
@@ -280,11 +279,9 @@ class ClusterApi:
 
         ``propagation`` says what becomes of the objects that it owns: they go with it, or are cut loose.
         """
-        wanted = {"uid": uid, "resourceVersion": resource_version}
         body: JsonObject = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        preconditions = {key: value for key, value in wanted.items() if value is not None}
-        if preconditions:
-            body["preconditions"] = preconditions
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
         if grace_s is not None:
             body["gracePeriodSeconds"] = grace_s
         if propagation is not None:

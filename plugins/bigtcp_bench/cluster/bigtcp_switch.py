@@ -110,7 +110,6 @@ def switch(
     plan: Plan,
     *,
     force_restart: bool = False,
-    agent_ready_s: float | None = None,
     in_force: Callable[[str], object] = lambda node: None,
     meanwhile: Callable[[], object] = lambda: None,
     progress: Progress = lambda text: None,
@@ -119,11 +118,10 @@ def switch(
 
     Agents are restarted one node at a time, and not at all where the arm is in force and proven already
     (``force_restart`` restarts them nevertheless: in an A/A run a restart is part of what is measured). Benchmark
-    pods are deleted first, since they would keep the limits they were created with. An agent may take as long as
-    Cilium itself allows it, or ``agent_ready_s``. ``in_force`` is called with the receiver once its agent has the
-    arm, before the sender's is restarted. ``meanwhile`` is called while the nodes are looked at, and once more if
-    an agent is restarted after that. Raises SwitchFailed, naming node, device, value and what was wanted;
-    FenceLost if the cluster is not this run's (any more).
+    pods are deleted first, since they would keep the limits they were created with. ``in_force`` is called with
+    the receiver once its agent has the arm, before the sender's is restarted. ``meanwhile`` is called while the
+    nodes are looked at, and once more if an agent is restarted after that. Raises SwitchFailed, naming node,
+    device, value and what was wanted; FenceLost if the cluster is not this run's (any more).
     """
     started = api.monotonic()
     state = saved_state.open_state(api, fence)
@@ -135,8 +133,6 @@ def switch(
     gone = pods.delete_pods(api, before=fence.check)
     if gone:
         progress(f"deleted {len(gone)} benchmark pods, which would have kept the old limits")
-    if agent_ready_s is not None:
-        cilium = replace(cilium, agent_ready_s=agent_ready_s)
     report = SwitchReport(arm, state.scope)
     switching = _Switching(api, fence, arm, pair, plan, state, cilium, report, progress)
     rolled = switching.write(force_restart=force_restart)

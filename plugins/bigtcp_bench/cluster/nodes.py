@@ -110,15 +110,15 @@ def candidates(api: ClusterApi, plan: Plan) -> list[JsonObject]:
     return api.select(NODE, labels=f"{PAIR_LABEL}=true") or api.select(NODE)
 
 
-def choose_pair(api: ClusterApi, plan: Plan, *, passing_s: float = PASSING_S) -> NodePair:
+def choose_pair(api: ClusterApi, plan: Plan) -> NodePair:
     """Return the nodes to measure between: named by the plan, else the labelled ones, else the first two usable.
 
-    A taint that passes by itself is waited for, up to ``passing_s`` seconds, before another node takes the place.
+    A taint that passes by itself is waited for, up to PASSING_S, before another node takes the place.
     Raises PreconditionFailed, in one sentence, if there is no such pair.
     """
-    for passed_s in api.poll(passing_s, POLL_S):
+    for passed_s in api.poll(PASSING_S, POLL_S):
         nodes = sorted((node_info(node) for node in candidates(api, plan)), key=lambda node: node.name)
-        last = passed_s >= passing_s
+        last = passed_s >= PASSING_S
         pair = _named(api, plan, nodes) if plan.client_node is not None else _first_two(nodes, usable=last)
         if all(node.usable for node in pair.nodes) or not all(node.soon_usable for node in pair.nodes):
             break

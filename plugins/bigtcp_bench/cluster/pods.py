@@ -56,6 +56,8 @@ ALL_ROLES = (*TRAFFIC_ROLES, "probe")
 POD_START_S = 180.0
 #: Nothing is measured while pods start or go, so that is looked at often; while they run it is load.
 START_POLL_S, POLL_S = 0.1, 0.3
+#: A pod is over so long after its container, at most.
+OVER_S = 5.0
 #: Whoever waits for a pod has read it long before, and deleted it.
 FORGOTTEN_S = 60.0
 
@@ -245,9 +247,9 @@ def wait_ended(api: ClusterApi, name: str, timeout_s: float = POD_START_S, poll_
     return _wait(api, name, timeout_s, "end", poll_s=poll_s)
 
 
-def wait_over(api: ClusterApi, name: str, timeout_s: float = 5.0) -> None:
-    """Wait until a pod has ended, well or not, or is gone; ``timeout_s`` at most."""
-    for _ in api.poll(timeout_s, POLL_S):
+def wait_over(api: ClusterApi, name: str) -> None:
+    """Wait until a pod has ended, well or not, or is gone; OVER_S at most."""
+    for _ in api.poll(OVER_S, POLL_S):
         pod = api.find(POD, name, BENCH_NAMESPACE)
         if pod is None or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
             return

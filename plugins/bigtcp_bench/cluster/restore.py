@@ -7,7 +7,7 @@ Teardown, command and next run go through ``restore`` here. What is undone, and 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bigtcp_bench import __version__
@@ -43,7 +43,6 @@ from bigtcp_bench.in_cluster.protocol import (
     OTHER_RESTORE_S,
     RESTARTED,
     RESTARTS,
-    SETTLE_S,
     STATE_NAME,
     WINDOW,
     SavedState,
@@ -132,8 +131,6 @@ def restore(
     force: bool = False,
     afresh: bool = False,
     progress: Progress = lambda text: None,
-    agent_ready_s: float | None = None,
-    settle_s: float = SETTLE_S,
 ) -> RestoreReport:
     """Put the cluster back as it was before the open or abandoned window, and verify it by reading back.
 
@@ -162,8 +159,7 @@ def restore(
             return _nothing(api, lease, owner, reason, holder, force, started)
         if api.find(NAMESPACE_KIND, NAMESPACE) is None:
             pods.ensure_namespace(api)
-        cilium = _cilium(api, state, agent_ready_s)
-        hands = ClusterHands(api, cilium)
+        hands = ClusterHands(api, _cilium(api, state))
         seen = lease.raw if lease is not None else None
         try:
             hold = holding.take_over(hands, seen, owner, {RESTARTS: None} if afresh else None)
@@ -172,7 +168,7 @@ def restore(
         if hold is None:
             continue
         report = RestoreReport("restored", owner, reason)
-        _restored(hands, hold, seen, state, report, progress, settle_s)
+        _restored(hands, hold, seen, state, report, progress)
         report.seconds = api.monotonic() - started
         progress(str(report))
         return report
@@ -202,13 +198,11 @@ def _nothing(
     return report
 
 
-def _cilium(api: ClusterApi, state: SavedState | None, agent_ready_s: float | None) -> Cilium:
+def _cilium(api: ClusterApi, state: SavedState | None) -> Cilium:
     """Return the Cilium to put back: the saved one, whoever else has its label by now."""
     if state is None:
-        cilium = find_cilium(api)
-    else:
-        cilium = cilium_of(api, state.cilium_namespace, state.cilium_daemonset, state.cilium_image)
-    return cilium if agent_ready_s is None else replace(cilium, agent_ready_s=agent_ready_s)
+        return find_cilium(api)
+    return cilium_of(api, state.cilium_namespace, state.cilium_daemonset, state.cilium_image)
 
 
 def _restored(
@@ -218,7 +212,6 @@ def _restored(
     state: SavedState | None,
     report: RestoreReport,
     progress: Progress,
-    settle_s: float,
 ) -> None:
     """Restore behind ``hold`` and give it back; else let it end at once. Raises RestoreFailed and FenceLost."""
     told = holding.Report(progress, report.actions, report.notes, report.nodes)
@@ -233,7 +226,6 @@ def _restored(
             owner=report.owner,
             changed=changed,
             reason=report.reason,
-            settle_s=settle_s,
         )
         _remove_guardian(hands.api, hold, report)
         hold.release()
@@ -264,7 +256,6 @@ def put_back(
     owner: str,
     changed: bool,
     reason: str,
-    settle_s: float = SETTLE_S,
 ) -> None:
     """Restore with whichever hands, also where something is ``changed`` but no state is saved.
 
@@ -281,7 +272,7 @@ def put_back(
         holding.delete_pods(hands, hold, means.all_pods, report)
         return
     in_flight, by = annotations_of(seen).get(IN_FLIGHT, ""), f"a restore ({reason})"
-    core.put_back(hands, hold, state, report, means, in_flight=in_flight, by=by, settle_s=settle_s)
+    core.put_back(hands, hold, state, report, means, in_flight=in_flight, by=by)
 
 
 def _what_is_left(hands: ClusterHands | Rehearsal, lease: JsonObject | None, owner: str) -> SavedState:

@@ -47,7 +47,6 @@ def open_window(
     plan: Plan,
     pair: NodePair,
     *,
-    lease_s: float = LEASE_S,
     progress: Progress = lambda text: None,
 ) -> Window:
     """Take the Lease for ``holder`` and save the state of the cluster; change nothing else.
@@ -82,13 +81,13 @@ def open_window(
             f"an earlier run has left this behind, and the restore has not removed it: {', '.join(still)}; "
             "bigtcp-bench restore tells more"
         )
-    fence = lease.acquire(api, held, holder, lease_s, pair.names)
+    fence = lease.acquire(api, held, holder, LEASE_S, pair.names)
     if fence is None:
         raise PreconditionFailed("another run took the cluster at the same moment; this one may try again later")
     try:
         # First: should this process die while it looks at the nodes, somebody deletes the pods it looks with.
         if plan.guardian:
-            _install_guardian(api, fence, plan, pair, lease_s, progress)
+            _install_guardian(api, fence, plan, pair, progress)
         state = saved_state.describe(api, fence, plan, pair)
         saved_state.save(api, fence, state)
     except BaseException:
@@ -100,9 +99,7 @@ def open_window(
     return Window(fence, state, restored)
 
 
-def _install_guardian(
-    api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair, lease_s: float, progress: Progress
-) -> None:
+def _install_guardian(api: ClusterApi, fence: Fence, plan: Plan, pair: NodePair, progress: Progress) -> None:
     reason = guardian_objects.install(
         api, GUARDIAN_IMAGE.value(), pair, pull_secrets=plan.image_pull_secrets, before=fence.check
     )
@@ -110,6 +107,6 @@ def _install_guardian(
         progress(f"no guardian in the cluster, so it stays as it is if Airflow never comes back: {reason}")
         return
     progress(
-        f"a guardian in the cluster puts it back if this run is not heard of for {lease_s:.0f} s; it looks every "
+        f"a guardian in the cluster puts it back if this run is not heard of for {LEASE_S:.0f} s; it looks every "
         f"{guardian_objects.EVERY_MIN} minutes"
     )

@@ -63,14 +63,13 @@ def put_back(
     *,
     in_flight: str,
     by: str,
-    settle_s: float = protocol.SETTLE_S,
 ) -> None:
     """Put the cluster back to ``state``, verify it, and forget the state.
 
     ``in_flight`` is the mark that was found on the Lease; ``by`` is who restores, for the note that stays on it.
     Raises NotRestored, Lost and Refused; then the saved state stays, for the next attempt.
     """
-    Restoration(hands, hold, state, report, means).run(in_flight, settle_s)
+    Restoration(hands, hold, state, report, means).run(in_flight)
     # Before the saved state goes: whoever asks after that must not hear that nothing was changed.
     hold.note({RESTORED: f"{state.holder} by {by} at {micro_time(hands.now())}"})
     forget_state(hands, hold.check)
@@ -96,13 +95,13 @@ class Restoration:
         self._agents = f"/api/v1{cilium}/pods"
         self._daemonset = f"/apis/apps/v1{cilium}/daemonsets/{state.cilium_daemonset}"
 
-    def run(self, in_flight: str, settle_s: float) -> None:
+    def run(self, in_flight: str) -> None:
         """Do it, as ``put_back`` says, but for the end."""
         if in_flight:
             self.objects.in_flight = True
-            self.report.say(f"a change was in flight ({in_flight}); waiting {settle_s:g} s for its end")
-            self.hands.sleep(settle_s)
-            self.report.waited_s = settle_s
+            self.report.waited_s = protocol.SETTLE_S
+            self.report.say(f"a change was in flight ({in_flight}); waiting {protocol.SETTLE_S:g} s for its end")
+            self.hands.sleep(protocol.SETTLE_S)
         self._delete_pods(self.means.traffic_pods)
         self._undo()
         if self.problems and not self.hands.sees_all:
