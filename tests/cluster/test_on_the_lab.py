@@ -108,7 +108,7 @@ def test_what_goes_wrong_on_a_node_is_named(
     assert (config["routing-mode"], "enable-ipv4-big-tcp" in config) == ("native", False)
     daemon.set_fault(lab_dir, "setting-ignored:node2", False)
     daemon.set_fault(lab_dir, "agent-never-ready:node1", True)
-    monkeypatch.setattr("bigtcp_bench.cluster.cilium.AGENT_READY_MAX_S", 4)
+    monkeypatch.setattr("bigtcp_bench.cluster.cilium.AGENT_READY_S", 4)
     with pytest.raises(
         SwitchFailed, match=r"agent on node node1 was not Ready within 4 s: pod cilium-.* container"
     ):
