@@ -201,7 +201,9 @@ def test_what_is_changed_during_a_run_is_not_put_in_force_by_its_next_switch() -
 
 
 @pytest.mark.parametrize("scope", ["nodes", "cluster"])
-def test_what_is_changed_for_another_node_stops_a_switch_that_would_restart_its_agent(scope: str) -> None:
+def test_what_is_changed_for_another_node_stops_a_switch_that_would_restart_its_agent(
+    scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = with_a_third_node()
     api = cluster.client()
     plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", "scope": scope})
@@ -218,6 +220,14 @@ def test_what_is_changed_for_another_node_stops_a_switch_that_would_restart_its_
     assert "mtu" not in cluster.nodes["node3"].told
     config = run(cluster.store.get(CONFIGMAPS, "cilium-config", "kube-system"))
     assert config["data"]["enable-ipv4-big-tcp"] == ("true" if scope == "cluster" else "false")
+    asked = api.exec
+
+    def slowly(*request: Any) -> str:
+        cluster.time += 90
+        return asked(*request)
+
+    # All agents together take longer to ask than a restore holds the cluster without a word.
+    monkeypatch.setattr(api, "exec", slowly)
     notes = restore(api, "test", holder="dag/run").notes
     told = "the restart of the agent on node node3 put in force what had waited for one: mtu"
     assert (told in notes) == (scope == "cluster"), notes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bigtcp_bench.in_cluster import protocol, treatment
@@ -265,10 +265,13 @@ class Restoration:
         pods = self.hands.select(self._agents, protocol.AGENT_LABELS, f"spec.nodeName={node}")
         return present_agent(pods, self.state.cilium_daemonset)
 
-    def _all_agents(self) -> list[Json]:
-        """Return the agents of all nodes, where they may be asked what they were told."""
-        pods = self.hands.select(self._agents, protocol.AGENT_LABELS) if self.hands.sees_all else []
-        return [pod for pod in pods if is_agent(pod, self.state.cilium_daemonset) and is_ready(pod)]
+    def _all_agents(self) -> Iterator[Json]:
+        """Yield the agents of all nodes, where they may be asked what they were told."""
+        for pod in self.hands.select(self._agents, protocol.AGENT_LABELS) if self.hands.sees_all else ():
+            if is_agent(pod, self.state.cilium_daemonset) and is_ready(pod):
+                # Asking hundreds of agents takes minutes.
+                self.hold.renew_if_due()
+                yield pod
 
     def _restart(self, node: str, agent: Json) -> Json:
         """Delete the agent pod of a node and return the next one once it is Ready. Raises NotRestored."""
