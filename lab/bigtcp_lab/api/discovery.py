@@ -133,32 +133,8 @@ SELFSUBJECTACCESSREVIEWS = Resource(
     verbs=("create",),
 )
 
-RESOURCES: tuple[Resource, ...] = (
-    PODS,
-    NODES,
-    NAMESPACES,
-    CONFIGMAPS,
-    SECRETS,
-    SERVICES,
-    ENDPOINTS,
-    SERVICEACCOUNTS,
-    EVENTS,
-    DAEMONSETS,
-    JOBS,
-    CRONJOBS,
-    LEASES,
-    CILIUMNODECONFIGS,
-    CILIUMNODECONFIGS_ALPHA,
-    CRDS,
-    PRIORITYCLASSES,
-    NETWORKPOLICIES,
-    ENDPOINTSLICES,
-    ROLES,
-    ROLEBINDINGS,
-    CLUSTERROLES,
-    CLUSTERROLEBINDINGS,
-    SELFSUBJECTACCESSREVIEWS,
-)
+#: All of the above, in this order.
+RESOURCES: tuple[Resource, ...] = tuple(one for one in list(globals().values()) if isinstance(one, Resource))
 
 #: Kinds and verbs of subresources that are not the object itself.
 _SUBRESOURCES: dict[str, tuple[str, str, tuple[str, ...]]] = {
