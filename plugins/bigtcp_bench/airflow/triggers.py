@@ -56,15 +56,8 @@ class CiliumRolloutTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and the arguments that make this trigger again, in whichever process."""
-        arguments = {
-            "conn_id": self.conn_id,
-            "noticed": self.noticed,
-            "settle_s": self.settle_s,
-            "deadline": self.deadline,
-            "poll_s": self.poll_s,
-            "nodes": self.nodes,
-        }
-        return f"{__name__}.{type(self).__name__}", arguments
+        names = ("conn_id", "noticed", "settle_s", "deadline", "poll_s", "nodes")
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the cluster until it has settled; one event, then nothing."""

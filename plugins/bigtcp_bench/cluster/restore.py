@@ -223,7 +223,6 @@ def _restored(
             state,
             told,
             seen=seen,
-            owner=report.owner,
             changed=changed,
             reason=report.reason,
         )
@@ -253,7 +252,6 @@ def put_back(
     report: holding.Report,
     *,
     seen: JsonObject | None,
-    owner: str,
     changed: bool,
     reason: str,
 ) -> None:
@@ -262,7 +260,7 @@ def put_back(
     ``seen`` is the Lease before it was taken over. Raises what ``core.put_back`` raises.
     """
     if state is None and changed:
-        state = _what_is_left(hands, seen, owner or "an unknown run")
+        state = _what_is_left(hands, seen, hold.owner or "an unknown run")
         hands.change("POST", holding.CONFIGMAPS, protocol.state_object(state), hold.check)
         report.say("no state was saved; what is changed now is noted in its place")
     image, secrets = (state.image, state.image_pull_secrets) if state is not None else ("", ())

@@ -143,6 +143,11 @@ class Hold:
         self.window = window
         self._renewed = hands.monotonic()
 
+    @property
+    def owner(self) -> str:
+        """Return the run from which it was taken."""
+        return self.holder.removeprefix(protocol.REVOKED)
+
     def check(self) -> Json:
         """Return the Lease if it is ours. Raises Lost."""
         lease = self.hands.get(LEASE)

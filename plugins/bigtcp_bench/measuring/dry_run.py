@@ -297,7 +297,7 @@ def _rehearsed(
     hold = holding.take_over(hands, seen, owner)
     assert hold is not None, "nobody else has a rehearsed Lease"
     try:
-        restore.put_back(hands, hold, state, report, seen=seen, owner=owner, changed=changed, reason="rehearsed")
+        restore.put_back(hands, hold, state, report, seen=seen, changed=changed, reason="rehearsed")
     except (holding.Refused, holding.NotRestored) as error:
         who = owner or "an earlier run"
         raise RestoreFailed(f"what {who} has changed would not be put back: {error}") from error
