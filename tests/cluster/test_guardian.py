@@ -388,26 +388,6 @@ def test_the_guardian_has_time_for_slow_agents() -> None:
     assert job["activeDeadlineSeconds"] >= 2 * AGENT_READY_MAX_S + 1200
 
 
-def test_an_agent_that_stays_unready_keeps_the_state(capsys: pytest.CaptureFixture[str]) -> None:
-    cluster = Cluster()
-    before = cluster.state()
-    abandon(cluster, "on")
-    cluster.faults.add("never-ready")
-    assert wake(cluster) == 1
-    restarts = started(cluster)
-    assert "the Cilium agent on node node1 was not Ready within 180 s: pod cilium-" in capsys.readouterr().out
-    cluster.time += guardian_objects.EVERY_MIN * 60
-    assert wake(cluster) == 1
-    assert started(cluster) == restarts, "a pod that does not become ready is not helped by being deleted again"
-    cluster.faults.clear()
-    api = cluster.client()
-    for pod in api.select(POD, "kube-system"):
-        api.delete(POD, pod["metadata"]["name"], "kube-system")
-    cluster.time += guardian_objects.EVERY_MIN * 60
-    assert wake(cluster) == 0
-    assert cluster.state() == before
-
-
 def test_a_node_that_has_gone_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster()
     abandon(cluster, "on")

@@ -415,27 +415,6 @@ def test_settings_that_no_restart_would_bring_back_are_not_saved() -> None:
     assert cluster.lease()["holderIdentity"] == ""
 
 
-def test_an_agent_that_stays_unready_fails_the_restore_and_keeps_the_state() -> None:
-    cluster = Cluster()
-    before = cluster.state()
-    begun(cluster, "on")
-    cluster.faults.add("never-ready")
-    with pytest.raises(
-        RestoreFailed, match=r"not Ready within 180 s: pod cilium-.* container cilium-agent runs but"
-    ):
-        restore.restore(cluster.client(), "test", holder=RUN)
-    assert saved_state.read_state(cluster.client()) is not None
-    counts = [node.agents_started for node in cluster.nodes.values()]
-    with pytest.raises(RestoreFailed, match="not Ready within 180 s"):
-        restore.restore(cluster.client(), "again", holder=RUN)
-    assert [node.agents_started for node in cluster.nodes.values()] == counts, "each had its chance"
-    cluster.faults.clear()
-    for name in cluster.nodes:
-        cluster.client().delete(pods.POD, _agent(cluster.client(), name), "kube-system")
-    restore.restore(cluster.client(), "again", holder=RUN)
-    assert cluster.state() == before
-
-
 @pytest.mark.parametrize("lost", ["state", "state and record"])
 def test_a_changed_cilium_config_is_put_back_without_a_saved_state_or_said_not_to_be(lost: str) -> None:
     cluster = Cluster()

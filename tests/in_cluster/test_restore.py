@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -282,6 +283,28 @@ def test_an_agent_that_cannot_start_with_big_tcp_gets_its_old_settings_in_a_new_
     cluster.faults.add("crashes-when-on")
     with pytest.raises(SwitchFailed, match=r"node node[12] does not start: .* CrashLoopBackOff"):
         begun(cluster, "on", scope=scope)
+    assert "NOT" not in restorer(cluster)
+    assert cluster.state() == before
+
+
+def test_an_agent_that_stays_unready_keeps_the_state_and_is_not_restarted_again(
+    restorer: Restorer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = switched("on")
+    before = Cluster().state()
+    cluster.faults.add("never-ready")
+    said = restorer(cluster)
+    assert "NOT" in said
+    why = r"on node node1 was not Ready within 180 s: pod cilium-.* container cilium-agent runs but"
+    assert re.search(why, said + capsys.readouterr().out)
+    assert read_state(cluster.client()) is not None
+    counts = started(cluster)
+    assert "NOT" in restorer(cluster)
+    assert started(cluster) == counts, "a pod that does not become ready is not helped by being deleted again"
+    cluster.faults.clear()
+    api = cluster.client()
+    for pod in api.select(POD, "kube-system"):
+        api.delete(POD, pod["metadata"]["name"], "kube-system")
     assert "NOT" not in restorer(cluster)
     assert cluster.state() == before
 
