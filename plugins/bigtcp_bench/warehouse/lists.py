@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ class ListedRun:
     status: str
     is_aa: bool
     started_at: datetime
-    reasons: tuple[str, ...]
+    reasons: Sequence[str]
     restore: dict[str, Any] | None
     learning_nights: int | None
     run_id: str
@@ -67,19 +67,19 @@ class ListedSeries:
 
 def listed_runs(warehouse: Warehouse, numbers: Collection[int]) -> dict[int, ListedRun]:
     """Return how each of these runs ended."""
-    learning = run.c.plan["thresholds", "learning_nights"].as_string()
-    names = ("id", "cluster", "status", "is_aa", "started_at", "reasons", "restore_result")
-    more = ("run_id", "trigger", "note", "cilium_version", "images", "cilium_config")
-    columns = (*(run.c[name] for name in names), learning, *(run.c[name] for name in more))
+    named = {
+        "number": run.c.id,
+        "restore": run.c.restore_result,
+        "learning_nights": run.c.plan["thresholds", "learning_nights"].as_string(),
+    }
+    columns = [
+        named[one.name].label(one.name) if one.name in named else run.c[one.name] for one in fields(ListedRun)
+    ]
     statement = sa.select(*columns).where(run.c.id.in_(list(numbers)))
 
     def work(connection: sa.Connection) -> dict[int, ListedRun]:
-        found = {}
-        for row in connection.execute(statement):
-            number, cluster, status, is_aa, began, reasons, restore, learned, *rest = row
-            of_plan = (tuple(reasons), restore, _count(learned))
-            found[number] = ListedRun(number, cluster, status, is_aa, began, *of_plan, *rest)
-        return found
+        found = [ListedRun(*row) for row in connection.execute(statement)]
+        return {one.number: replace(one, learning_nights=_count(one.learning_nights)) for one in found}
 
     return warehouse.read(work)
 

@@ -114,11 +114,17 @@ def runs(
     if compared:
         statement = statement.where(COMPARED)
     if before is not None:
-        this = sa.select(run.c.started_at, run.c.id).where(run.c.id == before).subquery()
-        started, number = (sa.select(this.c[name]).scalar_subquery() for name in ("started_at", "id"))
-        statement = statement.where(
-            (run.c.started_at < started) | ((run.c.started_at == started) & (run.c.id < number))
-        )
+        statement = statement.where(_older(run.c.started_at, run.c.id, before))
+    return _rows(warehouse, statement)
+
+
+def _older(moment: sa.Column[Any], number: sa.Column[Any], before: int) -> sa.ColumnElement[bool]:
+    """Return whether a row stands behind row ``before`` in a list that has the newest ``moment`` first."""
+    this = sa.select(moment).where(number == before).scalar_subquery()
+    return (moment < this) | ((moment == this) & (number < before))
+
+
+def _rows(warehouse: Warehouse, statement: sa.Select[Any]) -> list[dict[str, Any]]:
     return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
 
 
@@ -129,7 +135,7 @@ def runs_of_dag_run(warehouse: Warehouse, dag_id: str, run_id: str) -> list[dict
         .where(run.c.dag_id == dag_id, run.c.run_id == run_id, ~run.c.superseded)
         .order_by(run.c.cluster)
     )
-    return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
+    return _rows(warehouse, statement)
 
 
 def neighbours(warehouse: Warehouse, dags: Collection[str], number: int) -> tuple[int | None, int | None]:
@@ -286,13 +292,8 @@ def incidents(
             incident.c.closed_on.is_(None) if is_open else incident.c.closed_on.is_not(None)
         )
     if before is not None:
-        this = sa.select(incident.c.suspected_on, incident.c.id).where(incident.c.id == before).subquery()
-        night, number = (sa.select(this.c[name]).scalar_subquery() for name in ("suspected_on", "id"))
-        statement = statement.where(
-            (incident.c.suspected_on < night) | ((incident.c.suspected_on == night) & (incident.c.id < number))
-        )
-
-    return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
+        statement = statement.where(_older(incident.c.suspected_on, incident.c.id, before))
+    return _rows(warehouse, statement)
 
 
 def has_prometheus(warehouse: Warehouse, number: int) -> bool:
@@ -340,4 +341,4 @@ def incidents_of_series(warehouse: Warehouse, cluster: str, scenario: str, metri
         .where(incident.c.cluster == cluster, incident.c.state != "dismissed", covered)
         .order_by(incident.c.suspected_on, incident.c.id)
     )
-    return warehouse.read(lambda connection: [dict(row) for row in connection.execute(statement).mappings()])
+    return _rows(warehouse, statement)

@@ -333,11 +333,13 @@ class RawDocument(_Row):
     document: bytes
 
 
-class ComparisonRow(_Row):
-    """Both arms of one scenario and metric, and the verdict; fields as in ``analysis.compare.Comparison``."""
-
+class _RowOfAnalysis(_Row):
     # The analysis may carry more than the table keeps.
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore")
+
+
+class ComparisonRow(_RowOfAnalysis):
+    """Both arms of one scenario and metric, and the verdict; fields as in ``analysis.compare.Comparison``."""
 
     metric: MetricName
     scenario: Name
@@ -366,10 +368,8 @@ class ComparisonRow(_Row):
         return self
 
 
-class DiagnosisRow(_Row):
+class DiagnosisRow(_RowOfAnalysis):
     """One likely cause of what is wrong with a run: ``analysis.diagnosis.Cause``, and its position."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     position: Ordinal
     cause: Name
@@ -382,10 +382,8 @@ class DiagnosisRow(_Row):
     figures: JsonValue
 
 
-class NoiseRow(_Row):
+class NoiseRow(_RowOfAnalysis):
     """Relative standard deviation of one series at one level, from an A/A run."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     metric: MetricName
     scenario: Name
@@ -394,10 +392,8 @@ class NoiseRow(_Row):
     n: Count | None = None
 
 
-class JudgementRow(_Row):
+class JudgementRow(_RowOfAnalysis):
     """The state of one series after this run."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     metric: MetricName
     scenario: Name
