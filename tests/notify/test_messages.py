@@ -82,6 +82,13 @@ def ended(one: Incident) -> Incident:
     return replace(one, state="recovered", closed_on="2026-12-24")
 
 
+def moved_by(change: float) -> ChangeView:
+    """Return that both arms moved by ``change`` from a run before Cilium was changed, by more than chance."""
+    moved = Moved(10.0, 10 * (1 + change), change, change - 0.1, change + 0.1, beyond_chance=True)
+    series = ScenarioChange("ipv4-stream-1", "throughput_bps", moved, moved, moved, 12)
+    return ChangeView(12, "night 11", MONDAY, ("1.18.3 → 1.18.4",), (), (series,), 0.95, 8)
+
+
 def test_a_valid_run_arrives_with_its_figures(server):
     message = run_message(run_view())
     client = slack_client(server.token, server.base_url, timeout_s=5)
@@ -123,10 +130,7 @@ def test_a_reason_is_told_once_and_what_to_do_next():
 
 
 def test_a_valid_run_that_is_worse_than_before_a_change_has_no_tick():
-    moved = Moved(before=14.0, after=10.0, change=-0.3, low=-0.4, high=-0.2, beyond_chance=True)
-    series = ScenarioChange("ipv4-stream-1", "throughput_bps", moved, moved, moved, 12)
-    change = ChangeView(12, "night 11", MONDAY, ("1.18.3 → 1.18.4",), (), (series,), 0.95, 8)
-    title, *texts = texts_of(run_message(run_view(change=change)))
+    title, *texts = texts_of(run_message(run_view(change=moved_by(-0.3))))
     assert title == ":warning: BIG TCP on lab: valid, and needs a look"
     assert any("*Do next*\n• The next nights confirm it or not" in text for text in texts)
 
@@ -191,18 +195,7 @@ def test_what_is_not_real_is_said():
 
 
 def test_a_run_after_a_change_of_cilium_says_how_both_arms_moved():
-    moved = Moved(before=10.0, after=14.0, change=0.4, low=0.3, high=0.5, beyond_chance=True)
-    change = ChangeView(
-        before=12,
-        before_run_id="night 11",
-        before_started=MONDAY,
-        cilium=("1.18.3 → 1.18.4",),
-        others=(),
-        scenarios=(ScenarioChange("ipv4-stream-1", "throughput_bps", moved, moved, moved, 12),),
-        level=0.95,
-        min_runs=8,
-    )
-    message = run_message(run_view(change=change))
+    message = run_message(run_view(change=moved_by(0.4)))
     assert text_of(message).count("1.18.3 → 1.18.4") == 1
     assert "+40.0 % [+30.0, +50.0]" in "".join(texts_of(message))
 
@@ -393,10 +386,7 @@ def test_what_a_telephone_shows_begins_with_the_news():
 
 
 def test_a_note_that_names_another_cilium_has_a_next_step_of_its_own():
-    moved = Moved(before=14.0, after=10.0, change=-0.3, low=-0.4, high=-0.2, beyond_chance=True)
-    series = ScenarioChange("ipv4-stream-1", "throughput_bps", moved, moved, moved, 12)
-    change = ChangeView(12, "night 11", MONDAY, ("1.18.3 → 1.18.4",), (), (series,), 0.95, 8)
-    for compared, advice in ((None, ""), (change, " The next nights confirm it or not.")):
+    for compared, advice in ((None, ""), (moved_by(-0.3), " The next nights confirm it or not.")):
         view = run_view(change=compared, note="after the upgrade to Cilium 1.99", cilium_version="1.18.4")
         text = "\n".join(texts_of(run_message(view)))
         assert "the note names Cilium 1.99, measured was 1.18.4" in text

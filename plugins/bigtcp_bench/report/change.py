@@ -41,6 +41,10 @@ class NotCompared:
 
     reason: str
 
+    def answer(self, seen_from: date | None = None) -> tuple[str, bool]:
+        """Return that in one line, and that nothing got worse, as a ChangeView answers."""
+        return f"not compared with an earlier run: {self.reason}", False
+
 
 @dataclass(frozen=True)
 class ChangeView:
@@ -131,15 +135,13 @@ class Upgrade:
 
     run: int
     answer: str
-    worse: bool = False
+    worse: bool
 
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, number: int, seen_from: date) -> Upgrade | None:
         """Return what run ``number`` says, the one that ``warehouse.cilium_runs.first_of_version`` returns."""
         found = ChangeView.from_warehouse(warehouse, warehouse.run(number))
-        if isinstance(found, ChangeView):
-            return cls(number, *found.answer(seen_from))
-        return cls(number, f"not compared with an earlier run: {found.reason}") if found else None
+        return cls(number, *found.answer(seen_from)) if found is not None else None
 
 
 def moved_answer(scenarios: Sequence[ScenarioChange]) -> tuple[str, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,7 @@ def _shortened(value: Any) -> Any:
         return [_shortened(item) for item in value]
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         return f"({len(value):,} characters of this package)"
-    return copy.copy(value)
+    return value
 
 
 def _rendered(outline: Outline) -> RenderableType:

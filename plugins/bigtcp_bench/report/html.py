@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -34,9 +35,8 @@ from bigtcp_bench.report.headline import RESTORE_ADVICE
 from bigtcp_bench.report.words import EMULATED, verdict_word
 
 if TYPE_CHECKING:
-    from bigtcp_bench.analysis.compare import Comparison
     from bigtcp_bench.report.detail import RunDetail
-    from bigtcp_bench.report.view import Proof, RunView
+    from bigtcp_bench.report.view import RunView
     from bigtcp_bench.warehouse.store import Warehouse
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -60,6 +60,7 @@ def run_body(
     for one in run_charts(view, detail.results, detail.packet_sizes).values():
         by_section.setdefault(one.section, []).append(place(one))
     template = _templates().get_template("run.html")
+    of_scenario = operator.attrgetter("scenario")
     return Markup(
         template.render(
             view=view,
@@ -67,9 +68,10 @@ def run_body(
             charts=by_section,
             restore_url=restore_url,
             page_url=page_url,
-            comparisons=[(name, list(rows)) for name, rows in itertools.groupby(view.judged, _scenario)],
+            comparisons=[(name, list(rows)) for name, rows in itertools.groupby(view.judged, of_scenario)],
             proofs=[
-                (name, {one.arm: one for one in rows}) for name, rows in itertools.groupby(view.proofs, _scenario)
+                (name, {one.arm: one for one in rows})
+                for name, rows in itertools.groupby(view.proofs, of_scenario)
             ],
         )
     )
@@ -135,10 +137,6 @@ def _templates() -> jinja2.Environment:
 
 def _text(path: Path) -> Markup:
     return Markup(path.read_text(encoding="utf-8"))
-
-
-def _scenario(row: Comparison | Proof) -> str:
-    return row.scenario
 
 
 def _moment(value: datetime | None) -> str:

@@ -262,10 +262,8 @@ def against_of(
 ) -> dict[str, Any]:
     """Return what an Outcome says of a comparison with an earlier run, and of the run's note."""
     found: dict[str, Any] = {"note_conflict": note_conflict(note, cilium)}
-    if isinstance(change, ChangeView):
+    if change is not None:
         found["against"], found["against_worse"] = change.answer(started.date() if started else None)
-    elif change is not None:
-        found["against"] = f"not compared with an earlier run: {change.reason}"
     return found
 
 
