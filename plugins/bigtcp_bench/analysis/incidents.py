@@ -123,7 +123,7 @@ def incident_transitions(
     worse = set()
     # Regressions first: their night of change is an estimate over several nights, a suspicion's is a guess.
     alarms = sorted(
-        (item for item in judgements if _is_alarm(item.judgement) and not _is_covered(item, by_hand)),
+        (item for item in judgements if item.judgement.state in OPEN_STATES and not _is_covered(item, by_hand)),
         key=lambda item: (item.judgement.state != "regression", item.judgement.since, item.scenario, item.metric),
     )
     for item in alarms:
@@ -147,10 +147,6 @@ def incident_transitions(
         elif current != old:
             changes.append(Change("worse" if uid in worse else "updated", current))
     return changes
-
-
-def _is_alarm(judgement: Judgement) -> bool:
-    return judgement.state in OPEN_STATES and judgement.since is not None
 
 
 def _is_covered(item: SeriesJudgement, by_hand: Iterable[Incident]) -> bool:
@@ -219,7 +215,7 @@ def _joined(incident: Incident, item: SeriesJudgement) -> Incident:
             attribution=judgement.attribution,
         )
     if judgement.event == "worse":
-        incident = replace(incident, worse_on=max(incident.worse_on or "", judgement.since or "") or None)
+        incident = replace(incident, worse_on=max(incident.worse_on or "", judgement.since or ""))
     return replace(incident, members=members)
 
 
