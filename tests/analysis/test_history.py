@@ -215,15 +215,25 @@ def test_an_improved_baseline_is_named_but_is_no_regression():
     assert [judgement.attribution for judgement in found].count("off-improved") == 1
 
 
-def test_a_fallen_control_is_the_infrastructure():
+@pytest.mark.parametrize("on_factor", [0.85, 0.7])
+def test_a_fallen_control_is_the_infrastructure(on_factor):
     off, on, control = nights(80, 1), nights(80, 12, level=20.0), nights(80, 3)
     detector = ArmsDetector()
     found = []
     for i in range(80):
-        factor = 0.85 if i >= 40 else 1.0
-        found.append(detector.judge(str(i), off[i] * factor, on[i] * factor, control=control[i] * factor))
+        factors = (0.85, on_factor, 0.85) if i >= 40 else (1.0, 1.0, 1.0)
+        night = [arm[i] * factor for arm, factor in zip((off, on, control), factors, strict=True)]
+        found.append(detector.judge(str(i), *night[:2], control=night[2]))
     (alarm,) = [judgement for judgement in found if judgement.alarm]
     assert alarm.attribution == "infrastructure"
+
+
+def test_where_zero_is_ordinary_an_arm_has_moved_by_a_share_of_what_is_usual():
+    detector = ArmsDetector(better="lower", scale="linear")
+    # Off by 1 %, which is less than the margin.
+    pairs = [(100.0, 100.0)] * 40 + [(101.0, 150.0)] * 10
+    found = [detector.judge(str(night), off, on) for night, (off, on) in enumerate(pairs)]
+    assert [one.attribution for one in found if one.alarm] == ["big-tcp"]
 
 
 def test_what_befalls_both_arms_of_a_night_cancels():

@@ -116,6 +116,12 @@ def test_a_series_that_joins_counts_as_known_by_what_is_known_of_its_metric():
     assert same.incident.acknowledged
     (more,) = incident_transitions([incident], [judged(6, "regression", "ipv4-rr", 4, change=-0.35)])
     assert not more.incident.acknowledged
+    (suspected,) = incident_transitions([incident], [judged(6, "suspect", "ipv4-rr", change=-0.5)])
+    assert suspected.incident.acknowledged
+    ended = replace(more.incident, members=tuple(replace(one, ended="recovered") for one in more.incident.members))
+    held = replace(ended, acknowledged=True)
+    (again,) = incident_transitions([held], [judged(7, "regression", "ipv6-rr", 4, change=-0.25)])
+    assert again.incident.acknowledged
     other = judged(6, "regression", "ipv4-rr", 4, change=0.1, metric="latency_p99_us")
     (another,) = incident_transitions([incident], [other])
     assert not another.incident.acknowledged
