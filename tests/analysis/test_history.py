@@ -228,12 +228,23 @@ def test_a_fallen_control_is_the_infrastructure(on_factor):
     assert alarm.attribution == "infrastructure"
 
 
-def test_where_zero_is_ordinary_an_arm_has_moved_by_a_share_of_what_is_usual():
+@pytest.mark.parametrize(
+    ("off", "on", "control", "blamed"),
+    [
+        # Off moves by 1 %, which is less than the margin.
+        (101.0, 150.0, 100.0, "big-tcp"),
+        (110.0, 150.0, 100.0, "platform"),
+        (110.0, 150.0, 70.0, "infrastructure"),
+        (110.0, 150.0, 130.0, "platform"),
+        (80.0, 100.0, 100.0, "off-improved"),
+        (80.0, 125.0, 100.0, "big-tcp"),
+    ],
+)
+def test_where_less_is_better_and_zero_ordinary_what_moved_is_to_blame(off, on, control, blamed):
     detector = ArmsDetector(better="lower", scale="linear")
-    # Off by 1 %, which is less than the margin.
-    pairs = [(100.0, 100.0)] * 40 + [(101.0, 150.0)] * 10
-    found = [detector.judge(str(night), off, on) for night, (off, on) in enumerate(pairs)]
-    assert [one.attribution for one in found if one.alarm] == ["big-tcp"]
+    pairs = [(100.0, 100.0, 100.0)] * 40 + [(off, on, control)] * 10
+    found = [detector.judge(str(night), *pair[:2], control=pair[2]) for night, pair in enumerate(pairs)]
+    assert {one.attribution for one in found} == {None, blamed}
 
 
 def test_what_befalls_both_arms_of_a_night_cancels():

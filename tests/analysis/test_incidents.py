@@ -167,6 +167,11 @@ def test_what_is_measured_no_longer_ends_as_that():
     assert incident_transitions([incident], other) == []
     (end,) = incident_transitions([incident], other, unmeasured={("ipv4-stream-1", "throughput_bps")})
     assert (end.kind, end.incident.state, end.incident.closed_on) == ("ended", "unmeasured", "2026-03-28")
+    # What was only suspected says nothing of how a regression ended.
+    both = opened(judged(5, "regression", since=3), judged(5, "suspect", "ipv6-rr"))
+    gone = {("ipv6-rr", "throughput_bps")}
+    (end,) = incident_transitions([both], [judged(28, "recovered")], unmeasured=gone)
+    assert (end.kind, end.incident.state) == ("ended", "recovered")
 
 
 def test_what_was_closed_by_hand_opens_again_only_when_it_gets_worse():
@@ -201,6 +206,9 @@ def test_a_suspicion_that_comes_to_nothing_is_dismissed_after_three_nights():
         )
     (change,) = incident_transitions([incident], [judged(13, "steady")])
     assert (change.kind, change.incident.state) == ("ended", "dismissed")
+    (again,) = incident_transitions([incident], [judged(11, "suspect", "ipv4-rr"), judged(11, "steady")])
+    (later,) = incident_transitions([again.incident], [judged(13, "steady"), judged(13, "steady", "ipv4-rr")])
+    assert later.kind == "updated"
 
 
 def test_two_runs_that_see_the_same_nights_name_the_incident_alike():

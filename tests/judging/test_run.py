@@ -130,6 +130,18 @@ def test_two_blocks_of_one_arm_say_how_much_of_a_difference_is_chance(warehouse)
         assert [line.partition(": ")[0] for line in found] == [f"noise of {name}, {MAIN[name]}" for name in MAIN]
 
 
+def test_a_run_fails_with_the_tasks_that_it_needs_and_without_its_restore(warehouse):
+    run, _ = measured(warehouse)
+    assert run.outcome({}, "close_run") == ("failed", ["the run was ended before it was judged"])
+    warehouse.update_run(run.number, restore_result={"state": "verified"})
+    states = dict.fromkeys(("close_run", "rerun_enable_big_tcp"), "failed") | {"notify": "skipped"}
+    assert run.outcome(states, "close_run") == ("valid", [])
+    states |= {"compare": "upstream_failed", "baseline_iperf3": "failed"}
+    assert run.outcome(states, "close_run") == ("failed", ["task baseline_iperf3 ended failed"])
+    warehouse.update_run(run.number, status="invalid", reasons=["lost"])
+    assert run.outcome({}, "close_run") == ("invalid", ["lost"])
+
+
 class Step:
     """The task ``compare_rerun`` of one run, without a cluster."""
 
