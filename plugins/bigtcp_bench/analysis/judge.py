@@ -172,10 +172,9 @@ def _value_columns(header: list[str], where: str) -> tuple[str, ...]:
     for name in ("date", "value", "off", "on", "version", "series"):
         if header.count(name) > 1:
             raise InvalidInput(f"{where}, line 1, column {name}: the column is there {header.count(name)} times")
+    text = ",".join(header)
     for separator, word in _SEPARATORS.items():
-        if "date" in [name.strip() for name in ",".join(header).split(separator)] and separator in ",".join(
-            header
-        ):
+        if separator in text and "date" in map(str.strip, text.split(separator)):
             raise InvalidInput(
                 f"{where}, line 1: the columns are separated by {word}; allowed are commas between columns, and a "
                 "decimal point in numbers"
