@@ -48,3 +48,17 @@ def test_three_blocks_are_told_that_they_need_five():
     told = shortfall(NOISES, plan("off,on,off,on,off"))
     assert told is not None
     assert "the order" not in told
+
+
+def test_a_plan_is_sized_by_the_noisiest_of_its_scenarios():
+    quieter = [Noise("ipv4-rr", "transactions_per_s", one.level, 0.9 * one.sd, one.n) for one in NOISES]
+    louder = [Noise("ipv6-rr", "transactions_per_s", one.level, 1.4 * one.sd, one.n) for one in NOISES]
+    names = ["ipv4-rr", KEY[0], "ipv6-rr"]
+    sized = validate_plan({"scenarios": names, "order": "off,on,off,on,off", "generations": 1})
+    noises = [*quieter, *NOISES, *louder]
+    worst = {one.scenario: one for one in advice(noises, sized)}["ipv6-rr"]
+    told = shortfall(noises, sized) or ""
+    assert (
+        f"sees changes from {worst.detects:.1%} in ipv6-rr; suggested are {worst.generations} generations" in told
+    )
+    assert told.endswith(f"which would see changes from {worst.would_detect:.1%}")

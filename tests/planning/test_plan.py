@@ -38,6 +38,7 @@ def test_every_shipped_plan_is_valid():
     assert {"quick", "nightly", "upgrade"} <= set(plan_names())
     for name in plan_names():
         assert load_plan(name).measuring_time_s > 0
+        assert load_plan(name, conn_id="edge") == load_plan(name), "a cluster without a file of its own has this"
 
 
 def test_plans_that_are_shipped_take_every_path_and_a_night_is_short_enough():
@@ -133,6 +134,20 @@ def test_a_scenario_s_name_says_its_path(name, way):
     assert SCENARIOS[name].way == way
 
 
+@pytest.mark.parametrize(
+    ("name", "request_bytes", "expected"),
+    [
+        ("ipv4-stream-1", 1_000, "gain"),
+        ("ipv4-rr", 65_536, "gain"),
+        ("ipv4-rr", 65_535, "no change"),
+        ("ipv4-rate", 1_000, "gain"),
+        ("ipv4-small-rr", 80_000, "no change"),
+    ],
+)
+def test_only_what_fills_more_than_an_ordinary_packet_should_gain(name, request_bytes, expected):
+    assert SCENARIOS[name].expectation(request_bytes) == expected
+
+
 def test_every_traffic_may_take_every_path():
     bare = [name for name in SCENARIOS if "@" not in name]
     assert list(SCENARIOS)[: len(bare)] == bare
@@ -164,7 +179,7 @@ def test_what_has_pods_of_its_own_has_a_task_of_its_own():
     long = {"duration_s": 300, "omit_s": 0, "repetitions": 20}
     assert plan_of(scenarios="ipv4-rr,ipv4-rr@same-node", **long).measuring_time_s > 10_800
     with pytest.raises(InvalidInput, match=r"^plan: one generation would take 12000 s"):
-        plan_of(scenarios="ipv4-rr,ipv4-rr@service", **long)
+        plan_of(scenarios="ipv4-rr,ipv4-rr@service,ipv4-rr@same-node", **long)
 
 
 @pytest.mark.parametrize("palindrome", ["off,on,off", "on,off,on", "off,on,off,on,off", "off,on,on,off"])
@@ -208,12 +223,14 @@ def test_what_is_wrong_gets_one_sentence(fields, words):
         assert word in sentence
 
 
-def test_a_plan_file_is_read_and_overridden(tmp_path):
+def test_a_plan_file_is_read_and_overridden(tmp_path, monkeypatch):
     path = tmp_path / "mine.yaml"
     # YAML 1.1 reads these as booleans.
     path.write_text("scenarios: [ipv6-rr]\norder: [off, on, off]\n")
     plan = load_plan(str(path), {"duration_s": 5, "repetitions": None})
     assert (plan.name, plan.order, plan.duration_s, plan.repetitions) == ("mine", ("off", "on", "off"), 5, 2)
+    monkeypatch.chdir(tmp_path)
+    assert load_plan("mine.yaml").scenarios == ("ipv6-rr",)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def test_figures_compare_only_on_the_same_terms(scenario, other, changed):
 def test_what_a_stored_plan_does_not_say_is_the_default():
     assert terms_of({}, "ipv4-rr") == terms_of({"request_bytes": 80_000}, "ipv4-rr")
     assert not same_terms("ipv4-rr", PLAN, {**PLAN, "scenarios": ["ipv4-rate"]})
+    assert not same_terms("ipv4-rr", PLAN, {})
 
 
 def test_a_path_is_a_term_and_the_path_of_before_is_no_other():
