@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from bigtcp_bench.analysis.detector import Detector, Judgement
 from bigtcp_bench.analysis.history import ArmsDetector, EpochLog
@@ -84,6 +85,7 @@ def test_rerun_is_due_on_either_side_and_its_median_counts():
     assert detector.rerun_due(8.0)
     assert not detector.rerun_due(10.2)
     assert not detector.rerun_due(None)
+    assert not detector.rerun_due(math.inf)
     judgement = detector.judge("30", 8.0, reruns=[9.9, 10.1])
     assert judgement.state == "steady"
     assert judgement.change == pytest.approx(-0.01, abs=0.02)
@@ -190,6 +192,8 @@ def test_a_night_without_a_pair_goes_on_with_what_was_before(off_factor, blamed,
     found = replay_arms(*zip(*pairs, strict=True))
     missing = [found.pop(at) for at in (73, 52, 31, 5)]
     assert states(missing) == ["steady", "regression", "steady", "learning"]
+    before = next(one for one in found if one.night == "51")
+    assert [one.since for one in missing] == [None, before.since, None, None]
     assert [one.attribution for one in missing] == [None, blamed, None, None]
     assert [(one.state, one.change, one.alarm, one.attribution) for one in found] == [
         (one.state, one.change, one.alarm, one.attribution) for one in expected
@@ -357,6 +361,36 @@ def test_what_half_recovers_stays_open_with_its_new_size():
     assert found[-1].change == pytest.approx(-0.09, abs=0.015)
 
 
+@pytest.mark.parametrize(
+    ("level", "ended", "eased"),
+    [
+        # Within half of the margin (3 %) three nights must do, within the margin and its error ten.
+        (0.99, 3, None),
+        (0.98, 10, None),
+        (0.97, None, 10),
+        (0.96, None, 3),
+    ],
+)
+def test_how_near_to_usual_is_recovered_and_after_how_many_nights(level, ended, eased):
+    values = nights(80, sd=0.004)
+    values[40:60] = [value * 0.8 for value in values[40:60]]
+    values[60:] = [value * level for value in values[60:]]
+    found = replay(values)[60:]
+    assert [night for night, one in enumerate(found, 1) if one.state == "recovered"] == ([ended] if ended else [])
+    assert [night for night, one in enumerate(found, 1) if one.event == "eased"] == ([eased] if eased else [])
+
+
+def test_a_night_is_as_far_off_as_the_t_distribution_of_the_nights_before_says():
+    known, values = Detector(), nights(14)
+    for night, value in enumerate(values):
+        known.judge(str(night), value)
+    centre, sd = robust_level([math.log(value) for value in values])
+    for share in (-6, -3, -1, 0.5, 2, 4):
+        found = Detector.from_dict(known.to_dict()).judge("14", math.exp(centre + share * sd))
+        expected = special.ndtri(special.stdtr(13, share / math.sqrt(1 + 1 / 14)))
+        assert found.sds == pytest.approx(expected, rel=0.003)
+
+
 def test_a_second_drop_is_an_event_of_its_own_and_so_is_a_third():
     values = nights(110, sd=0.015)
     for at, factor in ((40, 0.9), (60, 0.7), (80, 0.5)):
@@ -413,6 +447,14 @@ def test_a_fall_of_both_modes_is_seen():
     assert late
     assert int(late[0].night) <= 156
     assert late[0].since == "150"
+
+
+def test_nights_that_stay_at_the_better_mode_have_one_level_again():
+    late = nights(220, seed=9, level=200.0)
+    found = replay([*between_two_modes(2, 200), *late, *(value * 0.9 for value in late[:4])])
+    said = [int(one.night) for one in found if one.event == "two-modes"]
+    assert 340 <= said[-1] <= 380, "a hundred and eighty nights are looked at"
+    assert [one.since for one in found[200:] if one.alarm] == ["420"]
 
 
 def test_staying_in_the_worse_mode_for_good_is_a_regression():
