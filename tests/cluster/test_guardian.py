@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from bigtcp_bench.cluster import guardian_objects, pods, requirements, restore, saved_state
-from bigtcp_bench.cluster.api import CONFIGMAP, NODE, POD, ApiProblem
+from bigtcp_bench.cluster.api import ApiProblem
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.cilium import AGENT_READY_MAX_S
 from bigtcp_bench.cluster.lease import Fence, annotate
@@ -32,7 +32,7 @@ from bigtcp_bench.in_cluster.hold import Means
 from bigtcp_bench.resources import load_manifest, load_manifests
 from bigtcp_lab.api.discovery import CONFIGMAPS, CRONJOBS, DAEMONSETS, PODS, SERVICEACCOUNTS
 
-from .simulated import SMALL, Client, Cluster, Killed, dies_everywhere, run
+from .simulated import Client, Cluster, Killed, dies_everywhere, run
 from .test_restore import RUN, begun, plan, put_node_config_of_our_name
 
 
@@ -388,19 +388,6 @@ def test_the_guardian_has_time_for_slow_agents() -> None:
     assert job["activeDeadlineSeconds"] >= 2 * AGENT_READY_MAX_S + 1200
 
 
-def test_a_node_that_has_gone_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    cluster = Cluster()
-    abandon(cluster, "on")
-    api = cluster.client()
-    del cluster.nodes["node2"]
-    for pod in api.select(POD, "kube-system", fields="spec.nodeName=node2"):
-        api.delete(POD, pod["metadata"]["name"], "kube-system")
-    api.delete(NODE, "node2")
-    assert wake(cluster) == 0
-    assert set(cluster.nodes["node1"].limits.values()) - {524280} == {SMALL}
-    assert "node node2 no longer exists" in capsys.readouterr().out
-
-
 def test_without_a_state_it_removes_itself_but_not_under_a_living_run() -> None:
     cluster = Cluster()
     fence = begun(cluster)
@@ -410,17 +397,6 @@ def test_without_a_state_it_removes_itself_but_not_under_a_living_run() -> None:
     fence.release()
     assert wake(cluster) == 0
     assert cluster.state()["guardian"] == []
-
-
-def test_a_state_that_cannot_be_read_is_left_to_people(capsys: pytest.CaptureFixture[str]) -> None:
-    cluster = Cluster()
-    body = {"metadata": {"name": protocol.STATE_NAME}, "data": {protocol.STATE_KEY: "{}"}}
-    cluster.client().create(CONFIGMAP, body, pods.BENCH_NAMESPACE)
-    assert wake(cluster) == 1
-    assert (
-        "cannot be read: version = None: must be 1 or 2; the cluster must be put back by hand"
-        in capsys.readouterr().out
-    )
 
 
 def test_what_cannot_be_undone_restarts_no_agent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -648,16 +648,6 @@ def test_nothing_is_changed_without_a_saved_state() -> None:
     assert protocol.WINDOW not in api.get(NODE, "node1")["metadata"]["labels"]
 
 
-def test_a_saved_state_that_cannot_be_read_says_what_to_do_by_hand() -> None:
-    cluster = Cluster()
-    api = cluster.client()
-    pods.ensure_namespace(api)
-    body = {"metadata": {"name": protocol.STATE_NAME}, "data": {protocol.STATE_KEY: "{}"}}
-    api.create(CONFIGMAP, body, pods.BENCH_NAMESPACE)
-    with pytest.raises(RestoreFailed, match="put back by hand"):
-        restore.restore(api, "test")
-
-
 def _agent(api: object, node: str) -> str:
     from bigtcp_bench.cluster.cilium import agent_pod
 

@@ -319,6 +319,21 @@ def test_limits_left_by_a_broken_agent_are_mended_by_another_restart(restorer: R
     assert cluster.state() == before
 
 
+def test_a_node_that_has_gone_does_not_stop_the_others(
+    restorer: Restorer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = switched("on")
+    api = cluster.client()
+    del cluster.nodes["node2"]
+    for pod in api.select(POD, "kube-system", fields="spec.nodeName=node2"):
+        api.delete(POD, pod["metadata"]["name"], "kube-system")
+    api.delete(NODE, "node2")
+    said = restorer(cluster)
+    assert "NOT" not in said
+    assert set(cluster.nodes["node1"].limits.values()) - {524280} == {SMALL}
+    assert "node node2 no longer exists" in said + capsys.readouterr().out
+
+
 class TestMachines:
     """Other hardware under an old name, and agents that are not restarted for ever."""
 
@@ -504,6 +519,7 @@ class TestSavedStates:
     @pytest.mark.parametrize(
         "change",
         [
+            lambda document: document.clear(),
             lambda document: document.update(new_field=1),
             lambda document: document["nodes"]["node1"].update(new_field=1),
             lambda document: document.update(version=3),
@@ -513,13 +529,18 @@ class TestSavedStates:
             lambda document: document["nodes"]["node1"].update(merged={"ipv4": False}),
         ],
     )
-    def test_one_that_is_not_known_is_refused_and_nothing_is_touched(
-        self, restorer: Restorer, change: Callable[[dict[str, Any]], object]
+    def test_one_that_is_not_known_is_left_to_people_and_nothing_is_touched(
+        self,
+        restorer: Restorer,
+        change: Callable[[dict[str, Any]], object],
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         cluster = switched("on")
         self.rewrite(cluster, change)
         before = cluster.state()
-        assert "NOT" in restorer(cluster)
+        said = restorer(cluster)
+        assert "NOT" in said
+        assert "the cluster must be put back by hand" in said + capsys.readouterr().out
         assert cluster.state() == before
 
     def test_one_of_version_1_is_read(self, restorer: Restorer) -> None:
