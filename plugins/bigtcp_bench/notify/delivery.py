@@ -74,8 +74,7 @@ def deliver(
             continue
         message, result = _send(channel, outgoing)
         if not result.sent:
-            aside = _failed(warehouse, outgoing, result)
-            lost += aside
+            lost += _failed(warehouse, outgoing, result)
             if result.refused:
                 refused[outgoing.id] = result.reason
             else:

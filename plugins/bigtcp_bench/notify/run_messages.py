@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from bigtcp_bench.cluster.checks import Check
 from bigtcp_bench.notify.message import Line, Link, Listing, Message
 from bigtcp_bench.report import links, summary
+from bigtcp_bench.report.preflight import stored_checks
 
 if TYPE_CHECKING:
     from bigtcp_bench.analysis.compare import Comparison
     from bigtcp_bench.report.view import RunView
-
-#: Of a stored check; other versions of this package may have stored less, or more.
-_OF_CHECK = tuple(one.name for one in fields(Check))
 
 #: The run's page has all of them.
 _MOST_CAUSES = 2
@@ -88,8 +84,7 @@ def likely_causes(view: RunView) -> Listing:
 
 def failed_checks(row: Mapping[str, Any]) -> list[str]:
     """Return the preflight checks that failed in the run of ``row`` (of ``bigtcp_run``), a sentence each."""
-    told = [{name: check.get(name, "") for name in _OF_CHECK} for check in row["checks"] or ()]
-    return [Check(**check).sentence for check in told if check["status"] == "fail"]
+    return [check.sentence for check in stored_checks(row) if check.status == "fail"]
 
 
 def conditions(view: RunView, without: Collection[str] = ()) -> tuple[tuple[str, str], ...]:

@@ -135,6 +135,12 @@ def main_metric(scenario: str) -> str | None:
     return SCENARIOS[scenario].kind.headline if scenario in SCENARIOS else None
 
 
+def list_place(scenario: str) -> tuple[int, str]:
+    """Return by what scenarios are sorted: those that are known in their order, then the others by name."""
+    names = list(SCENARIOS)
+    return names.index(scenario) if scenario in SCENARIOS else len(names), scenario
+
+
 #: The control is no scenario of a plan: it runs between the nodes themselves, once per block, and what moves it is
 #: the infrastructure. This is its name in the results.
 CONTROL = "host-control"

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bigtcp_bench.in_cluster.treatment import ALL_LIMITS, FAMILIES
 from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.report import units
+from bigtcp_bench.report.preflight import stored_checks
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bigtcp_bench.cluster.checks import Check
     from bigtcp_bench.report.stored import StoredRun
 
 #: Counters that a reader looks at first; the others are behind a fold.
@@ -31,10 +33,6 @@ FIRST_COUNTERS = (
     "cpu/softirq_s",
     "cpu/steal_s",
 )
-
-
-#: What is told of a check; every version of this package stores them as it knows them.
-_CHECK = dict.fromkeys(("name", "node", "status", "found", "advice"), "")
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class RunDetail:
     conditions: tuple[tuple[str, str], ...]
     cilium_config: Mapping[str, Any]
     thresholds: Mapping[str, Any]
-    checks: tuple[Mapping[str, Any], ...]
+    checks: tuple[Check, ...]
     failures: tuple[Mapping[str, Any], ...]
     counters: tuple[CounterView, ...]
     results: pd.DataFrame
@@ -106,7 +104,7 @@ class RunDetail:
             conditions=tuple((label, str(text)) for label, text in _conditions(row) if text not in (None, "")),
             cilium_config=row["cilium_config"] or {},
             thresholds=thresholds_of(row["plan"]).model_dump() if (row["plan"] or {}).get("thresholds") else {},
-            checks=tuple(_CHECK | check for check in row["checks"] or ()),
+            checks=tuple(stored_checks(row)),
             failures=tuple(dict(failure) for failure in failures),
             counters=tuple(_counters(warehouse.counters_frame(number), [block["block"] for block in blocks])),
             results=stored.results,

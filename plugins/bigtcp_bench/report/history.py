@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigtcp_bench.planning.metrics import METRICS
 from bigtcp_bench.planning.plan import main_metric
+from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.report import units
 from bigtcp_bench.report.words import CAUSES, events_text
 
@@ -90,7 +91,6 @@ class HistoryView:
     @classmethod
     def from_warehouse(cls, warehouse: Warehouse, run: Mapping[str, Any]) -> HistoryView:
         """Return what ``warehouse`` knows about the night of ``run``, a row of ``bigtcp_run``."""
-        from bigtcp_bench.planning.thresholds import thresholds_of
         from bigtcp_bench.warehouse import incidents
 
         thresholds = thresholds_of(run["plan"])

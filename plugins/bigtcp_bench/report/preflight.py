@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -21,6 +23,15 @@ def print_checks(checks: Sequence[Check], console: Console | None = None) -> Non
 def checks_text(checks: Sequence[Check]) -> str:
     """Return the table as plain text."""
     return plain(_rendered(checks))
+
+
+def stored_checks(row: Mapping[str, Any]) -> list[Check]:
+    """Return the checks of the run of ``row`` (of ``bigtcp_run``).
+
+    Other versions of this package may have stored less of each, or more.
+    """
+    names = [one.name for one in fields(Check)]
+    return [Check(**{name: check.get(name, "") for name in names}) for check in row["checks"] or ()]
 
 
 def checks_note(checks: Sequence[Check]) -> str:

@@ -56,6 +56,10 @@ class Access:
         """Return what an acknowledgement is signed with."""
         return self.user.get_name() or self.user.get_id()
 
+    def readable_of(self, cluster: str) -> frozenset[str]:
+        """Return the DAGs with stored runs of ``cluster`` whose runs may be read."""
+        return self.dags[cluster] & self.readable
+
     def may_edit(self, cluster: str) -> bool:
         """Return whether the user may edit every DAG that is configured for ``cluster``."""
         dags = self._dags_of(cluster)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import METRICS
-from bigtcp_bench.planning.plan import SCENARIOS, main_metric
+from bigtcp_bench.planning.plan import SCENARIOS, list_place, main_metric
 from bigtcp_bench.planning.thresholds import thresholds_of
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
@@ -74,7 +74,7 @@ def compare(request: Request, access: AccessDep, choice: CompareQuery) -> Respon
     cluster = choice.cluster or (runs.b["cluster"] if runs else newest_cluster(warehouse, access))
     if cluster is not None and cluster not in access.clusters:
         raise InvalidInput(f"there are no runs of cluster {cluster!r} that you may read")
-    dags = access.dags[cluster] & access.readable if cluster else frozenset()
+    dags = access.readable_of(cluster) if cluster else frozenset()
     known = pages.versions(warehouse, cluster, dags) if cluster else []
     versions = None
     if runs is None and cluster and choice.before and choice.after:
@@ -174,5 +174,4 @@ def _verdicts(
 
 
 def _place(scenario: str, metric: str) -> tuple[int, str, int]:
-    names = list(SCENARIOS)
-    return names.index(scenario) if scenario in names else len(names), scenario, list(METRICS).index(metric)
+    return *list_place(scenario), list(METRICS).index(metric)

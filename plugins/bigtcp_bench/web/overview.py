@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from bigtcp_bench.planning.plan import SCENARIOS, main_metric
+from bigtcp_bench.planning.plan import list_place, main_metric
 from bigtcp_bench.warehouse import outbox, pages
 from bigtcp_bench.web.access import AccessDep
 from bigtcp_bench.web.data import open_warehouse
@@ -105,7 +105,6 @@ def _open_incidents(warehouse: Warehouse, cluster: str) -> list[IncidentStory]:
 
 def _main_comparisons(warehouse: Warehouse, number: int) -> list[dict[Any, Any]]:
     """Return the comparison that stands for each scenario of a run, in the order of the scenarios."""
-    order = list(SCENARIOS)
     rows = warehouse.comparisons_frame(number).to_dict("records")
     found = [row for row in rows if row["metric"] == main_metric(row["scenario"])]
-    return sorted(found, key=lambda row: order.index(row["scenario"]))
+    return sorted(found, key=lambda row: list_place(row["scenario"]))

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from bigtcp_bench.errors import InvalidInput
 from bigtcp_bench.planning.metrics import METRICS, metrics_of
-from bigtcp_bench.planning.plan import SCENARIOS, main_metric
+from bigtcp_bench.planning.plan import SCENARIOS, list_place, main_metric
 from bigtcp_bench.report.epochs import changes_of
 from bigtcp_bench.warehouse import pages
 from bigtcp_bench.web.access import Access, AccessDep
@@ -86,7 +86,7 @@ def trend(request: Request, access: AccessDep, choice: TrendQuery) -> Response:
     warehouse = open_warehouse()
     shown = _shown(warehouse, access, choice)
     newest = shown.nights.iloc[::-1].head(TABLE_ROWS)
-    dags = _dags(access, shown.cluster)
+    dags = access.readable_of(shown.cluster)
     scenarios = {*pages.scenarios_of(warehouse, shown.cluster, dags), shown.scenario}
     return page(
         request,
@@ -95,7 +95,7 @@ def trend(request: Request, access: AccessDep, choice: TrendQuery) -> Response:
         shown=shown,
         rows=newest.to_dict("records"),
         first=FIRST_ROWS,
-        scenarios=sorted(scenarios, key=_place),
+        scenarios=sorted(scenarios, key=list_place),
         versions=pages.versions(warehouse, shown.cluster, dags),
         metrics=_metrics(shown.scenario),
         changes=changes_of(shown.nights).to_dict("records"),
@@ -149,7 +149,7 @@ def _shown(warehouse: Warehouse, access: Access, choice: TrendChoice) -> Shown:
         raise InvalidInput("the warehouse has no run that you may read")
     if cluster not in access.clusters:
         raise InvalidInput(f"there are no runs of cluster {cluster!r} that you may read")
-    dags = _dags(access, cluster)
+    dags = access.readable_of(cluster)
     scenario = choice.scenario or _first_scenario(warehouse, cluster, dags)
     metric = choice.metric
     if metric is None or metric not in _metrics(scenario):
@@ -186,14 +186,5 @@ def _metrics(scenario: str) -> list[str]:
 
 
 def _first_scenario(warehouse: Warehouse, cluster: str, dags: frozenset[str]) -> str:
-    measured = sorted(pages.scenarios_of(warehouse, cluster, dags), key=_place)
+    measured = sorted(pages.scenarios_of(warehouse, cluster, dags), key=list_place)
     return measured[0] if measured else next(iter(SCENARIOS))
-
-
-def _place(scenario: str) -> tuple[int, str]:
-    names = list(SCENARIOS)
-    return (names.index(scenario) if scenario in names else len(names), scenario)
-
-
-def _dags(access: Access, cluster: str) -> frozenset[str]:
-    return access.dags[cluster] & access.readable
