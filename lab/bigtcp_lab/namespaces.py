@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from bigtcp_lab import syscalls
@@ -83,18 +83,5 @@ def _create() -> int:
 
 def _in_thread(function: Callable[[], Result]) -> Result:
     """Run ``function`` in a new thread, because a thread that changed its namespace must not be used again."""
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            results.append(function())
-        except BaseException as error:  # handed to the caller's thread below
-            errors.append(error)
-
-    thread = threading.Thread(target=target, name="lab-namespace")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    with ThreadPoolExecutor(1, "lab-namespace") as thread:
+        return thread.submit(function).result()

@@ -6,7 +6,7 @@ The pod owns it. So whoever deletes the pod (the next run, the restore, the guar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from bigtcp_bench.cluster import pods
@@ -118,10 +118,10 @@ def _addresses(service: Mapping[str, Any]) -> dict[str, str]:
 def _ready_endpoints(api: ClusterApi) -> set[str]:
     """Return the addresses of the Service's endpoints that are ready, of all families."""
     slices = api.select(ENDPOINTSLICE, pods.BENCH_NAMESPACE, labels=f"{_OF_SERVICE}={SERVICE_NAME}")
-    return {address for one in slices for address in _of_slice(one)}
-
-
-def _of_slice(endpoints: Mapping[str, Any]) -> Iterator[str]:
-    for one in endpoints.get("endpoints") or []:
-        if (one.get("conditions") or {}).get("ready", True):
-            yield from one["addresses"]
+    return {
+        address
+        for one in slices
+        for endpoint in one.get("endpoints") or []
+        if (endpoint.get("conditions") or {}).get("ready", True)
+        for address in endpoint["addresses"]
+    }
