@@ -89,8 +89,7 @@ class Restoration:
         #: When the settings had been undone; a restarted agent has the old ones from then on. 0: not yet.
         self.undone_at = 0.0
         self._restarted: set[str] = set()
-        #: Node → what its agent was told before all were restarted.
-        self._told_before: dict[str, dict[str, str]] = {}
+        self._in_force = _InForce(hands, hold, state, report)
         cilium = f"/namespaces/{state.cilium_namespace}"
         self._agents = f"/api/v1{cilium}/pods"
         self._daemonset = f"/apis/apps/v1{cilium}/daemonsets/{state.cilium_daemonset}"
@@ -160,8 +159,6 @@ class Restoration:
             if found is None:
                 raise Refused(f"there is no DaemonSet {self.state.cilium_namespace}/{name}", 404)
             if restarted_by(found) is not None:
-                for agent in self._all_agents():
-                    self._remember(agent["spec"]["nodeName"], agent)
                 self._await_next_second()
                 self.hands.change("PATCH", self._daemonset, template_annotation(found, None), self.hold.check)
                 self.report.did(f"restarted all agents of DaemonSet {name}")
@@ -169,10 +166,12 @@ class Restoration:
                 self.objects.age(self._daemonset, found, patch=True)
 
         before = len(self.problems)
+        if restarted_by(self.hands.get(self._daemonset)) is not None:
+            self._in_force.remember_all()
         self.objects.until_written(attempt, f"the agents of DaemonSet {name} could not be restarted")
         if len(self.problems) == before:
             self._await_rollout()
-            self._note_changed_elsewhere()
+            self._in_force.tell_elsewhere()
 
     def _await_rollout(self) -> None:
         """Wait until every agent runs the present pod template and is available, as long as it makes progress."""
@@ -212,7 +211,7 @@ class Restoration:
         if agent is not None and self._is_stale(agent, saved, wanted, replaced, rebooted):
             self._restart(name, agent)
         agent = self._await_agent(name)
-        self._note_changed(name, agent)
+        self._in_force.tell(agent)
         told = None
         if self.hands.sees_all:
             told = self._told(agent)
@@ -265,14 +264,6 @@ class Restoration:
         pods = self.hands.select(self._agents, protocol.AGENT_LABELS, f"spec.nodeName={node}")
         return present_agent(pods, self.state.cilium_daemonset)
 
-    def _all_agents(self) -> Iterator[Json]:
-        """Yield the agents of all nodes, where they may be asked what they were told."""
-        for pod in self.hands.select(self._agents, protocol.AGENT_LABELS) if self.hands.sees_all else ():
-            if is_agent(pod, self.state.cilium_daemonset) and is_ready(pod):
-                # Asking hundreds of agents takes minutes.
-                self.hold.renew_if_due()
-                yield pod
-
     def _restart(self, node: str, agent: Json) -> Json:
         """Delete the agent pod of a node and return the next one once it is Ready. Raises NotRestored."""
         counts = self._restart_counts()
@@ -282,7 +273,7 @@ class Restoration:
                 "restarted again: mend what keeps it from that, then run bigtcp-bench restore"
             )
         meta = agent["metadata"]
-        self._remember(node, agent)
+        self._in_force.remember(agent)
         self._await_next_second()
         mark = f"restart the Cilium agent on node {node} since {micro_time(self.hands.now())}"
         counts[node] = counts.get(node, 0) + 1
@@ -300,42 +291,8 @@ class Restoration:
         self._restarted.add(node)
         ready = self._await_agent(node, other_than=meta["uid"])
         self.report.did(f"restarted the Cilium agent on node {node}")
-        self._note_changed(node, ready)
+        self._in_force.tell(ready)
         return ready
-
-    def _remember(self, node: str, agent: Json | None) -> None:
-        """Keep what an agent that is to be restarted was told; one that does not say is left out."""
-        if self.hands.sees_all and agent is not None and is_ready(agent):
-            with contextlib.suppress(Refused, NotRestored):
-                self._told_before[node] = self.hands.told(agent)
-
-    def _note_changed(self, node: str, ready: Json) -> None:
-        """Say what the restart of an agent has put in force besides."""
-        self._note_in_force(self._changed(node, ready), node)
-
-    def _note_changed_elsewhere(self) -> None:
-        """Say what the restart of all agents has put in force on nodes that were not measured."""
-        found: dict[str, list[str]] = {}
-        for agent in self._all_agents():
-            node = agent["spec"]["nodeName"]
-            if node not in self.state.nodes:
-                # One that does not say keeps nobody from putting back what is ours.
-                with contextlib.suppress(Refused, NotRestored):
-                    found.setdefault(self._changed(node, agent), []).append(node)
-        for changed, nodes in found.items():
-            more = f" and on {len(nodes) - 1} other nodes" if len(nodes) > 1 else ""
-            self._note_in_force(changed, f"{nodes[0]}{more}")
-
-    def _changed(self, node: str, agent: Json) -> str:
-        """Return the keys that an agent was told otherwise before its restart; empty where that is not known."""
-        before = self._told_before.pop(node, {})
-        return changed_keys(before, self.hands.told(agent)) if before else ""
-
-    def _note_in_force(self, changed: str, where: str) -> None:
-        if changed:
-            self.report.note(
-                f"the restart of the agent on node {where} put in force what had waited for one: {changed}"
-            )
 
     def _restart_counts(self) -> dict[str, int]:
         """Return node → how often restores of this window have restarted its agent."""
@@ -458,3 +415,63 @@ class Restoration:
             return self.hands.devices(node, name)
         finally:
             self.hands.delete(f"{PODS}/{name}", gracePeriodSeconds=1)
+
+
+class _InForce:
+    """What agents were told before their restart, so that it can be said what the restart put in force besides."""
+
+    def __init__(self, hands: Hands, hold: Hold, state: SavedState, report: Report) -> None:
+        self.hands = hands
+        self.hold = hold
+        self.state = state
+        self.report = report
+        #: Node → what its agent was told.
+        self._before: dict[str, dict[str, str]] = {}
+
+    def remember(self, agent: Json) -> None:
+        """Keep what an agent that is to be restarted was told; one that does not say is left out."""
+        if self.hands.sees_all and is_ready(agent):
+            with contextlib.suppress(Refused, NotRestored):
+                self._before[agent["spec"]["nodeName"]] = self.hands.told(agent)
+
+    def remember_all(self) -> None:
+        """Keep what every agent was told."""
+        for agent in self._all_agents():
+            self.remember(agent)
+
+    def tell(self, agent: Json) -> None:
+        """Say what the restart of an agent has put in force besides."""
+        self._say(self._changed(agent), agent["spec"]["nodeName"])
+
+    def tell_elsewhere(self) -> None:
+        """Say what the restart of all agents has put in force on nodes that were not measured."""
+        found: dict[str, list[str]] = {}
+        for agent in self._all_agents():
+            node = agent["spec"]["nodeName"]
+            if node not in self.state.nodes:
+                # One that does not say keeps nobody from putting back what is ours.
+                with contextlib.suppress(Refused, NotRestored):
+                    found.setdefault(self._changed(agent), []).append(node)
+        for changed, nodes in found.items():
+            more = f" and on {len(nodes) - 1} other nodes" if len(nodes) > 1 else ""
+            self._say(changed, f"{nodes[0]}{more}")
+
+    def _all_agents(self) -> Iterator[Json]:
+        """Yield the agents of all nodes, where they may be asked what they were told."""
+        agents = f"/api/v1/namespaces/{self.state.cilium_namespace}/pods"
+        for pod in self.hands.select(agents, protocol.AGENT_LABELS) if self.hands.sees_all else ():
+            if is_agent(pod, self.state.cilium_daemonset) and is_ready(pod):
+                # Asking hundreds of agents takes minutes.
+                self.hold.renew_if_due()
+                yield pod
+
+    def _changed(self, agent: Json) -> str:
+        """Return the keys that an agent was told otherwise before its restart; empty where that is not known."""
+        before = self._before.pop(agent["spec"]["nodeName"], {})
+        return changed_keys(before, self.hands.told(agent)) if before else ""
+
+    def _say(self, changed: str, where: str) -> None:
+        if changed:
+            self.report.note(
+                f"the restart of the agent on node {where} put in force what had waited for one: {changed}"
+            )
