@@ -18,11 +18,14 @@ from bigtcp_bench.cluster.api import CONFIGMAP, CommandFailed, Forbidden
 from bigtcp_bench.cluster.bigtcp_switch import switch
 from bigtcp_bench.cluster.checks import refuse_failed
 from bigtcp_bench.cluster.cilium import find_cilium
+from bigtcp_bench.cluster.hands import ClusterHands
 from bigtcp_bench.cluster.nodes import choose_pair
 from bigtcp_bench.cluster.requirements import preflight
 from bigtcp_bench.cluster.restore import leftovers, restore
 from bigtcp_bench.cluster.window import open_window
 from bigtcp_bench.errors import PreconditionFailed, SwitchFailed
+from bigtcp_bench.in_cluster import protocol
+from bigtcp_bench.in_cluster.hold import Refused
 from bigtcp_bench.planning.plan import validate_plan
 from bigtcp_lab.api.discovery import CILIUMNODECONFIGS, CONFIGMAPS, DAEMONSETS, NODES, PODS
 
@@ -231,6 +234,27 @@ def test_what_is_changed_for_another_node_stops_a_switch_that_would_restart_its_
     notes = restore(api, "test", holder="dag/run").notes
     told = "the restart of the agent on node node3 put in force what had waited for one: mtu"
     assert (told in notes) == (scope == "cluster"), notes
+
+
+def test_a_restore_that_may_not_list_all_agents_only_tells_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = with_a_third_node()
+    api = cluster.client()
+    before = cluster.state()
+    plan = validate_plan({"scenarios": "ipv4-stream-1,ipv6-rr", "scope": "cluster"})
+    pair = choose_pair(api, plan)
+    switch(api, open_window(api, "dag/run", plan, pair).fence, "off", pair, plan)
+    select, refused = ClusterHands.select, []
+
+    def pairs_only(hands: ClusterHands, path: str, labels: str = "", fields: str = "") -> list[Any]:
+        if labels == protocol.AGENT_LABELS and not fields:
+            refused.append(path)
+            raise Refused("pods is forbidden", 403)
+        return select(hands, path, labels, fields)
+
+    monkeypatch.setattr(ClusterHands, "select", pairs_only)
+    assert restore(api, "test", holder="dag/run").outcome == "restored"
+    assert refused
+    assert cluster.state() == before
 
 
 def test_the_two_keys_of_big_tcp_are_the_runs_own() -> None:

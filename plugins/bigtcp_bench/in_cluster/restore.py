@@ -166,8 +166,9 @@ class Restoration:
                 self.objects.age(self._daemonset, found, patch=True)
 
         before = len(self.problems)
-        if restarted_by(self.hands.get(self._daemonset)) is not None:
-            self._in_force.remember_all()
+        with contextlib.suppress(Refused):
+            if restarted_by(self.hands.get(self._daemonset)) is not None:
+                self._in_force.remember_all()
         self.objects.until_written(attempt, f"the agents of DaemonSet {name} could not be restarted")
         if len(self.problems) == before:
             self._await_rollout()
@@ -459,11 +460,13 @@ class _InForce:
     def _all_agents(self) -> Iterator[Json]:
         """Yield the agents of all nodes, where they may be asked what they were told."""
         agents = f"/api/v1/namespaces/{self.state.cilium_namespace}/pods"
-        for pod in self.hands.select(agents, protocol.AGENT_LABELS) if self.hands.sees_all else ():
-            if is_agent(pod, self.state.cilium_daemonset) and is_ready(pod):
-                # Asking hundreds of agents takes minutes.
-                self.hold.renew_if_due()
-                yield pod
+        # What is only told keeps nobody from putting back what is ours.
+        with contextlib.suppress(Refused):
+            for pod in self.hands.select(agents, protocol.AGENT_LABELS) if self.hands.sees_all else ():
+                if is_agent(pod, self.state.cilium_daemonset) and is_ready(pod):
+                    # Asking hundreds of agents takes minutes.
+                    self.hold.renew_if_due()
+                    yield pod
 
     def _changed(self, agent: Json) -> str:
         """Return the keys that an agent was told otherwise before its restart; empty where that is not known."""
